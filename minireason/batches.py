@@ -1,0 +1,84 @@
+"""Batch: token rows with their loss mask, cut into micro-batches of similar length.
+
+Rows are padded on the right; sorting by length before cutting keeps padding small. On a GPU the
+same rows are packed end to end instead (`packed`), and no padding exists at all.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from minireason import parallel
+from minireason.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Next-token prediction: inputs, targets and loss_mask are (B, T), or (N,) if packed."""
+
+    inputs: Tensor
+    targets: Tensor
+    loss_mask: Tensor             # float, 1 where the target counts
+    cu_seqlens: Tensor | None = None
+    max_len: int | None = None
+
+    def to(self, device: torch.device) -> "Batch":
+        """The batch on a device."""
+        if device.type == "cpu":
+            return self
+        move = (t.to(device, non_blocking=True) if isinstance(t, Tensor) else t for t in (
+            self.inputs, self.targets, self.loss_mask, self.cu_seqlens, self.max_len))
+        return Batch(*move)
+
+
+def encode_lines(tokenizer: Tokenizer, prompts: list[str],
+                 completions: list[str]) -> list[tuple[list[int], int]]:
+    """Rows of `<bos>` + prompt + completion, each with the index of its first counted token.
+
+    Without a prompt every token counts. Prompt and completion are encoded apart, so a number
+    never spans their border.
+    """
+    heads = tokenizer.encode_batch(["<bos>" + prompt for prompt in prompts])
+    tails = tokenizer.encode_batch(completions)
+    return [(head + tail, len(head)) for head, tail in zip(heads, tails, strict=True)]
+
+
+def micro_batches(rows: list[tuple[list[int], int]], token_budget: int, pad: int,
+                  packed: bool = False) -> tuple[list[Batch], int]:
+    """This rank's rows in batches of at most `token_budget` tokens, and the GLOBAL token count.
+
+    rows: (tokens, first counted index). The count covers all rows of all ranks, so that every
+    rank divides its summed loss by the same number.
+    """
+    count = sum(len(tokens) - max(first, 1) for tokens, first in rows)
+    mine = sorted(parallel.share(rows), key=lambda row: len(row[0]))
+    groups: list[list] = [[]]
+    for row in mine:
+        if groups[-1] and (len(groups[-1]) + 1) * (len(row[0]) - 1) > token_budget:
+            groups.append([])
+        groups[-1].append(row)
+    make = pack if packed else pad_right
+    return [make(group, pad) for group in groups if group], count
+
+
+def pad_right(rows: list[tuple[list[int], int]], pad: int) -> Batch:
+    """Rectangular batch; padding neither counts nor is seen by any counted token."""
+    longest = max(len(tokens) for tokens, _ in rows)
+    data = torch.tensor([tokens + [pad] * (longest - len(tokens)) for tokens, _ in rows])
+    lengths = torch.tensor([[len(tokens)] for tokens, _ in rows])
+    first = torch.tensor([[first] for _, first in rows])
+    position = torch.arange(1, longest)                                   # of each target
+    mask = (position >= first) & (position < lengths)                     # (B, T)
+    return Batch(data[:, :-1].contiguous(), data[:, 1:].contiguous(), mask.float())
+
+
+def pack(rows: list[tuple[list[int], int]], pad: int) -> Batch:
+    """The same rows end to end, without padding; `pad` is unused."""
+    inputs = [token for tokens, _ in rows for token in tokens[:-1]]
+    targets = [token for tokens, _ in rows for token in tokens[1:]]
+    mask = [float(i >= first) for tokens, first in rows for i in range(1, len(tokens))]
+    lengths = [0] + [len(tokens) - 1 for tokens, _ in rows]
+    starts = torch.tensor(lengths).cumsum(0).to(torch.int32)
+    return Batch(torch.tensor(inputs), torch.tensor(targets), torch.tensor(mask), starts,
+                 max(lengths))

@@ -1,0 +1,100 @@
+"""Dataclass <-> JSON, random streams, devices, and the one exception that users see.
+
+Every random draw comes from a stream named by (seed, purpose, step), never from hidden global
+state: a run that is killed and resumed draws what it would have drawn.
+"""
+
+import dataclasses
+import errno
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import torch
+
+
+class UserError(Exception):
+    """A mistake or a lack outside the program; shown as one line: what, where, what to do."""
+
+
+def to_dict(config) -> dict:
+    """The dataclass as plain JSON types."""
+    return json.loads(json.dumps(dataclasses.asdict(config)))
+
+
+def from_dict(cls, values: dict):
+    """Rebuild a flat dataclass; raises UserError on missing or unknown fields."""
+    known = {field.name: field for field in dataclasses.fields(cls)}
+    unknown = sorted(set(values) - set(known))
+    missing = sorted(name for name, field in known.items()
+                     if name not in values and field.default is dataclasses.MISSING
+                     and field.default_factory is dataclasses.MISSING)
+    if unknown or missing:
+        raise UserError(f"{cls.__name__}: unknown fields {unknown}, missing fields {missing}")
+    return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+
+
+def read_json(path: Path | str) -> dict:
+    """Parsed JSON file; UserError names the file if it is missing or broken."""
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file") from None
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise UserError(f"{path}: not valid JSON ({error})") from None
+
+
+def write_atomic(path: Path | str, data: bytes | str) -> None:
+    """Write a file whole or not at all: temporary file, fsync, rename."""
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.tmp")
+    data = data.encode() if isinstance(data, str) else data
+    with disk_errors(path):
+        try:
+            with open(temporary, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+        except OSError:
+            temporary.unlink(missing_ok=True)
+            raise
+
+
+@contextmanager
+def disk_errors(path: Path | str) -> Iterator[None]:
+    """Turn a full or read-only disk into a UserError that names the path."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
+            raise UserError(f"{path}: cannot write ({error.strerror}); free some space or choose "
+                            "another --out, then run the same command again") from error
+        raise
+
+
+def stream_seed(seed: int, *purpose: object) -> int:
+    """A 63-bit seed for the stream named by (seed, *purpose)."""
+    name = json.dumps([seed, *map(str, purpose)]).encode()
+    return int.from_bytes(hashlib.sha256(name).digest()[:8], "little") >> 1
+
+
+def rng(seed: int, *purpose: object) -> np.random.Generator:
+    """Independent random stream for one purpose, e.g. rng(cfg.seed, "sft", step)."""
+    return np.random.default_rng(stream_seed(seed, *purpose))
+
+
+def resolve_device(name: str) -> torch.device:
+    """'auto' means the GPU if there is one; asking for a missing device is a UserError."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name.startswith("cuda") and not torch.cuda.is_available():
+        raise UserError(f"--device {name}: no CUDA device is visible to PyTorch; use --device cpu")
+    try:
+        return torch.device(name)
+    except RuntimeError:
+        raise UserError(f"--device {name}: not a device; use auto, cpu or cuda") from None

@@ -1,0 +1,168 @@
+"""The transformer, by hand: decoder-only, pre-norm, and nothing hidden.
+
+    x = x + attention(norm(x));  x = x + mlp(norm(x))       for every layer, then norm and unembed
+
+RMSNorm (Zhang 2019, arXiv:1910.07467), QK-norm and RoPE (see attention.py), SwiGLU (Shazeer 2020,
+arXiv:2002.05202), grouped KV heads (Ainslie 2023, arXiv:2305.13245), no biases. The maths is that
+of Qwen3, so export.py can write a folder that transformers loads; q, k, v and gate, up are fused
+into one matrix each because one wide product is faster than three narrow ones.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from minireason.attention import decode_attention, rope_tables, self_attention
+from minireason.config import UserError
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Shape of the model; d_model need not equal n_heads * head_dim."""
+
+    vocab_size: int = 128         # V
+    d_model: int = 96             # width of the residual stream
+    n_layers: int = 4             # L
+    n_heads: int = 3              # H query heads
+    n_kv_heads: int = 3           # Hkv key and value heads; H must be a multiple
+    head_dim: int = 32            # D, even
+    d_ff: int = 256               # width of the SwiGLU
+    max_len: int = 128            # longest row in tokens
+    rope_theta: float = 10_000.0
+    norm_eps: float = 1e-6
+    tied: bool = True             # embedding and unembedding share their matrix
+
+    def __post_init__(self):
+        if self.n_heads % self.n_kv_heads or self.head_dim % 2:
+            raise UserError("model: n_heads must be a multiple of n_kv_heads and head_dim even, "
+                            f"not {self.n_heads}, {self.n_kv_heads}, {self.head_dim}")
+
+
+class KVCache:
+    """Keys and values of all layers for B rows, preallocated; `lens` counts each row's tokens."""
+
+    def __init__(self, config: ModelConfig, rows: int, capacity: int, device, dtype):
+        shape = (config.n_layers, rows, config.n_kv_heads, capacity, config.head_dim)
+        self.k = torch.zeros(shape, device=device, dtype=dtype)           # (L, B, Hkv, S, D)
+        self.v = torch.zeros(shape, device=device, dtype=dtype)
+        self.lens = torch.zeros(rows, device=device, dtype=torch.long)    # (B,)
+
+    def keep(self, rows: Tensor) -> None:
+        """Drop all rows but these, (B',) indices; repeated indices copy a row."""
+        self.k, self.v = self.k[:, rows], self.v[:, rows]
+        self.lens = self.lens[rows]
+
+
+class Block(nn.Module):
+    """One layer: attention and SwiGLU, each around a residual connection."""
+
+    def __init__(self, config: ModelConfig):
+        super().__init__()
+        self.config = config
+        heads = config.n_heads + 2 * config.n_kv_heads
+        self.attention_norm = nn.Parameter(torch.ones(config.d_model))
+        self.qkv = nn.Linear(config.d_model, heads * config.head_dim, bias=False)
+        self.q_gain = nn.Parameter(torch.ones(config.head_dim))
+        self.k_gain = nn.Parameter(torch.ones(config.head_dim))
+        self.out = nn.Linear(config.n_heads * config.head_dim, config.d_model, bias=False)
+        self.mlp_norm = nn.Parameter(torch.ones(config.d_model))
+        self.gate_up = nn.Linear(config.d_model, 2 * config.d_ff, bias=False)
+        self.down = nn.Linear(config.d_ff, config.d_model, bias=False)
+
+    def forward(self, x: Tensor, attend) -> Tensor:
+        """x (..., d_model); `attend(qkv, q_gain, k_gain)` returns (..., H * D)."""
+        normed = rms_norm(x, self.attention_norm, self.config.norm_eps)
+        x = x + self.out(attend(self.qkv(normed), self.q_gain, self.k_gain))
+        gate, up = self.gate_up(rms_norm(x, self.mlp_norm, self.config.norm_eps)).chunk(2, dim=-1)
+        return x + self.down(F.silu(gate) * up)
+
+
+def rms_norm(x: Tensor, gain: Tensor, eps: float) -> Tensor:
+    """x / rms(x) * gain over the last dimension."""
+    return F.rms_norm(x, gain.shape, gain.to(x.dtype), eps)
+
+
+class Transformer(nn.Module):
+    """Tokens in, next-token logits out; `value_head` adds P(correct | prefix) for the critic."""
+
+    def __init__(self, config: ModelConfig, value_head: bool = False):
+        super().__init__()
+        self.config, self.attention_impl = config, "auto"
+        self.embedding = nn.Embedding(config.vocab_size, config.d_model)
+        self.blocks = nn.ModuleList(Block(config) for _ in range(config.n_layers))
+        self.final_norm = nn.Parameter(torch.ones(config.d_model))
+        self.unembedding = None if config.tied else nn.Linear(
+            config.d_model, config.vocab_size, bias=False)
+        self.value = nn.Linear(config.d_model, 1, bias=False) if value_head else None
+        cos, sin = rope_tables(config.max_len, config.head_dim, config.rope_theta)
+        self.register_buffer("cos", cos, persistent=False)
+        self.register_buffer("sin", sin, persistent=False)
+
+    @torch.no_grad()
+    def init_weights(self, generator: torch.Generator) -> "Transformer":
+        """N(0, 0.02), with residual outputs scaled by 1 / sqrt(2 L) (GPT-2, section 2.3)."""
+        for name, parameter in self.named_parameters():
+            if parameter.dim() < 2:
+                continue
+            scale = 0.02
+            if name.endswith(("out.weight", "down.weight")):
+                scale /= (2 * self.config.n_layers) ** 0.5
+            parameter.normal_(0.0, scale, generator=generator)
+        return self
+
+    @property
+    def n_params(self) -> int:
+        """Number of trained numbers, embedding included."""
+        return sum(parameter.numel() for parameter in self.parameters())
+
+    def _layout(self) -> dict:
+        return {"n_heads": self.config.n_heads, "n_kv_heads": self.config.n_kv_heads,
+                "eps": self.config.norm_eps, "impl": self.attention_impl}
+
+    def hidden(self, tokens: Tensor, cu_seqlens: Tensor | None = None,
+               max_len: int | None = None, cache: KVCache | None = None) -> Tensor:
+        """Final hidden states of whole rows; (B, T) or packed (N,) -> (..., d_model).
+
+        Rows are padded on the right. With `cache` (rectangular only) their keys and values are
+        stored from position 0 on; the caller sets cache.lens to the true lengths.
+        """
+        x = self.embedding(tokens)
+        for layer, block in enumerate(self.blocks):
+            def attend(qkv, q_gain, k_gain, layer=layer):
+                out, k, v = self_attention(qkv, q_gain, k_gain, self.cos, self.sin,
+                                           cu_seqlens=cu_seqlens, max_len=max_len, **self._layout())
+                if cache is not None:
+                    cache.k[layer, :, :, :k.shape[1]] = k.transpose(1, 2)
+                    cache.v[layer, :, :, :v.shape[1]] = v.transpose(1, 2)
+                return out
+            x = block(x, attend)
+        return rms_norm(x, self.final_norm, self.config.norm_eps)
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """(..., d_model) -> (..., V)."""
+        weight = self.embedding.weight if self.unembedding is None else self.unembedding.weight
+        return F.linear(hidden, weight)
+
+    def forward(self, tokens: Tensor, cu_seqlens: Tensor | None = None,
+                max_len: int | None = None) -> Tensor:
+        """Next-token logits; (B, T) -> (B, T, V), or packed (N,) -> (N, V)."""
+        return self.logits(self.hidden(tokens, cu_seqlens, max_len))
+
+    def values(self, tokens: Tensor) -> Tensor:
+        """Logit of P(correct | prefix up to each token); (B, T) -> (B, T). Critics only."""
+        if self.value is None:
+            raise UserError("this checkpoint is a policy and has no value head; give a critic")
+        return self.value(self.hidden(tokens)).squeeze(-1)
+
+    def decode(self, tokens: Tensor, cache: KVCache, span: int | None = None) -> Tensor:
+        """One more token a row, (B,), appended to the cache; returns the next logits (B, V)."""
+        x = self.embedding(tokens)
+        for layer, block in enumerate(self.blocks):
+            def attend(qkv, q_gain, k_gain, layer=layer):
+                return decode_attention(qkv, q_gain, k_gain, self.cos, self.sin, cache.k[layer],
+                                        cache.v[layer], cache.lens, span=span, **self._layout())
+            x = block(x, attend)
+        cache.lens += 1
+        return self.logits(rms_norm(x, self.final_norm, self.config.norm_eps))

@@ -1,0 +1,74 @@
+"""One optimizer step, written once: AdamW, warmup-then-decay, clipping, gradients over ranks.
+
+AdamW: Loshchilov 2019 (arXiv:1711.05101). Weight decay touches matrices only. The loss of every
+micro-batch is already divided by the global token count, so summing gradients is all there is.
+"""
+
+import contextlib
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from minireason import parallel
+from minireason.batches import Batch
+from minireason.config import UserError
+
+
+def make_optimizer(model: nn.Module, weight_decay: float,
+                   betas: tuple[float, float] = (0.9, 0.95)) -> torch.optim.AdamW:
+    """AdamW with decay on matrices and none on gains."""
+    matrices = [p for p in model.parameters() if p.dim() >= 2]
+    vectors = [p for p in model.parameters() if p.dim() < 2]
+    groups = [{"params": matrices, "weight_decay": weight_decay},
+              {"params": vectors, "weight_decay": 0.0}]
+    return torch.optim.AdamW(groups, lr=0.0, betas=betas, fused=True)
+
+
+def schedule(step: int, steps: int, peak: float, warmup: int, floor: float = 0.05) -> float:
+    """Learning rate of a step: linear warmup, then cosine from `peak` to `floor * peak`."""
+    if step < warmup:
+        return peak * (step + 1) / warmup
+    progress = (step - warmup) / max(1, steps - warmup)
+    return peak * (floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * progress)))
+
+
+def autocast(device: torch.device):
+    """bf16 matrix products on GPU; plain fp32 on CPU."""
+    if device.type == "cuda":
+        return torch.autocast("cuda", dtype=torch.bfloat16)
+    return contextlib.nullcontext()
+
+
+def train_step(model: nn.Module, optimizer: torch.optim.Optimizer, batches: list[Batch],
+               loss_of: Callable[[Batch], Tensor], lr: float,
+               max_norm: float = 1.0) -> tuple[float, float]:
+    """Forward, backward and update over the micro-batches; returns (loss, grad_norm).
+
+    loss_of(batch) is a sum over counted tokens divided by the step's global count. A loss or a
+    gradient that is not finite raises UserError and leaves the weights untouched.
+    """
+    device = next(model.parameters()).device
+    optimizer.zero_grad(set_to_none=False)
+    total = torch.zeros((), device=device)
+    for batch in batches:
+        with autocast(device):
+            loss = loss_of(batch.to(device))
+        loss.backward()
+        total += loss.detach()
+    grads = []
+    for parameter in model.parameters():
+        if parameter.grad is None:
+            parameter.grad = torch.zeros_like(parameter)
+        grads.append(parameter.grad)
+    parallel.all_sum([*grads, total.view(1)])
+    grad_norm = torch.nn.utils.clip_grad_norm_(model.parameters(), max_norm, foreach=True)
+    loss_value, norm_value = total.item(), grad_norm.item()
+    if not (math.isfinite(loss_value) and math.isfinite(norm_value)):
+        raise UserError(f"loss is {loss_value} and grad_norm {norm_value}: the weights are left "
+                        "as they were and the last saved state is kept; lower the learning rate")
+    for group in optimizer.param_groups:
+        group["lr"] = lr
+    optimizer.step()
+    return loss_value, norm_value

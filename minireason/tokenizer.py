@@ -1,0 +1,88 @@
+"""A `tokenizers` WordLevel tokenizer: one token a character, a number, or a special token.
+
+How numbers are cut decides what is hard. With `number_width=2`, 0..99 are single tokens and a
+calculation step is one prediction; with 1, every digit is a token and carries must be learnt
+(Lee 2023, arXiv:2307.03381). `tokenizer.json` loads in transformers' PreTrainedTokenizerFast.
+"""
+
+import re
+from pathlib import Path
+
+from tokenizers import AddedToken, Regex, decoders, models, pre_tokenizers
+from tokenizers import Tokenizer as Backend
+
+from minireason.config import UserError
+
+SPECIALS = ("<pad>", "<bos>", "<eos>", "<think>", "</think>", "<hint>", "<wrong>")
+
+
+class Tokenizer:
+    """encode and decode round-trip every text over the alphabet it was built for."""
+
+    def __init__(self, backend: Backend):
+        self.backend = backend
+        ids = {name: backend.token_to_id(name) for name in SPECIALS}
+        lacking = [name for name, index in ids.items() if index is None]
+        if lacking:
+            raise UserError(f"tokenizer: lacks the special tokens {lacking}")
+        self.pad, self.bos, self.eos = ids["<pad>"], ids["<bos>"], ids["<eos>"]
+        self.think, self.end_think, self.hint = ids["<think>"], ids["</think>"], ids["<hint>"]
+
+    @classmethod
+    def build(cls, number_width: int = 1, alphabet: str = "+-*/()=;,:>. ") -> "Tokenizer":
+        """Numbers up to `number_width` digits are one token; other characters one token each."""
+        words = [*SPECIALS, *map(str, range(10 ** number_width)), *alphabet, "<unk>"]
+        backend = Backend(models.WordLevel({word: i for i, word in enumerate(words)}, "<unk>"))
+        cut = rf"[1-9]\d{{0,{number_width - 1}}}|\d|[^\d]"
+        backend.pre_tokenizer = pre_tokenizers.Split(Regex(cut), "isolated")
+        backend.decoder = decoders.Fuse()
+        backend.add_special_tokens(
+            [AddedToken(name, special=True, normalized=False) for name in (*SPECIALS, "<unk>")])
+        return cls(backend)
+
+    @classmethod
+    def load(cls, path: Path | str) -> "Tokenizer":
+        """Read tokenizer.json; UserError if it is missing or broken."""
+        if not Path(path).is_file():
+            raise UserError(f"{path}: no such file; a checkpoint folder holds tokenizer.json")
+        try:
+            backend = Backend.from_file(str(path))
+        except Exception as error:  # the library raises bare Exception
+            raise UserError(f"{path}: not a tokenizer ({error})") from error
+        return cls(backend)
+
+    def to_json(self) -> str:
+        """The text of tokenizer.json."""
+        return self.backend.to_str(pretty=True)
+
+    @property
+    def vocab_size(self) -> int:
+        """V, special tokens included."""
+        return self.backend.get_vocab_size()
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids; UserError names the first character outside the alphabet."""
+        return self.encode_batch([text])[0]
+
+    def encode_batch(self, texts: list[str]) -> list[list[int]]:
+        """Token ids of many texts at once."""
+        unknown = self.backend.token_to_id("<unk>")
+        batch = [encoding.ids for encoding in self.backend.encode_batch_fast(texts)]
+        for text, ids in zip(texts, batch, strict=True):
+            if unknown in ids:
+                known = self.backend.get_vocab()
+                strange = next((c for c in re.sub(r"</?\w+>", "", text) if c not in known), "<unk>")
+                raise UserError(f"cannot encode {strange!r} in {text!r}: not in the alphabet")
+        return batch
+
+    def decode(self, ids: list[int]) -> str:
+        """Text of the ids, special tokens written out, padding dropped."""
+        ids = [index for index in ids if index != self.pad]
+        return self.backend.decode(ids, skip_special_tokens=False)
+
+    def ids_of(self, *tokens: str) -> list[int]:
+        """Ids of tokens given by name; UserError if one is not in the vocabulary."""
+        ids = [self.backend.token_to_id(token) for token in tokens]
+        if None in ids:
+            raise UserError(f"tokenizer: no token {tokens[ids.index(None)]!r}")
+        return ids
