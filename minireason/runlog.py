@@ -26,6 +26,7 @@ class RunLog:
         self.record_of_config = {"stage": stage, "config": to_dict(config), "parents": parents}
         self.bar: tqdm | None = None
         self.started = time.perf_counter()
+        self.seconds_before = 0.0     # spent by earlier, interrupted processes
         if parallel.is_main():
             self._claim_folder()
         parallel.barrier()
@@ -90,6 +91,23 @@ class RunLog:
         """One console line that does not break the bar."""
         if parallel.is_main():
             tqdm.write(f"[{self.stage}] {text}", file=sys.stderr)
+
+    def seconds(self) -> float:
+        """Wall-clock seconds of this stage so far, interrupted processes included."""
+        return self.seconds_before + time.perf_counter() - self.started
+
+    def start(self, model, device) -> None:
+        """Say what runs where: the first lines of every run."""
+        parents = ", ".join(f"{k} {v[:8]}" for k, v in self.record_of_config["parents"].items())
+        self.say(f"{model.n_params:,} parameters on {device}, "
+                 f"{'bf16' if device.type == 'cuda' else 'fp32'}, {parallel.world_size()} "
+                 f"process(es), parents: {parents or 'none'}")
+
+    def samples(self, text: str) -> None:
+        """Write samples.txt and show it."""
+        if parallel.is_main():
+            write_atomic(self.out / "samples.txt", text + "\n")
+            self.say("samples:\n" + text)
 
     def finish(self, **result: object) -> dict:
         """Write result.json, the mark of a finished stage, and remove the trainer state."""

@@ -17,6 +17,8 @@ from minireason.config import UserError
 from minireason.problems.base import MALFORMED, Problem, Verdict
 
 NAME = "chain"
+LEVELS = tuple(range(1, 9))           # levels with a frozen set: operations
+LEVEL_SYMBOL = "k"
 STYLES = ("direct", "cot")
 OPENER = {"cot": "<think>", "direct": "</think>"}
 NUMBER_WIDTH = 2                      # 0..99: one token a number

@@ -1,0 +1,164 @@
+"""A checkpoint is a folder: weights, config, tokenizer, and the hash of its parents.
+
+    config.json        stage, its config, its parents' weight hashes   (written first, by RunLog)
+    model.safetensors  weights; its metadata holds the model config and a sha256 of the payload
+    tokenizer.json
+    state.safetensors  weights + AdamW moments + step, while a stage is under way
+    result.json        written last: its presence means the stage is finished
+
+Every file is written whole or not at all. Only safetensors is ever read: a pickle is refused
+without being opened, and every byte is checked against the stored hash before it is used.
+"""
+
+import hashlib
+import json
+import os
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from minireason import parallel
+from minireason.config import UserError, disk_errors, from_dict, to_dict, write_atomic
+from minireason.model import ModelConfig, Transformer
+from minireason.runlog import RunLog
+from minireason.tokenizer import Tokenizer
+
+
+def _digest(tensors: dict[str, Tensor]) -> str:
+    """sha256 over names, shapes, types and bytes, in the order of names."""
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().cpu().contiguous()
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def write_tensors(path: Path, tensors: dict[str, Tensor], **metadata: object) -> str:
+    """Write tensors and JSON-able metadata atomically; returns the sha256 of the payload."""
+    tensors = {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
+    plain = json.dumps(metadata, sort_keys=True)
+    payload = _digest(tensors)
+    sha256 = hashlib.sha256((payload + plain).encode()).hexdigest()
+    temporary = path.with_name(f".{path.name}.tmp")
+    with disk_errors(path):
+        try:
+            save_file(tensors, temporary, {"metadata": plain, "sha256": sha256})
+            with open(temporary, "rb+") as file:
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+        except OSError:
+            temporary.unlink(missing_ok=True)
+            raise
+        except SafetensorError as error:
+            temporary.unlink(missing_ok=True)
+            raise UserError(f"{path}: cannot write ({error}); free some space or choose another "
+                            "--out, then run the same command again") from error
+    return sha256
+
+
+def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict, str]:
+    """(tensors, metadata, sha256); UserError if missing, truncated, altered or another format."""
+    if not path.is_file():
+        raise UserError(f"{path}: no such file; give the folder of a finished stage")
+    try:
+        with safe_open(path, "pt") as file:
+            header = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{path}: not a readable safetensors file ({error}); it is truncated or "
+                        "of another format, copy it again or rerun its stage") from None
+    plain = header.get("metadata", "")
+    if hashlib.sha256((_digest(tensors) + plain).encode()).hexdigest() != header.get("sha256"):
+        raise UserError(f"{path}: the stored sha256 does not match its content; the file is "
+                        "damaged, copy it again or rerun its stage")
+    return tensors, json.loads(plain), header["sha256"]
+
+
+def save(folder: Path | str, model: Transformer, tokenizer: Tokenizer) -> str:
+    """Write weights and tokenizer into the folder; returns the weights' sha256."""
+    folder = Path(folder)
+    if not parallel.is_main():
+        return ""
+    write_atomic(folder / "tokenizer.json", tokenizer.to_json())
+    return write_tensors(folder / "model.safetensors", model.state_dict(),
+                         model=to_dict(model.config), value_head=model.value is not None)
+
+
+def load(folder: Path | str, device: torch.device | str = "cpu",
+         value_head: bool | None = None) -> tuple[Transformer, Tokenizer]:
+    """Policy or critic with its tokenizer; UserError says which file is wrong and why.
+
+    value_head=True gives a policy a new value head of zeros (the start of a critic).
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such folder; give the folder of a finished stage")
+    tokenizer = Tokenizer.load(folder / "tokenizer.json")
+    tensors, metadata, _ = read_tensors(folder / "model.safetensors")
+    try:
+        config = from_dict(ModelConfig, metadata["model"])
+        has_head = metadata["value_head"]
+    except (KeyError, TypeError) as error:
+        raise UserError(f"{folder}/model.safetensors: no model config inside ({error})") from None
+    model = Transformer(config, value_head=has_head or bool(value_head))
+    if value_head and not has_head:
+        tensors["value.weight"] = torch.zeros(1, config.d_model)
+    try:
+        model.load_state_dict(tensors)
+    except RuntimeError as error:
+        raise UserError(f"{folder}/model.safetensors: does not fit its config ({error})") from None
+    if tokenizer.vocab_size > config.vocab_size:
+        raise UserError(f"{folder}: tokenizer has {tokenizer.vocab_size} tokens, "
+                        f"the model {config.vocab_size}")
+    return model.to(device), tokenizer
+
+
+def weights_hash(folder: Path | str) -> str:
+    """The sha256 that names a checkpoint's weights, verified; how a child records its parent."""
+    return read_tensors(Path(folder) / "model.safetensors")[2]
+
+
+def save_state(log: RunLog, step: int, model: Transformer,
+               optimizer: torch.optim.Optimizer) -> None:
+    """Everything needed to go on from `step` with bit-identical results."""
+    if not parallel.is_main():
+        return
+    tensors = {f"model.{name}": t for name, t in model.state_dict().items()}
+    for i, parameter in enumerate(_parameters(optimizer)):
+        for key, value in optimizer.state[parameter].items():
+            tensors[f"optimizer.{i}.{key}"] = value
+    write_tensors(log.out / "state.safetensors", tensors, step=step, offset=log.offset(),
+                  seconds=log.seconds())
+
+
+def resume(log: RunLog, model: Transformer, optimizer: torch.optim.Optimizer) -> int:
+    """Restore the last saved state, cut the metrics back to it, and return the next step.
+
+    Without a saved state the metrics are cut to nothing and the step is 0.
+    """
+    path = log.out / "state.safetensors"
+    if not path.exists():
+        log.rewind(0)
+        parallel.barrier()
+        return 0
+    tensors, metadata, _ = read_tensors(path)
+    model.load_state_dict({name.removeprefix("model."): t for name, t in tensors.items()
+                           if name.startswith("model.")})
+    for i, parameter in enumerate(_parameters(optimizer)):
+        state = {name.rpartition(".")[2]: t for name, t in tensors.items()
+                 if name.startswith(f"optimizer.{i}.")}
+        optimizer.state[parameter] = {key: value if key == "step" else value.to(parameter.device)
+                                      for key, value in state.items()}
+    log.rewind(metadata["offset"])
+    log.seconds_before = metadata["seconds"]
+    parallel.barrier()
+    log.say(f"going on from step {metadata['step']}")
+    return metadata["step"]
+
+
+def _parameters(optimizer: torch.optim.Optimizer) -> list[Tensor]:
+    return [parameter for group in optimizer.param_groups for parameter in group["params"]]

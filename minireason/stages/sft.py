@@ -1,0 +1,84 @@
+"""Supervised fine-tuning: a few chain-of-thought traces bind the format of thinking.
+
+The loss counts completions only. A share of the traces is hinted (`<hint>answer` stands before the
+thought), so that the policy can later explain an answer it is told: that is what STaR's
+rationalization asks of it (Zelikman 2022, section 3.2).
+"""
+
+from dataclasses import dataclass
+
+from minireason import checkpoint, parallel
+from minireason.batches import encode_lines, micro_batches
+from minireason.config import resolve_device, rng
+from minireason.evaluate import evaluate, frozen_sets, show
+from minireason.generate import Sampling
+from minireason.losses import nll
+from minireason.optim import make_optimizer, schedule, train_step
+from minireason.problems import FAMILIES, sample_split
+from minireason.runlog import RunLog
+
+
+@dataclass(frozen=True)
+class SFTConfig:
+    """Stage 2: chain-of-thought fine-tuning on few exact traces."""
+
+    init: str                     # folder of the pretrained model
+    out: str = "runs/sft"
+    family: str = "chain"
+    seed: int = 0
+    device: str = "auto"
+    traces: int = 300             # worked examples in all, each seen many times
+    max_level: int = 5            # longest trace
+    hinted: float = 0.25          # share of rows that show the answer first
+    steps: int = 100
+    rows_per_step: int = 64       # B
+    token_budget: int = 1024      # tokens a micro-batch; never changes the gradient
+    lr: float = 5e-4              # peak learning rate
+    warmup: int = 10              # steps
+    weight_decay: float = 0.1
+    save_every: int = 50          # steps between saved states
+    eval_n: int = 500             # problems a level
+
+
+def traces(cfg: SFTConfig) -> list[tuple[str, str, str]]:
+    """(prompt, hint, completion) of every trace, levels 1..max_level in equal shares."""
+    generator, family = rng(cfg.seed, "sft traces"), FAMILIES[cfg.family]
+    problems = [sample_split(family, generator, 1 + i % cfg.max_level, "train")
+                for i in range(cfg.traces)]
+    return [(p.prompt, f"<hint>{p.answer}", family.render(p, "cot")) for p in problems]
+
+
+def run(cfg: SFTConfig) -> dict:
+    """Fine-tune the model in `init`; returns result.json's content."""
+    device = parallel.init(resolve_device(cfg.device))
+    model, tokenizer = checkpoint.load(cfg.init, device)
+    log = RunLog(cfg.out, "sft", cfg, parents={"init": checkpoint.weights_hash(cfg.init)})
+    if log.done:
+        return log.done
+    log.start(model, device)
+    pool = traces(cfg)
+    optimizer = make_optimizer(model, cfg.weight_decay)
+    for step in log.steps(checkpoint.resume(log, model, optimizer), cfg.steps):
+        generator = rng(cfg.seed, "sft", step)
+        chosen = [pool[i] for i in generator.integers(0, len(pool), cfg.rows_per_step)]
+        hinted = generator.random(cfg.rows_per_step) < cfg.hinted
+        prompts = [prompt + hint * bool(h)
+                   for (prompt, hint, _), h in zip(chosen, hinted, strict=True)]
+        rows = encode_lines(tokenizer, prompts, [completion for _, _, completion in chosen])
+        batches, count = micro_batches(rows, cfg.token_budget, tokenizer.pad,
+                                       packed=device.type == "cuda")
+        lr = schedule(step, cfg.steps, cfg.lr, cfg.warmup)
+        loss, grad_norm = train_step(
+            model, optimizer, batches,
+            lambda b, n=count: nll(model(b.inputs, b.cu_seqlens, b.max_len), b.targets,
+                                   b.loss_mask, n), lr)
+        log.record(step, **{"train/loss": loss, "train/grad_norm": grad_norm, "train/lr": lr,
+                            "train/tokens": count})
+        if (step + 1) % cfg.save_every == 0 and step + 1 < cfg.steps:
+            checkpoint.save_state(log, step + 1, model, optimizer)
+    sha256 = checkpoint.save(cfg.out, model, tokenizer)
+    sets = frozen_sets(cfg.family, "test", cfg.eval_n)
+    greedy = Sampling(temperature=0)
+    report = {"cot": evaluate(model, tokenizer, sets, "cot", greedy)}
+    log.samples(show(model, tokenizer, [s[0] for s in list(sets.values())[:3]], "cot", greedy))
+    return log.finish(seconds=log.seconds(), weights=sha256, accuracy=report)
