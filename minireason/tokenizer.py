@@ -29,7 +29,8 @@ class Tokenizer:
         self.think, self.end_think, self.hint = ids["<think>"], ids["</think>"], ids["<hint>"]
 
     @classmethod
-    def build(cls, number_width: int = 1, alphabet: str = "+-*/()=;,:>. ") -> "Tokenizer":
+    def build(cls, number_width: int = 1,
+              alphabet: str = "+-*/()=;,:>. $[]ACDENadghist") -> "Tokenizer":
         """Numbers up to `number_width` digits are one token; other characters one token each."""
         words = [*SPECIALS, *map(str, range(10 ** number_width)), *alphabet, "<unk>"]
         backend = Backend(models.WordLevel({word: i for i, word in enumerate(words)}, "<unk>"))

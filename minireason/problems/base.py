@@ -67,13 +67,16 @@ def sample_split(family, rng: np.random.Generator, level: int, split: str) -> Pr
 
 def sample_unique(family, rng: np.random.Generator, level: int, split: str,
                   n: int) -> list[Problem]:
-    """Up to n different problems; fewer only where the level itself is nearly used up."""
+    """Up to n different problems; fewer only where the split is used up.
+
+    That is taken to be so when 20 n draws in a row found nothing new.
+    """
     found: dict[str, Problem] = {}
-    for _ in range(200 * n):
+    fruitless = 0
+    while len(found) < n and fruitless < 20 * n:
         problem = sample_split(family, rng, level, split)
+        fruitless = fruitless + 1 if problem.key in found else 0
         found.setdefault(problem.key, problem)
-        if len(found) == n:
-            break
     return list(found.values())
 
 
@@ -102,6 +105,32 @@ def load_problems(path: Path | str, families: dict) -> list[Problem]:
     if not problems:
         raise UserError(f"{path}: holds no problems")
     return problems
+
+
+def frozen_folder() -> Path:
+    """Where the frozen sets lie: `data/` of a checkout, `minireason/data/` of a built wheel."""
+    package = Path(__file__).resolve().parents[1]
+    checkout = package.parent / "data"
+    return checkout if (package.parent / "pyproject.toml").is_file() else package / "data"
+
+
+def load_frozen(name: str, families: dict) -> list[Problem]:
+    """The problems of a frozen evaluation set, in their fixed order.
+
+    UserError names the file if it is missing or its sha256 is not the one in SHA256SUMS.
+    """
+    folder = frozen_folder()
+    path, sums = folder / f"{name}.jsonl", folder / "SHA256SUMS"
+    try:
+        data, listing = path.read_bytes(), sums.read_text(encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"{error.filename}: cannot read this frozen set ({error.strerror}); "
+                        "python data/make_eval.py writes them anew") from None
+    listed = dict(line.split("  ")[::-1] for line in listing.splitlines())
+    if hashlib.sha256(data).hexdigest() != listed.get(path.name):
+        raise UserError(f"{path}: its sha256 is not the one in SHA256SUMS; restore the file, or "
+                        "write it anew with python data/make_eval.py")
+    return load_problems(path, families)
 
 
 def _read_line(path: Path | str, number: int, line: str, families: dict) -> Problem:

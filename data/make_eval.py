@@ -1,0 +1,64 @@
+"""Write the frozen evaluation sets and their sha256, or check that they are what this code makes.
+
+    python data/make_eval.py            writes <family>-<split>-<level>.jsonl and SHA256SUMS
+    python data/make_eval.py --check    makes them anew in memory; exit status 1 if a file differs
+
+500 different problems a level, fewer only where the split holds fewer. They come from the test
+and validation splits, which are cut by hash of the canonical key: no stage can train on them.
+"""
+
+import argparse
+import hashlib
+import sys
+import tempfile
+from pathlib import Path
+
+from minireason.config import rng
+from minireason.problems import FAMILIES
+from minireason.problems.base import sample_unique, save_problems
+
+SEED, PER_LEVEL = 20260101, 500
+SPLITS = {"chain": ("test", "validation"), "addition": ("test", "validation")}
+
+
+def make(folder: Path) -> str:
+    """Write every set into the folder; returns the text of SHA256SUMS."""
+    lines = []
+    for name, splits in SPLITS.items():
+        family = FAMILIES[name]
+        for split in splits:
+            for level in family.LEVELS:
+                title = f"{name}-{split}-{family.LEVEL_SYMBOL}{level}"
+                problems = sample_unique(family, rng(SEED, title), level, split, PER_LEVEL)
+                problems.sort(key=lambda p: hashlib.sha256(p.key.encode()).digest())
+                sha256 = save_problems(folder / f"{title}.jsonl", problems)
+                lines.append(f"{sha256}  {title}.jsonl\n")
+                print(f"{title:<24} {len(problems):>4} problems", file=sys.stderr)
+    return "".join(sorted(lines, key=lambda line: line.split()[1]))
+
+
+def check(folder: Path) -> list[str]:
+    """Names of the files in the folder that are missing or not what this code makes."""
+    with tempfile.TemporaryDirectory() as scratch:
+        sums = make(Path(scratch))
+        (Path(scratch) / "SHA256SUMS").write_text(sums)
+        return [fresh.name for fresh in sorted(Path(scratch).iterdir())
+                if not (folder / fresh.name).is_file()
+                or (folder / fresh.name).read_bytes() != fresh.read_bytes()]
+
+
+def main() -> int:
+    """Command line; returns the exit status."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--check", action="store_true", help="compare instead of writing")
+    folder = Path(__file__).resolve().parent
+    if not parser.parse_args().check:
+        (folder / "SHA256SUMS").write_text(make(folder))
+        return 0
+    differing = check(folder)
+    print(f"differ: {', '.join(differing)}" if differing else "all frozen sets are as made")
+    return 1 if differing else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
