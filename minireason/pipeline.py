@@ -1,0 +1,93 @@
+"""`minireason run`: every stage in order, from random weights to the report, in one folder.
+
+A size is data: it only names what differs from the stages' own defaults, which are the quickstart.
+The same command goes on where it was stopped; finished stages are not run again.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from minireason import parallel, report
+from minireason.config import UserError
+from minireason.mixture import Mixture
+from minireason.runlog import RunLog
+from minireason.stages import critic, pretrain, sft, star, testtime
+
+SMOKE = {
+    "pretrain": {"steps": 60, "lines_per_step": 48, "d_model": 32, "n_layers": 2, "n_heads": 2,
+                 "head_dim": 16, "d_ff": 64, "save_every": 20, "eval_n": 40,
+                 "mixture": Mixture(direct=0.1, max_level=3)},
+    "sft": {"steps": 40, "rows_per_step": 32, "max_level": 3, "save_every": 15, "eval_n": 40},
+    "star": {"rounds": 2, "problems": 120, "min_level": 1, "max_level": 3, "steps": 30,
+             "rows_per_step": 32, "save_every": 10, "eval_n": 40},
+    "critic": {"problems": 60, "min_level": 1, "max_level": 3, "n": 4, "steps": 30,
+               "rows_per_step": 32, "save_every": 10, "held_out": 15},
+    "testtime": {"levels": (1,), "problems": 24, "n": 8, "shard": 8},
+}
+QUICKSTART: dict[str, dict] = {"pretrain": {}, "sft": {}, "star": {}, "critic": {}, "testtime": {}}
+GPU = {
+    "pretrain": {"steps": 6000, "lines_per_step": 2048, "token_budget": 65536, "d_model": 384,
+                 "n_layers": 8, "n_heads": 6, "head_dim": 64, "d_ff": 1024, "max_len": 256,
+                 "lr": 2e-3, "warmup": 200, "save_every": 1000,
+                 "mixture": Mixture(max_level=16, worked_tail=0.6)},
+    "sft": {"steps": 200, "rows_per_step": 256, "token_budget": 65536, "max_level": 8},
+    "star": {"problems": 20_000, "max_level": 16, "steps": 600, "rows_per_step": 512,
+             "token_budget": 65536},
+    "critic": {"problems": 8_000, "max_level": 16, "n": 16, "steps": 600, "rows_per_step": 512,
+               "token_budget": 65536},
+    "testtime": {"n": 256, "levels": (8,)},
+}
+SIZES = {"smoke": SMOKE, "quickstart": QUICKSTART, "gpu": GPU}
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """All stages in order: pretrain, sft, star, critic, testtime, report."""
+
+    size: str = "quickstart"      # smoke (90 s, shows that it works) | quickstart | gpu
+    out: str = ""                 # default: runs/<size>
+    seed: int = 0
+    device: str = "auto"          # auto | cpu | cuda
+
+
+def stages(cfg: RunConfig) -> list[tuple[str, Callable[[], dict]]]:
+    """(name, function that runs it) of every stage, parents wired to the folders before."""
+    if cfg.size not in SIZES:
+        raise UserError(f"--size {cfg.size}: must be one of {', '.join(SIZES)}")
+    root, sizes = folder(cfg), SIZES[cfg.size]
+    common = {"seed": cfg.seed, "device": cfg.device}
+    at = {name: str(root / name) for name in sizes}
+    plan = (
+        ("pretrain", pretrain.run, pretrain.PretrainConfig, {}),
+        ("sft", sft.run, sft.SFTConfig, {"init": at["pretrain"]}),
+        ("star", star.run, star.STaRConfig, {"init": at["sft"], "base": at["pretrain"]}),
+        ("critic", critic.run, critic.CriticConfig, {"init": at["star"]}),
+        ("testtime", testtime.run, testtime.TestTimeConfig,
+         {"policy": at["star"], "critic": at["critic"]}))
+    configs = [(name, run_stage, config(out=at[name], **parents, **common, **sizes[name]))
+               for name, run_stage, config, parents in plan]
+    return [(name, lambda run_stage=run_stage, config=config: run_stage(config))
+            for name, run_stage, config in configs]
+
+
+def folder(cfg: RunConfig) -> Path:
+    """The run's output folder."""
+    return Path(cfg.out or f"runs/{cfg.size}")
+
+
+def run(cfg: RunConfig) -> dict:
+    """Run what is not finished yet; returns {stage: result}."""
+    plan = stages(cfg)
+    log = RunLog(str(folder(cfg)), "run", cfg, parents={})
+    results = {}
+    for number, (name, run_stage) in enumerate(plan, 1):
+        log.say(f"stage {number} of {len(plan)}: {name}")
+        results[name] = run_stage()
+        log.say(f"stage {number} of {len(plan)}: {name} done, "
+                f"{results[name]['seconds']:.0f} s in all")
+    if parallel.is_main():
+        page = report.run(report.ReportConfig(run=str(folder(cfg))))
+        log.say(f"report: {page}")
+    parallel.barrier()
+    return results
