@@ -1,6 +1,7 @@
 """The pretraining mixture: what a base model reads, and what later stages replay.
 
-    fact     23+4=27;54/9=6;...                     arithmetic as it stands in the world
+    fact     54/9=6;23+4=27;...                     arithmetic as it stands in the world: the
+                                                    steps of a chain, shuffled, without question
     direct   ((23+4)*3)=</think>81                  questions with bare answers
     worked   ((23+4)*3)=<think>23+4=27;...</think>81   a tail of worked lines, rarer when longer
 
@@ -41,9 +42,8 @@ def draw_line(mixture: Mixture, family_name: str, generator: np.random.Generator
     family = FAMILIES[family_name]
     kind = generator.random()
     if kind < mixture.facts:
-        facts = [sample_split(family, generator, 1, "train").steps[0]
-                 for _ in range(mixture.facts_per_line)]
-        return ";".join(facts) + "<eos>"
+        steps = sample_split(family, generator, mixture.facts_per_line, "train").steps
+        return ";".join(steps[i] for i in generator.permutation(len(steps))) + "<eos>"
     if kind < mixture.facts + mixture.direct:
         level = int(generator.integers(1, mixture.max_level + 1))
         problem = sample_split(family, generator, level, "train")
