@@ -104,12 +104,14 @@ def _decode_chunk(model: Transformer, tokenizer: Tokenizer, prompts: list[list[i
         u = torch.from_numpy(uniforms(how.seed, start, rows, max_new)).to(device)
         tokens = torch.full((rows, max_new), tokenizer.pad, device=device)
         logprobs = torch.zeros((rows, max_new), device=device)
+        mask = torch.zeros((rows, max_new), dtype=torch.bool, device=device)
         active = torch.arange(rows, device=device)                        # cache row -> row
         alive = torch.ones(rows, dtype=torch.bool, device=device)         # of the cache rows
         for t in range(max_new):
             drawn, logprob = draw(logits, u[active, t], how)
             tokens[active[alive], t] = drawn[alive]
             logprobs[active[alive], t] = logprob[alive]
+            mask[active[alive], t] = True
             alive &= drawn != tokenizer.eos
             n_alive = int(alive.sum())
             if n_alive == 0 or t + 1 == max_new:
@@ -119,8 +121,7 @@ def _decode_chunk(model: Transformer, tokenizer: Tokenizer, prompts: list[list[i
                 cache.keep(keep)
                 active, alive, drawn = active[keep], alive[keep], drawn[keep]
             logits = model.decode(drawn, cache, span=longest + t + 1)
-    tokens, logprobs = tokens[:, :t + 1].cpu(), logprobs[:, :t + 1].cpu()
-    return Samples(start, tokens, tokens != tokenizer.pad, logprobs)
+    return Samples(start, *(x[:, :t + 1].cpu() for x in (tokens, mask, logprobs)))
 
 
 def _prefill(model: Transformer, prompts: list[list[int]], capacity: int,

@@ -15,15 +15,15 @@ from minireason.runlog import RunLog
 from minireason.stages import critic, pretrain, sft, star, testtime
 
 SMOKE = {
-    "pretrain": {"steps": 60, "lines_per_step": 48, "d_model": 32, "n_layers": 2, "n_heads": 2,
-                 "head_dim": 16, "d_ff": 64, "save_every": 20, "eval_n": 40,
-                 "mixture": Mixture(direct=0.1, max_level=3)},
-    "sft": {"steps": 40, "rows_per_step": 32, "max_level": 3, "save_every": 15, "eval_n": 40},
-    "star": {"rounds": 2, "problems": 120, "min_level": 1, "max_level": 3, "steps": 30,
-             "rows_per_step": 32, "save_every": 10, "eval_n": 40},
-    "critic": {"problems": 60, "min_level": 1, "max_level": 3, "n": 4, "steps": 30,
-               "rows_per_step": 32, "save_every": 10, "held_out": 15},
-    "testtime": {"levels": (1,), "problems": 24, "n": 8, "shard": 8},
+    "pretrain": {"steps": 300, "lines_per_step": 32, "d_model": 48, "n_layers": 2, "n_heads": 3,
+                 "head_dim": 16, "d_ff": 96, "lr": 4e-3, "save_every": 60, "eval_n": 40,
+                 "mixture": Mixture(facts=0.1, direct=0.1, max_level=2)},
+    "sft": {"steps": 40, "rows_per_step": 32, "max_level": 2, "save_every": 15, "eval_n": 40},
+    "star": {"rounds": 2, "problems": 150, "min_level": 1, "max_level": 2, "steps": 40,
+             "rows_per_step": 32, "save_every": 15, "eval_n": 40},
+    "critic": {"problems": 80, "min_level": 1, "max_level": 2, "n": 4, "steps": 30,
+               "rows_per_step": 32, "save_every": 10, "held_out": 20},
+    "testtime": {"levels": (2,), "problems": 40, "n": 8, "shard": 10},
 }
 QUICKSTART: dict[str, dict] = {"pretrain": {}, "sft": {}, "star": {}, "critic": {}, "testtime": {}}
 GPU = {

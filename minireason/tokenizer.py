@@ -72,13 +72,14 @@ class Tokenizer:
         for text, ids in zip(texts, batch, strict=True):
             if unknown in ids:
                 known = self.backend.get_vocab()
-                strange = next((c for c in re.sub(r"</?\w+>", "", text) if c not in known), "<unk>")
-                raise UserError(f"cannot encode {strange!r} in {text!r}: not in the alphabet")
+                strange = [c for c in re.sub(r"</?\w+>", "", text) if c not in known]
+                if strange:
+                    raise UserError(f"cannot encode {strange[0]!r} in {text!r}: not in the "
+                                    "alphabet")
         return batch
 
     def decode(self, ids: list[int]) -> str:
-        """Text of the ids, special tokens written out, padding dropped."""
-        ids = [index for index in ids if index != self.pad]
+        """Text of the ids, special tokens written out."""
         return self.backend.decode(ids, skip_special_tokens=False)
 
     def ids_of(self, *tokens: str) -> list[int]:
