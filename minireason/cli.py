@@ -26,6 +26,7 @@ COMMANDS = {   # name: (module, config dataclass, one line of help)
     "export": ("minireason.export", "ExportConfig", "write a folder that transformers loads"),
     "import": ("minireason.export", "ImportConfig", "read such a folder back"),
     "bench": ("minireason.bench", "BenchConfig", "speed beside transformers' Qwen3"),
+    "ablate": ("minireason.ablate", "AblateConfig", "STaR with one choice changed, over seeds"),
     "reproduce": ("minireason.reproduce", "ReproduceConfig", "Lee 2023's addition table"),
 }
 FUNCTIONS = {"export": "run_export", "import": "run_import"}   # all others are called run
