@@ -141,9 +141,10 @@ def _read_line(path: Path | str, number: int, line: str, families: dict) -> Prob
         raise UserError(f"{where}: not valid JSON ({error.msg})") from None
     if not isinstance(record, dict) or not isinstance(record.get("prompt"), str):
         raise UserError(f'{where}: needs an object with a string "prompt"')
-    family = families.get(record.get("family", "chain"))
+    name = record.get("family", "chain")
+    family = families.get(name) if isinstance(name, str) else None
     if family is None:
-        raise UserError(f"{where}: unknown family {record['family']!r}, have {sorted(families)}")
+        raise UserError(f"{where}: unknown family {name!r}, have {sorted(families)}")
     try:
         problem = family.read(record["prompt"])
     except UserError as error:

@@ -1,0 +1,207 @@
+"""Lee 2023's sample-efficiency table: how many examples teach 3-digit addition, by format.
+
+Four models, equal but for how the same sums are written (problems/addition.py), are trained from
+random weights on 1,000 to 10,000 examples. Published (arXiv:2307.03381, `sample_efficiency.csv` of
+the authors' repository): written plainly, 2,000 sums teach nothing; worked out in detail, 1,000
+teach everything.
+
+What differs from the paper: our transformer (RMSNorm, RoPE, SwiGLU) of the same size and no dropout
+instead of NanoGPT with 0.2; one example a row instead of windows cut from running text; test
+problems from our frozen set. `size="cpu"` is a small model with short training and shows the
+ordering only; `size="paper"` has the paper's parameters, tokens per step and steps.
+"""
+
+import json
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from minireason import parallel
+from minireason.batches import encode_lines, micro_batches
+from minireason.config import UserError, read_json, resolve_device, rng, stream_seed, write_atomic
+from minireason.evaluate import evaluate, frozen_sets
+from minireason.generate import Sampling
+from minireason.losses import nll
+from minireason.model import ModelConfig, Transformer
+from minireason.optim import make_optimizer, schedule, train_step
+from minireason.problems import Problem, addition, split_of
+from minireason.runlog import RunLog
+from minireason.tokenizer import Tokenizer
+
+PUBLISHED = {                         # test accuracy in %, by number of training examples
+    "plain": {250: 0.0, 500: 0.0, 1000: 0.4, 2000: 1.7, 3000: 28.7, 4000: 62.3, 5000: 81.1,
+              10_000: 87.4, 20_000: 90.1},
+    "reverse": {250: 0.0, 500: 0.0, 1000: 1.6, 2000: 30.6, 3000: 79.1, 4000: 98.2, 5000: 99.8,
+                10_000: 100.0, 20_000: 100.0},
+    "simplified": {250: 0.4, 500: 0.1, 1000: 84.6, 2000: 99.7, 3000: 99.8, 4000: 99.9,
+                   5000: 100.0, 10_000: 100.0, 20_000: 100.0},
+    "detailed": {250: 59.5, 500: 92.8, 1000: 99.8, 2000: 99.6, 3000: 100.0, 4000: 100.0,
+                 5000: 99.9, 10_000: 100.0, 20_000: 100.0},
+}
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Model and training of one size; the formats with a scratchpad have their own batch."""
+
+    d_model: int
+    n_layers: int                 # L
+    n_heads: int                  # H
+    head_dim: int                 # D
+    d_ff: int
+    bare_tokens: int              # tokens a step, plain and reverse
+    bare_steps: int
+    thought_tokens: int           # tokens a step, scratchpads
+    thought_steps: int
+    lr: float                     # peak learning rate
+    warmup: int = 100             # steps
+    weight_decay: float = 0.1
+    beta2: float = 0.99
+    rope_theta: float = 10_000.0
+
+
+SIZES = {
+    "cpu": Recipe(128, 3, 4, 32, 344, 2048, 1000, 2048, 400, lr=2e-3),
+    "paper": Recipe(384, 6, 6, 64, 1024, 65_536, 5000, 16_384, 20_000, lr=1e-3),
+    "tiny": Recipe(16, 1, 1, 16, 32, 256, 2, 256, 2, lr=1e-3),      # for tests: learns nothing
+}
+
+
+@dataclass(frozen=True)
+class ReproduceConfig:
+    """Lee 2023's table: one model a format and number of examples."""
+
+    out: str = "runs/reproduce"
+    size: str = "cpu"             # cpu: a small model; paper: 10.6M parameters, for a GPU
+    styles: tuple[str, ...] = ("plain", "reverse", "simplified", "detailed")
+    examples: tuple[int, ...] = (1000, 2000, 5000, 10_000)
+    digits: int = 3
+    eval_n: int = 500             # test problems a cell, of the frozen set
+    token_budget: int = 16_384    # tokens a micro-batch; never changes the gradient
+    seed: int = 0
+    device: str = "auto"
+
+    def __post_init__(self):
+        if self.size not in SIZES:
+            raise UserError(f"--size {self.size}: choose from {', '.join(SIZES)}")
+        unknown = sorted(set(self.styles) - set(addition.STYLES))
+        if unknown:
+            raise UserError(f"--styles {unknown}: choose from {', '.join(addition.STYLES)}")
+        if not self.styles or not self.examples or min(self.examples) < 1:
+            raise UserError("--styles and --examples: give at least one of each, counts above 0")
+
+
+def training_set(digits: int, n: int, seed: int) -> list[Problem]:
+    """n different balanced problems of the train split; a larger set begins with the smaller."""
+    generator, found = rng(seed, "examples", digits), {}
+    for _ in range(1000 * n):
+        problem = addition.sample_balanced(generator, digits)
+        if split_of(problem.key) == "train":
+            found.setdefault(problem.prompt, problem)
+        if len(found) == n:
+            return list(found.values())
+    raise UserError(f"--examples {n}: {digits}-digit addition has only about {len(found)} "
+                    "training problems")
+
+
+def train(cfg: ReproduceConfig, log: RunLog, tokenizer: Tokenizer, style: str, n: int,
+          device: torch.device) -> tuple[Transformer, list[float]]:
+    """One model from random weights on n examples of a style; returns it with 20 mean losses."""
+    recipe, bare = SIZES[cfg.size], addition.OPENER[style] == "</think>"
+    problems = training_set(cfg.digits, n, cfg.seed)
+    lines = [p.prompt + addition.render(p, style) for p in problems]
+    rows = encode_lines(tokenizer, [""] * n, lines)            # all tokens count, as in the paper
+    tokens, steps = ((recipe.bare_tokens, recipe.bare_steps) if bare else
+                     (recipe.thought_tokens, recipe.thought_steps))
+    per_step = max(1, round(tokens * n / sum(len(row) - 1 for row, _ in rows)))     # rows
+    shape = ModelConfig(tokenizer.vocab_size, recipe.d_model, recipe.n_layers, recipe.n_heads,
+                        recipe.n_heads, recipe.head_dim, recipe.d_ff,
+                        max_len=2 * max(len(row) for row, _ in rows),
+                        rope_theta=recipe.rope_theta)
+    generator = torch.Generator().manual_seed(stream_seed(cfg.seed, "weights"))
+    model = Transformer(shape).init_weights(generator).to(device)
+    log.start(model, device)
+    optimizer = make_optimizer(model, recipe.weight_decay, (0.9, recipe.beta2))
+    losses = []
+    for step in log.steps(0, steps, f"{style} {n}"):
+        chosen = rng(cfg.seed, "rows", style, n, step).integers(0, n, per_step).tolist()
+        batches, count = micro_batches([rows[i] for i in chosen], cfg.token_budget, tokenizer.pad,
+                                       packed=device.type == "cuda")
+        loss, _ = train_step(
+            model, optimizer, batches,
+            lambda b, c=count: nll(model(b.inputs, b.cu_seqlens, b.max_len), b.targets,
+                                   b.loss_mask, c),
+            schedule(step, steps, recipe.lr, min(recipe.warmup, steps // 4), floor=0.1))
+        losses.append(loss)
+    return model, [sum(part) / len(part) for part in (
+        losses[i * steps // 20:(i + 1) * steps // 20] for i in range(20)) if part]
+
+
+def cell(cfg: ReproduceConfig, log: RunLog, tokenizer: Tokenizer, style: str, n: int,
+         device: torch.device) -> dict:
+    """Train and measure one cell, or read it back if it is finished already."""
+    path = Path(cfg.out) / "cells" / f"{style}-{n}.json"
+    if path.exists():
+        return read_json(path)
+    start = time.perf_counter()
+    model, losses = train(cfg, log, tokenizer, style, n, device)
+    seconds = time.perf_counter() - start
+    sets = frozen_sets("addition", "test", cfg.eval_n, (cfg.digits,))
+    longest = max(len(tokenizer.encode(addition.render(p, style)))
+                  for problems in sets.values() for p in problems)
+    (report,) = evaluate(model, tokenizer, sets, style,
+                         Sampling(temperature=0, max_new=longest + 8)).values()
+    published = PUBLISHED.get(style, {}).get(n) if cfg.digits == 3 else None
+    record = {"style": style, "examples": n, "parameters": model.n_params, "train_losses": losses,
+              "published": published, **report, "train_seconds": round(seconds, 1),
+              "seconds": round(time.perf_counter() - start, 1)}
+    if parallel.is_main():
+        path.parent.mkdir(exist_ok=True)
+        write_atomic(path, json.dumps(record, indent=1) + "\n")
+    parallel.barrier()
+    log.say(f"{style} {n}: {report['accuracy']:.1%} of {report['n']}, published "
+            f"{'-' if published is None else f'{published}%'}, {record['seconds']} s")
+    return record
+
+
+def table(cfg: ReproduceConfig, cells: list[dict]) -> str:
+    """Markdown: measured % [95% Wilson interval] / published %, a row per number of examples."""
+    by_key = {(c["style"], c["examples"]): c for c in cells}
+    lines = [f"Test accuracy in % on {cells[0]['n']} problems of {cfg.digits}-digit addition "
+             f"[95% Wilson interval]; after the slash, Lee 2023 (10.6M parameters). Ours: "
+             f"{cells[0]['parameters'] / 1e6:.2f}M parameters, size `{cfg.size}`, seed {cfg.seed}.",
+             "", f"| examples | {' | '.join(cfg.styles)} |", "|---:" * (1 + len(cfg.styles)) + "|"]
+    for n in cfg.examples:
+        row = []
+        for style in cfg.styles:
+            c = by_key[style, n]
+            published = "–" if c["published"] is None else f"{c['published']:.1f}"
+            row.append(f"{100 * c['accuracy']:.1f} [{100 * c['low']:.1f}, {100 * c['high']:.1f}] "
+                       f"/ {published}")
+        lines.append(f"| {n:,} | {' | '.join(row)} |")
+    return "\n".join(lines) + "\n"
+
+
+def run(cfg: ReproduceConfig) -> dict:
+    """All cells, the finished ones read back; writes table.md and returns result.json's content."""
+    device = parallel.init(resolve_device(cfg.device))
+    log = RunLog(cfg.out, "reproduce", cfg, parents={})
+    if log.done:
+        return log.done
+    log.rewind(0)
+    tokenizer = Tokenizer.build(addition.NUMBER_WIDTH)
+    cells = []
+    for n in cfg.examples:
+        for style in cfg.styles:
+            record = cell(cfg, log, tokenizer, style, n, device)
+            log.record(len(cells), **{"train/examples": n, "train/loss": record["train_losses"][-1],
+                                      f"eval/{style}": record["accuracy"],
+                                      "time/seconds": record["seconds"]})
+            cells.append(record)
+    text = table(cfg, cells)
+    if parallel.is_main():
+        write_atomic(Path(cfg.out) / "table.md", text)
+    log.say("\n" + text)
+    return log.finish(cells=cells, table=text)

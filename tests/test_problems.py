@@ -1,0 +1,493 @@
+"""The problem families: round trips, verifiers that cannot be tricked, splits, frozen sets."""
+
+import hashlib
+import json
+import re
+import shutil
+import tomllib
+from collections import Counter
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from minireason import problems
+from minireason.config import UserError, rng
+from minireason.problems import (
+    FAMILIES,
+    addition,
+    base,
+    chain,
+    load_frozen,
+    load_problems,
+    split_of,
+)
+from minireason.problems.base import sample_split, sample_unique
+from minireason.tokenizer import Tokenizer
+
+ROOT = Path(__file__).resolve().parents[1]
+NAMES = sorted(FAMILIES)
+SCRATCHPADS = [("chain", "cot")] + [("addition", s) for s in ("simplified", "detailed", "star")]
+ALL_STYLES = [(name, style) for name in NAMES for style in FAMILIES[name].STYLES]
+fast = settings(max_examples=60, deadline=None, derandomize=True)
+
+
+@st.composite
+def sampled(draw, name=None, levels=(1, 5)):
+    """A random problem of one family."""
+    family = FAMILIES[name or draw(st.sampled_from(NAMES))]
+    seed, level = draw(st.integers(0, 2 ** 32)), draw(st.integers(*levels))
+    return family.sample(np.random.default_rng(seed), level)
+
+
+@st.composite
+def rendered(draw, pairs=tuple(ALL_STYLES)):
+    """(family, problem, style, ideal completion)."""
+    name, style = draw(st.sampled_from(pairs))
+    problem = draw(sampled(name))
+    return FAMILIES[name], problem, style, FAMILIES[name].render(problem, style)
+
+
+def accepted(family, problem, text: str) -> bool:
+    """Any sign of acceptance at all."""
+    verdict = family.verify(problem, text)
+    return verdict.correct or verdict.steps_valid or verdict.well_formed
+
+
+def exact_answer(problem) -> Fraction:
+    """The value by Python's own arithmetic on the prompt, not by the family's code."""
+    return eval(re.sub(r"(\d+)", r"Fraction(\1)", problem.prompt.removesuffix("=")),
+                {"Fraction": Fraction})
+
+
+def claimed_answer(text: str) -> str:
+    """What stands after the thought, `$` undone; an oracle of its own for `correct`."""
+    tail = text.removesuffix("<eos>").rpartition("</think>")[2]
+    return tail.strip("$")[::-1] if tail.startswith("$") else tail
+
+
+# ---- the ideal completions ----------------------------------------------------------------------
+
+@given(sampled())
+@fast
+def test_answer_is_the_exact_value(problem):
+    assert exact_answer(problem) == int(problem.answer)
+    assert problem.answer == str(int(problem.answer))
+
+
+@given(rendered())
+@fast
+def test_rendered_completion_verifies(case):
+    family, problem, style, text = case
+    verdict = family.verify(problem, text)
+    assert verdict.correct and verdict.well_formed and all(verdict.marks)
+    assert verdict.steps_valid == bool(verdict.marks) == (family.OPENER[style] == "<think>")
+    assert text.startswith(family.OPENER[style]) and text.endswith("<eos>")
+    steps, answer = family.parse(text)
+    assert answer == problem.answer and len(steps) == len(verdict.marks)
+
+
+@given(rendered())
+@fast
+def test_tokenizer_round_trips_every_style(case):
+    family, problem, _, text = case
+    tokenizer = Tokenizer.build(family.NUMBER_WIDTH)
+    line = problem.prompt + text
+    assert tokenizer.decode(tokenizer.encode(line)) == line
+
+
+def test_formats_are_those_of_the_papers():
+    """Lee 2023 and STaR as published, `;` for a line break and our openers (addition.py)."""
+    problem = addition.read("128+367")
+    assert addition.render(problem, "plain") == "</think>495<eos>"
+    assert addition.render(problem, "reverse") == "</think>$594$<eos>"
+    assert addition.render(problem, "simplified") == (
+        "<think>A->5 , C->1;A->9 , C->0;A->4 , C->0.</think>495<eos>")
+    assert addition.render(addition.read("8465+3541"), "detailed") == (
+        "<think>[8,4,6,5] has 4 digits.;[3,5,4,1] has 4 digits.;"
+        "[8,4,6,5] + [3,5,4,1] , A=[] , C=0 , 5+1+0=6 , A->6 , C->0;"
+        "[8,4,6] + [3,5,4] , A=[6] , C=0 , 6+4+0=10 , A->0 , C->1;"
+        "[8,4] + [3,5] , A=[0,6] , C=1 , 4+5+1=10 , A->0 , C->1;"
+        "[8] + [3] , A=[0,0,6] , C=1 , 8+3+1=12 , A->2 , C->1;"
+        "[] + [] , A=[2,0,0,6] C=1 , END</think>12006<eos>")
+    assert addition.render(addition.read("29+57"), "star") == (
+        "<think>2 9 + 5 7 , C: 0;2 + 5 , 6 C: 1;, 8 6 C: 0;0 8 6</think>86<eos>")
+    with pytest.raises(UserError, match="no style 'fancy'"):
+        addition.render(problem, "fancy")
+
+
+# ---- nothing else is accepted -------------------------------------------------------------------
+
+UNICODE = {"1": "１", "2": "²", "3": "٣", "4": "४"}       # digits to str.isdigit, not to us
+
+
+@given(rendered(), st.data())
+@fast
+def test_malformed_text_is_refused(case, data):
+    family, problem, _, text = case
+    cut = data.draw(st.integers(0, len(text) - 1))
+    spot = data.draw(st.integers(0, len(text)))
+    space = data.draw(st.sampled_from("\n\t\r\x00 \u2028"))
+    bad = [text[:cut], text + text, text + "<eos>", text + " ", " " + text, text + "\n",
+           text[:spot] + space + text[spot:] if space != " " else " " + text,
+           text.replace("</think>", "</think></think>"), "<think>" + text,
+           text.replace("<eos>", ""), text.replace("<eos>", "0<eos>x"), text + problem.answer,
+           text.replace("<eos>", f"</think>{problem.answer}<eos>"),
+           f"</think>0{problem.answer}<eos>", f"</think>+{problem.answer}<eos>",
+           f"</think>{problem.answer}.0<eos>",
+           f"</think>{problem.answer}</think><eos>", f"<think></think>{problem.answer}<eos>",
+           f"<think>;</think>{problem.answer}<eos>", f"<think>{problem.answer}<eos>",
+           f"</think>-{problem.answer}<eos>", f"</think>${problem.answer[::-1]}<eos>",
+           f"</think>{problem.answer[::-1]}$<eos>", f"</think>${problem.answer[::-1]}0$<eos>",
+           f"<hint>{problem.answer}{text}", text.upper() if text.upper() != text else ""]
+    bad += [text.replace(digit, strange) for digit, strange in UNICODE.items() if digit in text]
+    for wrong in bad:
+        assert not accepted(family, problem, wrong), wrong
+
+
+@given(rendered(), st.data())
+@settings(max_examples=250, deadline=None, derandomize=True)
+def test_mutations_never_pass(case, data):
+    """One to three characters changed, dropped or added: steps_valid only for the ideal text."""
+    family, problem, _, text = case
+    alphabet = "0123456789+-*/()=;,:>. $[]ACDEN<\n"
+    mutated = list(text)
+    for _ in range(data.draw(st.integers(1, 3))):
+        i = data.draw(st.integers(0, len(mutated) - 1))
+        j = data.draw(st.integers(i, min(i + 2, len(mutated))))
+        mutated[i:j] = data.draw(st.text(alphabet, max_size=2))
+        mutated = mutated or [" "]
+    mutated = "".join(mutated)
+    verdict = family.verify(problem, mutated)
+    if mutated == text:
+        return
+    ideal = {family.render(problem, style) for style in family.STYLES}
+    assert not verdict.steps_valid or mutated in ideal
+    assert verdict.well_formed or not verdict.correct
+    if verdict.correct:
+        assert claimed_answer(mutated) == problem.answer
+        assert mutated.endswith("<eos>") and mutated.count("</think>") == 1
+
+
+@given(sampled(), st.text(max_size=60))
+@example(addition.read("45+50"), "$95$")
+@fast
+def test_arbitrary_text_is_judged_without_error(problem, text):
+    family = FAMILIES[problem.family]
+    for whole in (text, f"</think>{text}<eos>", f"<think>{text}</think>{problem.answer}<eos>"):
+        verdict = family.verify(problem, whole)
+        assert verdict.well_formed or not (verdict.correct or verdict.steps_valid)
+        assert not verdict.correct or claimed_answer(whole) == problem.answer
+        assert len(family.check_steps(problem, tuple(text.split(";")))) == len(text.split(";"))
+
+
+@given(st.sampled_from(SCRATCHPADS), st.data())
+@fast
+def test_doubled_missing_and_extra_steps_are_not_valid(pair, data):
+    name, style = pair
+    problem, family = data.draw(sampled(name, (2, 5))), FAMILIES[name]
+    head, tail = family.render(problem, style).split("</think>")
+    steps = head.removeprefix("<think>").removesuffix(".").split(";")
+    dot = "." if style == "simplified" else ""
+    i = data.draw(st.integers(0, len(steps) - 1))
+    j = data.draw(st.integers(0, len(steps)))
+    variants = [[*steps[:i], steps[i], *steps[i:]], [*steps[:i], *steps[i + 1:]], steps + steps,
+                [*steps[:j], steps[i], *steps[j:]], steps[::-1], []]
+    for wrong in variants:
+        text = f"<think>{';'.join(wrong)}{dot}</think>{tail}"
+        assert not family.verify(problem, text).steps_valid or wrong == steps
+
+
+@given(sampled("addition"))
+@fast
+def test_reversed_answer_is_not_a_plain_one(problem):
+    backwards = problem.answer[::-1]
+    assert addition.verify(problem, f"</think>{backwards}<eos>").correct == (
+        backwards == problem.answer)
+    assert addition.verify(problem, f"</think>${problem.answer}$<eos>").correct == (
+        backwards == problem.answer)
+    assert addition.parse(f"</think>${backwards}$<eos>") == ((), problem.answer)
+
+
+@given(sampled(), sampled())
+@fast
+def test_another_problems_completion_is_wrong(one, other):
+    family = FAMILIES[one.family]
+    for style in family.STYLES:
+        if other.family == one.family and other.prompt != one.prompt:
+            verdict = family.verify(one, family.render(other, style))
+            assert verdict.correct == (other.answer == one.answer)
+            assert not verdict.steps_valid or style in ("simplified", "cot", "star")
+
+
+# ---- one wrong step is found where it is --------------------------------------------------------
+
+@given(sampled("chain", (1, 6)), st.data())
+@fast
+def test_chain_flags_exactly_the_planted_step(problem, data):
+    """A false result, from which the chain then goes on correctly: one step is wrong."""
+    i = data.draw(st.integers(0, len(problem.steps) - 1))
+    wrong = data.draw(st.integers(0, 99).filter(
+        lambda v: v != int(problem.steps[i].partition("=")[2])))
+    steps, value = list(problem.steps), wrong
+    steps[i] = f"{steps[i].partition('=')[0]}={wrong}"
+    for k in range(i + 1, len(steps)):
+        operator, right = re.fullmatch(r"\d+([-+*/])(\d)=\d+", steps[k]).groups()
+        result = chain.compute(value, operator, int(right))
+        if result is None:
+            steps = steps[:k]                                   # the claimed state allows no more
+            break
+        steps[k], value = f"{value}{operator}{right}={result}", result
+    assert chain.check_steps(problem, tuple(steps)) == [k != i for k in range(len(steps))]
+
+
+@given(sampled("addition", (1, 6)), st.sampled_from(["simplified", "detailed", "star"]), st.data())
+@fast
+def test_addition_flags_exactly_the_planted_step(problem, style, data):
+    """A false digit or carry, from which the scratchpad goes on correctly: one step is wrong."""
+    steps = list(addition.parse(addition.render(problem, style))[0])
+    first, last = {"simplified": (0, len(steps)), "detailed": (2, len(steps) - 1),
+                   "star": (1, len(steps) - 1)}[style]
+    i = data.draw(st.integers(first, last - 1))
+    carry = int(steps[i][-1])
+    other = addition.read(problem.prompt)
+    steps[i] = f"{steps[i][:-1]}{1 - carry}"                     # the claimed carry is false
+    operands = tuple(other.prompt[:-1].split("+"))
+    for k in range(i + 1, len(steps)):                           # by hand: each step from the last
+        steps[k] = continued(operands, style, steps[k - 1], k, len(steps))
+    assert addition.check_steps(problem, tuple(steps)) == [k != i for k in range(len(steps))]
+    text = f"<think>{';'.join(steps)}{'.' * (style == 'simplified')}</think>{problem.answer}<eos>"
+    assert addition.verify(problem, text).well_formed
+    assert not addition.verify(problem, text).steps_valid
+
+
+def continued(operands, style: str, before: str, k: int, total: int) -> str:
+    """The step after `before`, by string surgery that shares no code with addition.py."""
+    if style == "simplified":
+        x, y = (int(n[::-1][k:k + 1] or 0) for n in operands)
+        value = x + y + int(before[-1])
+        return f"A->{value % 10} , C->{value // 10}"
+    if style == "detailed":
+        x, y, so_far, _, _, digit, carry = re.fullmatch(
+            r"\[(.*)\] \+ \[(.*)\] , A=\[(.*)\] , C=(.) , (.*) , A->(.) , C->(.)", before).groups()
+        x, y = x[:-1].rstrip(","), y[:-1].rstrip(",")
+        so_far = f"{digit},{so_far}".rstrip(",")
+        if k == total - 1:
+            return f"[] + [] , A=[{so_far}] C={carry} , END"
+        value = int(x[-1:] or 0) + int(y[-1:] or 0) + int(carry)
+        return (f"[{x}] + [{y}] , A=[{so_far}] , C={carry} , {x[-1:] or 0}+{y[-1:] or 0}+{carry}="
+                f"{value} , A->{value % 10} , C->{value // 10}")
+    numbers, _, rest = before.partition(", ")
+    so_far, carry = rest.split("C: ")
+    if not numbers:
+        return f"{carry} {so_far}".strip()
+    x, y = (part.split() for part in numbers.split(" + "))
+    value = int(x[-1]) + int(y[-1]) + int(carry)
+    left = f"{' '.join(x[:-1])} + {' '.join(y[:-1])} " if x[1:] else ""
+    return f"{left}, {value % 10} {so_far}C: {value // 10}"
+
+
+# ---- keys, splits, sampling ---------------------------------------------------------------------
+
+@given(st.integers(0, 10 ** 7 - 1), st.integers(0, 10 ** 7 - 1))
+@fast
+def test_addition_key_ignores_the_order_of_operands(a, b):
+    assert addition.build(a, b).key == addition.build(b, a).key
+    assert addition.build(a, b).key != addition.build(a, b + 1).key
+
+
+@given(st.integers(2, 9), st.integers(2, 9), st.sampled_from("+*"), st.integers(2, 9))
+@fast
+def test_chain_key_ignores_the_order_of_a_commuting_first_operation(a, b, operator, c):
+    head = chain.compute(a, operator, b)
+    if head is None or head + c > 99:
+        return
+    one, turned = (chain.build(x, [(operator, y), ("+", c)]) for x, y in ((a, b), (b, a)))
+    assert one.key == turned.key
+    assert one.key != chain.build(a, [(operator, b)]).key
+    if a != b:
+        assert chain.build(40 + a, [("-", b)]).key != chain.build(40 + b, [("-", a)]).key
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_equal_keys_mean_equal_problems(name):
+    by_key = {}
+    for i in range(3000):
+        problem = FAMILIES[name].sample(rng(i, "keys"), 1)
+        operands = tuple(sorted(re.findall(r"\d+", problem.prompt)))
+        kept = by_key.setdefault(problem.key, (problem.answer, operands))
+        assert kept == (problem.answer, operands)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_splits_are_80_10_10(name):
+    keys = {FAMILIES[name].sample(rng(i, "split"), 4).key for i in range(3000)}
+    counts = Counter(map(split_of, keys))
+    assert set(counts) == set(base.SPLITS)
+    for split, share in zip(base.SPLITS, (0.8, 0.1, 0.1), strict=True):
+        spread = 5 * (share * (1 - share) / len(keys)) ** 0.5    # five standard deviations
+        assert abs(counts[split] / len(keys) - share) < spread
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("split", base.SPLITS)
+def test_sample_split_never_crosses(name, split):
+    generator = rng(0, "cross", name, split)
+    assert all(split_of(sample_split(FAMILIES[name], generator, 1 + i % 6, split).key) == split
+               for i in range(120))
+    with pytest.raises(UserError, match="no problem in split 'other'"):
+        sample_split(FAMILIES[name], generator, 1, "other")
+
+
+def test_sample_unique_uses_a_level_up():
+    keys = {addition.build(a, b).key for a in range(10) for b in range(10)}
+    test = {key for key in keys if split_of(key) == "test"}
+    found = sample_unique(addition, rng(0, "unique"), 1, "test", 50)
+    assert {p.key for p in found} == test and len(found) == len(test)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_samples_have_their_level_and_range(name):
+    for i in range(300):
+        problem = FAMILIES[name].sample(rng(i, "level"), 1 + i % 7)
+        assert problem.level == 1 + i % 7 and problem.family == name
+        if name == "chain":
+            assert all(0 <= int(v) <= 99 for v in re.findall(r"\d+", ";".join(problem.steps)))
+            assert len(problem.steps) == problem.level
+
+
+def test_balanced_samples_have_all_digits_and_carries():
+    """Lee 2023: of 3-digit data 1% have one digit and 9% two; carry counts are equally frequent."""
+    drawn = [addition.sample_balanced(rng(i, "balanced"), 3) for i in range(1500)]
+    digits = Counter(p.level for p in drawn)
+    assert abs(digits[3] / 1500 - 0.90) < 0.03 and abs(digits[2] / 1500 - 0.09) < 0.03
+    assert set(digits) == {1, 2, 3}
+    carries = Counter(map(by_hand_carries, (p for p in drawn if p.level == 3)))
+    assert set(carries) == {0, 1, 2, 3}
+    assert all(abs(count / digits[3] - 0.25) < 0.05 for count in carries.values())
+    assert all(addition.carries(p) == by_hand_carries(p) for p in drawn[:200])
+
+
+def by_hand_carries(problem) -> int:
+    a, b = map(int, problem.prompt[:-1].split("+"))
+    return sum((a % 10 ** k + b % 10 ** k) >= 10 ** k for k in range(1, 9))
+
+
+# ---- reading what users type --------------------------------------------------------------------
+
+@given(sampled(), st.booleans(), st.data())
+@fast
+def test_read_round_trips(problem, spaced, data):
+    text = problem.prompt
+    if spaced:
+        text = re.sub(r"([-+*/()=])", r" \1 ", text)
+    if data.draw(st.booleans()):
+        text = text.rstrip().removesuffix("=")
+    assert FAMILIES[problem.family].read(text) == problem
+
+
+@given(st.one_of(st.text(max_size=40), st.text("0123456789+-*/()= _.e%²１", max_size=40),
+                 st.from_regex(r"\(*\d{1,25}([-+*/]{1,2}\d{1,25}\)*){0,6}=?", fullmatch=True)))
+@example("(" * 250)
+@example("9" * 5000 + "+1")
+@example("(" * 99 + "5" + ")" * 99)
+@example("1+" * 90 + "2")
+@example("5/0")
+@example("2**9")
+@example("(2)(3)")
+@example("")
+@settings(max_examples=120, deadline=None, derandomize=True)
+def test_read_raises_user_error_and_nothing_else(text):
+    for family in FAMILIES.values():
+        try:
+            problem = family.read(text)
+        except UserError as error:
+            assert len(str(error)) < 400 and "\n" not in str(error)
+            continue
+        assert exact_answer(problem) == int(problem.answer)
+        assert family.read(problem.prompt) == problem
+
+
+@pytest.mark.parametrize(("line", "complaint"), [
+    ("{", "not valid JSON"), ("[1]", "needs an object"), ('{"answer": "3"}', "needs an object"),
+    ('{"prompt": 5}', "needs an object"), ('{"prompt": "1+2=", "family": "poetry"}', "'poetry'"),
+    ('{"prompt": "1+2=", "family": ["chain"]}', "unknown family"),
+    ('{"prompt": "1+2=", "answer": "4"}', "answer '4'"), ('{"prompt": "one"}', "cannot read"),
+    ('{"prompt": "1+2=", "family": null}', "unknown family")])
+def test_load_problems_names_the_broken_line(tmp_path, line, complaint):
+    path = tmp_path / "mine.jsonl"
+    path.write_text('{"prompt": "4+5="}\n\n' + line + "\n")
+    with pytest.raises(UserError, match=re.escape(f"{path}, line 3: ")) as caught:
+        load_problems(path, FAMILIES)
+    assert complaint in str(caught.value)
+
+
+def test_load_problems_reads_and_refuses_whole_files(tmp_path):
+    path = tmp_path / "mine.jsonl"
+    path.write_text('{"prompt": "(4+5)*2"}\n{"prompt": "4+5=", "family": "addition"}\n')
+    assert [p.answer for p in load_problems(path, FAMILIES)] == ["18", "9"]
+    (tmp_path / "empty.jsonl").write_text("\n")
+    (tmp_path / "bytes.jsonl").write_bytes(b"\xff\xfe")
+    for name in ("empty.jsonl", "bytes.jsonl", "none.jsonl", "."):
+        with pytest.raises(UserError, match=re.escape(str(tmp_path / name))):
+            load_problems(tmp_path / name, FAMILIES)
+
+
+# ---- the frozen sets ----------------------------------------------------------------------------
+
+def frozen_names() -> list[str]:
+    return [f"{name}-{split}-{family.LEVEL_SYMBOL}{level}" for name, family in FAMILIES.items()
+            for split in ("test", "validation") for level in family.LEVELS]
+
+
+def test_frozen_sets_hold_their_split_and_level():
+    for name in frozen_names():
+        family, split, level = name.split("-")
+        found = load_frozen(name)
+        assert len({p.key for p in found}) == len(found)
+        assert {(p.family, split_of(p.key), p.level) for p in found} == {
+            (family, split, int(level[1:]))}
+        small = name.endswith(("k1", "d1"))
+        assert len(found) == 500 or (small and len(found) < 500)
+    listed = {line.split("  ")[1] for line in (ROOT / "data/SHA256SUMS").read_text().splitlines()}
+    assert listed == {f"{name}.jsonl" for name in frozen_names()}
+
+
+def test_altered_frozen_set_is_refused(tmp_path, monkeypatch):
+    shutil.copytree(base.frozen_folder(), tmp_path / "data")
+    monkeypatch.setattr(base, "frozen_folder", lambda: tmp_path / "data")
+    assert len(load_frozen("chain-test-k3")) == 500
+    path = tmp_path / "data" / "chain-test-k3.jsonl"
+    path.write_bytes(path.read_bytes().replace(b'"level": 3', b'"level": 4', 1))
+    with pytest.raises(UserError, match=re.escape(f"{path}: its sha256")):
+        load_frozen("chain-test-k3")
+    shutil.copy(path, path.with_name("extra.jsonl"))
+    with pytest.raises(UserError, match=r"extra\.jsonl: its sha256"):       # not listed at all
+        load_frozen("extra")
+    with pytest.raises(UserError, match=r"chain-test-k99\.jsonl: cannot read"):
+        load_frozen("chain-test-k99")
+
+
+def test_frozen_sets_are_what_make_eval_makes(monkeypatch, tmp_path):
+    """One cheap level of the script; `python data/make_eval.py --check` does them all."""
+    monkeypatch.syspath_prepend(str(ROOT / "data"))
+    import make_eval
+    monkeypatch.setattr(make_eval, "SPLITS", {"chain": ("test",)})
+    monkeypatch.setattr(chain, "LEVELS", (2,))
+    for line in make_eval.make(tmp_path).splitlines():
+        sha256, name = line.split("  ")
+        assert hashlib.sha256((ROOT / "data" / name).read_bytes()).hexdigest() == sha256
+    (tmp_path / "chain-test-k2.jsonl").write_text(json.dumps({"prompt": "1+2="}))
+    assert "chain-test-k2.jsonl" in make_eval.check(tmp_path)
+
+
+def test_packages_in_pyproject_are_all_there_is():
+    """The list is by hand (data/ is installed as minireason.data): a new package must join it."""
+    listed = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
+    here = {".".join(path.parent.relative_to(ROOT).parts)
+            for path in (ROOT / "minireason").rglob("*.py")}
+    assert here | {"minireason.data"} == {name for name in listed if name.startswith("minireason")}
+    assert problems.FAMILIES is FAMILIES
