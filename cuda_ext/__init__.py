@@ -1,0 +1,1 @@
+"""Fused attention in CUDA, and a host emulator that runs the same source on a CPU."""

@@ -1,0 +1,219 @@
+"""Build the kernels: with nvcc for a GPU, with g++ against the host emulator, or both.
+
+    python -m cuda_ext.build            every instance, for the GPU and for the emulator
+    python -m cuda_ext.build --check    compile for sm_80 and sm_90; registers and spills of each
+
+An instance is one number type and one head dimension: a library of its own, built when first
+used and kept under a name that contains the hash of sources, flags and compiler. It is linked in a
+temporary folder and moved into place whole, so two processes may build the same one.
+"""
+
+import argparse
+import functools
+import hashlib
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+SOURCES = Path(__file__).parent
+DTYPES = {"fp32": "float", "bf16": "bf16", "fp16": "fp16"}
+HEAD_DIMS = (32, 64, 128)
+ARCHS = ("80", "90")
+EXACT = ("1_naive", "2_tiled", "3_online", "5_exact_backward", "7_norm_rope", "8_decode")
+TENSOR = ("4_forward", "6_backward", "7_norm_rope", "8_decode", "9_prompt")
+
+NVCC_FLAGS = ("-std=c++17", "-O3", "-lineinfo", "-Xcompiler", "-fPIC,-fvisibility=hidden")
+HOST_FLAGS = ("-std=c++17", "-fPIC", "-fvisibility=hidden", "-pthread", "-Wall", "-Wextra",
+              "-Wno-unknown-pragmas", "-Wno-unused-parameter", "-x", "c++")
+HOST_MODES = {
+    "emulated": ("-O2", "-ffp-contract=off"),
+    "debug": ("-O0", "-g"),
+    "asan": ("-O1", "-g", "-fsanitize=address", "-fno-omit-frame-pointer"),
+}
+
+
+class BuildError(RuntimeError):
+    """The compiler is missing or has refused; the message says what to do."""
+
+
+def instances() -> list[tuple[str, int]]:
+    """Every (number type, head dimension) that has kernels."""
+    return [(dtype, dim) for dtype in DTYPES for dim in HEAD_DIMS]
+
+
+def kernels_of(dtype: str, head_dim: int) -> list[str]:
+    """The kernel files of one instance; the teaching kernels hold a whole head in registers."""
+    names = EXACT if dtype == "fp32" else TENSOR
+    return [n for n in names if head_dim <= 64 or n not in ("1_naive", "2_tiled")]
+
+
+def find_nvcc() -> str:
+    """Path of nvcc, or a BuildError that says how to get it."""
+    home = os.environ.get("CUDA_HOME") or os.environ.get("CUDA_PATH") or "/usr/local/cuda"
+    found = shutil.which("nvcc") or shutil.which("nvcc", path=f"{home}/bin")
+    if found is None:
+        raise BuildError(
+            "nvcc not found: install the CUDA toolkit (12.4 or later), then put its bin folder on "
+            "PATH or set CUDA_HOME; or choose attention impl=sdpa, which needs no build")
+    return found
+
+
+def find_host_compiler() -> str:
+    """Path of a C++17 compiler for the emulator."""
+    name = os.environ.get("CXX", "g++")
+    found = shutil.which(name)
+    if found is None:
+        raise BuildError(f"{name} not found: install g++ 9 or later (or set CXX) to run the "
+                         "kernels on the CPU")
+    return found
+
+
+@functools.cache
+def compiler_version(compiler: str) -> str:
+    """What the compiler says of itself; part of the cache key."""
+    return subprocess.run([compiler, "--version"], capture_output=True, text=True,
+                          check=True).stdout
+
+
+def cache_folder() -> Path:
+    """MINIREASON_KERNEL_CACHE, or the user's cache folder."""
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(os.environ.get("MINIREASON_KERNEL_CACHE") or Path(base) / "minireason" / "kernels")
+
+
+def source_hash(sources: Path = SOURCES) -> str:
+    """sha256 over the names and contents of all kernel sources."""
+    digest = hashlib.sha256()
+    for path in sorted([*sources.glob("*.h"), *sources.glob("kernels/*.cu")]):
+        digest.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
+    return digest.hexdigest()
+
+
+def arch_flags(archs: tuple[str, ...]) -> list[str]:
+    """Machine code for each architecture, and PTX of the last for those to come."""
+    flags = [f"-gencode=arch=compute_{a},code=sm_{a}" for a in archs]
+    return [*flags, f"-gencode=arch=compute_{archs[-1]},code=compute_{archs[-1]}"]
+
+
+def compile_command(target: str, dtype: str, head_dim: int,
+                    archs: tuple[str, ...]) -> tuple[list[str], list[str]]:
+    """(compile, link) command prefixes for one instance; target "cuda" or one of HOST_MODES."""
+    define = [f"-DKERNEL_T={DTYPES[dtype]}", f"-DKERNEL_D={head_dim}"]
+    if target == "cuda":
+        nvcc = find_nvcc()
+        exact = [] if dtype == "fp32" else ["-use_fast_math"]
+        return [nvcc, *NVCC_FLAGS, *arch_flags(archs), *exact, *define, "-c"], [nvcc, "-shared"]
+    compiler, mode = find_host_compiler(), HOST_MODES[target]
+    extra = ["-fsanitize=address"] if target == "asan" else []
+    return ([compiler, *mode, *HOST_FLAGS, *define, "-c"],
+            [compiler, "-shared", "-pthread", *extra])
+
+
+def run(command: list[str]) -> str:
+    """Run a compiler; returns what it wrote, raises BuildError with it on failure."""
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        raise BuildError(f"{' '.join(command)}\n{done.stdout}{done.stderr}")
+    return done.stdout + done.stderr
+
+
+def jobs() -> int:
+    """Compilers to run at once; MAX_JOBS overrides."""
+    return int(os.environ.get("MAX_JOBS") or min(8, os.cpu_count() or 1))
+
+
+def library(target: str, dtype: str, head_dim: int, archs: tuple[str, ...] = ARCHS,
+            sources: Path = SOURCES) -> Path:
+    """Path of the built library of one instance; builds it if the cache has no such build."""
+    compile_with, link_with = compile_command(target, dtype, head_dim, archs)
+    key = hashlib.sha256("\0".join([source_hash(sources), *compile_with, *link_with,
+                                    compiler_version(compile_with[0])]).encode()).hexdigest()
+    final = cache_folder() / f"{target}-{dtype}-{head_dim}-{key[:24]}.so"
+    if final.exists():
+        return final
+    final.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=final.parent) as folder:
+        objects = [f"{folder}/{name}.o" for name in kernels_of(dtype, head_dim)]
+        commands = [[*compile_with, str(sources / "kernels" / f"{Path(o).stem}.cu"), "-o", o]
+                    for o in objects]
+        with ThreadPoolExecutor(jobs()) as pool:
+            list(pool.map(run, commands))
+        run([*link_with, *objects, "-o", f"{folder}/library.so"])
+        os.replace(f"{folder}/library.so", final)
+    return final
+
+
+def parse_ptxas(text: str) -> list[dict]:
+    """Registers and spills of each kernel in the output of ptxas -v."""
+    blocks = re.split(r"Compiling entry function '", text)[1:]
+    reports = []
+    for block in blocks:
+        spills = re.search(r"(\d+) bytes spill stores, (\d+) bytes spill loads", block)
+        used = re.search(r"Used (\d+) registers", block)
+        reports.append({"kernel": block.split("'")[0], "registers": int(used[1]),
+                        "spill_bytes": int(spills[1]) + int(spills[2])})
+    return reports
+
+
+def check_one(dtype: str, head_dim: int, name: str, arch: str) -> list[dict]:
+    """Compile one kernel file for one architecture, to nowhere; one report a kernel."""
+    with tempfile.TemporaryDirectory() as folder:
+        command, _ = compile_command("cuda", dtype, head_dim, (arch,))
+        text = run([*command, "-Xptxas", "-v", str(SOURCES / "kernels" / f"{name}.cu"),
+                    "-o", f"{folder}/out.o"])
+    return [{"dtype": dtype, "head_dim": head_dim, "file": name, "arch": f"sm_{arch}", **report}
+            for report in parse_ptxas(text)]
+
+
+def check() -> list[dict]:
+    """Every kernel of every instance for every architecture; cached by content."""
+    nvcc = find_nvcc()
+    facts = [source_hash(), compiler_version(nvcc), *NVCC_FLAGS, *ARCHS]
+    key = hashlib.sha256("\0".join(facts).encode()).hexdigest()
+    cached = cache_folder() / f"check-{key[:24]}.json"
+    if cached.exists():
+        return json.loads(cached.read_text())
+    work = [(dtype, dim, name, arch) for dtype, dim in instances()
+            for name in kernels_of(dtype, dim) for arch in ARCHS]
+    with ThreadPoolExecutor(jobs()) as pool:
+        reports = [r for part in pool.map(lambda w: check_one(*w), work) for r in part]
+    cached.parent.mkdir(parents=True, exist_ok=True)
+    temporary = cached.with_suffix(f".{os.getpid()}")
+    temporary.write_text(json.dumps(reports))
+    os.replace(temporary, cached)
+    return reports
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Command line; returns the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m cuda_ext.build", description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true", help="compile only; report spills")
+    parser.add_argument("--target", choices=("cuda", *HOST_MODES), action="append")
+    args = parser.parse_args(argv)
+    try:
+        if args.check:
+            reports = check()
+            for r in sorted(reports, key=lambda r: r["spill_bytes"]):
+                print(f"{r['arch']} {r['dtype']} D={r['head_dim']:<4} {r['file']:<17} "
+                      f"{r['registers']:>3} registers {r['spill_bytes']:>3} B spilled")
+            spilled = sum(r["spill_bytes"] > 0 for r in reports)
+            print(f"{len(reports)} kernels compiled for {', '.join(ARCHS)}; {spilled} spill")
+            return 1 if spilled else 0
+        for target in args.target or ("emulated", "cuda"):
+            for dtype, dim in instances():
+                print(library(target, dtype, dim))
+    except BuildError as error:
+        print(error, file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,148 @@
+// What the tensor-core kernels share: tiles of 16-bit numbers in shared memory.
+//
+// A tile is ROWS x D numbers, each row 16 bytes longer than its data (PITCH): the eight rows that
+// one ldmatrix phase reads then lie in eight different groups of banks.
+// Every helper here is called by all threads of the block and contains no barrier.
+#pragma once
+#include "vocabulary.h"
+
+template <int D> constexpr int PITCH = D + 8;
+constexpr unsigned ALL_LANES = 0xffffffffu;
+
+// Element counts between neighbouring tokens, and where each head starts.
+struct Layout {
+    int64_t token;         // (H + 2 Hkv) D
+    int q, k, v;           // offsets of this head's query, key and value
+};
+
+__device__ __forceinline__ Layout find_layout(const AttentionCall &call, int head, int D) {
+    int kv_head = head / (call.n_heads / call.n_kv_heads);
+    return {int64_t(call.n_heads + 2 * call.n_kv_heads) * D, head * D,
+            (call.n_heads + kv_head) * D, (call.n_heads + call.n_kv_heads + kv_head) * D};
+}
+
+// Start copying rows [first, first + ROWS) into a tile; rows past `length` become zeros.
+template <class T, int ROWS, int D, int THREADS>
+__device__ __forceinline__ void copy_tile(T *tile, const T *from, int64_t stride, int first,
+                                          int length) {
+    constexpr int CHUNKS = D / 8;                                   // 16-byte pieces of a row
+#pragma unroll 1
+    for (int n = threadIdx.x; n < ROWS * CHUNKS; n += THREADS) {
+        int r = n / CHUNKS, d = n % CHUNKS * 8;
+        bool valid = first + r < length;
+        cp_async16(tile + r * PITCH<D> + d, from + (valid ? first + r : 0) * stride + d, valid);
+    }
+}
+
+// x <- rotate(x / rms(x) * gain, position), row by row in place; the arithmetic is fp32.
+// THREADS / ROWS neighbouring lanes share a row; a lane holds both halves of its rotary pairs.
+template <class T, int ROWS, int D, int THREADS>
+__device__ __forceinline__ void norm_rope_tile(T *tile, const AttentionCall &call,
+                                               const float *gain, int first_position) {
+    constexpr int LANES = THREADS / ROWS, PAIRS = D / 2 / LANES;
+    static_assert(PAIRS % 8 == 0, "a lane moves eight numbers at a time");
+    int r = threadIdx.x / LANES, start = threadIdx.x % LANES * PAIRS;
+    T *low = tile + r * PITCH<D> + start, *high = low + D / 2;
+    float squares = 0;
+#pragma unroll
+    for (int n = 0; n < PAIRS; n += 8) {
+        uint4 a = load16(low + n), b = load16(high + n);
+        uint32_t words[8] = {a.x, a.y, a.z, a.w, b.x, b.y, b.z, b.w};
+#pragma unroll
+        for (int w = 0; w < 8; ++w) {
+            float2 x = unpack2<T>(words[w]);
+            squares += x.x * x.x + x.y * x.y;
+        }
+    }
+#pragma unroll
+    for (int mask = 1; mask < LANES; mask *= 2)
+        squares += __shfl_xor_sync(ALL_LANES, squares, mask);
+    float inverse = rsqrtf(squares / D + call.eps);
+    int position = first_position + r < call.max_len ? first_position + r : call.max_len - 1;
+    const float *cos = call.cos + position * (D / 2) + start;
+    const float *sin = call.sin + position * (D / 2) + start;
+#pragma unroll
+    for (int n = 0; n < PAIRS; n += 8) {
+        uint4 a = load16(low + n), b = load16(high + n);
+        uint32_t first[4] = {a.x, a.y, a.z, a.w}, second[4] = {b.x, b.y, b.z, b.w};
+#pragma unroll
+        for (int w = 0; w < 4; ++w) {
+            int d = n + 2 * w;
+            float2 x = unpack2<T>(first[w]), y = unpack2<T>(second[w]);
+            x.x *= inverse * gain[start + d], x.y *= inverse * gain[start + d + 1];
+            y.x *= inverse * gain[D / 2 + start + d], y.y *= inverse * gain[D / 2 + start + d + 1];
+            first[w] = pack2<T>(x.x * cos[d] - y.x * sin[d], x.y * cos[d + 1] - y.y * sin[d + 1]);
+            second[w] = pack2<T>(y.x * cos[d] + x.x * sin[d], y.y * cos[d + 1] + x.y * sin[d + 1]);
+        }
+        store16(low + n, {first[0], first[1], first[2], first[3]});
+        store16(high + n, {second[0], second[1], second[2], second[3]});
+    }
+}
+
+// c (16 x 8 N) += a (16 x D) b^T, a and b tiles: rows of a are this warp's, rows of b are columns
+// of c. The fragments of a come from `a_rows`, b's from ldmatrix without transposition.
+template <class T, int N, int D>
+__device__ __forceinline__ void multiply_rows(float (&c)[N][4], const T *a_rows, const T *b) {
+    int lane = threadIdx.x % 32;
+    const T *a_lane = a_rows + lane % 16 * PITCH<D> + lane / 16 * 8;
+    const T *b_lane = b + (lane % 8 + lane / 16 * 8) * PITCH<D> + lane / 8 % 2 * 8;
+#pragma unroll (D > 64 ? 2 : D / 16)       // unrolled further, D = 128 runs out of registers
+    for (int d = 0; d < D; d += 16) {
+        uint32_t a[4], pair[4];
+        ldmatrix_x4(a, a_lane + d);
+#pragma unroll
+        for (int n = 0; n < N; n += 2) {
+            ldmatrix_x4(pair, b_lane + n * 8 * PITCH<D> + d);
+            mma_16x8x16<T>(c[n], a, pair[0], pair[1]);
+            mma_16x8x16<T>(c[n + 1], a, pair[2], pair[3]);
+        }
+    }
+}
+
+// c (16 x D) += p (16 x 16 K) b, p the fp32 accumulators of an earlier product (rounded here to
+// 16 bits), b a tile of 16 K rows: the transposed ldmatrix turns rows into the k dimension.
+template <class T, int K, int D>
+__device__ __forceinline__ void multiply_weights(float (&c)[D / 8][4], const float (&p)[2 * K][4],
+                                                 const T *b) {
+    int lane = threadIdx.x % 32;
+    const T *b_lane = b + lane % 16 * PITCH<D> + lane / 16 * 8;
+#pragma unroll
+    for (int k = 0; k < K; ++k) {
+        uint32_t a[4] = {pack2<T>(p[2 * k][0], p[2 * k][1]), pack2<T>(p[2 * k][2], p[2 * k][3]),
+                         pack2<T>(p[2 * k + 1][0], p[2 * k + 1][1]),
+                         pack2<T>(p[2 * k + 1][2], p[2 * k + 1][3])};
+#pragma unroll
+        for (int d = 0; d < D; d += 16) {
+            uint32_t pair[4];
+            ldmatrix_x4_trans(pair, b_lane + k * 16 * PITCH<D> + d);
+            mma_16x8x16<T>(c[d / 8], a, pair[0], pair[1]);
+            mma_16x8x16<T>(c[d / 8 + 1], a, pair[2], pair[3]);
+        }
+    }
+}
+
+// This warp's 16 rows of a tile, to global memory in 16-byte pieces; rows past `length` stay out.
+template <class T, int D>
+__device__ __forceinline__ void store_rows(const T *rows, T *to, int64_t stride, int first,
+                                           int length) {
+    constexpr int CHUNKS = D / 8;
+#pragma unroll
+    for (int n = threadIdx.x % 32; n < 16 * CHUNKS; n += 32) {
+        int r = n / CHUNKS, d = n % CHUNKS * 8;
+        if (first + r < length) store16(to + (first + r) * stride + d, load16(rows + r * PITCH<D> + d));
+    }
+}
+
+// fp32 accumulators -> this warp's 16 rows of a tile, each row times its factor.
+template <class T, int D>
+__device__ __forceinline__ void put_rows(T *rows, const float (&c)[D / 8][4], float upper,
+                                         float lower) {
+    int row = threadIdx.x % 32 / 4, column = threadIdx.x % 4 * 2;
+    T *at = rows + row * PITCH<D> + column;
+#pragma unroll
+    for (int n = 0; n < D / 8; ++n) {
+        *reinterpret_cast<uint32_t *>(at + n * 8) = pack2<T>(c[n][0] * upper, c[n][1] * upper);
+        *reinterpret_cast<uint32_t *>(at + n * 8 + 8 * PITCH<D>) =
+            pack2<T>(c[n][2] * lower, c[n][3] * lower);
+    }
+}
