@@ -95,15 +95,16 @@ class ReproduceConfig:
 
 def training_set(digits: int, n: int, seed: int) -> list[Problem]:
     """n different balanced problems of the train split; a larger set begins with the smaller."""
-    generator, found = rng(seed, "examples", digits), {}
-    for _ in range(1000 * n):
+    generator, found, fruitless = rng(seed, "examples", digits), {}, 0
+    while len(found) < n:
         problem = addition.sample_balanced(generator, digits)
-        if split_of(problem.key) == "train":
-            found.setdefault(problem.prompt, problem)
-        if len(found) == n:
-            return list(found.values())
-    raise UserError(f"--examples {n}: {digits}-digit addition has only about {len(found)} "
-                    "training problems")
+        fruitless += 1
+        if split_of(problem.key) == "train" and problem.prompt not in found:
+            found[problem.prompt], fruitless = problem, 0
+        if fruitless > 1000 + 20 * len(found):
+            raise UserError(f"--examples {n}: {digits}-digit addition has only about {len(found)} "
+                            "training problems")
+    return list(found.values())
 
 
 def train(cfg: ReproduceConfig, log: RunLog, tokenizer: Tokenizer, style: str, n: int,
