@@ -63,7 +63,7 @@ class Recipe:
 
 
 SIZES = {
-    "cpu": Recipe(128, 3, 4, 32, 344, 2048, 1000, 2048, 400, lr=2e-3),
+    "cpu": Recipe(128, 2, 4, 32, 344, 1024, 1200, 1024, 900, lr=8e-3, warmup=50, rope_theta=100.0),
     "paper": Recipe(384, 6, 6, 64, 1024, 65_536, 5000, 16_384, 20_000, lr=1e-3),
     "tiny": Recipe(16, 1, 1, 16, 32, 256, 2, 256, 2, lr=1e-3),      # for tests: learns nothing
 }
