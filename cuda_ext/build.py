@@ -139,11 +139,15 @@ def library(target: str, dtype: str, head_dim: int, archs: tuple[str, ...] = ARC
         return final
     final.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=final.parent) as folder:
-        objects = [f"{folder}/{name}.o" for name in kernels_of(dtype, head_dim)]
-        commands = [[*compile_with, str(sources / "kernels" / f"{Path(o).stem}.cu"), "-o", o]
-                    for o in objects]
+        units = [sources / "kernels" / f"{name}.cu" for name in kernels_of(dtype, head_dim)]
+        if target != "cuda":        # one unit: g++ spends most of its time on its own headers
+            together = Path(folder) / "together.cpp"
+            together.write_text("".join(f'#include "{unit.resolve()}"\n' for unit in units))
+            units = [together]
+        objects = [f"{folder}/{unit.stem}.o" for unit in units]
         with ThreadPoolExecutor(jobs()) as pool:
-            list(pool.map(run, commands))
+            list(pool.map(run, [[*compile_with, str(unit), "-o", out]
+                                for unit, out in zip(units, objects, strict=True)]))
         run([*link_with, *objects, "-o", f"{folder}/library.so"])
         os.replace(f"{folder}/library.so", final)
     return final

@@ -113,7 +113,8 @@ def shape_of(qkv: Tensor, n_heads: int, n_kv_heads: int, cu_seqlens: Tensor | No
             "n_kv_heads": n_kv_heads, "head_dim": width // (n_heads + 2 * n_kv_heads)}
 
 
-def attention_call(sizes: dict, scale: float, eps: float, **tensors: Tensor | None) -> AttentionCall:
+def attention_call(sizes: dict, scale: float, eps: float,
+                   **tensors: Tensor | None) -> AttentionCall:
     """Fill the struct; `tensors` are named as in vocabulary.h."""
     call = AttentionCall(**{k: pointer(t) for k, t in tensors.items()}, **sizes, scale=scale,
                          eps=eps)

@@ -29,6 +29,7 @@ class Sampling:
     temperature: float = 1.0      # 0 means greedy
     top_k: int = 0                # 0 keeps all
     top_p: float = 1.0            # 1 keeps all
+    stop: tuple[int, ...] = ()    # token ids that end a completion, as <eos> always does
     seed: int = 0
     chunk: int = 512              # rows decoded together
 
@@ -107,12 +108,13 @@ def _decode_chunk(model: Transformer, tokenizer: Tokenizer, prompts: list[list[i
         mask = torch.zeros((rows, max_new), dtype=torch.bool, device=device)
         active = torch.arange(rows, device=device)                        # cache row -> row
         alive = torch.ones(rows, dtype=torch.bool, device=device)         # of the cache rows
+        ends = torch.tensor([tokenizer.eos, *how.stop], device=device)
         for t in range(max_new):
             drawn, logprob = draw(logits, u[active, t], how)
             tokens[active[alive], t] = drawn[alive]
             logprobs[active[alive], t] = logprob[alive]
             mask[active[alive], t] = True
-            alive &= drawn != tokenizer.eos
+            alive &= (drawn[:, None] != ends).all(dim=1)
             n_alive = int(alive.sum())
             if n_alive == 0 or t + 1 == max_new:
                 break
