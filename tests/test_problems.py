@@ -230,6 +230,122 @@ def test_another_problems_completion_is_wrong(one, other):
             assert not verdict.steps_valid or style in ("simplified", "cot", "star")
 
 
+# ---- withdrawn steps ----------------------------------------------------------------------------
+
+A_STEP = st.builds("{}{}{}={}".format, st.integers(0, 99), st.sampled_from("+-*/"),
+                   st.integers(0, 99), st.integers(0, 99))
+
+
+@st.composite
+def mended(draw, most=chain.MAX_WITHDRAWN):
+    """(problem, its ideal text with withdrawn steps put before some steps, what was put where)."""
+    problem = draw(sampled("chain", (1, 6)))
+    planted = draw(st.lists(st.tuples(st.integers(0, len(problem.steps) - 1), A_STEP),
+                            min_size=1, max_size=most))
+    planted.sort(key=lambda pair: pair[0])
+    parts = ["".join(f"{step}<wrong>" for at, step in planted if at == i) + own
+             for i, own in enumerate(problem.steps)]
+    return problem, f"<think>{';'.join(parts)}</think>{problem.answer}<eos>", planted
+
+
+@given(mended())
+@fast
+def test_withdrawn_steps_do_not_count(case):
+    problem, text, planted = case
+    assert chain.verify(problem, text) == chain.verify(problem, chain.render(problem, "cot"))
+    assert chain.parse(text) == (problem.steps, problem.answer)
+    assert chain.withdrawn(text) == planted
+    tokenizer = Tokenizer.build(chain.NUMBER_WIDTH)
+    assert tokenizer.decode(tokenizer.encode(text)) == text
+
+
+@given(mended(3), st.data())
+@fast
+def test_withdrawing_hides_no_wrong_step_and_no_wrong_answer(case, data):
+    """A kept step that is false stays false, whatever was withdrawn around it."""
+    problem, text, planted = case
+    i = data.draw(st.integers(0, len(problem.steps) - 1))
+    head, _, value = problem.steps[i].partition("=")
+    false = f"{head}={(int(value) + 1) % 100}"
+    steps = [*problem.steps[:i], false, *problem.steps[i + 1:]]
+    parts = ["".join(f"{step}<wrong>" for at, step in planted if at == k) + own
+             for k, own in enumerate(steps)]
+    verdict = chain.verify(problem, f"<think>{';'.join(parts)}</think>{problem.answer}<eos>")
+    assert verdict.marks == tuple(chain.check_steps(problem, tuple(steps)))
+    assert not verdict.marks[i] and not verdict.steps_valid
+    wrong = str((int(problem.answer) + 1) % 100)
+    assert not chain.verify(problem, text.replace(f"</think>{problem.answer}",
+                                                  f"</think>{wrong}")).correct
+
+
+@given(mended(), st.data())
+@fast
+def test_malformed_withdrawals_are_refused(case, data):
+    problem, text, _ = case
+    answer, spot = problem.answer, data.draw(st.integers(0, text.rindex("<wrong>") + 6))
+    first, last = problem.steps[0], problem.steps[-1]
+    bad = [text[:spot], text + text, text.replace("<wrong>", "<wrong><wrong>", 1),
+           text.replace("<wrong>", ";<wrong>", 1), text.replace("<wrong>", "<wrong>;", 1),
+           text.replace("<wrong>", "<WRONG>"), text.replace("<wrong>", "<wrong> "),
+           text.replace("<wrong>", "</wrong>"), text.replace("<wrong>", "wrong"),
+           text.replace("<think>", "<think><wrong>"), text.replace("</think>", "<wrong></think>"),
+           text.replace("</think>", "</think><wrong>"), text.replace("<eos>", "<wrong><eos>"),
+           text + "<wrong>", text + f"<wrong>{text}", "<wrong>" + text,
+           text.replace("</think>", f"</think>{answer}<wrong>"),
+           text.replace("</think>", f"</think>{answer}<eos><wrong></think>"),
+           f"<think>{first}<wrong></think>{answer}<eos>", f"<think><wrong></think>{answer}<eos>",
+           f"<think><wrong>{last}</think>{answer}<eos>", f"</think><wrong>{answer}<eos>",
+           f"</think>{answer}<wrong>{answer}<eos>", f"<think>{answer}<wrong>{last}</think>"
+           f"{answer}<eos>", f"<think>{first}x<wrong>{last}</think>{answer}<eos>",
+           f"<think>{first.partition('=')[0]}<wrong>{first}</think>{answer}<eos>",
+           f"<think>{first.partition('=')[0]}=<wrong>{first}</think>{answer}<eos>"]
+    for wrong in bad:
+        assert not accepted(chain, problem, wrong), wrong
+
+
+@given(mended(1))
+@fast
+def test_withdrawals_are_bounded(case):
+    """Without a bound, an endless text of guesses and withdrawals would pass."""
+    problem, _, ((_, step),) = case
+    text = chain.render(problem, "cot")
+    for n in (chain.MAX_WITHDRAWN, chain.MAX_WITHDRAWN + 1):
+        guesses = text.replace("<think>", "<think>" + f"{step}<wrong>" * n)
+        assert accepted(chain, problem, guesses) == (n <= chain.MAX_WITHDRAWN)
+
+
+@given(sampled("chain", (1, 3)), st.data())
+@settings(max_examples=400, deadline=None, derandomize=True)
+def test_token_soup_is_judged_as_with_the_withdrawn_steps_cut_out(problem, data):
+    """Random texts of whole tokens; the oracle deletes `step<wrong>` and shares no code."""
+    pieces = st.one_of(st.sampled_from(problem.steps), A_STEP, st.sampled_from(
+        ["<wrong>", "<wrong>", ";", ";", "<think>", "</think>", "<eos>", problem.answer]))
+    body = "".join(data.draw(st.lists(pieces, max_size=9)))
+    for text in (body, f"<think>{body}</think>{problem.answer}<eos>"):
+        step = r"(?:0|[1-9]\d?)[-+*/](?:0|[1-9]\d?)=(?:0|[1-9]\d?)"
+        cut = re.sub(rf"(?<=[;>]){step}<wrong>(?={step}(?:;|<wrong>|</think>))", "", text)
+        while cut != (again := re.sub(
+                rf"(?<=[;>]){step}<wrong>(?={step}(?:;|<wrong>|</think>))", "", cut)):
+            cut = again
+        if "<wrong>" in cut:
+            assert not accepted(chain, problem, text)
+        else:
+            assert chain.verify(problem, text) == chain.verify(problem, cut)
+            assert chain.parse(text) == chain.parse(cut)
+        assert (chain.withdrawn(text) == []) == (
+            "<wrong>" not in text or not accepted(chain, problem, text))
+
+
+@given(sampled("addition"), A_STEP)
+@fast
+def test_addition_knows_no_withdrawal(problem, step):
+    for style in addition.STYLES:
+        text = addition.render(problem, style)
+        for bad in (text.replace(";", "<wrong>", 1), text.replace("</think>", "<wrong></think>"),
+                    text.replace("<think>", f"<think>{step}<wrong>")):
+            assert bad == text or not addition.verify(problem, bad).steps_valid
+
+
 # ---- one wrong step is found where it is --------------------------------------------------------
 
 @given(sampled("chain", (1, 6)), st.data())

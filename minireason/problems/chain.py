@@ -6,6 +6,9 @@ the answer is out of a small model's reach; step by step, it needs one fact at a
 
     cot     <think>23+4=27;27*3=81</think>81<eos>
     direct  </think>81<eos>
+
+A step that `<wrong>` follows in place of `;` is withdrawn, as if it had never been written:
+`<think>23+4=28<wrong>23+4=27;27*3=81</think>81<eos>`.
 """
 
 import ast
@@ -23,12 +26,13 @@ STYLES = ("direct", "cot")
 OPENER = {"cot": "<think>", "direct": "</think>"}
 NUMBER_WIDTH = 2                      # 0..99: one token a number
 LOWEST, HIGHEST = 0, 99               # bounds of every value
+MAX_WITHDRAWN = 8                     # steps that a completion may withdraw
 
 _OPERATORS = {ast.Add: "+", ast.Sub: "-", ast.Mult: "*", ast.Div: "/"}
 _NUMBER = r"(?:0|[1-9]\d?)"
 _PLAIN = rf"{_NUMBER}[-+*/]{_NUMBER}={_NUMBER}"
 _STEP = re.compile(rf"({_NUMBER})([-+*/])({_NUMBER})=({_NUMBER})", re.ASCII)
-_COT = re.compile(rf"<think>({_PLAIN}(?:;{_PLAIN})*)</think>({_NUMBER})<eos>", re.ASCII)
+_COT = re.compile(rf"<think>({_PLAIN}(?:(?:;|<wrong>){_PLAIN})*)</think>({_NUMBER})<eos>", re.ASCII)
 _DIRECT = re.compile(rf"</think>({_NUMBER})<eos>", re.ASCII)
 
 
@@ -117,12 +121,28 @@ def render(problem: Problem, style: str) -> str:
 
 
 def parse(completion: str) -> tuple[tuple[str, ...], str] | None:
-    """(steps, answer) of a completion that matches the grammar to its end, else None."""
+    """(steps, answer) of a completion that matches the grammar to its end, else None.
+
+    Withdrawn steps do not count among the steps; more than MAX_WITHDRAWN of them are refused.
+    """
     if match := _DIRECT.fullmatch(completion):
         return (), match[1]
-    if match := _COT.fullmatch(completion):
-        return tuple(match[1].split(";")), match[2]
-    return None
+    match = _COT.fullmatch(completion)
+    if match is None or completion.count("<wrong>") > MAX_WITHDRAWN:
+        return None
+    return tuple(part.rpartition("<wrong>")[2] for part in match[1].split(";")), match[2]
+
+
+def withdrawn(completion: str) -> list[tuple[int, str]]:
+    """(index of the kept step that stands in its place, step) of every withdrawn step.
+
+    Empty for a completion that parse refuses.
+    """
+    if parse(completion) is None or "<wrong>" not in completion:
+        return []
+    thought = completion.removeprefix("<think>").partition("</think>")[0]
+    return [(i, step) for i, part in enumerate(thought.split(";"))
+            for step in part.split("<wrong>")[:-1]]
 
 
 def check_steps(problem: Problem, steps: tuple[str, ...]) -> list[bool]:
