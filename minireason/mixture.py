@@ -5,8 +5,9 @@
     direct   ((23+4)*3)=</think>81                  questions with bare answers
     worked   ((23+4)*3)=<think>23+4=27;...</think>81   a tail of worked lines, rarer when longer
 
-The worked lines are thin on purpose: their number of steps is geometric, so a chain of six is
-seen now and then. What pretraining never shows, post-training cannot draw out of it.
+Worked lines of up to `common_level` steps are equally frequent; longer ones are rarer with every
+step, so a chain of eight is seen now and then. What pretraining never shows, post-training cannot
+draw out of it; what it shows rarely, post-training can make reliable.
 """
 
 from dataclasses import dataclass
@@ -26,7 +27,14 @@ class Mixture:
     direct: float = 0.2           # share of lines; the rest is worked
     facts_per_line: int = 6
     max_level: int = 8            # longest chain in direct and worked lines
-    worked_tail: float = 0.5      # a worked line has level k with weight worked_tail ** k
+    common_level: int = 4         # worked lines are equally frequent up to this level,
+    worked_tail: float = 0.2      # then each level has this times the share of the one before
+
+    def worked_shares(self) -> np.ndarray:
+        """Share of each level 1..max_level among the worked lines."""
+        beyond = np.arange(1, self.max_level + 1) - self.common_level
+        weights = self.worked_tail ** np.maximum(0, beyond)
+        return weights / weights.sum()
 
     @classmethod
     def of(cls, folder: str) -> "Mixture":
@@ -48,7 +56,6 @@ def draw_line(mixture: Mixture, family_name: str, generator: np.random.Generator
         level = int(generator.integers(1, mixture.max_level + 1))
         problem = sample_split(family, generator, level, "train")
         return problem.prompt + family.render(problem, "direct")
-    weights = mixture.worked_tail ** np.arange(1, mixture.max_level + 1)
-    level = 1 + int(generator.choice(mixture.max_level, p=weights / weights.sum()))
+    level = 1 + int(generator.choice(mixture.max_level, p=mixture.worked_shares()))
     problem = sample_split(family, generator, level, "train")
     return problem.prompt + family.render(problem, "cot")
