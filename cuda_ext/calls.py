@@ -6,6 +6,7 @@ tensors go to the nvcc build, CPU tensors to the host emulator: the same source 
 
 import ctypes
 import functools
+import os
 from ctypes import c_float, c_int, c_int64, c_void_p
 
 import torch
@@ -68,7 +69,8 @@ def library_of(x: Tensor, head_dim: int) -> ctypes.CDLL:
                           f"bfloat16 and float16, head_dim {build.HEAD_DIMS}")
     if x.device.type == "cuda":
         return load("cuda", DTYPE_NAMES[x.dtype], head_dim, device_facts(x.device.index)[0])
-    return load("emulated", DTYPE_NAMES[x.dtype], head_dim, build.ARCHS)
+    mode = os.environ.get("EMULATE_BUILD", "emulated")       # or debug (gdb), asan
+    return load(mode, DTYPE_NAMES[x.dtype], head_dim, build.ARCHS)
 
 
 def pointer(x: Tensor | None) -> int | None:
