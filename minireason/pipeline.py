@@ -4,12 +4,13 @@ A size is data: it only names what differs from the stages' own defaults, which 
 The same command goes on where it was stopped; finished stages are not run again.
 """
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from minireason import parallel, report
-from minireason.config import UserError
+from minireason.config import UserError, machine, write_atomic
 from minireason.mixture import Mixture
 from minireason.runlog import RunLog
 from minireason.stages import critic, pretrain, sft, star, testtime
@@ -80,6 +81,8 @@ def run(cfg: RunConfig) -> dict:
     """Run what is not finished yet; returns {stage: result}."""
     plan = stages(cfg)
     log = RunLog(str(folder(cfg)), "run", cfg, parents={})
+    if parallel.is_main() and not (folder(cfg) / "machine.json").exists():
+        write_atomic(folder(cfg) / "machine.json", json.dumps(machine()) + "\n")
     results = {}
     for number, (name, run_stage) in enumerate(plan, 1):
         log.say(f"stage {number} of {len(plan)}: {name}")

@@ -90,5 +90,5 @@ def finish(cfg: PretrainConfig, log: RunLog, model: Transformer, tokenizer: Toke
               FAMILIES[cfg.family].STYLES}
     few = [sets[name][0] for name in list(sets)[:3]]
     log.samples(show(model, tokenizer, few, "cot", greedy))
-    return log.finish(seconds=log.seconds(), weights=sha256,
+    return log.finish(seconds=log.seconds(), weights=sha256, parameters=model.n_params,
                       accuracy=report)

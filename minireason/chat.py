@@ -1,0 +1,133 @@
+"""`minireason chat`: type an expression, see the answer; the thought stays hidden unless asked for.
+
+The mark beside each step is the exact verifier's, which the model never sees. With several samples
+the answer is chosen as at test time: by vote, weighted with the critic's values if one is there.
+"""
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from minireason import checkpoint
+from minireason.config import UserError, read_json, resolve_device, stream_seed
+from minireason.critic import step_values
+from minireason.evaluate import answer_of, complete, judge
+from minireason.generate import Sampling
+from minireason.problems import FAMILIES, Problem
+
+POLICIES = ("rl", "star", "sft", "pretrain")   # the last finished one of a run answers
+
+
+@dataclass(frozen=True)
+class ChatConfig:
+    """Read expressions from standard input, one a line; an empty line ends."""
+
+    run: str = "runs/quickstart"  # a run folder, or the folder of one checkpoint
+    checkpoint: str = ""          # another checkpoint than the run's last policy
+    critic: str = ""              # default: the run's critic, if it has one
+    show_thoughts: bool = False   # print every step with the verifier's mark
+    n: int = 1                    # samples; above 1 they vote
+    temperature: float = 0.0      # 0 is greedy; with --n above 1 give for instance 1
+    family: str = ""              # chain | addition; default: what the checkpoint was trained on
+    seed: int = 0
+    device: str = "auto"
+
+    def __post_init__(self):
+        if self.n < 1 or (self.n > 1 and self.temperature == 0):
+            raise UserError(f"--n {self.n}: several samples need --temperature above 0, such as 1")
+
+
+def run(cfg: ChatConfig) -> int:
+    """Answer until an empty line or the end of input; returns how many lines were answered.
+
+    Exits with code 2 at the end if standard input is no terminal and a line was unreadable.
+    """
+    device = resolve_device(cfg.device)
+    folder = find_policy(cfg)
+    policy, tokenizer = checkpoint.load(folder, device)
+    critic_folder = cfg.critic or (str(Path(cfg.run) / "critic") if cfg.n > 1 and
+                                   (Path(cfg.run) / "critic" / "result.json").exists() else "")
+    critic = checkpoint.load(critic_folder, device)[0] if critic_folder else None
+    family = FAMILIES[find_family(cfg, folder)]
+    print(f"{folder} answers" + (f", {critic_folder} judges" if critic else ""), file=sys.stderr)
+    answered = failed = 0
+    while line := next_line():
+        try:
+            problem = family.read(line)
+            how = Sampling(n=cfg.n, temperature=cfg.temperature,
+                           seed=stream_seed(cfg.seed, "chat", answered))
+            texts = complete(policy, tokenizer, [problem], "cot", how)[0]
+            values = [v[-1] if v else 0.0 for v in step_values(
+                critic, tokenizer, [problem] * cfg.n, texts)] if critic else [1.0] * cfg.n
+            print(reply(cfg, problem, texts, values), flush=True)
+            answered += 1
+        except UserError as error:
+            print(f"minireason: error: {error}", file=sys.stderr, flush=True)
+            failed += 1
+    if failed and not sys.stdin.isatty():
+        raise SystemExit(2)
+    return answered
+
+
+def next_line() -> str:
+    """One typed line, '' at the end; a prompt is shown to people only."""
+    try:
+        return input("> " if sys.stdin.isatty() else "").strip()
+    except EOFError:
+        return ""
+
+
+def find_policy(cfg: ChatConfig) -> Path:
+    """--checkpoint, the run's last finished policy, or --run itself if it is a checkpoint."""
+    if cfg.checkpoint:
+        return Path(cfg.checkpoint)
+    folder = Path(cfg.run)
+    for name in POLICIES:
+        if (folder / name / "result.json").exists():
+            return folder / name
+    if (folder / "model.safetensors").exists():
+        return folder
+    raise UserError(f"{folder}: neither a run folder with a finished stage nor a checkpoint; "
+                    "`minireason run` makes one")
+
+
+def find_family(cfg: ChatConfig, folder: Path) -> str:
+    """--family, else what the checkpoint's config.json says, else chain."""
+    record = folder / "config.json"
+    config = read_json(record).get("config", {}) if record.exists() else {}
+    name = cfg.family or config.get("family", "chain")
+    if name not in FAMILIES:
+        raise UserError(f"--family {name}: must be one of {', '.join(FAMILIES)}")
+    return name
+
+
+def choose(answers: list[str | None], values: list[float]) -> tuple[str | None, int]:
+    """The answer with the most value and the index of its best sample; None if no answer stands."""
+    mass: dict[str, float] = {}
+    for answer, value in zip(answers, values, strict=True):
+        if answer is not None:
+            mass[answer] = mass.get(answer, 0.0) + value
+    winner = max(mass, key=mass.get) if mass else None
+    best = max((i for i, answer in enumerate(answers) if answer == winner), key=values.__getitem__)
+    return winner, best
+
+
+def reply(cfg: ChatConfig, problem: Problem, texts: list[str], values: list[float]) -> str:
+    """What is printed for one problem."""
+    answers = [answer_of(problem, text) for text in texts]
+    answer, best = choose(answers, values)
+    lines = []
+    if cfg.show_thoughts:
+        parsed = FAMILIES[problem.family].parse(texts[best])
+        verdict = judge([problem], [[texts[best]]])[0][0]
+        steps = parsed[0] if parsed else ()
+        lines = [f"  {step}   [{'right' if good else 'wrong'}]"
+                 for step, good in zip(steps, verdict.marks, strict=True)]
+        if parsed is None:
+            lines = [f"  {texts[best]}   [malformed]"]
+    end = answer if answer is not None else "no answer: the thought did not come to an end"
+    if len(texts) > 1:
+        end += f"   ({sum(a == answer for a in answers)} of {len(texts)} samples)"
+    if cfg.show_thoughts and answer is not None:
+        end += "   [right]" if answer == problem.answer else f"   [wrong, it is {problem.answer}]"
+    return "\n".join([*lines, end])

@@ -1,0 +1,138 @@
+"""`minireason eval`: a checkpoint's accuracy on a frozen set or on a JSONL file of problems.
+
+One greedy completion a problem, or N samples: then also pass@k (at least one of k is right, the
+oracle bound; Chen 2021) and maj@k (the vote of k is right; Wang 2022), unbiased over subsets.
+"""
+
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from minireason import checkpoint, parallel
+from minireason.config import UserError, resolve_device, rng, stream_seed, write_atomic
+from minireason.evaluate import (
+    accuracy_of,
+    answer_of,
+    complete,
+    judge,
+    paired_bootstrap,
+    pass_at_k,
+)
+from minireason.generate import Sampling
+from minireason.problems import FAMILIES, Problem, load_frozen, load_problems
+from minireason.search.vote import vote_at
+
+
+@dataclass(frozen=True)
+class EvalConfig:
+    """Accuracy with n and a 95% interval, level by level."""
+
+    checkpoint: str               # folder of a policy
+    problems: str                 # a frozen set such as chain-test-k6, or a JSONL file
+    style: str = "cot"            # cot | direct, or another style of the family
+    n: int = 1                    # samples a problem; above 1 also pass@k and maj@k
+    temperature: float = 0.0      # 0 is greedy; with --n above 1 give for instance 1
+    max_new: int = 64             # tokens a completion at most
+    limit: int = 0                # the first problems only; 0 means all
+    out: str = ""                 # JSON of the result, if given
+    seed: int = 0
+    device: str = "auto"
+
+    def __post_init__(self):
+        if self.n < 1 or (self.n > 1 and self.temperature == 0):
+            raise UserError(f"--n {self.n}: several samples need --temperature above 0, such as 1")
+
+
+def run(cfg: EvalConfig) -> dict:
+    """Print a table and return {"groups": {"chain level 6": {...}}} with what was asked for."""
+    device = parallel.init(resolve_device(cfg.device))
+    problems = read(cfg.problems)
+    problems = problems[:cfg.limit] if cfg.limit > 0 else problems
+    for family in sorted({p.family for p in problems}):
+        if cfg.style not in FAMILIES[family].OPENER:
+            raise UserError(f"--style {cfg.style}: {family} has "
+                            f"{', '.join(FAMILIES[family].OPENER)}")
+    policy, tokenizer = checkpoint.load(cfg.checkpoint, device)
+    how = Sampling(n=cfg.n, temperature=cfg.temperature, max_new=cfg.max_new,
+                   seed=stream_seed(cfg.seed, "eval", cfg.problems))
+    completions = complete(policy, tokenizer, problems, cfg.style, how)
+    groups: dict[str, list[int]] = {}
+    for i, problem in sorted(enumerate(problems), key=lambda pair: pair[1].level):
+        groups.setdefault(f"{problem.family} level {problem.level}", []).append(i)
+    if len(groups) > 1:
+        groups["all"] = list(range(len(problems)))
+    result = {"checkpoint": cfg.checkpoint, "problems": cfg.problems, "style": cfg.style,
+              "n": cfg.n, "temperature": cfg.temperature, "seed": cfg.seed,
+              "groups": {name: measure(cfg, [problems[i] for i in members],
+                                       [completions[i] for i in members])
+                         for name, members in groups.items()}}
+    if parallel.is_main():
+        print(table(result))
+        if cfg.out:
+            Path(cfg.out).parent.mkdir(parents=True, exist_ok=True)
+            write_atomic(cfg.out, json.dumps(result, indent=1) + "\n")
+    return result
+
+
+def read(name: str) -> list[Problem]:
+    """The problems of a frozen set by name, else of a JSONL file by path."""
+    if re.fullmatch(r"[a-z]+-(test|validation)-[a-z]\d+", name) and not Path(name).exists():
+        return load_frozen(name)
+    return load_problems(name, FAMILIES)
+
+
+def measure(cfg: EvalConfig, problems: list[Problem], completions: list[list[str]]) -> dict:
+    """Accuracy, step validity and, with several samples, pass@k and maj@k of one group."""
+    verdicts = judge(problems, completions)
+    if cfg.n == 1:
+        return vars(accuracy_of([row[0] for row in verdicts]))
+    correct = np.array([[v.correct for v in row] for row in verdicts], dtype=float)  # (P, N)
+    result = {**interval(correct.mean(axis=1)), "n": len(problems),
+              "steps_valid": float(np.mean([[v.steps_valid for v in row] for row in verdicts])),
+              "well_formed": float(np.mean([[v.well_formed for v in row] for row in verdicts])),
+              "pass_at": {}, "maj_at": {}}
+    for k in [2 ** i for i in range(cfg.n.bit_length())]:
+        passed = [pass_at_k(cfg.n, int(row.sum()), k) for row in correct]
+        result["pass_at"][str(k)] = interval(np.array(passed))
+        voted = [vote_at(answer_ids(problem, texts), np.ones(cfg.n), 0, k,
+                         rng(cfg.seed, "eval subsets", problem.key, k))
+                 for problem, texts in zip(problems, completions, strict=True)]
+        result["maj_at"][str(k)] = interval(np.array(voted))
+    return result
+
+
+def answer_ids(problem: Problem, texts: list[str]) -> np.ndarray:
+    """(N,) one number an answer: 0 is the right one, -1 means none."""
+    ids = {problem.answer: 0}
+    answers = [answer_of(problem, text) for text in texts]
+    return np.array([-1 if a is None else ids.setdefault(a, len(ids)) for a in answers])
+
+
+def interval(values: np.ndarray) -> dict:
+    """Mean over problems (P,) with its 95% bootstrap interval."""
+    mean, low, high = paired_bootstrap(values, np.zeros(len(values)), draws=2000)
+    return {"accuracy": mean, "low": low, "high": high}
+
+
+def table(result: dict) -> str:
+    """The result as lines of text, in percent."""
+    lines = [f"{result['checkpoint']} on {result['problems']}, {result['style']}, "
+             + ("greedy" if result["temperature"] == 0 else
+                f"{result['n']} samples at T = {result['temperature']:g}")]
+    for name, group in result["groups"].items():
+        lines.append(f"{name:<18}{percent(group)}  n = {group['n']}, every step right "
+                     f"{100 * group['steps_valid']:.1f}, well formed "
+                     f"{100 * group['well_formed']:.1f}")
+        for kind in ("pass_at", "maj_at"):
+            lines += [f"  {kind.replace('_at', '@')}{k:<11}{percent(point)}"
+                      for k, point in group.get(kind, {}).items()]
+    return "\n".join(lines)
+
+
+def percent(point: dict) -> str:
+    """An accuracy with its 95% interval."""
+    return (f"{100 * point['accuracy']:5.1f}% [{100 * point['low']:.1f}, "
+            f"{100 * point['high']:.1f}]")

@@ -1,0 +1,222 @@
+"""The sections of report.html: each takes a loaded run and returns HTML, or "" without its stage.
+
+A section says what is measured on how many problems, shows a figure and gives the numbers as a
+table. To add one: write its function and name it in SECTIONS.
+"""
+
+import base64
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+
+from minireason import figures
+from minireason.problems import FAMILIES
+from minireason.results import STAGES, level_of, rungs
+
+
+@dataclass(frozen=True)
+class Page:
+    """What a section works from."""
+
+    run: dict[str, dict]          # results.load_run
+    machine: str
+    figures: Path                 # folder of the PNG files
+
+    def figure(self, name: str, alt: str, function, *arguments) -> str:
+        """Draw `function([run], *arguments)` into the folder and embed it."""
+        path = figures.save(self.figures / f"{name}.png", function, [self.run], *arguments)
+        data = base64.b64encode(path.read_bytes()).decode()
+        return (f'<figure><img alt="{escape(alt)}" src="data:image/png;base64,{data}">'
+                f"<figcaption>{escape(alt)}</figcaption></figure>")
+
+
+def section(title: str, *parts: str) -> str:
+    """A titled section."""
+    return f"<section><h2>{escape(title)}</h2>{''.join(parts)}</section>"
+
+
+def text(*sentences: str) -> str:
+    """A paragraph."""
+    return f"<p>{escape(' '.join(sentences))}</p>"
+
+
+def table(header: list[str], rows: list[list[str]]) -> str:
+    """A table that scrolls by itself where the screen is narrow."""
+    head = "".join(f"<th>{escape(cell)}</th>" for cell in header)
+    body = "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>"
+                   for row in rows)
+    return (f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody>'
+            "</table></div>")
+
+
+def grid(*parts: str) -> str:
+    """Figures side by side where there is room."""
+    return f'<div class="grid">{"".join(parts)}</div>'
+
+
+def share(point: dict) -> str:
+    """An accuracy with its interval, in percent."""
+    return f"{100 * point['accuracy']:.1f} [{100 * point['low']:.1f}, {100 * point['high']:.1f}]"
+
+
+def curves(page: Page) -> dict[str, dict]:
+    """Test-time curves by set name, none without the stage."""
+    return page.run["testtime"]["result"]["curves"] if "testtime" in page.run else {}
+
+
+def ladder(page: Page) -> str:
+    """Accuracy of every stage on every level."""
+    steps = rungs(page.run, rounds=True)
+    names = list(steps["direct answer"])
+    sizes = sorted({point["n"] for points in steps.values() for point in points.values()})
+    rows = [[rung, *(share(points[name]) for name in names)] for rung, points in steps.items()]
+    hardest = next(iter(curves(page)), names[-1])
+    return section(
+        "The ladder",
+        text("Greedy accuracy on frozen test problems that no stage was trained on,",
+             f"n = {' to '.join(map(str, sizes))} a level, with Wilson 95% intervals.",
+             "Sampled methods at the largest N are from the test-time stage."
+             if curves(page) else ""),
+        grid(page.figure("ladder", "Accuracy of every stage against level", figures.ladder),
+             page.figure("climb", f"The whole climb at level {level_of(hardest)}", figures.climb,
+                         hardest)),
+        "<details><summary>Numbers (percent)</summary>",
+        table(["stage", *(f"level {level_of(name)}" for name in names)], rows), "</details>")
+
+
+def pretraining(page: Page) -> str:
+    """The loss curve of the base model."""
+    stage = page.run["pretrain"]
+    if not stage["metrics"]:
+        return ""
+    last = stage["metrics"][-1]["train/loss"]
+    return section(
+        "Pretraining",
+        text(f"{stage['tokens'] / 1e6:.2f} million tokens; the last step's loss is {last:.3f} nats",
+             "per token. Facts, direct answers and a thin tail of worked lines."),
+        grid(page.figure("pretraining", "Training loss, each step and smoothed",
+                         figures.pretraining)))
+
+
+def star(page: Page) -> str:
+    """What the policy taught itself, round by round."""
+    if "star" not in page.run:
+        return ""
+    config, rounds = page.run["star"]["config"], page.run["star"]["result"]["rounds"]
+    rows = [[str(i), str(r["kept"]), *(f"{100 * r[key]:.1f}" for key in
+             ("share_solved", "share_rationalized", "share_wrong_steps"))]
+            for i, r in enumerate(rounds, 1)]
+    return section(
+        "STaR",
+        text(f"Each round: {config['problems']} new train problems of levels {config['min_level']}",
+             f"to {config['max_level']}, {config['n']} samples each; a rationale is kept if its",
+             "answer is right" + (" and every step is." if config["keep"] == "steps" else ";"),
+             "" if config["keep"] == "steps" else
+             "the verifier then says how many of those have a wrong step."),
+        grid(page.figure("star_levels", "Accuracy per level after each round", figures.star_levels),
+             page.figure("star_shares", "What was kept, and what was right for wrong reasons",
+                         figures.star_shares)),
+        table(["round", "kept", "solved (%)", "added by the hint (%)",
+               "right answer, wrong steps (% of kept)"], rows))
+
+
+def testtime(page: Page) -> str:
+    """Accuracy against samples and against tokens, and the paired differences."""
+    parts = []
+    for name, curve in curves(page).items():
+        level = level_of(name)
+        parts.append(f"<h3>Level {level}</h3>" + text(
+            f"{curve['n_problems']} test problems, {curve['samples']} samples each at T =",
+            f"{curve['temperature']:g}, {curve['tokens_per_sample']:.1f} tokens a sample on",
+            "average. Bands are 95% bootstrap intervals over problems. Coverage asks the verifier",
+            "which sample is right, so it is a bound and not a method."))
+        parts.append(grid(*(
+            page.figure(f"testtime_{axis}_k{level}", f"Accuracy against {what}, level {level}",
+                        figures.testtime, name, axis)
+            for axis, what in (("samples", "samples"), ("tokens", "generated tokens")))))
+        rows = [[pair, *(f"{100 * d[key]:+.1f}" for key in ("mean", "low", "high"))]
+                for pair, d in curve["differences"].items()]
+        parts.append(text(f"Paired differences at N = {curve['samples']}, in points of accuracy:"))
+        parts.append(table(["difference", "mean", "95% from", "to"],
+                           [[row[0].replace("_", " "), *row[1:]] for row in rows]))
+    return section("Test-time compute", *parts) if parts else ""
+
+
+def calibration(page: Page) -> str:
+    """May the critic's value be read as a probability?"""
+    if not curves(page):
+        return ""
+    bins = page.run["testtime"]["result"]["calibration"]
+    drawn = [page.figure(f"calibration_k{level_of(name)}",
+                         f"Critic's calibration, level {level_of(name)}; area shows samples",
+                         figures.calibration, name) for name in bins]
+    critic = page.run.get("critic", {}).get("result")
+    return section(
+        "The critic",
+        text(f"On {critic['held_out']} held-out samples of train problems it puts a right one",
+             f"above a wrong one with probability {critic['auc']:.3f} (AUC; 0.5 is chance).")
+        if critic else "",
+        text("Below: the test-time samples, binned by the critic's value at their end."),
+        grid(*drawn))
+
+
+def samples(page: Page) -> str:
+    """Completions of the final policy, each step marked by the verifier."""
+    parts = []
+    for name, records in page.run.get("testtime", {}).get("examples", {}).items():
+        family = FAMILIES[page.run["testtime"]["config"]["family"]]
+        judged = [(record, family.read(record["prompt"])) for record in records]
+        judged = [(record, problem, family.verify(problem, record["example"]))
+                  for record, problem in judged]
+        kinds = {"right": lambda v: v.steps_valid, "right answer, wrong steps":
+                 lambda v: v.correct and not v.steps_valid, "wrong": lambda v: not v.correct}
+        for title, belongs in kinds.items():
+            chosen = [item for item in judged if belongs(item[2])][:3]
+            parts += [completion(family, *item, title) for item in chosen]
+        if parts:
+            parts.insert(0, text(f"First samples of test problems of level {level_of(name)} at "
+                                 "T = 1; a step is right if it follows exactly from the state that "
+                                 "the step before it claimed."))
+            break
+    return section("Sample completions", *parts) if parts else ""
+
+
+def completion(family, record: dict, problem, verdict, title: str) -> str:
+    """One completion; every step with its mark in words and colour."""
+    parsed = family.parse(record["example"])
+    steps, answer = parsed if parsed else ((), None)
+    marked = "".join(f'<li class="{"good" if good else "bad"}"><code>{escape(step)}</code> '
+                     f'{"✓" if good else "✗ wrong"}</li>'
+                     for step, good in zip(steps, verdict.marks, strict=True))
+    if parsed is None:
+        marked = f'<li class="bad"><code>{escape(record["example"])}</code> ✗ malformed</li>'
+    end = f"answer {answer}" if answer is not None else "no answer"
+    truth = "" if verdict.correct else f", the right one is {problem.answer}"
+    return (f'<div class="sample"><p><code>{escape(problem.prompt)}</code></p><ol>{marked}</ol>'
+            f'<p class="{"good" if verdict.correct else "bad"}">{escape(end + truth)} '
+            f"({escape(title)}; critic's value {record['values'][0]:.2f})</p></div>")
+
+
+def cost(page: Page) -> str:
+    """Seconds and tokens a stage, and every setting."""
+    rows, details = [], []
+    for name, stage in page.run.items():
+        seconds = stage["result"].get("seconds")
+        rows.append([name, "–" if seconds is None else f"{seconds:.0f}",
+                     f"{stage['tokens']:,}" if stage["tokens"] else "–"])
+        settings = [[key, str(value)] for key, value in stage.get("config", {}).items()]
+        details.append(f"<details><summary>{escape(name)}</summary>"
+                       f"{table(['setting', 'value'], settings)}</details>")
+    parameters = page.run["pretrain"]["result"].get("parameters")
+    size = f"{parameters:,} parameters; " if parameters else ""
+    return section("Configuration and cost", text(f"{size}{page.machine}."),
+                   table(["stage", "seconds", "tokens trained on"], rows), *details)
+
+
+def missing(page: Page) -> str:
+    """Names the stages that this run did not finish; nothing is shown in their place."""
+    absent = [name for name in STAGES if name not in page.run]
+    return text(f"Not in this run: {', '.join(absent)}.") if absent else ""
+
+
+SECTIONS = (missing, ladder, pretraining, star, testtime, calibration, samples, cost)

@@ -1,0 +1,150 @@
+"""The README's results: a table and figures from committed copies of runs, one a seed.
+
+All that stands between the two marks is written here, so that no number of the README is typed by
+hand; every table ends with the command, the sizes, n, the seeds and the machine that made it.
+"""
+
+from pathlib import Path
+
+import numpy as np
+
+from minireason import figures
+from minireason.config import UserError, read_json, write_atomic
+from minireason.results import keep, level_of, load_machine, load_run, rungs
+
+BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
+PATHS = ("out", "init", "base", "policy", "critic", "seed")   # may differ between seeds
+
+
+def keep_runs(runs: tuple[str, ...], reference: Path) -> None:
+    """Copy the small files of each run to reference/seed-<seed>; UserError if they do not match."""
+    loaded = {folder: load_run(folder) for folder in runs}
+    first = next(iter(loaded))
+    seeds = [run["pretrain"]["config"]["seed"] for run in loaded.values()]
+    if len(set(seeds)) < len(seeds):
+        raise UserError(f"--runs: seeds {seeds}; give one run a seed")
+    for folder, run in loaded.items():
+        if settings(run) != settings(loaded[first]):
+            raise UserError(f"--runs: {folder} has other stages or settings than {first}; only "
+                            "runs that differ in nothing but the seed can be averaged")
+    targets = [reference / f"seed-{seed}" for seed in seeds]
+    for path in sorted(reference.glob("seed-*")):
+        if path not in targets or any(path.rglob("*.safetensors")):
+            raise UserError(f"{path}: is not an older copy of these runs; delete it or choose "
+                            "another --reference")
+    for folder, target in zip(runs, targets, strict=True):
+        keep(folder, target)
+
+
+def settings(run: dict[str, dict]) -> dict:
+    """Every stage's config without its seed and paths."""
+    return {name: {key: value for key, value in stage["config"].items() if key not in PATHS}
+            for name, stage in run.items()}
+
+
+def write(readme: Path, reference: Path, levels: tuple[int, ...]) -> Path:
+    """Replace the README's results block; the figures go to docs/figures beside it."""
+    if not readme.is_file():
+        raise UserError(f"{readme}: no such file")
+    whole = readme.read_text(encoding="utf-8")
+    if whole.count(BEGIN) != 1 or whole.count(END) != 1 or whole.index(BEGIN) > whole.index(END):
+        raise UserError(f"{readme}: needs the lines {BEGIN} and {END}, once and in this order")
+    folders = sorted(reference.glob("seed-*"))
+    if not folders:
+        raise UserError(f"{reference}: holds no seed-* folders; make it with minireason report "
+                        "--runs RUN...")
+    runs = [load_run(folder) for folder in folders]
+    images = draw(runs, readme.parent, Path("docs/figures"))
+    block = "\n\n".join([accuracy_table(runs, levels), difference_table(runs),
+                         provenance(runs, folders), images])
+    head, rest = whole.split(BEGIN)
+    write_atomic(readme, f"{head}{BEGIN}\n{block}\n{END}{rest.split(END)[1]}")
+    return readme
+
+
+def cell(points: list[dict]) -> str:
+    """Mean over seeds, mean of the seeds' intervals, and the seeds' range, in percent."""
+    mean, low, high = (100 * float(np.mean([point[key] for point in points]))
+                       for key in ("accuracy", "low", "high"))
+    values = [100 * point["accuracy"] for point in points]
+    seeds = f" ({min(values):.0f} to {max(values):.0f})" if len(points) > 1 else ""
+    return f"{mean:.1f} [{low:.0f}, {high:.0f}]{seeds}"
+
+
+def accuracy_table(runs: list[dict], levels: tuple[int, ...]) -> str:
+    """Stages and test-time methods against the hard levels, as markdown."""
+    ladders = [rungs(run) for run in runs]
+    names = list(ladders[0]["direct answer"])
+    names = [name for name in names if level_of(name) in levels] if levels else names[-3:]
+    lines = ["| accuracy (%) | " + " | ".join(f"level {level_of(name)}" for name in names) + " |",
+             "|---" * (len(names) + 1) + "|"]
+    for rung in ladders[0]:
+        cells = [cell([ladder[rung][name] for ladder in ladders]) for name in names]
+        lines.append(f"| {rung} | {' | '.join(cells)} |")
+    curves = [run.get("testtime", {}).get("result", {}).get("curves", {}) for run in runs]
+    if any(name in curves[0] for name in names):
+        last = next(str(curve["samples"]) for curve in curves[0].values())
+        for method, (label, _, _) in figures.METHODS.items():
+            cells = [cell([curve[name]["points"][last][method] for curve in curves])
+                     if name in curves[0] else "" for name in names]
+            label = "single sample, T = 1" if method == "single" else f"{label}, N = {last}"
+            lines.append(f"| {label} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def difference_table(runs: list[dict]) -> str:
+    """Paired differences at the largest N: mean over seeds, and the worst seed's lower bound."""
+    lines = []
+    for name, curve in runs[0].get("testtime", {}).get("result", {}).get("curves", {}).items():
+        lines += ["", f"| level {level_of(name)}, N = {curve['samples']}, points of accuracy "
+                  "| mean over seeds | lowest 95% bound of any seed |", "|---|---|---|"]
+        for pair in curve["differences"]:
+            rows = [run["testtime"]["result"]["curves"][name]["differences"][pair] for run in runs]
+            mean, low = np.mean([row["mean"] for row in rows]), min(row["low"] for row in rows)
+            lines.append(f"| {pair.replace('_', ' ')} | {100 * mean:+.1f} | {100 * low:+.1f} |")
+    return "\n".join(lines).strip()
+
+
+def provenance(runs: list[dict], folders: list[Path]) -> str:
+    """How the numbers were made, and how to read them."""
+    seeds = [str(run["pretrain"]["config"]["seed"]) for run in runs]
+    seconds = [sum(stage["result"].get("seconds", 0) for stage in run.values()) for run in runs]
+    sizes = sorted({point["n"] for run in runs for points in rungs(run).values()
+                    for point in points.values()})
+    record = folders[0] / "config.json"
+    size = read_json(record)["config"]["size"] if record.exists() else "?"
+    parameters = runs[0]["pretrain"]["result"].get("parameters")
+    machines = " / ".join(sorted({load_machine(folder) for folder in folders}))
+    return (f"Mean over seeds {', '.join(seeds)} [mean of the seeds' 95% intervals over problems] "
+            f"(lowest to highest seed); stages answer greedily, n = "
+            f"{' to '.join(map(str, sizes))} frozen test problems a level and seed. Coverage asks "
+            "the verifier which sample is right: an oracle bound, not a method. Made by "
+            f"`minireason run --size {size} --seed S`"
+            + (f" ({parameters:,} parameters)" if parameters else "")
+            + f" in {min(seconds) / 60:.1f} to {max(seconds) / 60:.1f} minutes a seed on: "
+            f"{machines}.")
+
+
+def draw(runs: list[dict], root: Path, folder: Path) -> str:
+    """Draw the README's figures into root/folder; returns the markdown that shows them."""
+    (root / folder).mkdir(parents=True, exist_ok=True)
+    hardest = next(iter(runs[0].get("testtime", {}).get("result", {}).get("curves", {})),
+                   list(rungs(runs[0])["direct answer"])[-1])
+    wanted = [("climb", "The whole climb at the hardest level", figures.climb, hardest),
+              ("ladder", "Accuracy of every stage against level", figures.ladder)]
+    if "star" in runs[0]:
+        wanted += [("star_levels", "STaR: accuracy a round", figures.star_levels),
+                   ("star_shares", "STaR: what was kept", figures.star_shares)]
+    if "testtime" in runs[0]:
+        wanted += [(f"testtime_{axis}", f"Accuracy against {axis} at test time", figures.testtime,
+                    hardest, axis) for axis in ("samples", "tokens")]
+        wanted.append(("calibration", "The critic's calibration", figures.calibration, hardest))
+    wanted.append(("pretraining", "Pretraining loss", figures.pretraining))
+    lines = []
+    for name, alt, function, *arguments in wanted:
+        figures.save(root / folder / f"{name}.png", function, runs, *arguments)
+        lines.append(f'<img src="{folder}/{name}.png" alt="{alt}" width="49%">')
+    note = ("Bars and bands: lowest to highest seed." if len(runs) > 1 else
+            "Bars and bands: 95% intervals over problems.")
+    return "\n".join(lines) + f"\n\n{note} All of this is made anew from committed files by one " \
+                              "command: `minireason report --readme README.md`."
