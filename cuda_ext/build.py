@@ -64,6 +64,14 @@ def find_nvcc() -> str:
     return found
 
 
+def has_nvcc() -> bool:
+    """Whether a GPU build is possible here."""
+    try:
+        return bool(find_nvcc())
+    except BuildError:
+        return False
+
+
 def find_host_compiler() -> str:
     """Path of a C++17 compiler for the emulator."""
     name = os.environ.get("CXX", "g++")

@@ -95,13 +95,16 @@ def exact_attention(heads: Tensor, case: Case) -> tuple[Tensor, Tensor]:
     return torch.cat(outs), torch.cat(lses, 1)
 
 
-def exact(case: Case, fused: bool) -> dict[str, Tensor]:
-    """Outputs and gradients in float64 of the very inputs that the kernels get."""
-    leaves = [t.double().requires_grad_() for t in (case.qkv, case.q_gain, case.k_gain)]
+def exact(case: Case, fused: bool, dtype: torch.dtype = torch.float64) -> dict[str, Tensor]:
+    """Outputs and gradients in float64 of the very inputs that the kernels get.
+
+    Another dtype gives plain PyTorch's own numbers, to compare errors with.
+    """
+    leaves = [t.to(dtype).requires_grad_() for t in (case.qkv, case.q_gain, case.k_gain)]
     heads = (finish_projections(*leaves, case) if fused
              else leaves[0].unflatten(-1, (-1, case.head_dim)))
     out, lse = exact_attention(heads, case)
-    grads = torch.autograd.grad(out, leaves, case.grad.double(), allow_unused=True)
+    grads = torch.autograd.grad(out, leaves, case.grad.to(dtype), allow_unused=True)
     split = (case.n_heads * case.head_dim, *[case.n_kv_heads * case.head_dim] * 2)
     dq, dk, dv = grads[0].split(split, dim=1)
     result = {"out": out.detach(), "lse": lse.detach(), "dq": dq, "dk": dk, "dv": dv}

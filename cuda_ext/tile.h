@@ -61,7 +61,7 @@ __device__ __forceinline__ void norm_rope_tile(T *tile, const AttentionCall &cal
     int position = first_position + r < call.max_len ? first_position + r : call.max_len - 1;
     const float *cos = call.cos + position * (D / 2) + start;
     const float *sin = call.sin + position * (D / 2) + start;
-#pragma unroll
+#pragma unroll (D > 64 ? 1 : D / 16)       // D = 128: no registers for two rounds at once
     for (int n = 0; n < PAIRS; n += 8) {
         uint4 a = load16(low + n), b = load16(high + n);
         uint32_t first[4] = {a.x, a.y, a.z, a.w}, second[4] = {b.x, b.y, b.z, b.w};
