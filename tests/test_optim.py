@@ -1,0 +1,89 @@
+"""One optimizer step: schedule, decay groups, clipping, and weights that NaN cannot reach."""
+
+import pytest
+import torch
+from torch import nn
+
+from minireason.batches import pad_right
+from minireason.config import UserError
+from minireason.optim import make_optimizer, schedule, train_step
+
+BATCH = pad_right([([0, 1, 2], 1)], pad=0)
+
+
+class Tiny(nn.Module):
+    """One matrix, one gain, and a parameter that no loss reaches."""
+
+    def __init__(self):
+        super().__init__()
+        self.matrix = nn.Parameter(torch.ones(2, 2))
+        self.gain = nn.Parameter(torch.ones(2))
+        self.unused = nn.Parameter(torch.ones(2))
+
+    def loss(self, batch):
+        return (self.matrix * 2).sum() + (self.gain * 3).sum()
+
+
+def test_decay_touches_matrices_only():
+    model = Tiny()
+    matrices, vectors = make_optimizer(model, 0.1).param_groups
+    assert [p is model.matrix for p in matrices["params"]] == [True]
+    assert (matrices["weight_decay"], vectors["weight_decay"]) == (0.1, 0.0)
+    assert {id(p) for p in vectors["params"]} == {id(model.gain), id(model.unused)}
+
+
+def test_decay_shrinks_what_has_no_gradient():
+    model = Tiny()
+    optimizer = make_optimizer(model, weight_decay=0.5)
+    train_step(model, optimizer, [BATCH], lambda b: model.unused.sum() * 0, lr=0.1)
+    # AdamW, algorithm 2: w <- w - lr * decay * w
+    torch.testing.assert_close(model.matrix, torch.full((2, 2), 1 - 0.1 * 0.5))
+    torch.testing.assert_close(model.gain, torch.ones(2))
+
+
+def test_schedule_warms_up_then_falls_to_its_floor():
+    rates = [schedule(step, 100, 1.0, 10) for step in range(100)]
+    assert rates[0] == pytest.approx(0.1) and rates[9] == rates[10] == 1.0
+    assert rates[:10] == sorted(rates[:10]) and rates[10:] == sorted(rates[10:], reverse=True)
+    assert rates[55] == pytest.approx(0.05 + 0.95 / 2)         # half-way down the cosine
+    assert schedule(100, 100, 1.0, 10) == pytest.approx(0.05)
+    assert schedule(0, 1, 1.0, 0) == 1.0
+
+
+def test_gradients_add_up_over_micro_batches_and_are_clipped():
+    model = Tiny()
+    optimizer = make_optimizer(model, 0.0)
+    loss, norm = train_step(model, optimizer, [BATCH, BATCH], model.loss, lr=0.0)
+    assert loss == 2 * (8 + 6)
+    assert norm == pytest.approx((4 * 4 ** 2 + 2 * 6 ** 2) ** 0.5)   # before clipping
+    after = torch.cat([p.grad.flatten() for p in model.parameters()]).norm()
+    assert after.item() == pytest.approx(1.0, rel=1e-5)              # clip_grad_norm_ adds 1e-6
+
+
+def test_gradients_do_not_leak_into_the_next_step():
+    model = Tiny()
+    optimizer = make_optimizer(model, 0.0)
+    norms = [train_step(model, optimizer, [BATCH], model.loss, lr=0.0)[1] for _ in range(2)]
+    assert norms[0] == norms[1]
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+@pytest.mark.parametrize("where", ["loss", "gradient"])
+def test_nan_leaves_weights_and_moments_untouched(bad, where):
+    model = Tiny()
+    optimizer = make_optimizer(model, 0.1)
+    train_step(model, optimizer, [BATCH], model.loss, lr=0.1)
+    before = [p.detach().clone() for p in model.parameters()]
+    moments = [optimizer.state[p]["exp_avg"].clone() for p in model.parameters()]
+
+    def poisoned(batch):
+        if where == "loss":
+            return model.loss(batch) * bad
+        # d/dw sqrt(w - w) is infinite where the value is 0: a finite loss, a gradient that is not
+        return (model.matrix - model.matrix.detach()).sqrt().sum()
+
+    with pytest.raises(UserError, match="weights are left as they were"):
+        train_step(model, optimizer, [BATCH], poisoned, lr=0.1)
+    assert all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
+    assert all(torch.equal(m, optimizer.state[p]["exp_avg"])
+               for m, p in zip(moments, model.parameters(), strict=True))

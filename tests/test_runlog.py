@@ -1,0 +1,88 @@
+"""The output folder: what it refuses, what it cuts back, and what stops a run."""
+
+import dataclasses
+import json
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+
+from minireason.config import UserError
+from minireason.runlog import RunLog
+
+
+@dataclass(frozen=True)
+class Config:
+    out: str = "x"
+    lr: float = 0.1
+
+
+def lines(log) -> list[dict]:
+    return [json.loads(line) for line in (log.out / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_a_folder_belongs_to_one_config_stage_and_parent(tmp_path):
+    out = str(tmp_path / "run")
+    RunLog(out, "sft", Config(), {"init": "aaaa"})
+    RunLog(out, "sft", Config(out="elsewhere"), {"init": "aaaa"})       # a moved folder is the same
+    with pytest.raises(UserError, match=r"lr: 0\.1 there, 0\.2 now"):
+        RunLog(out, "sft", Config(lr=0.2), {"init": "aaaa"})
+    with pytest.raises(UserError, match="stage 'sft'"):
+        RunLog(out, "star", Config(), {"init": "aaaa"})
+    with pytest.raises(UserError, match="init: 'aaaa' there, 'bbbb' now"):
+        RunLog(out, "sft", Config(), {"init": "bbbb"})
+
+
+def test_a_field_that_is_new_or_gone_is_a_difference(tmp_path):
+    @dataclass(frozen=True)
+    class Older(Config):
+        gone: int = 3
+
+    RunLog(str(tmp_path), "sft", Older(), {})
+    with pytest.raises(UserError, match="gone: 3 there, None now"):
+        RunLog(str(tmp_path), "sft", Config(), {})
+
+
+def test_records_are_flat_json_lines_and_rewind_cuts_them(tmp_path):
+    log = RunLog(str(tmp_path / "run"), "sft", Config(), {})
+    assert log.offset() == 0
+    log.record(0, **{"train/loss": 2.5})
+    offset = log.offset()
+    log.record(1, **{"train/loss": 1.5})
+    assert lines(log) == [{"step": 0, "train/loss": 2.5}, {"step": 1, "train/loss": 1.5}]
+    log.rewind(offset)
+    assert lines(log) == [{"step": 0, "train/loss": 2.5}]
+    log.rewind(10 ** 6)                                    # never fills up with zeros
+    assert log.offset() == offset
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+def test_a_value_that_is_not_finite_stops_the_run(tmp_path, value):
+    log = RunLog(str(tmp_path / "run"), "sft", Config(), {})
+    for number in (value, np.float64(value)):
+        with pytest.raises(UserError, match=r"train/loss is -?(nan|inf) at step 4"):
+            log.record(4, **{"train/loss": number})
+    assert log.offset() == 0
+
+
+def test_finish_marks_the_end_and_drops_the_state(tmp_path):
+    log = RunLog(str(tmp_path / "run"), "sft", Config(), {})
+    assert log.done is None
+    (log.out / "state.safetensors").write_bytes(b"x")
+    result = log.finish(accuracy=0.5)
+    assert log.done == result == {"stage": "sft", "accuracy": 0.5}
+    assert not (log.out / "state.safetensors").exists()
+
+
+def test_steps_count_from_the_resume_point(tmp_path, capsys):
+    log = RunLog(str(tmp_path / "run"), "sft", Config(), {})
+    assert list(log.steps(3, 6)) == [3, 4, 5]
+    shown = capsys.readouterr().err
+    assert "6/6" in shown and "it/s" in shown              # total progress and rate
+
+
+def test_the_config_on_disk_is_the_dataclass(tmp_path):
+    log = RunLog(str(tmp_path / "run"), "sft", Config(), {"init": "aaaa"})
+    held = json.loads((log.out / "config.json").read_text())
+    assert held == {"stage": "sft", "config": dataclasses.asdict(Config()),
+                    "parents": {"init": "aaaa"}}
