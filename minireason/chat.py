@@ -11,7 +11,7 @@ from pathlib import Path
 from minireason import checkpoint
 from minireason.config import UserError, read_json, resolve_device, stream_seed
 from minireason.critic import step_values
-from minireason.evaluate import answer_of, complete, judge
+from minireason.evaluate import answer_of, complete, marked_steps
 from minireason.generate import Sampling
 from minireason.problems import FAMILIES, Problem
 
@@ -118,12 +118,9 @@ def reply(cfg: ChatConfig, problem: Problem, texts: list[str], values: list[floa
     answer, best = choose(answers, values)
     lines = []
     if cfg.show_thoughts:
-        parsed = FAMILIES[problem.family].parse(texts[best])
-        verdict = judge([problem], [[texts[best]]])[0][0]
-        steps = parsed[0] if parsed else ()
-        lines = [f"  {step}   [{'right' if good else 'wrong'}]"
-                 for step, good in zip(steps, verdict.marks, strict=True)]
-        if parsed is None:
+        steps = marked_steps(problem, texts[best])
+        lines = [f"  {step}   [{mark}]" for step, mark in steps] or [f"  {texts[best]}"]
+        if answers[best] is None:
             lines = [f"  {texts[best]}   [malformed]"]
     end = answer if answer is not None else "no answer: the thought did not come to an end"
     if len(texts) > 1:

@@ -35,12 +35,16 @@ def prompt_ids(tokenizer: Tokenizer, problems: list[Problem], style: str,
 
 def complete(model: Transformer, tokenizer: Tokenizer, problems: list[Problem], style: str,
              how: Sampling, hinted: bool = False) -> list[list[str]]:
-    """N completions a problem, opener included; ranks share the problems."""
+    """N completions a problem, opener included; ranks share the problems, all get all.
+
+    A problem's random numbers follow its place in the list, so that any number of ranks draws
+    the same completions.
+    """
     mine = parallel.share(list(range(len(problems))))
     if not mine:
         return parallel.gather([])
     chosen = [problems[i] for i in mine]
-    texts = sample(model, tokenizer, prompt_ids(tokenizer, chosen, style, hinted), how)
+    texts = sample(model, tokenizer, prompt_ids(tokenizer, chosen, style, hinted), how, mine)
     grouped = []
     for i, problem in enumerate(chosen):
         opener = FAMILIES[problem.family].OPENER[style]
@@ -60,6 +64,21 @@ def answer_of(problem: Problem, completion: str) -> str | None:
     return None if parsed is None else parsed[1]
 
 
+def marked_steps(problem: Problem, completion: str) -> list[tuple[str, str]]:
+    """(step, "right" | "wrong" | "withdrawn") as written; [] if the completion is malformed."""
+    family = FAMILIES[problem.family]
+    parsed = family.parse(completion)
+    if parsed is None:
+        return []
+    marks = family.verify(problem, completion).marks
+    withdrawn = family.withdrawn(completion) if hasattr(family, "withdrawn") else []
+    shown = []
+    for i, (step, good) in enumerate(zip(parsed[0], marks, strict=True)):
+        shown += [(text, "withdrawn") for at, text in withdrawn if at == i]
+        shown.append((step, "right" if good else "wrong"))
+    return shown
+
+
 def wilson(successes: float, n: int, z: float = 1.959964) -> tuple[float, float]:
     """95% score interval of a proportion (Wilson 1927); well-behaved at 0 and at n."""
     if n == 0:
@@ -72,6 +91,7 @@ def wilson(successes: float, n: int, z: float = 1.959964) -> tuple[float, float]
 
 def pass_at_k(n: int, correct: int, k: int) -> float:
     """Unbiased P(at least one of k samples is right) (Chen 2021, arXiv:2107.03374, eq. 1)."""
+    assert k <= n, "cannot estimate k beyond the samples drawn"
     if n - correct < k:
         return 1.0
     return 1.0 - math.prod(1.0 - k / i for i in range(n - correct + 1, n + 1))

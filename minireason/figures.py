@@ -20,7 +20,7 @@ RUNGS = {   # rung: (colour, marker)
 SHADES = (  # viridis, darker at its yellow end
     "#440154", "#443983", "#31688e", "#21918c", "#35b779", "#7ac143", "#c9a800", "#8a6500")
 METHODS = {  # field of testtime's points: (label, colour, marker)
-    "single": ("single sample", BLACK, "o"),
+    "single": ("single sample, T = 1", BLACK, "o"),
     "majority": ("majority vote", ORANGE, "s"),
     "critic_vote": ("critic-weighted vote", SKY, "^"),
     "critic_best_of_n": ("critic best-of-N", BLUE, "D"),
@@ -77,7 +77,8 @@ def ladder(runs: list[dict]) -> Figure:
         x = np.array([level_of(name) for name in names]) + 0.07 * (i - len(ladders[0]) / 2)
         rows = [spread([one[rung][name] for one in ladders]) for name in names]
         whiskers(axes, x, rows, color=colour, marker=marker, label=rung)
-    axes.set_xlabel("level (operations in the expression)")
+    chain = runs[0]["pretrain"]["config"]["family"] == "chain"
+    axes.set_xlabel("level (operations in the expression)" if chain else "level (digits)")
     axes.set_xticks([level_of(name) for name in names])
     percent_axis(axes)
     legend_below(figure, axes)
@@ -86,8 +87,8 @@ def ladder(runs: list[dict]) -> Figure:
 
 def climb(runs: list[dict], name: str) -> Figure:
     """Every rung and, at the largest N, every method on one test set, as horizontal bars."""
-    bars = [(rung, [one[name] for one in (rungs(run) for run in runs)], RUNGS[rung][0])
-            for rung in rungs(runs[0])]
+    ladders = [rungs(run) for run in runs]
+    bars = [(rung, [one[rung][name] for one in ladders], RUNGS[rung][0]) for rung in ladders[0]]
     curves = [run["testtime"]["result"]["curves"][name] for run in runs
               if name in run.get("testtime", {}).get("result", {}).get("curves", {})]
     if len(curves) == len(runs):

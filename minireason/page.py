@@ -1,62 +1,18 @@
-"""The sections of report.html: each takes a loaded run and returns HTML, or "" without its stage.
+"""The ladder's sections of report.html: each returns HTML, or "" where its stage is missing.
 
 A section says what is measured on how many problems, shows a figure and gives the numbers as a
-table. To add one: write its function and name it in SECTIONS.
+table. To add one: write its function and name it in report.SECTIONS.
 """
 
-import base64
-from dataclasses import dataclass
 from html import escape
-from pathlib import Path
 
 from minireason import figures
+from minireason.evaluate import answer_of, marked_steps
+from minireason.markup import Page, grid, section, share, table, text
 from minireason.problems import FAMILIES
 from minireason.results import STAGES, level_of, rungs
 
-
-@dataclass(frozen=True)
-class Page:
-    """What a section works from."""
-
-    run: dict[str, dict]          # results.load_run
-    machine: str
-    figures: Path                 # folder of the PNG files
-
-    def figure(self, name: str, alt: str, function, *arguments) -> str:
-        """Draw `function([run], *arguments)` into the folder and embed it."""
-        path = figures.save(self.figures / f"{name}.png", function, [self.run], *arguments)
-        data = base64.b64encode(path.read_bytes()).decode()
-        return (f'<figure><img alt="{escape(alt)}" src="data:image/png;base64,{data}">'
-                f"<figcaption>{escape(alt)}</figcaption></figure>")
-
-
-def section(title: str, *parts: str) -> str:
-    """A titled section."""
-    return f"<section><h2>{escape(title)}</h2>{''.join(parts)}</section>"
-
-
-def text(*sentences: str) -> str:
-    """A paragraph."""
-    return f"<p>{escape(' '.join(sentences))}</p>"
-
-
-def table(header: list[str], rows: list[list[str]]) -> str:
-    """A table that scrolls by itself where the screen is narrow."""
-    head = "".join(f"<th>{escape(cell)}</th>" for cell in header)
-    body = "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>"
-                   for row in rows)
-    return (f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody>'
-            "</table></div>")
-
-
-def grid(*parts: str) -> str:
-    """Figures side by side where there is room."""
-    return f'<div class="grid">{"".join(parts)}</div>'
-
-
-def share(point: dict) -> str:
-    """An accuracy with its interval, in percent."""
-    return f"{100 * point['accuracy']:.1f} [{100 * point['low']:.1f}, {100 * point['high']:.1f}]"
+MARKS = {"right": "✓", "wrong": "✗ wrong", "withdrawn": "↺ withdrawn by the policy"}
 
 
 def curves(page: Page) -> dict[str, dict]:
@@ -116,8 +72,7 @@ def star(page: Page) -> str:
         grid(page.figure("star_levels", "Accuracy per level after each round", figures.star_levels),
              page.figure("star_shares", "What was kept, and what was right for wrong reasons",
                          figures.star_shares)),
-        table(["round", "kept", "solved (%)", "added by the hint (%)",
-               "right answer, wrong steps (% of kept)"], rows))
+        table(["round", "kept", "solved (%)", "by the hint (%)", "wrong steps (% of kept)"], rows))
 
 
 def testtime(page: Page) -> str:
@@ -134,11 +89,9 @@ def testtime(page: Page) -> str:
             page.figure(f"testtime_{axis}_k{level}", f"Accuracy against {what}, level {level}",
                         figures.testtime, name, axis)
             for axis, what in (("samples", "samples"), ("tokens", "generated tokens")))))
-        rows = [[pair, *(f"{100 * d[key]:+.1f}" for key in ("mean", "low", "high"))]
-                for pair, d in curve["differences"].items()]
-        parts.append(text(f"Paired differences at N = {curve['samples']}, in points of accuracy:"))
-        parts.append(table(["difference", "mean", "95% from", "to"],
-                           [[row[0].replace("_", " "), *row[1:]] for row in rows]))
+        rows = [[pair.replace("_", " "), f"{100 * d['mean']:+.1f} [{100 * d['low']:+.1f}, "
+                 f"{100 * d['high']:+.1f}]"] for pair, d in curve["differences"].items()]
+        parts.append(table([f"paired difference at N = {curve['samples']}", "points [95%]"], rows))
     return section("Test-time compute", *parts) if parts else ""
 
 
@@ -165,35 +118,33 @@ def samples(page: Page) -> str:
     parts = []
     for name, records in page.run.get("testtime", {}).get("examples", {}).items():
         family = FAMILIES[page.run["testtime"]["config"]["family"]]
-        judged = [(record, family.read(record["prompt"])) for record in records]
+        problems = [family.read(record["prompt"]) for record in records]
         judged = [(record, problem, family.verify(problem, record["example"]))
-                  for record, problem in judged]
+                  for record, problem in zip(records, problems, strict=True)]
+        shown = []
         kinds = {"right": lambda v: v.steps_valid, "right answer, wrong steps":
                  lambda v: v.correct and not v.steps_valid, "wrong": lambda v: not v.correct}
         for title, belongs in kinds.items():
             chosen = [item for item in judged if belongs(item[2])][:3]
-            parts += [completion(family, *item, title) for item in chosen]
-        if parts:
-            parts.insert(0, text(f"First samples of test problems of level {level_of(name)} at "
-                                 "T = 1; a step is right if it follows exactly from the state that "
-                                 "the step before it claimed."))
-            break
+            shown += [completion(*item, title) for item in chosen]
+        parts += [text(f"First samples of test problems of level {level_of(name)}; a step is right "
+                       "if it follows exactly from the state that the step before it claimed."),
+                  grid(*shown, kind="samples")]
     return section("Sample completions", *parts) if parts else ""
 
 
-def completion(family, record: dict, problem, verdict, title: str) -> str:
+def completion(record: dict, problem, verdict, title: str) -> str:
     """One completion; every step with its mark in words and colour."""
-    parsed = family.parse(record["example"])
-    steps, answer = parsed if parsed else ((), None)
-    marked = "".join(f'<li class="{"good" if good else "bad"}"><code>{escape(step)}</code> '
-                     f'{"✓" if good else "✗ wrong"}</li>'
-                     for step, good in zip(steps, verdict.marks, strict=True))
-    if parsed is None:
-        marked = f'<li class="bad"><code>{escape(record["example"])}</code> ✗ malformed</li>'
+    text_of = record["example"]
+    marked = "".join(f'<li class="{mark}"><code>{escape(step)}</code> {MARKS[mark]}</li>'
+                     for step, mark in marked_steps(problem, text_of))
+    answer = answer_of(problem, text_of)
+    if answer is None:
+        marked = f'<li class="wrong"><code>{escape(text_of)}</code> ✗ malformed</li>'
     end = f"answer {answer}" if answer is not None else "no answer"
     truth = "" if verdict.correct else f", the right one is {problem.answer}"
     return (f'<div class="sample"><p><code>{escape(problem.prompt)}</code></p><ol>{marked}</ol>'
-            f'<p class="{"good" if verdict.correct else "bad"}">{escape(end + truth)} '
+            f'<p class="{"right" if verdict.correct else "wrong"}">{escape(end + truth)} '
             f"({escape(title)}; critic's value {record['values'][0]:.2f})</p></div>")
 
 
@@ -217,6 +168,3 @@ def missing(page: Page) -> str:
     """Names the stages that this run did not finish; nothing is shown in their place."""
     absent = [name for name in STAGES if name not in page.run]
     return text(f"Not in this run: {', '.join(absent)}.") if absent else ""
-
-
-SECTIONS = (missing, ladder, pretraining, star, testtime, calibration, samples, cost)

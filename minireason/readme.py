@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from minireason import figures
+from minireason import figures, figures_scale
 from minireason.config import UserError, read_json, write_atomic
 from minireason.results import keep, level_of, load_machine, load_run, rungs
 
@@ -135,6 +135,8 @@ def draw(runs: list[dict], root: Path, folder: Path) -> str:
     if "star" in runs[0]:
         wanted += [("star_levels", "STaR: accuracy a round", figures.star_levels),
                    ("star_shares", "STaR: what was kept", figures.star_shares)]
+    if "rl" in runs[0]:
+        wanted.append(("rl_curve", "RL: validation accuracy", figures_scale.rl_curve))
     if "testtime" in runs[0]:
         wanted += [(f"testtime_{axis}", f"Accuracy against {axis} at test time", figures.testtime,
                     hardest, axis) for axis in ("samples", "tokens")]

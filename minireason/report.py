@@ -10,9 +10,13 @@ from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 
-from minireason import page, readme
+from minireason import page, page_scale, readme
 from minireason.config import write_atomic
+from minireason.markup import Page
 from minireason.results import load_machine, load_run
+
+SECTIONS = (page.missing, page.ladder, page.pretraining, page.star, page_scale.rl, page.testtime,
+            page.calibration, page.samples, page.cost)
 
 CSS = """
 :root { color-scheme: light dark; --ink: #1c1c1c; --paper: #fdfdfd; --line: #d5d5d5;
@@ -33,10 +37,14 @@ figcaption { font-size: .85rem; padding: .25rem 0 }
 .wide { overflow-x: auto; margin: .5rem 0 } table { border-collapse: collapse; font-size: .85rem;
   font-variant-numeric: tabular-nums } th, td { padding: .25rem .6rem; text-align: right;
   border-bottom: 1px solid var(--line); white-space: nowrap }
-th:first-child, td:first-child { text-align: left } summary { cursor: pointer; padding: .3rem 0 }
+th { white-space: normal } th:first-child, td:first-child { text-align: left }
+summary { cursor: pointer; padding: .3rem 0 }
 code { font-size: .9em; overflow-wrap: anywhere } ol { margin: .25rem 0; padding-left: 2rem }
-.sample { background: var(--soft); border-radius: 6px; padding: .25rem .75rem; margin: .5rem 0 }
-.good { color: var(--good) } .bad { color: var(--bad); font-weight: 600 }
+.samples { display: grid; gap: .75rem; margin: .75rem 0;
+  grid-template-columns: repeat(auto-fit, minmax(min(100%, 300px), 1fr)) }
+.sample { background: var(--soft); border-radius: 6px; padding: .25rem .75rem }
+.right { color: var(--good) } .wrong { color: var(--bad); font-weight: 600 }
+.withdrawn { opacity: .7; text-decoration: line-through }
 """
 
 
@@ -64,9 +72,9 @@ def run(cfg: ReportConfig) -> Path:
 
 def write_page(folder: Path) -> Path:
     """report.html with every figure inside, and the figures as PNG beside it."""
-    content = page.Page(load_run(folder), load_machine(folder), folder / "figures")
+    content = Page(load_run(folder), load_machine(folder), folder / "figures")
     content.figures.mkdir(exist_ok=True)
-    body = "".join(part(content) for part in page.SECTIONS)
+    body = "".join(part(content) for part in SECTIONS)
     title = f"minireason: {folder.name}"
     path = folder / "report.html"
     write_atomic(path, '<!doctype html><html lang="en"><head><meta charset="utf-8">'

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from minireason.config import UserError, read_json, write_atomic
+from minireason.problems import FAMILIES
 
 STAGES = ("pretrain", "sft", "star", "rl", "critic", "testtime")   # the order on the page
 EXAMPLES = 24                 # problems a set whose first sample is shown or kept
@@ -40,7 +41,8 @@ def load_stage(folder: Path) -> dict:
         examples[name] = read_json(path)[:EXAMPLES]
     return {**read_json(folder / "config.json"), "result": read_json(folder / "result.json"),
             "metrics": metrics, "examples": examples,
-            "tokens": int(sum(line.get("train/tokens", 0) for line in metrics + parts))}
+            "tokens": int(sum(line.get("train/tokens", line.get("train/trained_tokens", 0))
+                              for line in metrics + parts))}
 
 
 def read_lines(path: Path) -> list[dict]:
@@ -64,7 +66,9 @@ def load_machine(folder: Path | str) -> str:
 def rungs(run: dict[str, dict], rounds: bool = False) -> dict[str, dict[str, dict]]:
     """{rung: {set name: fields of Accuracy}} from direct answers up; `rounds` splits STaR's."""
     base = run["pretrain"]["result"]["accuracy"]
-    ladder = {"direct answer": base["direct"], "pretrained, step by step": base["cot"]}
+    aliases = getattr(FAMILIES[run["pretrain"]["config"]["family"]], "ALIASES", {})
+    ladder = {"direct answer": base[aliases.get("direct", "direct")],
+              "pretrained, step by step": base[aliases.get("cot", "cot")]}
     if "sft" in run:
         ladder["SFT"] = run["sft"]["result"]["accuracy"]["cot"]
     if "star" in run:
@@ -73,6 +77,8 @@ def rungs(run: dict[str, dict], rounds: bool = False) -> dict[str, dict[str, dic
             if rounds or number == len(history):
                 name = f"STaR, round {number}" if rounds else "STaR"
                 ladder[name] = result["accuracy"]["cot"]
+    if "rl" in run:
+        ladder["RL"] = run["rl"]["result"]["accuracy"]["cot"]
     return ladder
 
 

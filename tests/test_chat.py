@@ -1,0 +1,100 @@
+"""Chat: the thought is hidden until asked for, marks are the verifier's, mistakes do not end it."""
+
+import io
+import shutil
+import sys
+
+import pytest
+
+from minireason import chat
+from minireason.chat import ChatConfig, choose, find_policy, reply
+from minireason.config import UserError
+from minireason.problems import chain
+
+PROBLEM = chain.read("(23+4)*3")
+RIGHT = "<think>23+4=27;27*3=81</think>81<eos>"
+SLIP = "<think>23+4=28;28*3=84</think>84<eos>"
+
+
+def talk(monkeypatch, capsys, typed: str, cfg: ChatConfig) -> tuple[str, str, int]:
+    """(stdout, stderr, exit code) of a chat whose standard input is a file."""
+    monkeypatch.setattr(sys, "stdin", io.StringIO(typed))
+    capsys.readouterr()
+    code = 0
+    try:
+        chat.run(cfg)
+    except SystemExit as stop:
+        code = stop.code
+    captured = capsys.readouterr()
+    return captured.out, captured.err, code
+
+
+def test_thought_is_hidden_and_shown_with_marks():
+    assert reply(ChatConfig(), PROBLEM, [RIGHT], [1.0]) == "81"
+    assert reply(ChatConfig(show_thoughts=True), PROBLEM, [SLIP], [1.0]).split("\n") == [
+        "  23+4=28   [wrong]", "  28*3=84   [right]", "84   [wrong, it is 81]"]
+    assert reply(ChatConfig(show_thoughts=True), PROBLEM, [RIGHT], [1.0]).endswith("81   [right]")
+
+
+def test_withdrawn_steps_are_shown_as_withdrawn():
+    text = "<think>23+4=28<wrong>23+4=27;27*3=81</think>81<eos>"
+    assert reply(ChatConfig(show_thoughts=True), PROBLEM, [text], [1.0]).split("\n") == [
+        "  23+4=28   [withdrawn]", "  23+4=27   [right]", "  27*3=81   [right]", "81   [right]"]
+
+
+def test_a_completion_without_an_answer_says_so():
+    assert "no answer" in reply(ChatConfig(), PROBLEM, ["<think>23+4=2"], [1.0])
+    assert "[malformed]" in reply(ChatConfig(show_thoughts=True), PROBLEM, ["<think>23+"], [1.0])
+
+
+@pytest.mark.parametrize(("answers", "values", "expected"), [
+    (["8", "9", "9"], [1.0, 1.0, 1.0], ("9", 1)),              # majority
+    (["8", "9", "9"], [0.9, 0.1, 0.2], ("8", 0)),              # the critic outweighs it
+    (["9", "9", None], [0.1, 0.2, 0.9], ("9", 1)),             # what has no answer has no vote
+    ([None, None], [0.1, 0.2], (None, 1)),
+])
+def test_choice_is_a_weighted_vote(answers, values, expected):
+    assert choose(answers, values) == expected
+
+
+def test_answers_line_by_line_and_names_who_answers(monkeypatch, capsys, ladder):
+    out, err, code = talk(monkeypatch, capsys, "(2+3)*2\n7-4\n\n9-9\n", ChatConfig(str(ladder)))
+    assert len(out.splitlines()) == 2 and code == 0             # the empty line ended it
+    assert f"{ladder}/star answers" in err and "judges" not in err
+
+
+def test_unreadable_line_is_one_error_line_and_the_rest_is_answered(monkeypatch, capsys, ladder):
+    out, err, code = talk(monkeypatch, capsys, "2+x\n(2+3)\n", ChatConfig(str(ladder)))
+    assert code == 2 and len(out.splitlines()) == 1
+    assert sum("error" in line and "2+x" in line for line in err.splitlines()) == 1
+
+
+def test_on_a_terminal_a_mistake_does_not_end_with_an_error(monkeypatch, capsys, ladder):
+    class Terminal(io.StringIO):
+        def isatty(self):
+            return True
+
+    monkeypatch.setattr(sys, "stdin", Terminal("2+x\n(2+3)\n"))
+    assert chat.run(ChatConfig(str(ladder))) == 1
+    assert "> " in capsys.readouterr().out
+
+
+def test_several_samples_vote_with_the_critic(monkeypatch, capsys, ladder):
+    cfg = ChatConfig(str(ladder), n=4, temperature=1.0)
+    out, err, _ = talk(monkeypatch, capsys, "(2+3)*2\n", cfg)
+    assert f"{ladder}/critic judges" in err and "of 4 samples" in out
+    assert talk(monkeypatch, capsys, "(2+3)*2\n", cfg)[0] == out     # the seed decides
+    with pytest.raises(UserError, match="temperature"):
+        ChatConfig(n=4)
+
+
+def test_the_last_finished_policy_answers(tmp_path, ladder):
+    run = tmp_path / "run"
+    shutil.copytree(ladder, run)
+    assert find_policy(ChatConfig(str(run))) == run / "star"
+    (run / "star" / "result.json").unlink()                     # not finished
+    assert find_policy(ChatConfig(str(run))) == run / "sft"
+    assert find_policy(ChatConfig(str(run / "pretrain"))) == run / "pretrain"
+    assert find_policy(ChatConfig(str(run), checkpoint="x")).name == "x"
+    with pytest.raises(UserError, match="neither a run folder"):
+        find_policy(ChatConfig(str(tmp_path / "nothing")))

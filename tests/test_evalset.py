@@ -1,0 +1,88 @@
+"""Eval: accuracies of known completions, levels kept apart, files named by line."""
+
+import json
+
+import numpy as np
+import pytest
+
+from minireason import evalset
+from minireason.config import UserError, read_json
+from minireason.evalset import EvalConfig, measure, read, run, table
+from minireason.evaluate import wilson
+from minireason.problems import chain
+
+PROBLEMS = [chain.read("(23+4)*3"), chain.read("(9-5)*2")]
+RIGHT = ["<think>23+4=27;27*3=81</think>81<eos>", "<think>9-5=4;4*2=8</think>8<eos>"]
+LUCKY = "<think>23+4=27;27*3=80</think>81<eos>"                 # right answer, wrong step
+WRONG = "<think>9-5=5;5*2=10</think>10<eos>"
+
+
+def test_one_sample_gives_wilson_interval_and_step_validity():
+    result = measure(EvalConfig("c", "p"), PROBLEMS, [[LUCKY], [WRONG]])
+    assert (result["accuracy"], result["n"]) == (0.5, 2)
+    assert (result["low"], result["high"]) == wilson(1, 2)
+    assert (result["steps_valid"], result["well_formed"]) == (0.0, 1.0)
+
+
+def test_several_samples_give_pass_and_maj():
+    """Problem 0: 3 of 4 right, the vote is right. Problem 1: 1 of 4 right, the vote is wrong."""
+    completions = [[RIGHT[0], RIGHT[0], LUCKY, "<think>"], [WRONG, WRONG, WRONG, RIGHT[1]]]
+    result = measure(EvalConfig("c", "p", n=4, temperature=1.0), PROBLEMS, completions)
+    assert result["accuracy"] == 0.5
+    assert result["steps_valid"] == pytest.approx(3 / 8)
+    assert result["well_formed"] == pytest.approx(7 / 8)
+    passed = {k: point["accuracy"] for k, point in result["pass_at"].items()}
+    # by hand: P(no right one among 2 of 4) is 0 and C(3,2)/C(4,2) = 1/2
+    assert passed == pytest.approx({"1": 0.5, "2": 0.75, "4": 1.0})
+    assert result["maj_at"]["4"]["accuracy"] == 0.5
+    assert 0.0 <= result["pass_at"]["2"]["low"] <= 0.75 <= result["pass_at"]["2"]["high"] <= 1.0
+
+
+def test_levels_of_a_file_are_kept_apart(ladder, tmp_path, capsys):
+    path = tmp_path / "mine.jsonl"
+    prompts = ["((2+3)*2)=", "(7-4)=", "((9-5)*2)="]
+    path.write_text("\n".join(json.dumps({"prompt": p}) for p in prompts))
+    result = run(EvalConfig(str(ladder / "star"), str(path), out=str(tmp_path / "out/r.json"),
+                            device="cpu"))
+    sizes = {name: group["n"] for name, group in result["groups"].items()}
+    assert sizes == {"chain level 1": 1, "chain level 2": 2, "all": 3}
+    assert read_json(tmp_path / "out/r.json") == result
+    assert capsys.readouterr().out.strip() == table(result)
+    assert "n = 2" in table(result) and "greedy" in table(result)
+
+
+def test_frozen_set_is_named_limited_and_seeded(ladder):
+    cfg = EvalConfig(str(ladder / "star"), "chain-test-k1", n=2, temperature=1.0, limit=5,
+                     device="cpu")
+    result = run(cfg)
+    assert [g["n"] for g in result["groups"].values()] == [5]
+    assert result == run(cfg)
+    assert "pass@2" in table(result) and "maj@1" in table(result)
+
+
+def test_direct_style_forces_no_thought(ladder, monkeypatch):
+    seen = []
+    real = evalset.complete
+    monkeypatch.setattr(evalset, "complete", lambda *a: seen.append(real(*a)) or seen[-1])
+    run(EvalConfig(str(ladder / "pretrain"), "chain-test-k1", style="direct", limit=3,
+                   device="cpu"))
+    assert all(text.startswith("</think>") for (text,) in seen[0])
+
+
+def test_mistakes_are_named(ladder, tmp_path):
+    with pytest.raises(UserError, match="--style deep"):
+        run(EvalConfig(str(ladder / "star"), "chain-test-k1", style="deep"))
+    with pytest.raises(UserError, match="temperature"):
+        EvalConfig("c", "p", n=2)
+    with pytest.raises(UserError, match="chain-test-k99"):
+        read("chain-test-k99")
+    with pytest.raises(UserError, match="nowhere"):
+        read(str(tmp_path / "nowhere.jsonl"))
+    (tmp_path / "sum.jsonl").write_text(json.dumps({"prompt": "128+367=", "family": "addition"}))
+    with pytest.raises(UserError, match=r"addition|alphabet"):
+        run(EvalConfig(str(ladder / "star"), str(tmp_path / "sum.jsonl"), device="cpu"))
+
+
+def test_answer_ids_give_zero_to_the_right_answer():
+    ids = evalset.answer_ids(PROBLEMS[1], [WRONG, RIGHT[1], "<think>", WRONG])
+    assert np.array_equal(ids, [1, 0, -1, 1])

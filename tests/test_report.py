@@ -1,0 +1,304 @@
+"""Report: the page shows what a run folder holds and says what it lacks; the README's numbers."""
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from minireason import readme, report, results
+from minireason.config import UserError, to_dict
+from minireason.evaluate import Accuracy, wilson
+from minireason.problems import chain
+from minireason.report import ReportConfig
+from minireason.stages import critic, pretrain, rl, sft, star, testtime
+
+LEVELS = range(1, 9)
+
+
+def write(folder: Path, stage: str, config, result: dict, metrics: list[dict] = ()) -> None:
+    """A finished stage's folder, without weights."""
+    folder.mkdir(parents=True)
+    record = {"stage": stage, "config": to_dict(config), "parents": {}}
+    (folder / "config.json").write_text(json.dumps(record))
+    (folder / "result.json").write_text(json.dumps({"stage": stage, **result}))
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(m) + "\n" for m in metrics))
+
+
+def accuracies(top: float, slope: float, n: int = 500) -> dict:
+    """{set name: fields of Accuracy}, falling with the level."""
+    found = {}
+    for level in LEVELS:
+        right = round(n * min(1.0, max(0.02, top - slope * level)))
+        found[f"chain-test-k{level}"] = vars(Accuracy(right / n, n, *wilson(right, n)))
+    return found
+
+
+def records(generator: np.random.Generator, problems: int, n: int) -> list[dict]:
+    """Test-time records of made-up samples whose critic knows something."""
+    found = []
+    for _ in range(problems):
+        problem = chain.sample(generator, 8)
+        skill = generator.beta(0.5, 1.2)
+        correct = generator.random(n) < skill
+        values = np.clip(0.25 + 0.45 * correct + generator.normal(0, 0.2, n), 0, 1).round(6)
+        wrong = [str(90 + int(generator.integers(0, 5))) for _ in range(n)]
+        answers = [problem.answer if right else other
+                   for right, other in zip(correct, wrong, strict=True)]
+        steps = list(problem.steps)
+        if not correct[0]:
+            steps[3] = steps[3].partition("=")[0] + "=11"
+        example = f"<think>{';'.join(steps)}</think>{answers[0]}<eos>"
+        found.append({"prompt": problem.prompt, "answer": problem.answer, "answers": answers,
+                      "tokens": generator.integers(40, 50, n).tolist(), "example": example,
+                      "correct": correct.astype(int).tolist(), "values": values.tolist(),
+                      "steps_valid": correct.astype(int).tolist()})
+    return found
+
+
+def made_run(folder: Path, seed: int = 0, stages: int = 5) -> Path:
+    """A run folder of made-up numbers in the stages' own formats; the first `stages` of them."""
+    generator, at = np.random.default_rng(seed), str(folder)
+    lift = 0.02 * seed
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text(json.dumps(
+        {"stage": "run", "config": {"size": "quickstart", "out": at, "seed": seed}}))
+    (folder / "machine.json").write_text(json.dumps({"cores": 2, "torch": "2.13.0"}))
+    metrics = [{"step": i, "train/loss": 1.2 + 2.5 * np.exp(-i / 60) + generator.normal(0, 0.05),
+                "train/tokens": 5000} for i in range(300)]
+    write(folder / "pretrain", "pretrain", pretrain.PretrainConfig(out=f"{at}/pretrain", seed=seed),
+          {"seconds": 200.0, "parameters": 451_000,
+           "accuracy": {"direct": accuracies(0.2, 0.03), "cot": accuracies(0.8 + lift, 0.1)}},
+          metrics)
+    parts = iter(range(1, stages))
+    if next(parts, 0):
+        write(folder / "sft", "sft", sft.SFTConfig(init=f"{at}/pretrain", out=f"{at}/sft",
+                                                   seed=seed),
+              {"seconds": 20.0, "accuracy": {"cot": accuracies(0.9 + lift, 0.09)}}, metrics[:50])
+    if next(parts, 0):
+        rounds = [{"accuracy": {"cot": accuracies(0.9 + 0.05 * r + lift, 0.08 - 0.02 * r)},
+                   "kept": 1500 + 100 * r, "share_solved": 0.5 + 0.1 * r,
+                   "share_rationalized": 0.1, "share_wrong_steps": 0.3 - 0.05 * r,
+                   "kept_per_level": {}, "seconds": 60.0} for r in (1, 2, 3)]
+        write(folder / "star", "star", star.STaRConfig(init=f"{at}/sft", base=f"{at}/pretrain",
+                                                       out=f"{at}/star", seed=seed),
+              {"seconds": 180.0, "rounds": rounds, "accuracy": rounds[-1]["accuracy"]})
+    if next(parts, 0):
+        write(folder / "critic", "critic", critic.CriticConfig(init=f"{at}/star", seed=seed,
+                                                               out=f"{at}/critic"),
+              {"seconds": 60.0, "share_right": 0.4, "auc": 0.91, "held_out": 800})
+    if next(parts, 0):
+        cfg = testtime.TestTimeConfig(policy=f"{at}/star", critic=f"{at}/critic", seed=seed,
+                                      out=f"{at}/testtime", problems=60, n=64)
+        found = records(generator, cfg.problems, cfg.n)
+        curve = testtime.estimate(cfg, found)
+        write(folder / "testtime", "testtime", cfg,
+              {"seconds": 100.0, "curves": {"chain-test-k8": curve}, "greedy": {},
+               "calibration": {"chain-test-k8": testtime.calibration(found)}})
+        (folder / "testtime" / "samples-chain-test-k8-0.json").write_text(json.dumps(found))
+    return folder
+
+
+def add_rl(folder: Path, seed: int = 0) -> None:
+    """The RL stage of a made-up run."""
+    generator = np.random.default_rng(seed)
+    at, metrics, curve = str(folder), [], []
+    for step in range(50):
+        line = {"reward": 0.3 + 0.01 * step, "entropy": 0.4 - 0.005 * step, "approx_kl": 1e-3,
+                "clip_fraction": 0.01 * generator.random(), "share_silent": 0.2,
+                "generated_tokens": 20_000, "trained_tokens": 15_000, "length_wrong": 45.0}
+        if step > 5:                                           # early steps may have none
+            line["length_right"] = 44.0 + generator.random()
+        metrics.append({"step": step, **{f"train/{key}": value for key, value in line.items()}})
+    for step in range(0, 51, 10):
+        curve.append({"step": step, "generated_tokens": 20_000 * step, "flops": 1e9 * step,
+                      "eval/chain-validation-k8/sampled": 0.3 + 0.008 * step + 0.01 * seed,
+                      "eval/chain-validation-k8/greedy": 0.4 + 0.008 * step + 0.01 * seed})
+    write(folder / "rl", "rl", rl.RLConfig(init=f"{at}/star", out=f"{at}/rl", seed=seed),
+          {"seconds": 150.0, "curve": curve, "accuracy": {
+              "cot": accuracies(1.0, 0.01), "sampled": accuracies(0.97, 0.02),
+              "sampled_before": accuracies(0.9, 0.07)}}, metrics)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory) -> Path:
+    """One complete run folder of made-up numbers with its page; tests only read it."""
+    folder = made_run(tmp_path_factory.mktemp("report") / "run")
+    assert report.run(ReportConfig(run=str(folder))) == folder / "report.html"
+    return folder
+
+
+def page_of(folder: Path) -> str:
+    """The page without its pictures."""
+    return re.sub(r"data:image/png;base64,[A-Za-z0-9+/=]+", "PNG", (folder /
+                                                                     "report.html").read_text())
+
+
+def test_page_is_self_contained(made):
+    html = page_of(made)
+    assert html.count('src="PNG"') == html.count("<img ") == 8
+    assert not re.findall(r"(?:https?:)?//|@import|<script|<link|url\(", html)
+    assert 'name="viewport"' in html and "prefers-color-scheme: dark" in html
+
+
+def test_page_states_the_numbers_of_the_results(made):
+    html = page_of(made)
+    run = results.load_run(made)
+    curve = run["testtime"]["result"]["curves"]["chain-test-k8"]
+    difference = curve["differences"]["critic_best_of_n - majority"]
+    assert f"{100 * difference['mean']:+.1f} [{100 * difference['low']:+.1f}" in html
+    point = run["star"]["result"]["rounds"][1]["accuracy"]["cot"]["chain-test-k6"]
+    assert f"<td>{100 * point['accuracy']:.1f} [{100 * point['low']:.1f}" in html
+    assert "451,000 parameters; cores 2, torch 2.13.0." in html
+    assert "<td>pretrain</td><td>200</td><td>1,500,000</td>" in html
+    assert "0.910" in html and "60 test problems, 64 samples each" in html
+
+
+def test_samples_carry_the_verifiers_marks(made):
+    html = page_of(made)
+    records_of = json.loads((made / "testtime/samples-chain-test-k8-0.json").read_text())
+    wrong = next(r for r in records_of[:results.EXAMPLES] if not r["correct"][0])
+    step = wrong["example"].removeprefix("<think>").split(";")[3]
+    assert f'<li class="wrong"><code>{step}</code> ✗ wrong</li>' in html
+    assert f"the right one is {wrong['answer']}" in html
+
+
+@pytest.mark.parametrize("stages", [1, 2, 3, 4])
+def test_missing_stages_are_named_and_nothing_is_invented(tmp_path, stages):
+    folder = made_run(tmp_path / "run", stages=stages)
+    report.run(ReportConfig(run=str(folder)))
+    html = page_of(folder)
+    absent = [s for s in results.STAGES if not (folder / s).exists()]
+    assert f"Not in this run: {', '.join(absent)}." in html
+    assert ("<h2>STaR</h2>" in html) == (stages >= 3)
+    assert "<h2>Test-time compute</h2>" not in html and "<h2>The critic</h2>" not in html
+
+
+def test_rl_is_a_rung_and_a_section(tmp_path):
+    folder = made_run(tmp_path / "run", stages=3)
+    add_rl(folder)
+    report.run(ReportConfig(run=str(folder)))
+    html = page_of(folder)
+    assert "<h2>Reinforcement learning</h2>" in html and "1.00 million tokens" in html
+    assert "<td>8</td><td>34.0 [" in html                      # sampled before, level 8
+    assert "<td>rl</td><td>150</td><td>750,000</td>" in html
+    assert list(results.rungs(results.load_run(folder)))[-1] == "RL"
+
+
+def test_an_unfinished_stage_is_missing(tmp_path):
+    folder = made_run(tmp_path / "run", stages=3)
+    (folder / "star" / "result.json").unlink()
+    assert list(results.load_run(folder)) == ["pretrain", "sft"]
+    with pytest.raises(UserError, match="no finished pretrain"):
+        report.run(ReportConfig(run=str(folder / "pretrain")))
+    assert not (folder / "pretrain" / "figures").exists()
+
+
+def test_page_of_a_run_that_really_happened(ladder):
+    """The stages' own files, tiny: what the formats above copy by hand cannot drift."""
+    report.run(ReportConfig(run=str(ladder)))
+    html = page_of(ladder)
+    for title in ("The ladder", "Pretraining", "STaR", "Test-time compute", "The critic",
+                  "Sample completions", "Configuration and cost"):
+        assert f"<h2>{title}</h2>" in html
+    assert "Level 1" in html and "Level 2" in html
+
+
+# ---- the README ---------------------------------------------------------------------------------
+
+@pytest.fixture
+def three(tmp_path, monkeypatch) -> Path:
+    """A folder with runs of three seeds and a README; the current directory."""
+    monkeypatch.chdir(tmp_path)
+    for seed in range(3):
+        made_run(Path(f"runs/s{seed}"), seed)
+    Path("README.md").write_text(f"above\n{readme.BEGIN}\nold\n{readme.END}\nbelow\n")
+    return tmp_path
+
+
+RUNS = ("runs/s0", "runs/s1", "runs/s2")
+
+
+def test_readme_is_made_anew_from_the_reference_alone(three):
+    report.run(ReportConfig(runs=RUNS, readme="README.md"))
+    first = Path("README.md").read_text()
+    pictures = {path.name: path.read_bytes() for path in Path("docs/figures").iterdir()}
+    for path in RUNS:
+        Path(path).rename(path + "-gone")
+    Path("README.md").write_text(first.replace("%", "?"))
+    for path in Path("docs/figures").iterdir():
+        path.unlink()
+    report.run(ReportConfig(readme="README.md"))
+    assert Path("README.md").read_text() == first
+    assert {p.name: p.read_bytes() for p in Path("docs/figures").iterdir()} == pictures
+    assert first.startswith(f"above\n{readme.BEGIN}\n") and first.endswith(
+        f"{readme.END}\nbelow\n") and "old" not in first
+    for name in re.findall(r'src="([^"]+)"', first):
+        assert Path(name).is_file()
+
+
+def test_reference_is_small_and_names_no_path_of_the_machine(three):
+    here = str(three / "runs/absolute")
+    made_run(Path(here), seed=7)
+    report.run(ReportConfig(runs=(here,), reference="kept"))
+    files = [path for path in Path("kept").rglob("*") if path.is_file()]
+    assert sum(path.stat().st_size for path in files) < 300_000
+    assert {path.suffix for path in files} == {".json", ".jsonl"}
+    assert not any(str(three) in path.read_text() for path in files)
+    kept = results.load_run("kept/seed-7")
+    assert kept["star"]["config"]["init"] == "seed-7/sft"
+    whole = results.load_run(here)
+    assert len(kept["pretrain"]["metrics"]) == results.THIN < len(whole["pretrain"]["metrics"])
+    assert [s["tokens"] for s in kept.values()] == [s["tokens"] for s in whole.values()]
+    report.run(ReportConfig(run="kept/seed-7"))                 # a copy has a page too
+    assert "the right one is" in page_of(Path("kept/seed-7"))
+
+
+def test_table_states_mean_interval_range_and_provenance(three):
+    report.run(ReportConfig(runs=RUNS, readme="README.md", levels=(2, 8)))
+    text = Path("README.md").read_text()
+    points = [results.load_run(run)["sft"]["result"]["accuracy"]["cot"]["chain-test-k2"]
+              for run in RUNS]
+    mean, low, high = (100 * np.mean([p[k] for p in points]) for k in ("accuracy", "low", "high"))
+    values = [100 * p["accuracy"] for p in points]
+    spread = f"({min(values):.0f} to {max(values):.0f})"
+    assert f"| SFT | {mean:.1f} [{low:.0f}, {high:.0f}] {spread} |" in text
+    assert "| accuracy (%) | level 2 | level 8 |" in text
+    differences = [results.load_run(run)["testtime"]["result"]["curves"]["chain-test-k8"]
+                   ["differences"]["majority - single"] for run in RUNS]
+    mean, low = np.mean([d["mean"] for d in differences]), min(d["low"] for d in differences)
+    assert f"| majority - single | {100 * mean:+.1f} | {100 * low:+.1f} |" in text
+    for fact in ("seeds 0, 1, 2", "n = 500", "--size quickstart", "451,000 parameters", "cores 2",
+                 "torch 2.13.0", "9.3 to 9.3 minutes"):
+        assert fact in text, fact
+
+
+def test_runs_that_cannot_be_averaged_are_refused(three):
+    with pytest.raises(UserError, match="one run a seed"):
+        readme.keep_runs(("runs/s0", "runs/s0"), Path("kept"))
+    record = json.loads(Path("runs/s1/sft/config.json").read_text())
+    record["config"]["traces"] = 5
+    Path("runs/s1/sft/config.json").write_text(json.dumps(record))
+    with pytest.raises(UserError, match="runs/s1 has other stages or settings"):
+        readme.keep_runs(RUNS, Path("kept"))
+    assert not Path("kept").exists()
+    readme.keep_runs(("runs/s0",), Path("kept"))
+    with pytest.raises(UserError, match="seed-0"):              # would mix old with new
+        readme.keep_runs(("runs/s2",), Path("kept"))
+
+
+@pytest.mark.parametrize("text", ["no marks", f"{readme.END}{readme.BEGIN}", readme.BEGIN * 2
+                                  + readme.END])
+def test_readme_without_its_marks_is_left_alone(three, text):
+    Path("README.md").write_text(text)
+    with pytest.raises(UserError, match="results:begin"):
+        report.run(ReportConfig(readme="README.md"))
+    assert Path("README.md").read_text() == text
+
+
+def test_thinning_sums_tokens_and_averages_the_rest():
+    lines = [{"step": i, "train/tokens": 10, "train/loss": float(i)} for i in range(10)]
+    assert results.thin(lines, 5)[:2] == [{"step": 1, "train/tokens": 20, "train/loss": 0.5},
+                                          {"step": 3, "train/tokens": 20, "train/loss": 2.5}]
+    assert results.thin([], 5) == []
