@@ -14,8 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from minireason.attention import decode_attention, rope_tables, self_attention
+from minireason.attention import Prompt, decode_attention, rope_tables, self_attention
 from minireason.config import UserError
+from minireason.fused import RMSNorm, SwiGLU, by_hand
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,7 @@ class KVCache:
         self.k = torch.zeros(shape, device=device, dtype=dtype)           # (L, B, Hkv, S, D)
         self.v = torch.zeros(shape, device=device, dtype=dtype)
         self.lens = torch.zeros(rows, device=device, dtype=torch.long)    # (B,)
+        self.prompts: list[Prompt] | None = None    # one a layer, where rows share their prompts
 
     def keep(self, rows: Tensor) -> None:
         """Drop all rows but these, (B',) indices; repeated indices copy a row."""
@@ -75,13 +77,22 @@ class Block(nn.Module):
         """x (..., d_model); `attend(qkv, q_gain, k_gain)` returns (..., H * D)."""
         normed = rms_norm(x, self.attention_norm, self.config.norm_eps)
         x = x + self.out(attend(self.qkv(normed), self.q_gain, self.k_gain))
-        gate, up = self.gate_up(rms_norm(x, self.mlp_norm, self.config.norm_eps)).chunk(2, dim=-1)
-        return x + self.down(F.silu(gate) * up)
+        return x + self.down(swiglu(self.gate_up(rms_norm(x, self.mlp_norm, self.config.norm_eps))))
 
 
 def rms_norm(x: Tensor, gain: Tensor, eps: float) -> Tensor:
     """x / rms(x) * gain over the last dimension."""
+    if by_hand(x):
+        return RMSNorm.apply(x, gain, eps)
     return F.rms_norm(x, gain.shape, gain.to(x.dtype), eps)
+
+
+def swiglu(gate_up: Tensor) -> Tensor:
+    """silu(gate) * up; (..., 2 * d_ff) -> (..., d_ff)."""
+    if by_hand(gate_up):
+        return SwiGLU.apply(gate_up)
+    gate, up = gate_up.chunk(2, dim=-1)
+    return F.silu(gate) * up
 
 
 class Transformer(nn.Module):
@@ -132,7 +143,8 @@ class Transformer(nn.Module):
         for layer, block in enumerate(self.blocks):
             def attend(qkv, q_gain, k_gain, layer=layer):
                 out, k, v = self_attention(qkv, q_gain, k_gain, self.cos, self.sin,
-                                           cu_seqlens=cu_seqlens, max_len=max_len, **self._layout())
+                                           cu_seqlens=cu_seqlens, max_len=max_len,
+                                           want_k=cache is not None, **self._layout())
                 if cache is not None:
                     cache.k[layer, :, :, :k.shape[1]] = k.transpose(1, 2)
                     cache.v[layer, :, :, :v.shape[1]] = v.transpose(1, 2)
@@ -162,7 +174,9 @@ class Transformer(nn.Module):
         for layer, block in enumerate(self.blocks):
             def attend(qkv, q_gain, k_gain, layer=layer):
                 return decode_attention(qkv, q_gain, k_gain, self.cos, self.sin, cache.k[layer],
-                                        cache.v[layer], cache.lens, span=span, **self._layout())
+                                        cache.v[layer], cache.lens, span=span,
+                                        prompt=cache.prompts and cache.prompts[layer],
+                                        **self._layout())
             x = block(x, attend)
         cache.lens += 1
         return self.logits(rms_norm(x, self.final_norm, self.config.norm_eps))
