@@ -23,6 +23,7 @@ from torch import Tensor
 import cuda_ext.autograd  # noqa: F401  (registers torch.ops.minireason)
 from cuda_ext import build, calls
 from minireason.config import UserError
+from minireason.fused import CausalAttention, by_hand
 
 IMPLS = ("auto", "reference", "sdpa", "cuda", "emulated")
 # Up to which row length the kernels beat SDPA, as cuda_ext/gpu_check.py measured it.
@@ -141,6 +142,9 @@ def self_attention(
     on the right: causality alone keeps padding out of every counted token.
     """
     longest = qkv.shape[1] if cu_seqlens is None else max_len
+    if impl == "auto" and cu_seqlens is None and n_heads == n_kv_heads and by_hand(qkv):
+        return CausalAttention.apply(qkv, q_gain, k_gain, cos[:longest], sin[:longest], n_heads,
+                                     eps)
     impl, _ = choose_impl(impl, qkv.device, qkv.dtype, q_gain.numel(), longest)
     if impl in ("cuda", "emulated"):
         return _kernel_self(qkv, q_gain, k_gain, cos, sin, cu_seqlens, longest, n_heads,

@@ -50,7 +50,7 @@ def train_step(model: nn.Module, optimizer: torch.optim.Optimizer, batches: list
     gradient that is not finite raises UserError and leaves the weights untouched.
     """
     device = next(model.parameters()).device
-    optimizer.zero_grad(set_to_none=False)
+    optimizer.zero_grad()
     total = torch.zeros((), device=device)
     for batch in batches:
         with autocast(device):
