@@ -1,7 +1,10 @@
 """Reading values off a critic: P(correct | prefix) at the end of every step of a completion."""
 
+import math
+
 import torch
 
+from minireason.config import UserError
 from minireason.evaluate import prompt_ids
 from minireason.model import Transformer
 from minireason.optim import autocast
@@ -9,6 +12,20 @@ from minireason.problems import Problem
 from minireason.tokenizer import Tokenizer
 
 STEP_ENDS = (";", "</think>", "<eos>")   # tokens after which a value is trained and read
+AGGREGATIONS = ("last", "min", "product")
+
+
+def aggregate(values: list[float], how: str) -> float:
+    """One score of a completion from its step values; 0 if it has none.
+
+    last: the final verdict; min: the weakest step (Math-Shepherd); product: P(every step right) if
+    steps fail independently (Lightman 2023, section 2.4).
+    """
+    if how not in AGGREGATIONS:
+        raise UserError(f"aggregation {how!r}: must be one of {', '.join(AGGREGATIONS)}")
+    if not values:
+        return 0.0
+    return {"last": values[-1], "min": min(values), "product": math.prod(values)}[how]
 
 
 def rollout_ids(tokenizer: Tokenizer, problems: list[Problem], completions: list[str],
@@ -29,22 +46,43 @@ def step_values(critic: Transformer, tokenizer: Tokenizer, problems: list[Proble
     ends = set(tokenizer.ids_of(*STEP_ENDS))
     device = critic.embedding.weight.device
     rows = rollout_ids(tokenizer, problems, completions)
-    order = sorted(range(len(rows)), key=lambda i: len(rows[i][0]))
     values: list[list[float]] = [[] for _ in rows]
-    start = 0
-    while start < len(order):
-        stop = start + 1
-        while (stop < len(order)
-               and len(rows[order[stop]][0]) * (stop + 1 - start) <= token_budget):
-            stop += 1
-        group = order[start:stop]
-        longest = len(rows[group[-1]][0])
-        tokens = torch.tensor([rows[i][0] + [tokenizer.pad] * (longest - len(rows[i][0]))
-                               for i in group], device=device)
+    for group in length_groups([len(ids) for ids, _ in rows], token_budget):
+        tokens = _padded([rows[i][0] for i in group], tokenizer.pad, device)
         with autocast(device):
             probabilities = critic.values(tokens).float().sigmoid().tolist()
         for i, row in zip(group, probabilities, strict=True):
             ids, first = rows[i]
             values[i] = [row[t] for t in range(first, len(ids)) if ids[t] in ends]
-        start = stop
     return values
+
+
+@torch.inference_mode()
+def prefix_values(critic: Transformer, tokenizer: Tokenizer, prefixes: list[list[int]],
+                  token_budget: int = 8192) -> list[float]:
+    """P(correct | prefix) at the last token of each token row, prompt and opener included."""
+    device = critic.embedding.weight.device
+    values = [0.0] * len(prefixes)
+    for group in length_groups([len(ids) for ids in prefixes], token_budget):
+        tokens = _padded([prefixes[i] for i in group], tokenizer.pad, device)
+        last = torch.tensor([[len(prefixes[i]) - 1] for i in group], device=device)
+        with autocast(device):
+            logits = critic.values(tokens).gather(1, last).squeeze(1)     # (B,)
+        for i, value in zip(group, logits.float().sigmoid().tolist(), strict=True):
+            values[i] = value
+    return values
+
+
+def length_groups(lengths: list[int], token_budget: int) -> list[list[int]]:
+    """Indices by ascending length, cut where a padded batch would exceed the budget in tokens."""
+    groups: list[list[int]] = []
+    for i in sorted(range(len(lengths)), key=lambda i: lengths[i]):
+        if not groups or lengths[i] * (len(groups[-1]) + 1) > token_budget:
+            groups.append([])
+        groups[-1].append(i)
+    return groups
+
+
+def _padded(rows: list[list[int]], pad: int, device: torch.device) -> torch.Tensor:
+    longest = max(map(len, rows))
+    return torch.tensor([row + [pad] * (longest - len(row)) for row in rows], device=device)
