@@ -50,8 +50,8 @@ class Samples:
                 for row, length in zip(self.tokens.tolist(), lengths, strict=True)]
 
 
-def uniforms(seed: int, first_row: int, rows: int, steps: int) -> np.ndarray:
-    """(rows, steps) uniform numbers in [0, 1): splitmix64 of (seed, row, step).
+def uniforms(seed: int, rows: np.ndarray, steps: int) -> np.ndarray:
+    """(B, steps) uniform numbers in [0, 1) for row numbers (B,): splitmix64 of (seed, row, step).
 
     Steele 2014, "Fast splittable pseudorandom number generators", figure 15.
     """
@@ -61,7 +61,7 @@ def uniforms(seed: int, first_row: int, rows: int, steps: int) -> np.ndarray:
         return z ^ (z >> np.uint64(31))
 
     golden = np.uint64(0x9E3779B97F4A7C15)
-    row = np.arange(first_row, first_row + rows, dtype=np.uint64)[:, None]
+    row = np.asarray(rows, dtype=np.uint64)[:, None]
     step = np.arange(1, steps + 1, dtype=np.uint64)
     base = mix(np.full((1, 1), seed % 2 ** 64, dtype=np.uint64) + golden)
     bits = mix(mix(base + (row + np.uint64(1)) * golden) + step * golden)
@@ -69,25 +69,32 @@ def uniforms(seed: int, first_row: int, rows: int, steps: int) -> np.ndarray:
 
 
 def stream(model: Transformer, tokenizer: Tokenizer, prompts: list[list[int]],
-           how: Sampling) -> Iterator[Samples]:
-    """Yield the completions of all prompts chunk by chunk; memory is that of one chunk."""
+           how: Sampling, numbers: list[int] | None = None) -> Iterator[Samples]:
+    """Yield the completions of all prompts chunk by chunk; memory is that of one chunk.
+
+    numbers (P,) name the prompts' random streams, 0, 1, 2, ... if not given: a rank that holds
+    every second prompt draws for them what one process with all of them draws.
+    """
+    of_prompt = np.arange(len(prompts)) if numbers is None else np.asarray(numbers)
     total = len(prompts) * how.n
     for start in range(0, total, how.chunk):
         stop = min(start + how.chunk, total)
-        yield _decode_chunk(model, tokenizer, prompts, how, start, stop)
+        row = np.arange(start, stop)
+        u = uniforms(how.seed, of_prompt[row // how.n] * how.n + row % how.n, how.max_new)
+        yield _decode_chunk(model, tokenizer, prompts, how, start, stop, u)
 
 
 def sample(model: Transformer, tokenizer: Tokenizer, prompts: list[list[int]],
-           how: Sampling) -> list[str]:
-    """Completions as text, N consecutive ones a prompt."""
-    return [text for chunk in stream(model, tokenizer, prompts, how)
+           how: Sampling, numbers: list[int] | None = None) -> list[str]:
+    """Completions as text, N consecutive ones a prompt; numbers as for `stream`."""
+    return [text for chunk in stream(model, tokenizer, prompts, how, numbers)
             for text in chunk.texts(tokenizer)]
 
 
 @torch.inference_mode()
 def _decode_chunk(model: Transformer, tokenizer: Tokenizer, prompts: list[list[int]],
-                  how: Sampling, start: int, stop: int) -> Samples:
-    """Rows start..stop-1 from prefill to the last <eos>."""
+                  how: Sampling, start: int, stop: int, uniform: np.ndarray) -> Samples:
+    """Rows start..stop-1 from prefill to the last <eos>; uniform numbers (B, max_new)."""
     device = model.embedding.weight.device
     rows = stop - start
     first_prompt = start // how.n
@@ -102,7 +109,7 @@ def _decode_chunk(model: Transformer, tokenizer: Tokenizer, prompts: list[list[i
         logits, cache = _prefill(model, mine, longest + max_new, tokenizer.pad)
         cache.keep(source)
         logits = logits[source]                                           # (B, V)
-        u = torch.from_numpy(uniforms(how.seed, start, rows, max_new)).to(device)
+        u = torch.from_numpy(uniform).to(device)
         tokens = torch.full((rows, max_new), tokenizer.pad, device=device)
         logprobs = torch.zeros((rows, max_new), device=device)
         mask = torch.zeros((rows, max_new), dtype=torch.bool, device=device)

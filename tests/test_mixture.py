@@ -1,0 +1,80 @@
+"""The pretraining mixture: the train split only, the shares it promises, lines that are right."""
+
+from collections import Counter
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from minireason import mixture as module
+from minireason.config import UserError, rng
+from minireason.mixture import Mixture, draw_line
+from minireason.problems import chain, split_of
+
+CHAIN = Mixture(facts=0.3, direct=0.25, facts_per_line=4, max_level=5, common_level=2,
+                worked_tail=0.5)
+
+
+def kind_of(line: str) -> str:
+    return "worked" if "<think>" in line else "direct" if "</think>" in line else "fact"
+
+
+@settings(max_examples=150, deadline=None, derandomize=True)
+@given(st.integers(0, 2 ** 40))
+def test_every_line_is_right_and_of_the_train_split(seed):
+    line = draw_line(CHAIN, "chain", rng(seed, "test"))
+    assert line.endswith("<eos>") and line.count("<eos>") == 1
+    if kind_of(line) == "fact":
+        facts = line.removesuffix("<eos>").split(";")
+        assert len(facts) == 4
+        for fact in facts:
+            left, operator, right, result = chain._STEP.fullmatch(fact).groups()
+            assert chain.compute(int(left), operator, int(right)) == int(result)
+        return
+    prompt, opener, rest = line.partition("<think>" if "<think>" in line else "</think>")
+    problem = chain.read(prompt)
+    verdict = chain.verify(problem, opener + rest)
+    assert verdict.correct and problem.level <= 5
+    assert verdict.steps_valid == (opener == "<think>")
+    assert split_of(problem.key) == "train"
+
+
+def test_problems_are_asked_of_the_train_split_only(monkeypatch):
+    """Facts do not show the chain they come from, so the question itself is watched."""
+    asked = []
+    real = module.sample_split
+    monkeypatch.setattr(module, "sample_split",
+                        lambda f, g, level, split: asked.append(split) or real(f, g, level, split))
+    kinds = {kind_of(draw_line(CHAIN, "chain", rng(i, "test"))) for i in range(60)}
+    assert kinds == {"fact", "direct", "worked"} and set(asked) == {"train"}
+
+
+def test_shares_and_tail_are_those_of_the_config():
+    generator, n = rng(0, "shares"), 4000
+    lines = [draw_line(CHAIN, "chain", generator) for _ in range(n)]
+    kinds = Counter(map(kind_of, lines))
+    # Four standard deviations of a binomial share at n = 4000 are at most 0.032.
+    for kind, share in (("fact", 0.3), ("direct", 0.25), ("worked", 0.45)):
+        assert kinds[kind] / n == pytest.approx(share, abs=0.032)
+    levels = Counter(line.count(";") + 1 for line in lines if kind_of(line) == "worked")
+    expected = np.array([1, 1, 1 / 2, 1 / 4, 1 / 8])
+    for level, share in enumerate(expected / expected.sum(), 1):
+        # n is about 1800: four deviations are below 0.048.
+        assert levels[level] / kinds["worked"] == pytest.approx(share, abs=0.048)
+    direct = Counter(chain.read(line.partition("<")[0]).level for line in lines
+                     if kind_of(line) == "direct")
+    assert set(direct) == set(range(1, 6)) and min(direct.values()) > 0.6 * max(direct.values())
+
+
+def test_a_line_is_a_function_of_its_stream():
+    draw = lambda seed: [draw_line(CHAIN, "chain", rng(seed, "x", i)) for i in range(20)]  # noqa: E731
+    assert draw(1) == draw(1) != draw(2)
+
+
+def test_mixture_is_read_from_a_pretrained_folder_only(ladder):
+    assert Mixture.of(ladder / "pretrain").max_level == 2
+    with pytest.raises(UserError, match="'sft' folder"):
+        Mixture.of(ladder / "sft")
+    with pytest.raises(UserError, match="no such file"):
+        Mixture.of(ladder / "nothing")

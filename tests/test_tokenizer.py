@@ -1,0 +1,76 @@
+"""The tokenizer: round trips, how numbers are cut, and what is refused."""
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from minireason.config import UserError
+from minireason.tokenizer import SPECIALS, Tokenizer
+
+quick = settings(max_examples=100, deadline=None, derandomize=True)
+WIDTHS = {width: Tokenizer.build(width) for width in (1, 2, 3)}
+ALPHABET = "+-*/()=;,:>. $[]ACDENadghist"
+texts = st.lists(st.sampled_from([*SPECIALS, *map(str, range(1000)), *ALPHABET]),
+                 max_size=12).map("".join)
+
+
+@quick
+@given(texts, st.sampled_from(sorted(WIDTHS)))
+def test_decode_undoes_encode(text, width):
+    tokenizer = WIDTHS[width]
+    ids = tokenizer.encode(text)
+    assert tokenizer.decode(ids) == text
+    assert all(0 <= i < tokenizer.vocab_size for i in ids)
+
+
+@pytest.mark.parametrize(("width", "text", "expected"), [
+    (1, "81", ["8", "1"]), (2, "81", ["81"]), (2, "100", ["10", "0"]), (3, "100", ["100"]),
+    (2, "08", ["0", "8"]), (2, "7", ["7"]), (2, "1234", ["12", "34"]), (2, "007", ["0", "0", "7"]),
+    (2, "(23+4)=<think>", ["(", "23", "+", "4", ")", "=", "<think>"])])
+def test_numbers_are_cut_at_their_width(width, text, expected):
+    tokenizer = WIDTHS[width]
+    assert tokenizer.encode(text) == tokenizer.ids_of(*expected)
+
+
+def test_a_batch_is_its_members():
+    tokenizer = WIDTHS[2]
+    several = ["(2+3)=", "", "<bos>9<eos>"]
+    assert tokenizer.encode_batch(several) == [tokenizer.encode(text) for text in several]
+
+
+@quick
+@given(st.characters(exclude_characters=ALPHABET + "0123456789"))
+def test_a_strange_character_is_named(character):
+    with pytest.raises(UserError, match="not in the alphabet") as error:
+        WIDTHS[2].encode(f"2+{character}")
+    assert repr(character) in str(error.value)
+
+
+def test_save_and_load(tmp_path):
+    path = tmp_path / "tokenizer.json"
+    path.write_text(WIDTHS[2].to_json())
+    loaded = Tokenizer.load(path)
+    assert loaded.to_json() == WIDTHS[2].to_json() and loaded.pad == WIDTHS[2].pad
+    path.write_text(WIDTHS[2].to_json()[:-40])
+    with pytest.raises(UserError, match="not a tokenizer"):
+        Tokenizer.load(path)
+    path.write_text(WIDTHS[2].to_json().replace("<think>", "<thunk>"))
+    with pytest.raises(UserError, match="<think>"):
+        Tokenizer.load(path)
+    with pytest.raises(UserError, match="no such file"):
+        Tokenizer.load(tmp_path / "absent")
+
+
+def test_unknown_token_name():
+    with pytest.raises(UserError, match="'<nothing>'"):
+        WIDTHS[2].ids_of("<eos>", "<nothing>")
+
+
+def test_transformers_reads_the_same_tokens(tmp_path):
+    transformers = pytest.importorskip("transformers")
+    path = tmp_path / "tokenizer.json"
+    path.write_text(WIDTHS[2].to_json())
+    fast = transformers.PreTrainedTokenizerFast(tokenizer_file=str(path))
+    text = "<bos>((23+4)*3)=<think>23+4=27;27*3=81</think>81<eos>"
+    assert fast(text)["input_ids"] == WIDTHS[2].encode(text)
+    assert fast.decode(WIDTHS[2].encode(text)) == text
