@@ -57,3 +57,73 @@ def truncate_logits(logits: Tensor, temperature: float, top_k: int = 0,
         dropped = torch.zeros_like(order, dtype=torch.bool).scatter(-1, order, mass_before >= top_p)
         logits = logits.masked_fill(dropped, float("-inf"))
     return logits
+
+
+def group_advantages(rewards: Tensor, group_size: int, how: str) -> Tensor:
+    """How much better each completion is than its group; (P * G,) -> (P * G,), float32.
+
+    reinforce, dr_grpo   r - mean(group)                             (Liu 2025, arXiv:2503.20783)
+    rloo                 r - mean(the others) = G / (G-1) (r - mean)  (Ahmadian 2024, 2402.14740)
+    grpo                 (r - mean) / population standard deviation  (Shao 2024, arXiv:2402.03300)
+
+    A group whose rewards are all equal gets exactly 0, whatever rounding says.
+    """
+    groups = rewards.double().view(-1, group_size)                        # (P, G)
+    advantages = groups - groups.mean(dim=1, keepdim=True)
+    if how == "rloo":
+        advantages = advantages * group_size / (group_size - 1)
+    elif how == "grpo":
+        advantages = advantages / groups.std(dim=1, keepdim=True, correction=0).clamp_min(1e-12)
+    elif how not in ("reinforce", "dr_grpo"):
+        raise ValueError(f"advantage {how!r}")
+    equal = groups.amax(dim=1, keepdim=True) == groups.amin(dim=1, keepdim=True)
+    return advantages.masked_fill(equal, 0.0).flatten().float()
+
+
+def token_weights(lengths: Tensor, how: str, constant: float) -> Tensor:
+    """What one token of each completion weighs in the loss; lengths (B,) in tokens -> (B,).
+
+    token      1 / all tokens: every token alike                (DAPO: Yu 2025, arXiv:2503.14476)
+    sequence   1 / (B len): every completion alike, so a long wrong one is blamed less (GRPO)
+    constant   1 / (B constant): the unbiased policy gradient up to a factor       (Dr. GRPO)
+    """
+    lengths = lengths.float()
+    if how == "token":
+        return torch.full_like(lengths, 1.0) / lengths.sum()
+    if how == "sequence":
+        return 1.0 / (len(lengths) * lengths)
+    if how == "constant":
+        return torch.full_like(lengths, 1.0 / (len(lengths) * constant))
+    raise ValueError(f"aggregation {how!r}")
+
+
+def clipped(logprobs: Tensor, old_logprobs: Tensor, advantages: Tensor, clip_low: float,
+            clip_high: float) -> Tensor:
+    """Where the clip stops the gradient: the ratio has already moved far enough; (M,) bool."""
+    ratio = (logprobs - old_logprobs).exp()
+    return torch.where(advantages > 0, ratio > 1 + clip_high,
+                       (ratio < 1 - clip_low) & (advantages < 0))
+
+
+def policy_gradient_loss(logprobs: Tensor, old_logprobs: Tensor, advantages: Tensor,
+                         weights: Tensor, clip_low: float, clip_high: float) -> Tensor:
+    """- sum_t w_t min(rho_t A_t, clip(rho_t, 1 - low, 1 + high) A_t), rho = pi / pi_old.
+
+    PPO's objective (Schulman 2017, arXiv:1707.06347, eq. 7) with two bounds (DAPO: a higher upper
+    one lets rare tokens grow). All arguments (M,): the counted tokens. While pi is pi_old the
+    gradient is REINFORCE's, - sum w A grad log pi.
+    """
+    assert logprobs.shape == old_logprobs.shape == advantages.shape == weights.shape, "shapes"
+    ratio = (logprobs - old_logprobs).exp()
+    bounded = ratio.clamp(1 - clip_low, 1 + clip_high)
+    return -(weights * torch.minimum(ratio * advantages, bounded * advantages)).sum()
+
+
+def kl_k3(logprobs: Tensor, other_logprobs: Tensor) -> Tensor:
+    """Per-token estimate of KL(pi || other) from tokens drawn from pi: r - 1 - log r, r = other/pi.
+
+    Unbiased, never negative, and 0 where both agree (Schulman 2020, "Approximating KL divergence",
+    estimator k3; the penalty of GRPO, eq. 4).
+    """
+    log_ratio = other_logprobs - logprobs
+    return log_ratio.exp() - 1 - log_ratio

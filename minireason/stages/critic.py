@@ -1,9 +1,11 @@
 """The critic: a policy's backbone with a value head, P(correct | prefix), at every step end.
 
-Trained on the policy's own samples, each step labelled with the verdict on its whole completion
-(the outcome reward model of Cobbe 2021, arXiv:2110.14168, section 4; "process" use of the values
-at inner steps is what tree search needs later). It starts from the policy's weights: what knows how
-to take a step knows much about whether a step is right.
+Trained on the policy's own samples; what each step end is labelled with is the choice (labels.py):
+the verdict on the whole completion makes an outcome critic (Cobbe 2021, arXiv:2110.14168), labels
+of the steps a process critic (Lightman 2023, arXiv:2305.20050; Math-Shepherd, arXiv:2312.08935).
+It starts from the policy's weights: what knows how to take a step knows much about whether a step
+is right. When the policy has moved, its critic is stale: run the stage again with the new policy,
+from the old critic (`start`) or anew.
 """
 
 import json
@@ -13,21 +15,26 @@ import torch
 
 from minireason import checkpoint, parallel
 from minireason.batches import Batch
-from minireason.config import read_json, resolve_device, rng, stream_seed, write_atomic
-from minireason.critic import STEP_ENDS, rollout_ids, step_values
+from minireason.config import UserError, read_json, resolve_device, rng, stream_seed, write_atomic
+from minireason.critic import AGGREGATIONS, STEP_ENDS, aggregate, rollout_ids, step_values
 from minireason.evaluate import complete, judge
 from minireason.generate import Sampling
+from minireason.labels import exact_labels, label_accuracy, monte_carlo_labels, step_prefixes
 from minireason.losses import value_bce
 from minireason.optim import make_optimizer, schedule, train_step
-from minireason.problems import FAMILIES, sample_split
+from minireason.problems import FAMILIES, Problem, sample_split
 from minireason.runlog import RunLog
+
+LABELS = ("outcome", "exact", "mc_hard", "mc_soft")
+CHECKED = 16                      # rollouts a step end when labels are compared with the truth
 
 
 @dataclass(frozen=True)
 class CriticConfig:
-    """Stage 4: a learned judge of the policy's own solutions."""
+    """Stage 5: a learned judge of the policy's own solutions."""
 
     init: str                     # folder of the policy that it judges and starts from
+    start: str = ""               # folder of an earlier critic to go on from instead
     out: str = "runs/critic"
     family: str = "chain"
     seed: int = 0
@@ -37,6 +44,10 @@ class CriticConfig:
     max_level: int = 8
     n: int = 8                    # samples a problem
     temperature: float = 1.0      # that of the test-time samples it will rank
+    labels: str = "outcome"       # outcome | exact | mc_hard | mc_soft
+    mc_n: int = 4                 # Monte Carlo rollouts a step end
+    mc_check: int = 25            # held-out problems whose labels are compared with the truth
+    shard: int = 250              # problems between two saved sets of Monte Carlo labels
     steps: int = 300
     rows_per_step: int = 64       # B
     token_budget: int = 1024      # tokens a micro-batch; never changes the gradient
@@ -46,24 +57,34 @@ class CriticConfig:
     save_every: int = 100         # steps between saved states
     held_out: int = 100           # of the problems: kept from training, to measure calibration
 
+    def __post_init__(self):
+        if self.labels not in LABELS:
+            raise UserError(f"--labels {self.labels}: must be one of {', '.join(LABELS)}")
+        if not 0 < self.held_out < self.problems:
+            raise UserError("critic: --held-out must be at least 1 and below --problems")
+
 
 def run(cfg: CriticConfig) -> dict:
-    """Sample, verify, train; returns result.json's content."""
+    """Sample, verify, label, train; returns result.json's content."""
     device = parallel.init(resolve_device(cfg.device))
-    log = RunLog(cfg.out, "critic", cfg, {"init": checkpoint.weights_hash(cfg.init)})
+    parents = {"init": cfg.init, **({"start": cfg.start} if cfg.start else {})}
+    log = RunLog(cfg.out, "critic", cfg, {name: checkpoint.weights_hash(folder)
+                                          for name, folder in parents.items()})
     if log.done:
         return log.done
     rollouts = collect(cfg, log, device)
     cut = len(rollouts) - cfg.held_out * cfg.n
-    model, tokenizer = checkpoint.load(cfg.init, device, value_head=True)
+    problems = [FAMILIES[cfg.family].read(prompt) for prompt, _, _ in rollouts]
+    texts = [text for _, text, _ in rollouts]
+    labels = label(cfg, log, device, problems, rollouts)
+    model, tokenizer = checkpoint.load(cfg.start or cfg.init, device, value_head=True)
     log.start(model, device)
     ends = torch.tensor(tokenizer.ids_of(*STEP_ENDS))
-    problems = [FAMILIES[cfg.family].read(prompt) for prompt, _, _ in rollouts]
-    ids = rollout_ids(tokenizer, problems, [text for _, text, _ in rollouts])
+    ids = rollout_ids(tokenizer, problems, texts)
     optimizer = make_optimizer(model, cfg.weight_decay)
     for step in log.steps(checkpoint.resume(log, model, optimizer), cfg.steps):
         chosen = rng(cfg.seed, "critic", step).integers(0, cut, cfg.rows_per_step)
-        rows = [(*ids[i], float(rollouts[i][2])) for i in chosen]
+        rows = [(*ids[i], labels[i]) for i in chosen]
         batches, count = value_batches(rows, ends, cfg.token_budget, tokenizer.pad)
         lr = schedule(step, cfg.steps, cfg.lr, cfg.warmup)
         loss, grad_norm = train_step(
@@ -74,13 +95,44 @@ def run(cfg: CriticConfig) -> dict:
         if (step + 1) % cfg.save_every == 0 and step + 1 < cfg.steps:
             checkpoint.save_state(log, step + 1, model, optimizer)
     sha256 = checkpoint.save(cfg.out, model, tokenizer)
-    values = step_values(model, tokenizer, problems[cut:], [t for _, t, _ in rollouts[cut:]])
-    right = [bool(r) for _, _, r in rollouts]
-    final = [v[-1] if v else 0.0 for v in values]
+    right = [bool(verdict) for _, _, verdict in rollouts]
+    values = step_values(model, tokenizer, problems[cut:], texts[cut:])
     report = {"share_right": sum(right) / len(right),
-              "auc": auc(final, right[cut:]), "held_out": len(final)}
+              **measure(values, right[cut:], labels[cut:], problems[cut:], texts[cut:])}
     log.say(", ".join(f"{name} {value:.3g}" for name, value in report.items()))
-    return log.finish(seconds=log.seconds(), weights=sha256, **report)
+    return log.finish(seconds=log.seconds(), weights=sha256, **report,
+                      monte_carlo=check(cfg, device, problems[cut:], texts[cut:]))
+
+
+def measure(values: list[list[float]], right: list[bool], labels: list[list[float]],
+            problems: list[Problem], texts: list[str]) -> dict[str, float]:
+    """AUC of held-out samples: whole ones by each aggregation, and single steps; label accuracy.
+
+    A step's truth is exact: every step up to its end is right; `<eos>`, whose truth is the verdict
+    that the whole sample is judged by already, is left out.
+    """
+    truth = [exact_labels(problem, text) for problem, text in zip(problems, texts, strict=True)]
+    inner = [(i, j) for i, text in enumerate(texts)
+             for j, prefix in enumerate(step_prefixes(text)) if not prefix.endswith("<eos>")]
+    agree = [(labels[i][j] > 0.5) == truth[i][j] for i, j in inner]
+    scores = {how: auc([aggregate(v, how) for v in values], right) for how in AGGREGATIONS}
+    return {"auc": scores["last"], "auc_min": scores["min"], "auc_product": scores["product"],
+            "auc_steps": auc([values[i][j] for i, j in inner], [truth[i][j] for i, j in inner]),
+            "label_accuracy": sum(agree) / max(1, len(agree)),
+            "share_steps_true": sum(truth[i][j] for i, j in inner) / max(1, len(inner)),
+            "held_out": len(texts)}
+
+
+def check(cfg: CriticConfig, device: torch.device, problems: list[Problem],
+          texts: list[str]) -> dict | None:
+    """Monte Carlo labels of `mc_check` held-out problems against the truth, at n = 1 .. CHECKED."""
+    if not cfg.labels.startswith("mc") or not cfg.mc_check:
+        return None
+    policy, tokenizer = checkpoint.load(cfg.init, device)
+    how = Sampling(n=CHECKED, temperature=cfg.temperature,
+                   seed=stream_seed(cfg.seed, "critic check"))
+    rows = cfg.mc_check * cfg.n
+    return label_accuracy(policy, tokenizer, problems[:rows], texts[:rows], how)
 
 
 def collect(cfg: CriticConfig, log: RunLog, device: torch.device) -> list[list]:
@@ -103,18 +155,46 @@ def collect(cfg: CriticConfig, log: RunLog, device: torch.device) -> list[list]:
             write_atomic(path, json.dumps({"rollouts": rollouts, "seconds": log.seconds()}))
         parallel.barrier()
     held = read_json(path)
-    log.seconds_before = held["seconds"]
+    log.seconds_before = max(log.seconds_before, held["seconds"])
     return held["rollouts"]
 
 
-def value_batches(rows: list[tuple[list[int], int, float]], ends: torch.Tensor,
-                  token_budget: int, pad: int) -> tuple[list[Batch], int]:
-    """This rank's (tokens, first, label) rows as batches, and the GLOBAL count of step ends.
+def label(cfg: CriticConfig, log: RunLog, device: torch.device, problems: list[Problem],
+          rollouts: list[list]) -> list[list[float]]:
+    """The label of every step end of every rollout; Monte Carlo ones are kept once drawn."""
+    if cfg.labels == "outcome":
+        return [[float(right)] * len(step_prefixes(text)) for _, text, right in rollouts]
+    if cfg.labels == "exact":
+        return [[float(right) for right in exact_labels(problem, text)]
+                for problem, (_, text, _) in zip(problems, rollouts, strict=True)]
+    policy, tokenizer = checkpoint.load(cfg.init, device)
+    shares: list[list[float]] = []
+    for start in log.steps(0, -(-cfg.problems // cfg.shard), "labels"):
+        path = log.out / f"labels-{start}.json"
+        if not path.exists():
+            rows = slice(start * cfg.shard * cfg.n, (start + 1) * cfg.shard * cfg.n)
+            how = Sampling(n=cfg.mc_n, temperature=cfg.temperature,
+                           seed=stream_seed(cfg.seed, "critic labels", start))
+            drawn = monte_carlo_labels(policy, tokenizer, problems[rows],
+                                       [text for _, text, _ in rollouts[rows]], how)
+            if parallel.is_main():
+                write_atomic(path, json.dumps({"shares": drawn, "seconds": log.seconds()}))
+            parallel.barrier()
+        held = read_json(path)
+        log.seconds_before = max(log.seconds_before, held["seconds"])
+        shares += held["shares"]
+    if cfg.labels == "mc_soft":
+        return shares
+    return [[float(share > 0) for share in row] for row in shares]
 
-    targets hold the label; the mask picks step ends at or after `first`.
+
+def value_batches(rows: list[tuple[list[int], int, list[float]]], ends: torch.Tensor,
+                  token_budget: int, pad: int) -> tuple[list[Batch], int]:
+    """This rank's (tokens, first, labels) rows as batches, and the GLOBAL count of step ends.
+
+    The mask picks step ends at or after `first`; there, targets hold the labels, one each.
     """
-    stop = set(ends.tolist())
-    count = sum(token in stop for tokens, first, _ in rows for token in tokens[first:])
+    count = sum(len(labels) for _, _, labels in rows)
     mine = sorted(parallel.share(rows), key=lambda row: len(row[0]))
     per_batch = max(1, token_budget // max((len(row[0]) for row in mine), default=1))
     batches = []
@@ -125,8 +205,9 @@ def value_batches(rows: list[tuple[list[int], int, float]], ends: torch.Tensor,
                                for tokens, _, _ in group])
         first = torch.tensor([[first] for _, first, _ in group])
         mask = torch.isin(inputs, ends) & (torch.arange(longest) >= first)   # (B, T)
-        labels = torch.tensor([[label] for _, _, label in group]).expand(inputs.shape)
-        batches.append(Batch(inputs, labels.contiguous(), mask.float()))
+        targets = torch.zeros(inputs.shape)
+        targets[mask] = torch.tensor([label for _, _, labels in group for label in labels])
+        batches.append(Batch(inputs, targets, mask.float()))
     return batches, max(1, count)
 
 

@@ -1,0 +1,159 @@
+"""Rollouts: groups of completions with the verifier's verdict, a reward, and an advantage.
+
+What reinforcement learning needs of one sample stands in one record: its tokens, where the drawn
+ones begin, their logprobs under the distribution they were drawn from, and how good it was.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from minireason import parallel
+from minireason.batches import Batch, micro_batches
+from minireason.config import stream_seed
+from minireason.evaluate import prompt_ids
+from minireason.generate import Sampling, stream
+from minireason.losses import gather_logprobs, group_advantages, truncate_logits
+from minireason.model import Transformer
+from minireason.optim import autocast
+from minireason.problems import FAMILIES, Problem, Verdict
+from minireason.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True)
+class Rewards:
+    """What a completion earns; every part is the exact verifier's."""
+
+    outcome: float = 1.0          # for the right answer
+    process: float = 0.0          # times the share of exactly right steps (0 if malformed)
+    format: float = 0.0           # for matching the grammar to the end
+
+    def of(self, problem: Problem, verdict: Verdict) -> float:
+        """The reward; steps beyond those needed lower the share, so length wins nothing."""
+        needed = max(len(problem.steps), len(verdict.marks), 1)
+        return (self.outcome * verdict.correct + self.process * sum(verdict.marks) / needed
+                + self.format * verdict.well_formed)
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """One completion of one prompt."""
+
+    problem: Problem
+    verdict: Verdict
+    tokens: list[int]             # prompt, opener, and what was drawn
+    first: int                    # index of the first drawn token
+    logprobs: list[float]         # of the drawn tokens, by the sampler
+    reward: float
+    advantage: float
+
+    @property
+    def length(self) -> int:
+        """Drawn tokens, <eos> included."""
+        return len(self.tokens) - self.first
+
+
+def draw_groups(policy: Transformer, tokenizer: Tokenizer, problems: list[Problem], how: Sampling,
+                rewards: Rewards, advantage: str) -> list[list[Rollout]]:
+    """For each problem its group of how.n rollouts; ranks share the problems, all get all."""
+    mine = parallel.share(problems)
+    how = Sampling(**{**vars(how), "seed": stream_seed(how.seed, "rank", parallel.rank())})
+    prompts = prompt_ids(tokenizer, mine, "cot")
+    drawn = []                                             # (problem, prompt, tokens, logprobs)
+    for chunk in stream(policy, tokenizer, prompts, how):
+        for i, length in enumerate(chunk.mask.sum(dim=1).tolist()):
+            at = (chunk.first_row + i) // how.n
+            drawn.append((mine[at], prompts[at], chunk.tokens[i, :length].tolist(),
+                          chunk.logprobs[i, :length].tolist()))
+    verdicts = [FAMILIES[p.family].verify(p, FAMILIES[p.family].OPENER["cot"]
+                                          + tokenizer.decode(tokens)) for p, _, tokens, _ in drawn]
+    earned = [rewards.of(problem, verdict)
+              for (problem, _, _, _), verdict in zip(drawn, verdicts, strict=True)]
+    advantages = group_advantages(torch.tensor(earned, dtype=torch.float64), how.n, advantage)
+    rollouts = [Rollout(problem, verdict, prompt + tokens, len(prompt), logprobs, reward, gain)
+                for (problem, prompt, tokens, logprobs), verdict, reward, gain
+                in zip(drawn, verdicts, earned, advantages.tolist(), strict=True)]
+    return parallel.gather([rollouts[i * how.n:(i + 1) * how.n] for i in range(len(mine))])
+
+
+@dataclass(frozen=True)
+class RolloutBatch:
+    """Rows with what the loss needs of each of their M drawn tokens, in row order; all (M,)."""
+
+    rows: Batch
+    advantages: Tensor
+    weights: Tensor
+    old_logprobs: Tensor | None   # None: the policy has not moved since it drew them
+    ref_logprobs: Tensor | None   # None: no KL term
+
+    def to(self, device: torch.device) -> "RolloutBatch":
+        """The batch on a device."""
+        return RolloutBatch(self.rows.to(device), *(
+            None if x is None else x.to(device)
+            for x in (self.advantages, self.weights, self.old_logprobs, self.ref_logprobs)))
+
+
+def make_batches(rollouts: list[Rollout], weights: list[float], temperature: float,
+                 token_budget: int, pad: int, packed: bool, old: Transformer | None,
+                 reference: Transformer | None) -> list[RolloutBatch]:
+    """This rank's rollouts as micro-batches, each with the logprobs of the models given.
+
+    A rollout without advantage has no gradient: it is left out unless a KL term wants it.
+    """
+    rows = sorted(((r, w) for r, w in zip(rollouts, weights, strict=True)
+                   if r.advantage or reference is not None),
+                  key=lambda row: len(row[0].tokens))      # the order that micro_batches keeps
+    batches, _ = micro_batches([(r.tokens, r.first) for r, _ in rows], token_budget, pad,
+                               packed)
+    sizes = [int(batch.loss_mask.sum()) for batch in batches]
+    mine = parallel.share(rows)
+    advantages = torch.tensor([r.advantage for r, _ in mine for _ in range(r.length)]).split(sizes)
+    spread = torch.tensor([w for r, w in mine for _ in range(r.length)]).split(sizes)
+    return [RolloutBatch(batch, advantages[i], spread[i], *(
+        None if model is None else fixed_logprobs(model, batch, temperature)
+        for model in (old, reference))) for i, batch in enumerate(batches)]
+
+
+def drawn_logprobs(model: Transformer, rows: Batch, temperature: float) -> Tensor:
+    """Logprobs (M,) of the counted tokens, under the distribution that the sampler drew from."""
+    chosen = rows.loss_mask.bool()
+    logits = model.logits(model.hidden(rows.inputs, rows.cu_seqlens, rows.max_len)[chosen])
+    return gather_logprobs(truncate_logits(logits, temperature), rows.targets[chosen])
+
+
+@torch.no_grad()
+def fixed_logprobs(model: Transformer, rows: Batch, temperature: float) -> Tensor:
+    """drawn_logprobs without gradient, (M,) on the CPU."""
+    device = model.embedding.weight.device
+    with autocast(device):
+        return drawn_logprobs(model, rows.to(device), temperature).cpu()
+
+
+def has_signal(group: list[Rollout]) -> bool:
+    """False where all rewards are equal: such a group teaches nothing."""
+    return any(rollout.advantage != 0 for rollout in group)
+
+
+def diagnostics(groups: list[list[Rollout]]) -> dict[str, float]:
+    """The canon of one step, over everything drawn; a mean over nothing is left out.
+
+    entropy is the mean of -logprob of the drawn tokens: an unbiased estimate, nats a token.
+    """
+    rollouts = [rollout for group in groups for rollout in group]
+    tokens = sum(r.length for r in rollouts)
+    right = [r.length for r in rollouts if r.verdict.correct]
+    wrong = [r.length for r in rollouts if not r.verdict.correct]
+    n = len(rollouts)
+    report = {"reward": sum(r.reward for r in rollouts) / n,
+              "accuracy": len(right) / n,
+              "steps_valid": sum(r.verdict.steps_valid for r in rollouts) / n,
+              "well_formed": sum(r.verdict.well_formed for r in rollouts) / n,
+              "entropy": -sum(sum(r.logprobs) for r in rollouts) / tokens,
+              "share_silent": 1 - sum(map(has_signal, groups)) / len(groups),
+              "generated_tokens": tokens, "prompt_tokens": sum(g[0].first for g in groups)}
+    if right:
+        report["length_right"] = sum(right) / len(right)
+    if wrong:
+        report["length_wrong"] = sum(wrong) / len(wrong)
+    return report
