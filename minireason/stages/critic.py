@@ -14,9 +14,16 @@ from dataclasses import dataclass
 import torch
 
 from minireason import checkpoint, parallel
-from minireason.batches import Batch
 from minireason.config import UserError, read_json, resolve_device, rng, stream_seed, write_atomic
-from minireason.critic import AGGREGATIONS, STEP_ENDS, aggregate, rollout_ids, step_values
+from minireason.critic import (
+    AGGREGATIONS,
+    STEP_ENDS,
+    aggregate,
+    auc,
+    rollout_ids,
+    step_values,
+    value_batches,
+)
 from minireason.evaluate import complete, judge
 from minireason.generate import Sampling
 from minireason.labels import exact_labels, label_accuracy, monte_carlo_labels, step_prefixes
@@ -186,36 +193,3 @@ def label(cfg: CriticConfig, log: RunLog, device: torch.device, problems: list[P
     if cfg.labels == "mc_soft":
         return shares
     return [[float(share > 0) for share in row] for row in shares]
-
-
-def value_batches(rows: list[tuple[list[int], int, list[float]]], ends: torch.Tensor,
-                  token_budget: int, pad: int) -> tuple[list[Batch], int]:
-    """This rank's (tokens, first, labels) rows as batches, and the GLOBAL count of step ends.
-
-    The mask picks step ends at or after `first`; there, targets hold the labels, one each.
-    """
-    count = sum(len(labels) for _, _, labels in rows)
-    mine = sorted(parallel.share(rows), key=lambda row: len(row[0]))
-    per_batch = max(1, token_budget // max((len(row[0]) for row in mine), default=1))
-    batches = []
-    for start in range(0, len(mine), per_batch):
-        group = mine[start:start + per_batch]
-        longest = max(len(tokens) for tokens, _, _ in group)
-        inputs = torch.tensor([tokens + [pad] * (longest - len(tokens))
-                               for tokens, _, _ in group])
-        first = torch.tensor([[first] for _, first, _ in group])
-        mask = torch.isin(inputs, ends) & (torch.arange(longest) >= first)   # (B, T)
-        targets = torch.zeros(inputs.shape)
-        targets[mask] = torch.tensor([label for _, _, labels in group for label in labels])
-        batches.append(Batch(inputs, targets, mask.float()))
-    return batches, max(1, count)
-
-
-def auc(scores: list[float], labels: list[bool]) -> float:
-    """P(a right completion scores above a wrong one), ties half; 0.5 if one kind is missing."""
-    right = torch.tensor([s for s, label in zip(scores, labels, strict=True) if label])
-    wrong = torch.tensor([s for s, label in zip(scores, labels, strict=True) if not label])
-    if not len(right) or not len(wrong):
-        return 0.5
-    difference = right[:, None] - wrong[None]
-    return float((difference > 0).double().mean() + 0.5 * (difference == 0).double().mean())
