@@ -62,3 +62,57 @@ def rl_diagnostics(runs: list[dict]) -> Figure:
             axes.legend(fontsize=8, loc="best")
     figure.supxlabel("RL step", fontsize=9)
     return figure
+
+
+def labels(runs: list[dict], stage: str) -> Figure:
+    """How often Monte Carlo step labels agree with the exact truth, against rollouts a step."""
+    figure, axes = canvas()
+    checks = [run[stage]["result"]["monte_carlo"] for run in runs]
+    counts = [key for key in checks[0] if key.isdigit()]
+    for name, colour, marker in (("hard", BLUE, "o"), ("soft", ORANGE, "s")):
+        for kind, style in (("accuracy", "-"), ("false_positive", "--"), ("false_negative", ":")):
+            rows = 100 * np.array([[check[n][name][kind] for n in counts] for check in checks])
+            axes.plot([int(n) for n in counts], rows.mean(0), color=colour, marker=marker,
+                      linestyle=style, label=f"{name}, {kind.replace('_', ' ')}")
+            axes.fill_between([int(n) for n in counts], rows.min(0), rows.max(0), color=colour,
+                              alpha=0.15, linewidth=0)
+    axes.set_xscale("log", base=2)
+    axes.set_xticks([int(n) for n in counts], counts)
+    axes.set_xlabel("rollouts n a step end (log scale)")
+    percent_axis(axes, "share of step ends (%)")
+    legend_below(figure, axes, 2)
+    return figure
+
+
+def tree(runs: list[dict], root: dict) -> Figure:
+    """The search tree of one problem, from left to right; see `search_tree` in page_scale.
+
+    root: {"text", "value", "visits", "chosen", "children": [...]}; colour is the critic's value,
+    size the visits, the chosen path is drawn thick. Only the six most visited children are drawn.
+    """
+    figure = Figure(figsize=(2 * WIDTH, 4.6), layout="constrained")
+    axes, rows = figure.subplots(), []
+
+    def place(node: dict, depth: int) -> float:
+        """Draw below first; returns the height at which the node lies."""
+        shown = sorted(node["children"], key=lambda child: -child["visits"])[:6]
+        heights = [place(child, depth + 1) for child in shown]
+        if not heights:
+            rows.append(node)
+        y = float(np.mean(heights)) if heights else -float(len(rows))
+        for child, height in zip(shown, heights, strict=True):
+            axes.plot([depth, depth + 1], [y, height], zorder=1,
+                      color=BLACK if child["chosen"] else "#bbbbbb",
+                      linewidth=2.2 if child["chosen"] else 0.8)
+        axes.scatter([depth], [y], c=[node["value"]], vmin=0, vmax=1, cmap="cividis", zorder=2,
+                     s=20 + 12 * node["visits"] ** 0.5, edgecolors="#444444", linewidths=0.5)
+        if node["chosen"]:
+            axes.annotate(node["text"], (depth, y), (0, 7), textcoords="offset points",
+                          ha="center", fontsize=8)
+        return y
+
+    place(root, 0)
+    axes.axis("off")
+    axes.margins(x=0.08, y=0.08)
+    figure.colorbar(axes.collections[-1], ax=axes, label="critic's value", shrink=0.7)
+    return figure

@@ -26,3 +26,28 @@ def rl(page: Page) -> str:
              page.figure("rl_diagnostics", "Diagnostics against the step",
                          figures_scale.rl_diagnostics)),
         table(["level", "one sample before (%)", "one sample after (%)", "greedy after (%)"], rows))
+
+
+def critics(page: Page) -> str:
+    """What each critic was taught, and how well it judges whole samples and single steps."""
+    found = {name: stage for name, stage in page.run.items()
+             if stage["stage"] == "critic" and "label_accuracy" in stage["result"]}
+    if not found:
+        return ""
+    rows, figures = [], []
+    for name, stage in found.items():
+        result = stage["result"]
+        rows.append([name, stage["config"]["labels"], f"{100 * result['label_accuracy']:.1f}",
+                     *(f"{result[key]:.3f}" for key in ("auc", "auc_min", "auc_product",
+                                                        "auc_steps")), str(result["held_out"])])
+        if result.get("monte_carlo"):
+            figures.append(page.figure(f"labels_{name}", f"Monte Carlo labels of {name}, "
+                                       f"{result['monte_carlo']['step_ends']} step ends",
+                                       figures_scale.labels, name))
+    return section(
+        "Step labels",
+        text("A label is right if it says what the exact verifier says of all steps up to there.",
+             "AUC is the probability that the critic puts a right one above a wrong one; whole",
+             "samples are scored by the last value, the lowest, or the product."),
+        table(["critic", "labels", "right labels (%)", "AUC last", "AUC min", "AUC product",
+               "AUC of steps", "samples"], rows), grid(*figures))

@@ -114,6 +114,8 @@ def keep(run: Path | str, out: Path | str) -> None:
             text = json.dumps(read_json(path), indent=1).replace(f'"{root}', f'"{out.name}')
         elif path.name == "metrics.jsonl":
             text = "\n".join(map(json.dumps, thin(read_lines(path), THIN)))
+            if not text:
+                continue
         elif path.name.startswith("samples-") and path.stem.endswith("-0"):
             text = json.dumps([first_sample(record) for record in read_json(path)[:EXAMPLES]])
         else:
