@@ -23,7 +23,7 @@ from torch import Tensor
 import cuda_ext.autograd  # noqa: F401  (registers torch.ops.minireason)
 from cuda_ext import build, calls
 from minireason.config import UserError
-from minireason.fused import CausalAttention, by_hand
+from minireason.fused import CausalAttention, by_hand, grouped_attention, norm_and_rotate
 
 IMPLS = ("auto", "reference", "sdpa", "cuda", "emulated")
 # Up to which row length the kernels beat SDPA, as cuda_ext/gpu_check.py measured it.
@@ -191,6 +191,7 @@ class Prompt(NamedTuple):
     v: Tensor
     lens: Tensor            # (P,) int64
     index: Tensor           # (B,) int64: which prompt a row continues
+    groups: tuple[Tensor, Tensor] | None = None   # (slots, places) of fused.group_rows: CPU only
 
 
 def decode_attention(
@@ -211,11 +212,17 @@ def decode_attention(
     impl: str = "auto",
 ) -> Tensor:
     """Attention of one new token a row over its prompt, its cached past and itself: (B, H * D)."""
+    if impl == "auto" and prompt is not None and prompt.groups is not None and by_hand(qkv):
+        qk, v = norm_and_rotate(qkv, q_gain, k_gain, cos, sin, prompt.lens[prompt.index] + span - 1,
+                                n_heads, n_kv_heads, eps)
+        cache_k[:, :, span - 1], cache_v[:, :, span - 1] = qk[:, n_heads:], v
+        return grouped_attention(qk[:, :n_heads], cache_k, cache_v, span, *prompt[:3],
+                                 *prompt.groups)
     impl, _ = choose_impl(impl, qkv.device, qkv.dtype, q_gain.numel(), cache_k.shape[2], "decode")
     if impl in ("cuda", "emulated"):
         return torch.ops.minireason.decode_attn(
             qkv, q_gain.float(), k_gain.float(), cos, sin, cache_k, cache_v, lens,
-            *(prompt or [None] * 4), n_heads, n_kv_heads, eps, q_gain.numel()**-0.5,
+            *(prompt[:4] if prompt else [None] * 4), n_heads, n_kv_heads, eps, q_gain.numel()**-0.5,
             prompt is not None and qkv.shape[0] > prompt.k.shape[0])
     position = lens if prompt is None else lens + prompt.lens[prompt.index]
     q, k, v = split_heads(qkv, n_heads, n_kv_heads)

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from minireason.config import UserError
+from minireason.fused import by_hand
 from minireason.losses import truncate_logits
 from minireason.model import KVCache, Transformer
 from minireason.optim import autocast
@@ -105,9 +106,10 @@ def _decode_chunk(model: Transformer, tokenizer: Tokenizer, prompts: list[list[i
         raise UserError(f"a prompt of {longest} tokens leaves no room in a model of max_len "
                         f"{model.config.max_len}")
     source = torch.arange(start, stop, device=device) // how.n - first_prompt
+    shared = by_hand(model.embedding.weight)
     with autocast(device):
-        logits, cache = _prefill(model, mine, longest + max_new, tokenizer.pad)
-        cache.keep(source)
+        logits, cache = _prefill(model, mine, longest + max_new * (not shared), tokenizer.pad)
+        cache.share(source, 0) if shared else cache.keep(source)
         logits = logits[source]                                           # (B, V)
         u = torch.from_numpy(uniform).to(device)
         tokens = torch.full((rows, max_new), tokenizer.pad, device=device)
@@ -118,9 +120,9 @@ def _decode_chunk(model: Transformer, tokenizer: Tokenizer, prompts: list[list[i
         ends = torch.tensor([tokenizer.eos, *how.stop], device=device)
         for t in range(max_new):
             drawn, logprob = draw(logits, u[active, t], how)
-            tokens[active[alive], t] = drawn[alive]
-            logprobs[active[alive], t] = logprob[alive]
-            mask[active[alive], t] = True
+            tokens[active, t] = drawn.where(alive, tokenizer.pad)
+            logprobs[active, t] = logprob.where(alive, 0)
+            mask[active, t] = alive
             alive &= (drawn[:, None] != ends).all(dim=1)
             n_alive = int(alive.sum())
             if n_alive == 0 or t + 1 == max_new:
@@ -129,7 +131,9 @@ def _decode_chunk(model: Transformer, tokenizer: Tokenizer, prompts: list[list[i
                 keep = alive.nonzero().squeeze(1)
                 cache.keep(keep)
                 active, alive, drawn = active[keep], alive[keep], drawn[keep]
-            logits = model.decode(drawn, cache, span=longest + t + 1)
+            if shared:
+                cache.grow(t + 1)
+            logits = model.decode(drawn, cache, span=t + 1 + longest * (not shared))
     return Samples(start, *(x[:, :t + 1].cpu() for x in (tokens, mask, logprobs)))
 
 
