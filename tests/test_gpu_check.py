@@ -1,0 +1,88 @@
+"""The GPU check runs to its end in its dry form, and its results become tables and a choice."""
+
+import json
+import shutil
+
+import pytest
+import torch
+
+from cuda_ext import build, gpu_check, table
+
+needs_compiler = pytest.mark.skipif(shutil.which("g++") is None,
+                                    reason="NOT CHECKED: the emulator needs g++")
+
+
+@needs_compiler
+def test_the_dry_run_passes_every_part_and_its_tables_can_be_written(tmp_path, monkeypatch):
+    out = tmp_path / "attention.json"
+    assert gpu_check.main(["--dry-run", "--out", str(out)]) == 0
+    results = json.loads(out.read_text())
+    assert set(results["seconds"]) == set(gpu_check.parts(torch.device("cpu")))
+    assert results["correctness"]["memcheck"]["ok"] and results["correctness"]["tests"]["ok"]
+    whats = {row["what"] for row in results["kernels"]}
+    assert whats == {f"{kind}{way}" for kind in ("", "packed ", "region ")
+                     for way in ("forward", "backward")} | {"decode"}
+    for row in results["kernels"]:
+        assert row["ours"]["us"] > 0 and row["best"] and row["ratio"] > 0, row
+    readme = tmp_path / "README.md"
+    for folder in (tmp_path, tmp_path / "cuda_ext"):
+        folder.mkdir(exist_ok=True)
+        (folder / "README.md").write_text(f"above\n{table.BEGIN}\nold\n{table.END}\nbelow\n")
+    monkeypatch.setattr(build, "SOURCES", tmp_path / "cuda_ext")
+    monkeypatch.setattr(table, "ROOT", tmp_path)
+    monkeypatch.setattr(table, "RESULTS", out)
+    assert table.main() == 0
+    text = (tmp_path / "cuda_ext" / "README.md").read_text()
+    assert text.startswith("above\n") and text.endswith("below\n") and "old" not in text
+    assert text.count("| forward |") == 1 and "| decode |" in text and "training" in text
+    assert "sampling, tokens/s" in readme.read_text()
+    assert json.loads((tmp_path / "cuda_ext" / "crossover.json").read_text())["measured"]
+
+
+def test_without_a_gpu_the_check_says_so_and_measures_nothing(tmp_path, capsys):
+    if torch.cuda.is_available():
+        pytest.skip("this machine has a GPU")
+    assert gpu_check.main(["--out", str(tmp_path / "out.json")]) == 2
+    assert "no GPU is visible" in capsys.readouterr().err and not list(tmp_path.iterdir())
+
+
+def test_the_committed_tables_are_those_of_the_committed_results(tmp_path, monkeypatch):
+    """Without results that is the sentence that nothing was measured."""
+    copy = tmp_path / "cuda_ext"
+    copy.mkdir()
+    shutil.copy(build.SOURCES / "README.md", copy)
+    shutil.copy(table.ROOT / "README.md", tmp_path)
+    before = {path: path.read_text() for path in tmp_path.rglob("*.md")}
+    committed = (build.SOURCES / "crossover.json").read_text()
+    monkeypatch.setattr(build, "SOURCES", copy)
+    monkeypatch.setattr(table, "ROOT", tmp_path)
+    assert table.main() == 0
+    assert {path: path.read_text() for path in tmp_path.rglob("*.md")} == before
+    assert (copy / "crossover.json").read_text() == committed
+
+
+def timed(what: str, shape: list[int], ratio: float) -> dict:
+    """A row of results in which the best baseline takes 100 us."""
+    return {"what": what, "shape": shape, "ours": {"us": 100 / ratio, "spread": 0.01},
+            "baselines": {"sdpa cudnn": {"us": 100.0, "spread": 0.01}}, "best": "sdpa cudnn",
+            "ratio": ratio}
+
+
+def test_auto_gets_the_longest_length_up_to_which_both_passes_win():
+    rows = [timed(f"region {way}", [1, 1, length, 64], ratio)
+            for length, ratios in ((64, (2, 2)), (128, (1.5, 1.5)), (256, (1.2, 0.9)),
+                                   (512, (1.3, 1.3)))
+            for way, ratio in zip(("forward", "backward"), ratios, strict=True)]
+    rows.append(timed("decode", [16, 16, 128, 64], 1.8))
+    results = {"device": "some GPU", "torch": "2.11", "kernels": rows}
+    found = table.crossover(results)["longest_row"]
+    assert found["self"]["bfloat16"] == {"64": 128}
+    assert found["decode"]["bfloat16"] == {"64": 192}
+    rows[-1]["ratio"] = 0.9
+    assert table.crossover(results)["longest_row"]["decode"] == {}
+
+
+def test_a_ratio_within_the_noise_is_called_even():
+    assert table.ratio(timed("forward", [1], 1.02)) == "even"
+    assert table.ratio(timed("forward", [1], 1.31)) == "1.31"
+    assert table.ratio({"what": "forward", "ours": {"error": "no"}}) == "-"
