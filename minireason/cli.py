@@ -18,8 +18,11 @@ COMMANDS = {   # name: (module, config dataclass, one line of help)
     "pretrain": ("minireason.stages.pretrain", "PretrainConfig", "stage 1: a base model"),
     "sft": ("minireason.stages.sft", "SFTConfig", "stage 2: chain-of-thought fine-tuning"),
     "star": ("minireason.stages.star", "STaRConfig", "stage 3: self-taught rationales"),
-    "critic": ("minireason.stages.critic", "CriticConfig", "stage 4: a learned judge"),
-    "testtime": ("minireason.stages.testtime", "TestTimeConfig", "stage 5: vote, best-of-N"),
+    "rl": ("minireason.stages.rl", "RLConfig", "stage 4: reinforcement learning by verifier"),
+    "critic": ("minireason.stages.critic", "CriticConfig", "stage 5: a learned judge"),
+    "revise": ("minireason.stages.revise", "ReviseConfig", "a policy that withdraws its errors"),
+    "flywheel": ("minireason.stages.flywheel", "FlywheelConfig", "search, keep, retrain, repeat"),
+    "testtime": ("minireason.stages.testtime", "TestTimeConfig", "stage 6: vote, best-of-N"),
     "report": ("minireason.report", "ReportConfig", "figures and report.html of a run"),
     "chat": ("minireason.chat", "ChatConfig", "type expressions, see answers"),
     "eval": ("minireason.evalset", "EvalConfig", "a checkpoint on a frozen set or a JSONL file"),
@@ -27,6 +30,7 @@ COMMANDS = {   # name: (module, config dataclass, one line of help)
     "import": ("minireason.export", "ImportConfig", "read such a folder back"),
     "bench": ("minireason.bench", "BenchConfig", "speed beside transformers' Qwen3"),
     "ablate": ("minireason.ablate", "AblateConfig", "STaR with one choice changed, over seeds"),
+    "countdown": ("minireason.countdown", "CountdownConfig", "Stream of Search or optimal paths"),
     "reproduce": ("minireason.reproduce", "ReproduceConfig", "Lee 2023's addition table"),
 }
 FUNCTIONS = {"export": "run_export", "import": "run_import"}   # all others are called run
