@@ -1,0 +1,227 @@
+"""Step labels, their accuracy, aggregation, and the stage with every kind of label."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from minireason import checkpoint, labels
+from minireason.config import UserError
+from minireason.critic import STEP_ENDS, aggregate, rollout_ids, step_values
+from minireason.evaluate import complete, judge
+from minireason.generate import Sampling
+from minireason.labels import (
+    exact_labels,
+    go_on,
+    label_accuracy,
+    monte_carlo_labels,
+    step_prefixes,
+)
+from minireason.problems import addition, chain, sample_split
+from minireason.stages import critic
+from minireason.stages.critic import CriticConfig, auc, value_batches
+
+PROBLEM = chain.build(23, [("+", 4), ("*", 3)])
+
+
+@pytest.fixture
+def tiny(ladder, tmp_path):
+    return CriticConfig(init=str(ladder / "star"), out=str(tmp_path / "critic"), device="cpu",
+                        problems=12, min_level=1, max_level=2, n=4, steps=4, rows_per_step=8,
+                        token_budget=256, warmup=2, save_every=2, held_out=4, mc_n=2, mc_check=2,
+                        shard=5)
+
+
+@pytest.fixture(scope="module")
+def policy(ladder):
+    return checkpoint.load(ladder / "star", "cpu")
+
+
+@pytest.mark.parametrize(("completion", "expected"), [
+    ("<think>23+4=27;27*3=81</think>81<eos>", [1, 1, 1]),
+    ("<think>23+4=26;26*3=78</think>78<eos>", [0, 0, 0]),
+    ("<think>23+4=27;27*3=71</think>71<eos>", [1, 0, 0]),
+    ("<think>23+4=26;27*3=81</think>81<eos>", [0, 0, 1]),      # wrong steps, right answer
+    ("<think>23+4=27;27*3=81</think>18<eos>", [1, 1, 0]),      # right steps, wrong answer
+    ("<think>23+4=27</think>27<eos>", [0, 0]),                 # closed too early
+    ("<think>23+4=27;27*3=81;81+2=83</think>81<eos>", [1, 1, 0, 1]),
+    ("<think>23+4=27;27*", [1]),                               # cut
+    ("<think>23+4;27*3=81;", [0, 0]),
+    ("<think>23+4=27</think>5;6", [0, 0]),
+    ("<think>;</think><eos>", [0, 0, 0]),
+    ("<think>23+4=26<wrong>23+4=27;27*3=81</think>81<eos>", [1, 1, 1]),   # withdrawn
+    ("<think>23", [])])
+def test_exact_labels_by_hand(completion, expected):
+    assert exact_labels(PROBLEM, completion) == [bool(x) for x in expected]
+
+
+def test_exact_labels_know_other_families():
+    problem = addition.read("128+367=")
+    for style in ("cot", "detailed", "star"):
+        ideal = addition.render(problem, style)
+        assert all(exact_labels(problem, ideal)), style
+        assert len(exact_labels(problem, ideal)) == ideal.count(";") + 2
+
+
+def test_labels_stand_at_the_tokens_that_values_are_read_from(policy):
+    """One label a step end, whatever the text: prefixes by text and ends by token agree."""
+    _, tokenizer = policy
+    texts = ["<think>23+4=27;27*3=81</think>81<eos>", "<think>;;</think></think>4<eos>", "<think>1"]
+    ends = torch.tensor(tokenizer.ids_of(*STEP_ENDS))
+    ids = rollout_ids(tokenizer, [PROBLEM] * 3, texts)
+    rows = [(*row, [0.25 + i for i in range(len(step_prefixes(text)))])
+            for row, text in zip(ids, texts, strict=True)]
+    batches, count = value_batches(rows, ends, 10_000, tokenizer.pad)
+    assert count == sum(len(step_prefixes(text)) for text in texts) == 3 + 5
+    batch, = batches
+    found = {}
+    for tokens, targets, mask in zip(batch.inputs, batch.targets, batch.loss_mask, strict=True):
+        found[tokenizer.decode(tokens.tolist()).partition("=")[2].replace("<pad>", "")] = (
+            targets[mask.bool()].tolist())
+    assert found == dict(zip(texts, [labels for _, _, labels in rows], strict=True))
+    single, _ = value_batches(rows, ends, 1, tokenizer.pad)
+    assert len(single) == 3 and sum(batch.loss_mask.sum() for batch in single) == 8
+
+
+def fake_sampler(right: dict[str, list[bool]], seen: list):
+    """Stands for the sampler: ends each prefix as `right` says, and notes what it was asked."""
+    def sample(model, tokenizer, prompts, how):
+        seen.append([tokenizer.decode(prompt) for prompt in prompts])
+        answers = []
+        for text in seen[-1]:
+            prefix = "<think>" + text.partition("<think>")[2]
+            closing = "" if prefix.endswith("</think>") else "1+2=3</think>"
+            answers += [f"{closing}{'81' if good else '80'}<eos>" for good in right[prefix][:how.n]]
+        return answers
+    return sample
+
+
+def test_monte_carlo_labels_by_hand(policy, monkeypatch):
+    """Shares come from the rollouts of each different prefix; at <eos> stands the verdict."""
+    texts = ["<think>23+4=27;27*3=81</think>81<eos>", "<think>23+4=27;27*3=80</think>80<eos>",
+             "<think>23+4=27;27*3=81</think>80<eos>"]
+    right = {"<think>23+4=27;": [1, 0, 0, 1], "<think>23+4=27;27*3=81</think>": [1, 1, 1, 0],
+             "<think>23+4=27;27*3=80</think>": [0, 0, 0, 0]}
+    seen: list = []
+    monkeypatch.setattr(labels, "sample", fake_sampler(right, seen))
+    drawn = monte_carlo_labels(*policy, [PROBLEM] * 3, texts, Sampling(n=4))
+    assert drawn == [[.5, .75, 1.0], [.5, 0.0, 0.0], [.5, .75, 0.0]]
+    asked, = seen
+    assert asked == ["<bos>((23+4)*3)=" + prefix for prefix in sorted(right, key=len)]
+
+
+def test_label_accuracy_by_hand(policy, monkeypatch):
+    """Truth 1, 1, 0 at three step ends; every disjoint set of n rollouts is one hard label."""
+    texts = ["<think>23+4=27;27*3=80</think>80<eos>", "<think>23+4=27;27*3=81</think>"]
+    right = {"<think>23+4=27;": [1, 0, 0, 0], "<think>23+4=27;27*3=81</think>": [1, 1, 1, 0],
+             "<think>23+4=27;27*3=80</think>": [1, 0, 0, 0]}
+    monkeypatch.setattr(labels, "sample", fake_sampler(right, []))
+    report = label_accuracy(*policy, [PROBLEM] * 2, texts, Sampling(n=4))
+    assert report["step_ends"] == 4 and report["share_true"] == 0.75
+    assert report["1"]["hard"] == report["1"]["soft"]
+    # the first prefix occurs twice: right 1/4, 1/4 and 3/4; the wrong one is called wrong 3/4
+    assert report["1"]["hard"]["accuracy"] == pytest.approx((1 + 1 + 3 + 3) / 16)
+    assert report["4"]["hard"] == {"accuracy": 0.75, "false_positive": 1.0, "false_negative": 0.0}
+    assert report["4"]["soft"]["accuracy"] == pytest.approx((0 + 0 + 1 + 1) / 4)
+    assert report["2"]["hard"]["accuracy"] == pytest.approx((1 + 1 + 2 + 1) / 8)
+
+
+def test_go_on_goes_on_from_the_prefix(policy):
+    """Greedy continuations of a greedy completion's prefixes are that completion's verdict."""
+    model, tokenizer = policy
+    problems = [sample_split(chain, np.random.default_rng(i), 1, "train") for i in range(4)]
+    texts = [row[0] for row in complete(model, tokenizer, problems, "cot",
+                                        Sampling(temperature=0, max_new=24))]
+    verdicts = [row[0].correct for row in judge(problems, [[text] for text in texts])]
+    pairs = [(problem, prefix) for problem, text in zip(problems, texts, strict=True)
+             for prefix in step_prefixes(text) if not prefix.endswith("<eos>")]
+    wins = go_on(model, tokenizer, pairs, Sampling(n=1, temperature=0, max_new=24))
+    for problem, text, right in zip(problems, texts, verdicts, strict=True):
+        for prefix in step_prefixes(text)[:-1]:
+            assert wins[problem.prompt, prefix] == [right]
+    full = (PROBLEM, "<think>" + "2;" * 32)               # a prefix that leaves no room
+    assert go_on(model, tokenizer, [full], Sampling(n=2)) == {(PROBLEM.prompt, full[1]):
+                                                              [False, False]}
+
+
+def test_aggregations():
+    values = [0.5, 0.8, 0.25]
+    assert [aggregate(values, how) for how in ("last", "min", "product")] == [0.25, 0.25, 0.1]
+    assert aggregate([0.1, 0.9], "min") == 0.1 and aggregate([0.1, 0.9], "last") == 0.9
+    assert {aggregate([], how) for how in ("last", "min", "product")} == {0.0}
+    with pytest.raises(UserError, match="mean"):
+        aggregate(values, "mean")
+
+
+def test_auc_by_hand():
+    assert auc([0.1, 0.4, 0.35, 0.8], [False, False, True, True]) == 0.75
+    assert auc([1, 1], [True, False]) == 0.5 == auc([1, 2], [True, True])
+
+
+class Killed(Exception):
+    """Stands for the end of the process."""
+
+
+def test_killed_among_its_labels_it_goes_on_there(tiny, tmp_path, monkeypatch):
+    cfg = replace(tiny, labels="mc_soft")
+    whole = critic.run(replace(cfg, out=str(tmp_path / "whole")))
+    drawn, original = [], critic.monte_carlo_labels
+
+    def dies(*arguments):
+        if len(drawn) == 2:
+            raise Killed
+        drawn.append(1)
+        return original(*arguments)
+
+    monkeypatch.setattr(critic, "monte_carlo_labels", dies)
+    with pytest.raises(Killed):
+        critic.run(cfg)
+    drawn.clear()
+    again = critic.run(cfg)
+    assert drawn == [1]                                        # 12 problems in shards of 5
+    assert {**again, "seconds": 0} == {**whole, "seconds": 0}
+    lines = [(tmp_path / name / "metrics.jsonl").read_text() for name in ("whole", "critic")]
+    assert lines[0] == lines[1]
+    table = again["monte_carlo"]
+    assert set(table) == {"step_ends", "share_true", "1", "2", "4", "8", "16"}
+
+
+@pytest.mark.parametrize("kind", ["outcome", "exact", "mc_hard"])
+def test_every_kind_of_label_trains_a_critic(tiny, kind, monkeypatch):
+    taught = []
+    original = critic.value_batches
+    monkeypatch.setattr(critic, "value_batches", lambda rows, *rest: (
+        taught.extend(rows), original(rows, *rest))[1])
+    result = critic.run(replace(tiny, labels=kind))
+    assert {label for _, _, row in taught for label in row} <= {0.0, 1.0}
+    assert all(0 <= result[name] <= 1 for name in ("auc", "auc_min", "auc_product", "auc_steps",
+                                                   "label_accuracy", "share_steps_true"))
+    assert (result["monte_carlo"] is not None) == (kind == "mc_hard")
+    if kind == "exact":
+        assert result["label_accuracy"] == 1.0
+    if kind == "outcome":
+        assert all(len(set(row)) <= 1 for _, _, row in taught)
+    assert result["held_out"] == 16
+
+
+def test_refreshed_critic_starts_from_the_old_one(tiny, ladder, policy, tmp_path):
+    """No step taken: the old critic's values stay; its samples are the new policy's."""
+    cfg = replace(tiny, start=str(ladder / "critic"), init=str(ladder / "sft"), steps=0)
+    critic.run(cfg)
+    assert checkpoint.weights_hash(cfg.out) == checkpoint.weights_hash(ladder / "critic")
+    parents = json.loads((tmp_path / "critic/config.json").read_text())["parents"]
+    assert parents == {"init": checkpoint.weights_hash(ladder / "sft"),
+                       "start": checkpoint.weights_hash(ladder / "critic")}
+    text = "<think>23+4=27;27*3=81</think>81<eos>"
+    old, new = (step_values(checkpoint.load(folder)[0], policy[1], [PROBLEM], [text])
+                for folder in (ladder / "critic", cfg.out))
+    assert old == new and len(old[0]) == 3
+
+
+@pytest.mark.parametrize("change", [{"labels": "human"}, {"held_out": 0},
+                                    {"held_out": 9, "problems": 9}])
+def test_impossible_choices_are_refused(change):
+    with pytest.raises(UserError):
+        CriticConfig(**{"init": "x", **change})

@@ -1,0 +1,327 @@
+"""Reinforcement learning: its maths by hand, its distribution, its loop, and that it learns."""
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+
+from minireason import checkpoint
+from minireason.config import UserError
+from minireason.evaluate import prompt_ids
+from minireason.generate import Sampling, stream
+from minireason.losses import (
+    clipped,
+    group_advantages,
+    kl_k3,
+    policy_gradient_loss,
+    token_weights,
+)
+from minireason.optim import make_optimizer, train_step
+from minireason.problems import Verdict, chain, split_of
+from minireason.rollouts import (
+    Rewards,
+    diagnostics,
+    draw_groups,
+    drawn_logprobs,
+    fixed_logprobs,
+    has_signal,
+    make_batches,
+)
+from minireason.stages import rl
+from minireason.stages.rl import RLConfig, batches_of, collect, compute_curve, rl_loss, split
+
+# Two summation orders of the same float32 terms; some hundred roundings of 6e-8, relative.
+FLOAT32_SUM = 2e-5
+
+
+@pytest.fixture
+def tiny(ladder, tmp_path):
+    return RLConfig(init=str(ladder / "star"), base=str(ladder / "pretrain"),
+                    out=str(tmp_path / "rl"), device="cpu", steps=4, prompts_per_step=6,
+                    group_size=4, min_level=1, max_level=1, max_new=16, token_budget=256,
+                    rewards=Rewards(process=0.5, format=0.2), lr=1e-3, warmup=1, save_every=2,
+                    eval_every=2, validation_n=3, eval_n=2)
+
+
+@pytest.fixture(scope="module")
+def policy(ladder):
+    return checkpoint.load(ladder / "star", "cpu")
+
+
+# --- the maths --------------------------------------------------------------------------------
+
+def test_advantages_by_hand():
+    rewards = torch.tensor([1.0, 0, 0, 1, 0, 0, 0, 1])
+    by_hand = {"reinforce": [.5, -.5, -.5, .5, -.25, -.25, -.25, .75],
+               "rloo": [2 / 3, -2 / 3, -2 / 3, 2 / 3, -1 / 3, -1 / 3, -1 / 3, 1],
+               "grpo": [1, -1, -1, 1, -3 ** -.5, -3 ** -.5, -3 ** -.5, 3 ** .5]}
+    by_hand["dr_grpo"] = by_hand["reinforce"]
+    for how, expected in by_hand.items():
+        assert group_advantages(rewards, 4, how).tolist() == pytest.approx(expected, rel=1e-6)
+    with pytest.raises(ValueError, match="ppo"):
+        group_advantages(rewards, 4, "ppo")
+
+
+@pytest.mark.parametrize("how", rl.ADVANTAGES)
+def test_equal_rewards_give_exactly_no_advantage(how):
+    for value in (0.0, 1.0, 0.1 + 0.2, 1 / 3):           # sums of these are not exact
+        rewards = torch.full((7,), value, dtype=torch.float64)
+        assert group_advantages(rewards, 7, how).tolist() == [0.0] * 7
+
+
+def test_token_weights_by_hand():
+    lengths = torch.tensor([1, 3])
+    assert token_weights(lengths, "token", 10).tolist() == pytest.approx([1 / 4, 1 / 4])
+    assert token_weights(lengths, "sequence", 10).tolist() == pytest.approx([1 / 2, 1 / 6])
+    assert token_weights(lengths, "constant", 10).tolist() == pytest.approx([1 / 20, 1 / 20])
+    with pytest.raises(ValueError, match="mean"):
+        token_weights(lengths, "mean", 10)
+
+
+def test_policy_gradient_loss_against_plain_formula_and_finite_differences():
+    generator = torch.Generator().manual_seed(0)
+    logprobs, old, advantages = torch.randn(3, 40, generator=generator, dtype=torch.float64)
+    logprobs, old = -1 + 0.3 * logprobs, -1 + 0.3 * old
+    weights = torch.rand(40, generator=generator, dtype=torch.float64)
+    plain = 0.0
+    for lp, o, a, w in zip(*(x.tolist() for x in (logprobs, old, advantages, weights)),
+                           strict=True):
+        ratio = 2.718281828459045 ** (lp - o)
+        plain -= w * min(ratio * a, min(max(ratio, 0.8), 1.3) * a)
+    logprobs.requires_grad_()
+    loss = policy_gradient_loss(logprobs, old, advantages, weights, 0.2, 0.3)
+    assert loss.item() == pytest.approx(plain, rel=1e-12)     # float64
+    assert torch.autograd.gradcheck(
+        lambda x: policy_gradient_loss(x, old, advantages, weights, 0.2, 0.3), logprobs)
+    with pytest.raises(AssertionError):
+        policy_gradient_loss(logprobs, old[:1], advantages, weights, 0.2, 0.3)
+
+
+@pytest.mark.parametrize(("advantage", "ratio", "stopped"), [
+    (1, 1.25, False), (1, 1.31, True), (1, 0.5, False),      # a good token grows to 1 + high
+    (-1, 0.81, False), (-1, 0.79, True), (-1, 1.5, False),   # a bad one shrinks to 1 - low
+    (0, 0.5, False)])
+def test_clip_stops_where_it_should_and_is_higher_above(advantage, ratio, stopped):
+    logprobs = torch.tensor([ratio]).log().requires_grad_()
+    old, advantages = torch.zeros(1), torch.tensor([float(advantage)])
+    policy_gradient_loss(logprobs, old, advantages, torch.ones(1), 0.2, 0.3).backward()
+    assert clipped(logprobs, old, advantages, 0.2, 0.3).item() == stopped
+    assert logprobs.grad.item() == (0 if stopped else pytest.approx(-advantage * ratio))
+
+
+def test_k3_is_an_unbiased_kl_that_is_never_negative():
+    p, q = torch.randn(2, 9, generator=torch.Generator().manual_seed(1),
+                       dtype=torch.float64).log_softmax(-1)
+    estimates = kl_k3(p, q)
+    exact = (p.exp() * (p - q)).sum()
+    assert (estimates >= 0).all()
+    assert (p.exp() * estimates).sum().item() == pytest.approx(exact.item(), rel=1e-12)
+    assert kl_k3(p, p).abs().max() == 0
+
+
+def test_rewards_are_the_verifiers():
+    problem = chain.build(23, [("+", 4), ("*", 3)])
+    good, lucky = "<think>23+4=27;27*3=81</think>81<eos>", "<think>23+4=26;27*3=81</think>81<eos>"
+    long = "<think>23+4=27;27*3=81;81-2=79;79+2=81</think>81<eos>"
+    rewards = Rewards(outcome=1.0, process=0.5, format=0.1)
+    expected = {good: 1.6, lucky: 1.1, "<think>23+4=27</think>27<eos>": 0.35, long: 1.35,
+                "<think>23+4=27;27*3=81</think>81": 0.0, "</think>81<eos>": 1.1}
+    for text, reward in expected.items():
+        assert rewards.of(problem, chain.verify(problem, text)) == pytest.approx(reward), text
+    assert Rewards().of(problem, chain.verify(problem, lucky)) == 1.0
+
+
+# --- sampling and learning ---------------------------------------------------------------------
+
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+def test_sampler_and_loss_see_the_same_distribution(policy, tiny, temperature):
+    model, tokenizer = policy
+    problems = [chain.build(n, [("+", 4)]) for n in (3, 20, 61)]
+    how = Sampling(n=3, max_new=12, temperature=temperature, seed=5)
+    groups = draw_groups(model, tokenizer, problems, how, Rewards(), "reinforce")
+    assert [[r.problem for r in group] for group in groups] == [[p] * 3 for p in problems]
+    for rollout in (r for group in groups for r in group):
+        alone = replace(rollout, advantage=1.0)
+        batch, = make_batches([alone], [1.0], temperature, 256, tokenizer.pad, False, None, None)
+        fresh = drawn_logprobs(model, batch.rows, temperature)
+        # cached decoding and a whole forward sum in another order
+        assert fresh.tolist() == pytest.approx(rollout.logprobs, abs=FLOAT32_SUM)
+        text = "<think>" + tokenizer.decode(rollout.tokens[rollout.first:])
+        assert rollout.verdict == chain.verify(rollout.problem, text)
+    chunk, = stream(model, tokenizer, prompt_ids(tokenizer, problems, "cot"), how)
+    assert chunk.tokens.shape[0] == 9
+
+
+def gradient(cfg, model, batches) -> torch.Tensor:
+    model.zero_grad()
+    for batch in batches:
+        rl_loss(cfg, model, batch)[0].backward()
+    return torch.cat([p.grad.flatten() for p in model.parameters()])
+
+
+def test_first_update_is_reinforce_and_the_ratio_exactly_one(policy, tiny):
+    model, tokenizer = policy
+    groups, _ = collect(replace(tiny, max_level=2), 0, model, tokenizer)
+    rollouts, = split(tiny, 0, groups)
+    weights = [1 / sum(r.length for r in rollouts)] * len(rollouts)
+    fixed = make_batches(rollouts, weights, 1.0, 256, tokenizer.pad, False, model, None)
+    on_policy = batches_of(tiny, rollouts, model, model, tokenizer.pad)
+    assert len(fixed) > 1, "the test wants several micro-batches"
+    for batch in fixed:
+        logprobs = drawn_logprobs(model, batch.rows, 1.0)
+        assert (logprobs - batch.old_logprobs).exp().tolist() == [1.0] * len(logprobs)
+    model.zero_grad()
+    for batch, w in ((b, weights[0]) for b in on_policy):
+        (-w * batch.advantages * drawn_logprobs(model, batch.rows, 1.0)).sum().backward()
+    reinforce = torch.cat([p.grad.flatten() for p in model.parameters()])
+    assert reinforce.abs().max() > 0
+    for batches in (fixed, on_policy):
+        assert (gradient(tiny, model, batches) - reinforce).abs().max() <= (
+            FLOAT32_SUM * reinforce.abs().max())
+
+
+@pytest.mark.parametrize("aggregation", rl.AGGREGATIONS)
+@pytest.mark.parametrize("kl", [0.0, 0.3])
+def test_micro_batches_never_change_the_gradient(policy, ladder, tiny, aggregation, kl):
+    model, tokenizer = policy
+    reference, _ = checkpoint.load(ladder / "sft", "cpu")
+    cfg = replace(tiny, aggregation=aggregation, kl=kl, epochs=2, max_level=2)
+    rollouts, = split(cfg, 0, collect(cfg, 0, model, tokenizer)[0])
+    one, many = (batches_of(replace(cfg, token_budget=budget), rollouts, model, reference,
+                            tokenizer.pad) for budget in (100_000, 32))
+    assert len(one) == 1 < len(many)
+    whole = gradient(cfg, model, one)
+    assert (gradient(cfg, model, many) - whole).abs().max() <= FLOAT32_SUM * whole.abs().max()
+
+
+def test_group_without_signal_has_exactly_no_gradient(policy, tiny):
+    model, tokenizer = policy
+    groups, _ = collect(replace(tiny, rewards=Rewards(0.0)), 0, model, tokenizer)
+    rollouts, = split(tiny, 0, groups)
+    assert not any(map(has_signal, groups))
+    assert batches_of(tiny, rollouts, model, model, tokenizer.pad) == []
+    kept = make_batches(rollouts, [0.1] * len(rollouts), 1.0, 256, tokenizer.pad, False, None,
+                        model)                            # kept for a KL term of weight 0
+    assert gradient(tiny, model, kept).abs().max() == 0
+    before = [p.clone() for p in model.parameters()]
+    train_step(model, make_optimizer(model, 0.0), kept, lambda b: rl_loss(tiny, model, b)[0], 1.0)
+    assert all(torch.equal(p, q) for p, q in zip(model.parameters(), before, strict=True))
+
+
+def test_prompts_are_new_train_problems_of_the_levels(policy, tiny):
+    cfg = replace(tiny, min_level=1, max_level=2, prompts_per_step=12)
+    first, second = (collect(cfg, step, *policy)[0] for step in (0, 1))
+    problems = [group[0].problem for group in first + second]
+    assert {split_of(p.key) for p in problems} == {"train"}
+    assert {p.level for p in problems} == {1, 2}
+    assert len({p.key for p in problems}) > 20
+
+
+def test_redraws_replace_silent_groups_and_are_bounded(policy, tiny):
+    cfg = replace(tiny, redraws=3)
+    kept, drawn = collect(cfg, 0, *policy)
+    assert all(map(has_signal, kept)) and len(kept) <= 6 < len(drawn)
+    once = collect(replace(cfg, redraws=0), 0, *policy)
+    assert once[0] == once[1] == drawn[:6] and not all(map(has_signal, once[0]))
+    never = replace(cfg, rewards=Rewards(0.0))
+    kept, drawn = collect(never, 0, *policy)
+    assert kept == [] and len(drawn) == 4 * 6
+
+
+def test_diagnostics_by_hand(policy, tiny):
+    groups, _ = collect(tiny, 0, *policy)
+    right = Verdict(True, True, True, (True,))
+    groups[0] = [replace(r, verdict=right) for r in groups[0]]
+    rollouts = [r for group in groups for r in group]
+    report = diagnostics(groups)
+    good, bad = ([r for r in rollouts if r.verdict.correct == value] for value in (True, False))
+    assert report["accuracy"] == len(good) / 24 and len(good) >= 4
+    assert report["reward"] == pytest.approx(sum(r.reward for r in rollouts) / 24)
+    assert report["length_right"] == sum(len(r.logprobs) for r in good) / len(good)
+    assert report["length_wrong"] == sum(len(r.logprobs) for r in bad) / len(bad)
+    assert report["generated_tokens"] == sum(len(r.logprobs) for r in rollouts)
+    silent = [len({r.reward for r in group}) == 1 for group in groups]
+    assert report["share_silent"] == pytest.approx(sum(silent) / len(groups))
+    drawn = [lp for r in rollouts for lp in r.logprobs]
+    assert report["entropy"] == pytest.approx(-sum(drawn) / len(drawn))
+    none = diagnostics([[r] for r in bad])
+    assert "length_right" not in none and none["accuracy"] == 0
+
+
+# --- the stage ---------------------------------------------------------------------------------
+
+class Killed(Exception):
+    """Stands for the end of the process."""
+
+
+def test_killed_and_resumed_is_bit_identical(tiny, tmp_path, monkeypatch):
+    cfg = replace(tiny, epochs=2, minibatches=2, kl=0.1, replay=0.1, replay_rows=4, redraws=1,
+                  save_every=1)
+    whole = rl.run(replace(cfg, out=str(tmp_path / "whole")))
+    original = rl.collect
+
+    def dies(cfg, step, *rest):
+        if step == 3:
+            raise Killed
+        return original(cfg, step, *rest)
+
+    monkeypatch.setattr(rl, "collect", dies)
+    with pytest.raises(Killed):
+        rl.run(cfg)
+    monkeypatch.setattr(rl, "collect", original)
+    again = rl.run(cfg)
+    assert whole["weights"] == again["weights"] != checkpoint.weights_hash(cfg.init)
+    lines = [(tmp_path / name / "metrics.jsonl").read_text() for name in ("whole", "rl")]
+    assert lines[0] == lines[1]
+    assert again["curve"] == whole["curve"] and again["accuracy"] == whole["accuracy"]
+    assert rl.run(cfg) == json.loads((tmp_path / "rl/result.json").read_text())
+    records = [json.loads(line) for line in lines[0].splitlines()]
+    assert [r["step"] for r in records] == [0, 1, 2, 3, 4]
+    assert [r["step"] for r in records if "eval/chain-validation-k1/sampled" in r] == [0, 2, 4]
+    wanted = {"reward", "entropy", "approx_kl", "clip_fraction", "grad_norm", "share_silent",
+              "generated_tokens", "trained_tokens", "length_wrong", "lr", "loss"}
+    assert wanted <= {name.removeprefix("train/") for name in records[0]}
+    assert records[0]["train/approx_kl"] > 0              # later updates of a step are off-policy
+    assert not (tmp_path / "rl/state.safetensors").exists()
+
+
+def test_reward_rises(tiny):
+    """A policy too small to calculate is paid for its format, and learns it from samples alone."""
+    cfg = replace(tiny, steps=25, prompts_per_step=16, group_size=8, lr=3e-3, eval_every=100,
+                  token_budget=4096, save_every=100, rewards=Rewards(process=0.5, format=0.2))
+    result = rl.run(cfg)
+    records = [json.loads(line) for line in open(f"{cfg.out}/metrics.jsonl")][:-1]
+    for name in ("train/reward", "train/well_formed"):
+        values = [record[name] for record in records]
+        assert sum(values[-5:]) > 1.2 * sum(values[:5]), name
+    assert records[0]["train/approx_kl"] == records[0]["train/clip_fraction"] == 0
+    assert set(result["accuracy"]) == {"cot", "sampled", "sampled_before"}
+
+
+def test_curve_counts_compute_before_each_point(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    step = {"train/generated_tokens": 100, "train/prompt_tokens": 10, "train/trained_tokens": 50}
+    path.write_text("\n".join(json.dumps(line) for line in (
+        {"step": 0, "eval/x": 0.1, **step}, {"step": 1, **step}, {"step": 2, "eval/x": 0.3})))
+    flops = 2 * 7 * (2 * 110 + 6 * 50)
+    assert compute_curve(path, 7) == [
+        {"step": 0, "generated_tokens": 0, "flops": 0.0, "eval/x": 0.1},
+        {"step": 2, "generated_tokens": 200, "flops": flops, "eval/x": 0.3}]
+
+
+@pytest.mark.parametrize("change", [{"advantage": "ppo"}, {"aggregation": "mean"},
+                                    {"group_size": 1}, {"temperature": 0.0},
+                                    {"replay": 0.1, "base": ""}, {"min_level": 3, "max_level": 2}])
+def test_impossible_choices_are_refused(change):
+    with pytest.raises(UserError):
+        RLConfig(**{"init": "x", **change})
+
+
+def test_fixed_logprobs_have_no_gradient(policy, tiny):
+    model, tokenizer = policy
+    rollouts, = split(tiny, 0, collect(tiny, 0, model, tokenizer)[0])
+    batches = make_batches(rollouts, [1.0] * len(rollouts), 1.0, 256, tokenizer.pad, False, None,
+                           model)
+    assert not any(b.ref_logprobs.requires_grad for b in batches)
+    assert fixed_logprobs(model, batches[0].rows, 1.0).tolist() == batches[0].ref_logprobs.tolist()
