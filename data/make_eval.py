@@ -5,6 +5,7 @@
 
 500 different problems a level, fewer only where the split holds fewer. They come from the test
 and validation splits, which are cut by hash of the canonical key: no stage can train on them.
+`countdown-targets` is a second test set whose targets, too, appear nowhere in training.
 """
 
 import argparse
@@ -12,13 +13,16 @@ import hashlib
 import sys
 import tempfile
 from pathlib import Path
+from types import SimpleNamespace
 
 from minireason.config import rng
-from minireason.problems import FAMILIES
+from minireason.problems import FAMILIES, countdown
 from minireason.problems.base import sample_unique, save_problems
 
 SEED, PER_LEVEL = 20260101, 500
-SPLITS = {"chain": ("test", "validation"), "addition": ("test", "validation")}
+SPLITS = {"chain": ("test", "validation"), "addition": ("test", "validation"),
+          "countdown": ("test", "validation", "targets")}
+HELD_OUT_TARGETS = SimpleNamespace(__name__="countdown", sample=countdown.sample_held_out)
 
 
 def make(folder: Path) -> str:
@@ -29,7 +33,8 @@ def make(folder: Path) -> str:
         for split in splits:
             for level in family.LEVELS:
                 title = f"{name}-{split}-{family.LEVEL_SYMBOL}{level}"
-                problems = sample_unique(family, rng(SEED, title), level, split, PER_LEVEL)
+                source, part = (HELD_OUT_TARGETS, "test") if split == "targets" else (family, split)
+                problems = sample_unique(source, rng(SEED, title), level, part, PER_LEVEL)
                 problems.sort(key=lambda p: hashlib.sha256(p.key.encode()).digest())
                 sha256 = save_problems(folder / f"{title}.jsonl", problems)
                 lines.append(f"{sha256}  {title}.jsonl\n")

@@ -1,6 +1,6 @@
 """Problem families behind one contract (base.py): each samples, renders, reads and verifies."""
 
-from minireason.problems import addition, base, chain
+from minireason.problems import addition, base, chain, countdown
 from minireason.problems.base import (
     Problem,
     Verdict,
@@ -9,7 +9,7 @@ from minireason.problems.base import (
     split_of,
 )
 
-FAMILIES = {"chain": chain, "addition": addition}
+FAMILIES = {"chain": chain, "addition": addition, "countdown": countdown}
 
 
 def load_frozen(name: str) -> list[Problem]:

@@ -31,18 +31,21 @@ def best_of_n(correct: np.ndarray, scores: np.ndarray, n: int) -> float:
     return total
 
 
-def vote(answers: np.ndarray, weights: np.ndarray, right: int) -> float:
-    """Weighted vote over answer ids (S,), -1 meaning none; 1 if `right` wins, shared on ties."""
+def vote(answers: np.ndarray, weights: np.ndarray, right: int | np.ndarray) -> float:
+    """Weighted vote over answer ids (S,), -1 meaning none; 1 if `right` wins, shared on ties.
+
+    `right` may be several ids, where a problem has several right answers.
+    """
     valid = answers >= 0
     if not valid.any():
         return 0.0
     ids, index = np.unique(answers[valid], return_inverse=True)
     mass = np.bincount(index, weights=weights[valid])
     winners = ids[mass >= mass.max() * (1 - 1e-12)]
-    return float((winners == right).sum() / len(winners))
+    return float(np.isin(winners, right).mean())
 
 
-def vote_at(answers: np.ndarray, weights: np.ndarray, right: int, n: int,
+def vote_at(answers: np.ndarray, weights: np.ndarray, right: int | np.ndarray, n: int,
             generator: np.random.Generator, subsets: int = 32) -> float:
     """Expected vote over n of the samples, averaged over random subsets (exact if n is all)."""
     if n == len(answers):

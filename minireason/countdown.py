@@ -1,0 +1,283 @@
+"""`minireason countdown`: is it better to learn from searching than from right answers alone?
+
+Stream of Search (Gandhi 2024, arXiv:2404.03683): a model trained on search traces, dead ends
+included and only about half of them successful, solves more held-out problems than one trained on
+optimal paths (51.3% against 25.7% with 250M parameters). Here from random weights, with the same
+model, the same number of optimizer steps and the same schedule, in three arms:
+
+    sos               search traces
+    optimal_tokens    optimal paths, as many as have the same number of tokens
+    optimal_examples  optimal paths of the very same problems
+
+Whether an expression hits its target can be read from the prompt. `self_check` does so and equals
+coverage; `majority` and `likelihood` (best mean log-probability) do not. Beside every curve stands
+the policy that plays at random, whose pass@k is exact.
+"""
+
+import json
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from minireason import checkpoint, parallel
+from minireason.batches import encode_lines, micro_batches
+from minireason.config import UserError, read_json, resolve_device, rng, stream_seed, write_atomic
+from minireason.evaluate import evaluate, frozen_sets, paired_bootstrap, pass_at_k, prompt_ids
+from minireason.generate import Sampling, stream
+from minireason.losses import nll
+from minireason.model import ModelConfig, Transformer
+from minireason.optim import make_optimizer, schedule, train_step
+from minireason.problems import Problem, sample_split
+from minireason.problems import countdown as family
+from minireason.problems.search import chance
+from minireason.runlog import RunLog
+from minireason.search.vote import best_of_n, vote_at
+from minireason.tokenizer import Tokenizer
+
+ARMS = ("sos", "optimal_tokens", "optimal_examples")
+METHODS = ("single", "majority", "likelihood", "self_check")
+SETS = ("test", "targets")            # held-out numbers; held-out numbers and targets
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Model and training of one size."""
+
+    d_model: int
+    n_layers: int                 # L
+    n_heads: int                  # H
+    d_ff: int
+    steps: int
+    examples_per_step: int        # search traces a step; the other arms follow from it
+    lr: float                     # peak learning rate
+    eval_n: int                   # frozen problems a set, greedy
+    coverage_n: int               # frozen problems a set, N samples each
+    n: int                        # N, a power of two
+    head_dim: int = 32            # D
+    warmup: int = 50              # steps
+    weight_decay: float = 0.05
+    max_len: int = 256
+
+
+SIZES = {
+    "smoke": Recipe(16, 1, 1, 32, 4, 4, 1e-3, 6, 4, 4, head_dim=16, warmup=2),
+    "cpu": Recipe(96, 4, 3, 320, 2400, 16, 2e-3, 500, 200, 32),
+    "gpu": Recipe(384, 8, 6, 1024, 8000, 256, 1e-3, 500, 500, 256, head_dim=64, warmup=200),
+}
+
+
+@dataclass(frozen=True)
+class CountdownConfig:
+    """Stream of Search against optimal paths, at equal tokens and at equal examples."""
+
+    out: str = "runs/countdown"
+    size: str = "cpu"             # smoke: only shows that it works | cpu: 0.5M parameters | gpu
+    seeds: tuple[int, ...] = (0,)
+    arms: tuple[str, ...] = ARMS
+    four: float = 0.8             # share of training problems with 4 numbers, the rest has 3
+    token_budget: int = 1024      # tokens a micro-batch; never changes the gradient
+    device: str = "auto"
+
+    def __post_init__(self):
+        if self.size not in SIZES:
+            raise UserError(f"--size {self.size}: choose from {', '.join(SIZES)}")
+        if not self.seeds or not self.arms or set(self.arms) - set(ARMS):
+            raise UserError(f"--seeds and --arms: at least one each, arms of {', '.join(ARMS)}")
+
+
+def draw_lines(cfg: CountdownConfig, arm: str, seed: int, step: int,
+               count: int) -> tuple[list[str], list[str]]:
+    """(prompts, completions) of one step, train split only; equal arms see equal problems."""
+    generator = rng(seed, "countdown", step)
+    problems = [sample_split(family, generator, 4 if generator.random() < cfg.four else 3, "train")
+                for _ in range(count)]
+    searching = rng(seed, "countdown search", step)
+    return [p.prompt for p in problems], [
+        family.search_text(p, searching) if arm == "sos" else family.render(p, "optimal")
+        for p in problems]
+
+
+def rows_per_step(cfg: CountdownConfig, tokenizer: Tokenizer, arm: str) -> int:
+    """Rows a step: as many as give `optimal_tokens` the tokens that `sos` has, on average."""
+    count = SIZES[cfg.size].examples_per_step
+    if arm != "optimal_tokens":
+        return count
+    means = [np.mean([len(row) for row, _ in encode_lines(
+        tokenizer, *draw_lines(cfg, name, 0, -1, 400))]) for name in ("sos", "optimal_tokens")]
+    return round(count * means[0] / means[1])
+
+
+def train(cfg: CountdownConfig, log: RunLog, tokenizer: Tokenizer, arm: str, seed: int,
+          device: torch.device) -> tuple[Transformer, dict]:
+    """One model from random weights; returns it with its losses and what it has seen."""
+    recipe, count = SIZES[cfg.size], rows_per_step(cfg, tokenizer, arm)
+    shape = ModelConfig(tokenizer.vocab_size, recipe.d_model, recipe.n_layers, recipe.n_heads,
+                        recipe.n_heads, recipe.head_dim, recipe.d_ff, recipe.max_len)
+    generator = torch.Generator().manual_seed(stream_seed(seed, "weights"))
+    model = Transformer(shape).init_weights(generator).to(device)
+    log.start(model, device)
+    optimizer = make_optimizer(model, recipe.weight_decay)
+    losses, tokens = [], 0
+    for step in log.steps(0, recipe.steps, f"{arm} {seed}"):
+        rows = encode_lines(tokenizer, *draw_lines(cfg, arm, seed, step, count))
+        tokens += sum(len(row) - 1 for row, _ in rows)
+        batches, counted = micro_batches(rows, cfg.token_budget, tokenizer.pad,
+                                         packed=device.type == "cuda")
+        loss, _ = train_step(
+            model, optimizer, batches,
+            lambda b, c=counted: nll(model(b.inputs, b.cu_seqlens, b.max_len), b.targets,
+                                     b.loss_mask, c),
+            schedule(step, recipe.steps, recipe.lr, recipe.warmup))
+        losses.append(loss)
+        if (step + 1) % max(1, recipe.steps // 8) == 0:
+            log.say(f"{arm} {seed}, step {step + 1}: loss {np.mean(losses[-50:]):.3f}")
+    mean_losses = [float(np.mean(part)) for part in np.array_split(losses, 20) if len(part)]
+    return model, {"train_losses": mean_losses, "train_tokens": tokens,
+                   "train_examples": recipe.steps * count, "parameters": model.n_params}
+
+
+def cell(cfg: CountdownConfig, log: RunLog, tokenizer: Tokenizer, arm: str, seed: int,
+         device: torch.device) -> dict:
+    """Train and measure one model, or read back what is finished; the weights stay in its folder.
+
+    Two files, each written once: trained.json after the greedy evaluation, result.json at the end.
+    """
+    folder = Path(cfg.out) / "cells" / f"{arm}-s{seed}"
+    if (folder / "result.json").exists():
+        return read_json(folder / "result.json")
+    folder.mkdir(parents=True, exist_ok=True)
+    recipe, style = SIZES[cfg.size], "sos" if arm == "sos" else "optimal"
+    if not (folder / "trained.json").exists():
+        start = time.perf_counter()
+        model, seen = train(cfg, log, tokenizer, arm, seed, device)
+        sets = {name: problems for split in SETS
+                for name, problems in frozen_sets("countdown", split, recipe.eval_n).items()}
+        report = evaluate(model, tokenizer, sets, style, Sampling(temperature=0, max_new=200))
+        checkpoint.save(folder, model, tokenizer)
+        write(folder / "trained.json", {
+            "arm": arm, "seed": seed, "accuracy": report, **seen,
+            "seconds": round(time.perf_counter() - start, 1)})
+        log.say(f"{arm} {seed}: " + ", ".join(
+            f"{name} {r['accuracy']:.1%} of {r['n']}" for name, r in report.items()))
+    model, _ = checkpoint.load(folder, device)
+    records = {f"countdown-{split}-n4": draw(cfg, model, tokenizer, split, style, seed)
+               for split in SETS}
+    record = {**read_json(folder / "trained.json"), "records": records}
+    write(folder / "result.json", record)
+    return record
+
+
+def write(path: Path, record: dict) -> None:
+    """JSON, by the main process, whole or not at all."""
+    if parallel.is_main():
+        write_atomic(path, json.dumps(record) + "\n")
+    parallel.barrier()
+
+
+def draw(cfg: CountdownConfig, model: Transformer, tokenizer: Tokenizer, split: str, style: str,
+         seed: int) -> list[dict]:
+    """Per problem of the frozen set with 4 numbers: its N samples at T = 1, and what chance does.
+
+    answers: ids of equal expressions, -1 for none or given up; scores: mean log-probabilities.
+    """
+    recipe = SIZES[cfg.size]
+    (problems,) = frozen_sets("countdown", split, recipe.coverage_n, (4,)).values()
+    how = Sampling(n=recipe.n, max_new=200, seed=stream_seed(seed, "countdown samples", split))
+    drawn = []
+    for part in stream(model, tokenizer, prompt_ids(tokenizer, problems, style), how):
+        means = (part.logprobs.sum(1) / part.mask.sum(1)).tolist()
+        drawn += zip(part.texts(tokenizer), part.mask.sum(1).tolist(), means, strict=True)
+    return [one_record(problem, style, drawn[i * how.n:(i + 1) * how.n])
+            for i, problem in enumerate(problems)]
+
+
+def one_record(problem: Problem, style: str, samples: list[tuple[str, int, float]]) -> dict:
+    """What is kept of a problem's samples (text, tokens, mean log-probability)."""
+    texts = [family.OPENER[style] + text for text, _, _ in samples]
+    parsed = [family.parse(text) for text in texts]
+    names: dict[str, int] = {}
+    return {"prompt": problem.prompt, "chance": chance(*family.given(problem)),
+            "answers": [-1 if p is None or p[1] == family.GAVE_UP
+                        else names.setdefault(p[1], len(names)) for p in parsed],
+            "correct": [int(family.verify(problem, text).correct) for text in texts],
+            "tokens": [tokens for _, tokens, _ in samples],
+            "scores": [round(score, 5) for _, _, score in samples], "example": texts[0]}
+
+
+def curve(records: list[dict], seed: int) -> list[dict]:
+    """Every method at every N: accuracy with a 95% bootstrap interval over problems."""
+    points, most = [], len(records[0]["answers"])
+    for n in [2 ** i for i in range(most.bit_length())]:
+        values = {method: np.array([per_problem(record, n, method, seed, i)
+                                    for i, record in enumerate(records)]) for method in METHODS}
+        values["random"] = np.array([1 - (1 - record["chance"]) ** n for record in records])
+        tokens = n * float(np.mean([record["tokens"] for record in records]))
+        points.append({"n": n, "tokens": tokens, **{
+            method: dict(zip(("accuracy", "low", "high"), paired_bootstrap(
+                value, np.zeros(len(value)), draws=1000), strict=True))
+            for method, value in values.items()}})
+    return points
+
+
+def per_problem(record: dict, n: int, method: str, seed: int, index: int) -> float:
+    """Expected accuracy of a method with n samples on one problem."""
+    correct, answers = np.array(record["correct"]), np.array(record["answers"])
+    if method == "single":
+        return float(correct.mean())
+    if method == "self_check":
+        return pass_at_k(len(correct), int(correct.sum()), n)
+    if method == "likelihood":
+        return best_of_n(correct, np.array(record["scores"]), n)
+    right = np.unique(answers[correct == 1])
+    return vote_at(answers, np.ones(len(answers)), right, n, rng(seed, "subsets", index, n))
+
+
+def table(cells: list[dict]) -> str:
+    """Markdown: greedy accuracy % [95% Wilson interval] a set, a row per model; then N samples."""
+    names = list(cells[0]["accuracy"])
+    lines = ["| arm | seed | tokens | examples | " + " | ".join(names) + " |",
+             "|---" * (4 + len(names)) + "|"]
+    for c in cells:
+        lines.append(f"| {c['arm']} | {c['seed']} | {c['train_tokens'] / 1e6:.2f}M | "
+                     f"{c['train_examples']:,} | " + " | ".join(
+                         f"{100 * a['accuracy']:.1f} [{100 * a['low']:.1f}, {100 * a['high']:.1f}]"
+                         for a in c["accuracy"].values()) + " |")
+    lines += ["", f"Greedy, n = {', '.join(str(a['n']) for a in cells[0]['accuracy'].values())}; "
+              f"{cells[0]['parameters'] / 1e6:.2f}M parameters. Below: N samples at T = 1.", "",
+              "| arm | seed | set | N | tokens | " + " | ".join((*METHODS, "random")) + " |",
+              "|---" * (6 + len(METHODS)) + "|"]
+    for c in cells:
+        for name, points in c["curves"].items():
+            for p in (points[0], points[len(points) // 2], points[-1]):
+                lines.append(f"| {c['arm']} | {c['seed']} | {name} | {p['n']} | {p['tokens']:.0f} "
+                             "| " + " | ".join(f"{100 * p[m]['accuracy']:.1f}"
+                                               for m in (*METHODS, "random")) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def run(cfg: CountdownConfig) -> dict:
+    """All cells, the finished ones read back; writes table.md and returns result.json's content."""
+    device = parallel.init(resolve_device(cfg.device))
+    log = RunLog(cfg.out, "countdown", cfg, parents={})
+    if log.done:
+        return log.done
+    log.rewind(0)
+    tokenizer, cells = Tokenizer.build(family.NUMBER_WIDTH), []
+    for seed in cfg.seeds:
+        for arm in cfg.arms:
+            record = cell(cfg, log, tokenizer, arm, seed, device)
+            log.record(len(cells), **{f"eval/{arm}/{name}": a["accuracy"]
+                                      for name, a in record["accuracy"].items()},
+                       **{"train/loss": record["train_losses"][-1],
+                          "time/seconds": record["seconds"]})
+            records = record.pop("records")
+            curves = {name: curve(problems, seed) for name, problems in records.items()}
+            cells.append({**record, "curves": curves})
+    text = table(cells)
+    if parallel.is_main():
+        write_atomic(Path(cfg.out) / "table.md", text)
+    log.say("\n" + text)
+    return log.finish(seconds=log.seconds(), cells=cells, table=text)

@@ -1,0 +1,218 @@
+"""countdown: `3,7,18,2>46=`, reach the target with every number once, every value whole, 0..99.
+
+Level n is how many numbers are given. A step names an operation and the numbers then at hand,
+the result first; `<wrong>` goes back to the state before the last step, `<wrong>S:` to the state S.
+
+    direct   </think>((18-3)*2)+(7...)<eos>         the expression alone
+    optimal  <think>...</think>...<eos>   the shortest way: n - 1 steps
+    sos      <think>...
+
+`sos` is a Stream of Search (Gandhi 2024, arXiv:2404.03683): one of several solvers (search.py),
+drawn at random, with its dead ends, cut off at a token budget. One that found nothing ends with
+`</think><wrong><eos>`: only some traces solve. Inputs are held out by the hash of the numbers
+alone (base.split_of); `sample` never draws the targets of HELD_OUT, `sample_held_out` no others.
+"""
+
+import re
+from collections import Counter
+
+import numpy as np
+
+from minireason.config import UserError, rng
+from minireason.problems.base import MALFORMED, Problem, Verdict
+from minireason.problems.expressions import (
+    HIGHEST,
+    MOST_NUMBERS,
+    Move,
+    compute,
+    expression,
+    operations,
+)
+from minireason.problems.search import moves, solve, stream
+
+NAME = "countdown"
+LEVELS = (3, 4)                       # levels with a frozen set: how many numbers
+LEVEL_SYMBOL = "n"
+STYLES = ("direct", "optimal", "sos")
+ALIASES = {"cot": "sos"}
+OPENER = {"direct": "</think>", "optimal": "<think>", "sos": "<think>", "cot": "<think>"}
+NUMBER_WIDTH = 2                      # 0..99: one token a number
+LARGEST_INPUT, LOWEST_TARGET = 20, 10    # of what `sample` draws
+HELD_OUT = frozenset(range(14, 100, 11))    # targets kept from training: 14, 25, 36, ... 91
+GAVE_UP = "<wrong>"                   # the answer of a search that found nothing
+
+_NUMBER = r"(?:0|[1-9]\d?)"
+_STATE = rf"{_NUMBER}(?:,{_NUMBER})*"
+_STEP = re.compile(rf"(<wrong>(?:({_STATE}):)?)?({_NUMBER})([-+*/])({_NUMBER})=({_STATE})",
+                   re.ASCII)
+_PROMPT = re.compile(rf"({_STATE})>({_NUMBER})=?", re.ASCII)
+_COMPLETION = re.compile(r"(?:<think>([^<>]*(?:<wrong>[^<>]*)*))?"
+                         r"</think>(<wrong>|[-+*/()0-9]+)<eos>", re.ASCII)
+
+
+def sample(generator: np.random.Generator, level: int) -> Problem:
+    """Numbers uniform in 1..20 and the target of a random way through them, none of HELD_OUT."""
+    return _sample(generator, level, held_out=False)
+
+
+def sample_held_out(generator: np.random.Generator, level: int) -> Problem:
+    """As `sample`, but the target is one of HELD_OUT, which no training problem has."""
+    return _sample(generator, level, held_out=True)
+
+
+def _sample(generator: np.random.Generator, level: int, held_out: bool) -> Problem:
+    if not 2 <= level <= MOST_NUMBERS:
+        raise UserError(f"countdown level {level}: must be 2 to {MOST_NUMBERS} numbers")
+    while True:
+        numbers = state = tuple(generator.integers(1, LARGEST_INPUT + 1, level).tolist())
+        while len(state) > 1 and (choices := moves(state)):
+            operators = sorted({move.operator for move in choices})
+            operator = operators[int(generator.integers(len(operators)))]
+            choices = [move for move in choices if move.operator == operator]
+            state = choices[int(generator.integers(len(choices)))].after
+        if len(state) == 1 and state[0] >= LOWEST_TARGET and (state[0] in HELD_OUT) == held_out:
+            return build(numbers, state[0])
+
+
+def build(numbers: tuple[int, ...], target: int) -> Problem:
+    """The problem; its answer and steps are the same in whatever order the numbers stand."""
+    path = solve(tuple(sorted(numbers)), target)
+    if path is None:
+        raise UserError(f"{target} cannot be reached from {','.join(map(str, numbers))} with whole "
+                        f"numbers 0 to {HIGHEST}, each number used once")
+    steps = tuple(step_text(move) for move in path)
+    key = f"{NAME} {','.join(map(str, sorted(numbers)))}>{target}"
+    return Problem(f"{','.join(map(str, numbers))}>{target}=", expression(path), steps, NAME,
+                   len(numbers), key)
+
+
+def read(text: str) -> Problem:
+    """A problem from typed text such as `3, 7, 18, 2 > 46`."""
+    match = _PROMPT.fullmatch(re.sub(r"\s+", "", text))
+    numbers = tuple(map(int, match[1].split(","))) if match else ()
+    if not 2 <= len(numbers) <= MOST_NUMBERS or 0 in numbers:
+        raise UserError(f"cannot read {text[:80]!r}: write 2 to {MOST_NUMBERS} numbers of 1 to "
+                        f"{HIGHEST} and the target, such as 3,7,18,2>46")
+    return build(numbers, int(match[2]))
+
+
+def given(problem: Problem) -> tuple[tuple[int, ...], int]:
+    """(numbers, target), as the prompt has them."""
+    numbers, _, target = problem.prompt.removesuffix("=").partition(">")
+    return tuple(map(int, numbers.split(","))), int(target)
+
+
+# ---- writing ------------------------------------------------------------------------------------
+
+def step_text(move: Move) -> str:
+    """`18-3=15,7,2`: the operation, its result, the numbers that are left."""
+    return f"{move.left}{move.operator}{move.right}={','.join(map(str, move.after))}"
+
+
+def render(problem: Problem, style: str) -> str:
+    """The completion in the style, opener to <eos>; for `sos` of the prompt's own random stream."""
+    style = ALIASES.get(style, style)
+    if style == "direct":
+        return f"</think>{problem.answer}<eos>"
+    if style == "optimal":
+        return f"<think>{';'.join(problem.steps)}</think>{problem.answer}<eos>"
+    if style != "sos":
+        raise UserError(f"countdown has no style {style!r}; choose from {', '.join(STYLES)}")
+    return search_text(problem, rng(0, "countdown", problem.prompt))
+
+
+def search_text(problem: Problem, generator: np.random.Generator) -> str:
+    """A stream of search by a random solver; it may end without a solution."""
+    steps, path = stream(*given(problem), generator)
+    text = ";".join(_jump_text(jump) + step_text(move) for jump, move in steps)
+    return f"<think>{text}</think>{expression(path) if path else GAVE_UP}<eos>"
+
+
+def _jump_text(jump: tuple[int, ...] | None) -> str:
+    """What leads from the step before: nothing, `<wrong>`, or `<wrong>` and a state."""
+    if jump is None:
+        return ""
+    return "<wrong>" + (",".join(map(str, jump)) + ":" if jump else "")
+
+
+# ---- reading and checking -----------------------------------------------------------------------
+
+def parse(completion: str) -> tuple[tuple[str, ...], str] | None:
+    """(steps, answer) of a completion that matches the grammar to its end, else None.
+
+    The answer is an expression or, where the search gave up, `<wrong>`.
+    """
+    match = _COMPLETION.fullmatch(completion)
+    if match is None or (match[2] != GAVE_UP and operations(match[2]) is None):
+        return None
+    if match[1] is None:
+        return None if match[2] == GAVE_UP else ((), match[2])
+    steps = tuple(match[1].split(";"))
+    return (steps, match[2]) if all(map(_STEP.fullmatch, steps)) else None
+
+
+def solves(problem: Problem, answer: str) -> bool:
+    """Every number used once, every value whole in 0..99, the target hit.
+
+    It needs the prompt alone: a policy may check itself with it (and then says so).
+    """
+    read_answer = operations(answer)
+    if read_answer is None:
+        return False
+    numbers, target = given(problem)
+    return sorted(read_answer[1]) == sorted(numbers) and read_answer[0][-1][3] == target
+
+
+def walk_steps(problem: Problem, steps: tuple[str, ...]) -> tuple[list[bool], tuple[int, ...]]:
+    """(marks, last state) of a search trace.
+
+    A step is right if its operation uses two numbers of the state before it, is exact, and leaves
+    the others; `<wrong>S:` must name a state that was reached before. A wrong step's claimed state
+    is taken as it stands, so that one wrong step is counted once.
+    """
+    before, state = None, tuple(sorted(given(problem)[0]))
+    reached, marks = {state}, []
+    for step in steps:
+        match = _STEP.fullmatch(step)
+        if match is None:
+            marks.append(False)
+            before = state = None
+            continue
+        if match[1]:
+            state = _numbers(match[2]) if match[2] else before
+        left, right, after = int(match[3]), int(match[5]), tuple(map(int, match[6].split(",")))
+        rest = Counter(state or ())
+        rest.subtract((left, right))
+        marks.append(state in reached and min(rest.values()) >= 0 and +rest == Counter(after[1:])
+                     and after[0] == compute(left, match[4], right))
+        before, state = state, tuple(sorted(after))
+        reached.add(state)
+    return marks, state or ()
+
+
+def _numbers(text: str) -> tuple[int, ...]:
+    return tuple(sorted(map(int, text.split(","))))
+
+
+def check_steps(problem: Problem, steps: tuple[str, ...]) -> list[bool]:
+    """For each step: is it exact, given the numbers before it? See walk_steps."""
+    return walk_steps(problem, steps)[0]
+
+
+def verify(problem: Problem, completion: str) -> Verdict:
+    """Exact verdict on everything that follows the prompt, opener and <eos> included.
+
+    steps_valid: every step is exact, the last one reaches the target, and the answer consists of
+    operations that were tried.
+    """
+    parsed = parse(completion)
+    if parsed is None:
+        return MALFORMED
+    steps, answer = parsed
+    marks, state = walk_steps(problem, steps)
+    correct = solves(problem, answer)
+    reached = correct and bool(steps) and state == (given(problem)[1],)
+    tried = {step.rpartition(":")[2].removeprefix(GAVE_UP).partition(",")[0] for step in steps}
+    valid = reached and all(marks) and {f"{a}{o}{b}={c}" for a, o, b, c in
+                                        operations(answer)[0]} <= tried
+    return Verdict(correct, valid, True, tuple(marks))

@@ -1,0 +1,76 @@
+"""Whole-number expressions: exact, written in one way only, and read without being executed.
+
+A value is whole and lies in 0..99, as in chain, at every point of an expression.
+"""
+
+import ast
+import re
+from typing import NamedTuple
+
+HIGHEST = 99                          # of any value
+MOST_NUMBERS = 6                      # in one expression
+
+_OPERATORS = {ast.Add: "+", ast.Sub: "-", ast.Mult: "*", ast.Div: "/"}
+
+
+class Move(NamedTuple):
+    """One operation and the state after it."""
+
+    left: int
+    operator: str
+    right: int
+    after: tuple[int, ...]            # result first, then the numbers not used, in their order
+
+
+def compute(left: int, operator: str, right: int) -> int | None:
+    """The exact value, or None where it is undefined, not whole, or outside 0..99."""
+    if operator == "/":
+        return None if right == 0 or left % right else left // right
+    value = {"+": left + right, "-": left - right, "*": left * right}[operator]
+    return value if 0 <= value <= HIGHEST else None
+
+
+def operations(text: str) -> tuple[list[tuple[int, str, int, int | None]], list[int]] | None:
+    """([(left, operator, right, result)], leaves) of an expression; None if it is not written so.
+
+    Results are exact, None where a value is not whole or leaves 0..99. Only the canonical writing
+    counts: every inner operation in parentheses, the whole bare, no more than 6 numbers.
+    """
+    if not re.fullmatch(r"[-+*/()0-9]{3,40}", text) or re.search(r"\b0\d|\d{3}", text):
+        return None
+    try:
+        node = ast.parse(text, mode="eval").body
+    except SyntaxError:
+        return None
+    done: list[tuple] = []
+    leaves: list[int] = []
+
+    def walk(node: ast.AST) -> tuple[str, int | None]:
+        """(canonical text, exact value); an unknown node gives a text that matches nothing."""
+        if isinstance(node, ast.Constant):
+            leaves.append(node.value)
+            return str(node.value), node.value
+        operator = _OPERATORS.get(type(getattr(node, "op", None)))
+        if not isinstance(node, ast.BinOp) or operator is None:
+            return "?", None
+        (left, a), (right, b) = walk(node.left), walk(node.right)
+        value = None if a is None or b is None else compute(a, operator, b)
+        done.append((a, operator, b, value))
+        return f"({left}{operator}{right})", value
+
+    written, _ = walk(node)
+    return (done, leaves) if done and len(done) < MOST_NUMBERS and written[1:-1] == text else None
+
+
+def expression(path: list[Move]) -> str:
+    """A path as one expression, in the one way that `operations` reads."""
+    made: list[tuple[int, str]] = []
+    for move in path:
+        parts = []
+        for value in (move.left, move.right):
+            known = [item for item in made if item[0] == value]
+            parts.append(known[-1][1] if known else str(value))
+            if known:
+                made.remove(known[-1])
+        made.append((move.after[0], f"({parts[0]}{move.operator}{parts[1]})"))
+    return made[-1][1][1:-1]
