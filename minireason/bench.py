@@ -1,0 +1,228 @@
+"""`minireason bench`: our training step and sampler beside transformers' Qwen3, in one process.
+
+Both sides hold the same weights (through export), run on the same threads and do the same work:
+one optimizer step on the quickstart's own micro-batches, and N samples for each of P prompts with
+neither side allowed to stop early. They take turns, so that whatever else the machine does meets
+both; the ratio is that of the medians, its spread the quartiles of the rounds' own ratios.
+"""
+
+import json
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from types import SimpleNamespace
+
+import torch
+import torch.nn.functional as F
+
+from minireason import checkpoint
+from minireason.batches import Batch, encode_lines, micro_batches
+from minireason.config import UserError, resolve_device, rng, stream_seed, to_dict, write_atomic
+from minireason.evaluate import frozen_sets, prompt_ids
+from minireason.export import write_folder
+from minireason.generate import Sampling, stream
+from minireason.losses import nll
+from minireason.mixture import draw_line
+from minireason.model import ModelConfig, Transformer
+from minireason.optim import autocast, make_optimizer, train_step
+from minireason.problems import FAMILIES
+from minireason.stages.pretrain import PretrainConfig
+from minireason.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True)
+class BenchConfig:
+    """Speed of a training step and of sampling, ours beside transformers' Qwen3."""
+
+    checkpoint: str = ""          # folder of a policy; default: the quickstart's shape, untrained
+    shape: PretrainConfig = field(default_factory=PretrainConfig)   # model, lines, micro-batches
+    device: str = "auto"
+    threads: int = 0              # CPU threads; 0 takes PyTorch's default
+    rounds: int = 15              # timed turns a side, after two that are not timed
+    prompts: int = 32             # P, the first of the frozen test set of this level
+    level: int = 8
+    n: int = 8                    # N samples a prompt
+    max_new: int = 64             # tokens a sample, exactly
+    seed: int = 0
+    out: str = ""                 # JSON file to write
+
+
+def run(cfg: BenchConfig) -> dict:
+    """Time both sides, print the table, write the JSON; returns its content."""
+    device = resolve_device(cfg.device)
+    if cfg.threads:
+        torch.set_num_threads(cfg.threads)
+    ours, tokenizer = load_ours(cfg)
+    theirs = load_theirs(ours, tokenizer).to(device)
+    ours = ours.to(device)
+    batches, count = training_batches(cfg, tokenizer)
+    tokens = sum(batch.inputs.numel() for batch in batches)
+    prompts = prompt_ids(tokenizer, frozen_sets("chain", "test", cfg.prompts, (cfg.level,))[
+        f"chain-test-k{cfg.level}"], "cot")
+    drawn = len(prompts) * cfg.n * cfg.max_new
+    result = {
+        "torch": torch.__version__, "transformers": version("transformers"),
+        "device": str(device), "threads": torch.get_num_threads(), "parameters": ours.n_params,
+        "model": to_dict(ours.config), "rounds": cfg.rounds,
+        "attention": {"ours": ours.attention_impl,
+                      "theirs": theirs.config._attn_implementation},
+        "largest logit difference": logit_gap(ours, theirs, batches[0]),
+        "sampling": {"prompts": len(prompts), "n": cfg.n, "max_new": cfg.max_new,
+                     "longest prompt": max(map(len, prompts)),
+                     **compare(cfg.rounds, drawn, our_sampler(ours, tokenizer, prompts, cfg),
+                               their_sampler(theirs, tokenizer, prompts, cfg))},
+        "training": {"micro_batches": [list(b.inputs.shape) for b in batches],
+                     **compare(cfg.rounds, tokens, our_step(ours, batches, count),
+                               their_step(theirs, batches, count))}}
+    print(table(result))
+    if cfg.out:
+        write_atomic(cfg.out, json.dumps(result, indent=1) + "\n")
+    return result
+
+
+def load_ours(cfg: BenchConfig) -> tuple[Transformer, Tokenizer]:
+    """The checkpoint, or random weights of the wanted shape."""
+    if cfg.checkpoint:
+        model, tokenizer = checkpoint.load(cfg.checkpoint)
+        if model.value is not None:
+            raise UserError(f"{cfg.checkpoint}: a critic; bench needs a policy")
+        return model, tokenizer
+    s, tokenizer = cfg.shape, Tokenizer.build(FAMILIES["chain"].NUMBER_WIDTH)
+    config = ModelConfig(tokenizer.vocab_size, s.d_model, s.n_layers, s.n_heads, s.n_heads,
+                         s.head_dim, s.d_ff, s.max_len)
+    generator = torch.Generator().manual_seed(stream_seed(cfg.seed, "weights"))
+    return Transformer(config).init_weights(generator), tokenizer
+
+
+def load_theirs(ours: Transformer, tokenizer: Tokenizer):
+    """The same weights in transformers, with PyTorch's fused attention."""
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    try:
+        import transformers
+    except ImportError:
+        raise UserError("bench compares with transformers, which is not installed; "
+                        "pip install 'minireason[test]'") from None
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    with tempfile.TemporaryDirectory() as folder:
+        write_folder(Path(folder), ours, tokenizer)
+        return transformers.AutoModelForCausalLM.from_pretrained(folder, attn_implementation="sdpa")
+
+
+@torch.no_grad()
+def logit_gap(ours: Transformer, theirs, batch: Batch) -> float:
+    """Largest difference of the two models' logits: the same weights, or nothing is compared."""
+    batch = batch.to(ours.embedding.weight.device)
+    gap = (ours(batch.inputs) - theirs(batch.inputs, use_cache=False).logits).abs().max().item()
+    if not gap < 1e-2:                        # both are fp32; a wrong weight shows as about 1
+        raise UserError(f"bench: the two models' logits differ by {gap}; one of them is wrong")
+    return gap
+
+
+def training_batches(cfg: BenchConfig, tokenizer: Tokenizer) -> tuple[list[Batch], int]:
+    """The micro-batches of one pretraining step, rectangular for both sides."""
+    generator, shape = rng(cfg.seed, "bench"), cfg.shape
+    lines = [draw_line(shape.mixture, shape.family, generator) for _ in range(shape.lines_per_step)]
+    rows = encode_lines(tokenizer, [""] * len(lines), lines)
+    return micro_batches(rows, shape.token_budget, tokenizer.pad)
+
+
+def our_step(model: Transformer, batches: list[Batch], count: int) -> Callable[[], None]:
+    """Forward, backward, clipping and AdamW, as every stage does it."""
+    optimizer = make_optimizer(model, weight_decay=0.1)
+    return lambda: train_step(
+        model, optimizer, batches,
+        lambda b: nll(model(b.inputs), b.targets, b.loss_mask, count), lr=1e-4)
+
+
+def their_step(model, batches: list[Batch], count: int) -> Callable[[], None]:
+    """The same in transformers' plain best: fused attention, fused AdamW, no cache."""
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, betas=(0.9, 0.95), fused=True)
+    device = next(model.parameters()).device
+    on_device = [(b.inputs.to(device), b.targets.where(b.loss_mask > 0, -100).to(device))
+                 for b in batches]
+
+    def step() -> None:
+        model.train()
+        optimizer.zero_grad()
+        for inputs, targets in on_device:
+            with autocast(device):
+                logits = model(inputs, use_cache=False).logits.float()
+                loss = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="sum")
+            (loss / count).backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0, foreach=True)
+        optimizer.step()
+    return step
+
+
+def our_sampler(model: Transformer, tokenizer: Tokenizer, prompts: list[list[int]],
+                cfg: BenchConfig) -> Callable[[], None]:
+    """N samples a prompt at T = 1; no token ends a row."""
+    endless = SimpleNamespace(pad=tokenizer.pad, eos=-1)
+    how = Sampling(n=cfg.n, max_new=cfg.max_new, seed=cfg.seed)
+
+    def draw() -> None:
+        chunks = list(stream(model, endless, prompts, how))
+        assert sum(int(c.mask.sum()) for c in chunks) == len(prompts) * cfg.n * cfg.max_new
+    return draw
+
+
+def their_sampler(model, tokenizer: Tokenizer, prompts: list[list[int]],
+                  cfg: BenchConfig) -> Callable[[], None]:
+    """The same by `generate`: prompts padded on the left, no <eos>, no filter on the logits."""
+    device, longest = next(model.parameters()).device, max(map(len, prompts))
+    tokens = torch.tensor([[tokenizer.pad] * (longest - len(p)) + p for p in prompts])
+    seen = torch.tensor([[0] * (longest - len(p)) + [1] * len(p) for p in prompts])
+    tokens, seen = tokens.to(device), seen.to(device)
+    model.generation_config.eos_token_id = None
+
+    def draw() -> None:
+        model.eval()
+        with torch.inference_mode(), autocast(device):
+            out = model.generate(
+                tokens, attention_mask=seen, do_sample=True, temperature=1.0, top_k=0, top_p=1.0,
+                num_return_sequences=cfg.n, max_new_tokens=cfg.max_new, use_cache=True)
+        assert out.shape == (len(prompts) * cfg.n, longest + cfg.max_new)
+    return draw
+
+
+def compare(rounds: int, tokens: int, ours: Callable[[], None],
+            theirs: Callable[[], None]) -> dict:
+    """Median seconds and tokens/s of both, taking turns; their ratio with its quartiles."""
+    seconds: dict[str, list[float]] = {"ours": [], "theirs": []}
+    for turn in range(-2, rounds):
+        for name, work in (("ours", ours), ("theirs", theirs)):
+            started = time.perf_counter()
+            work()
+            if torch.cuda.is_available():
+                torch.cuda.synchronize()
+            if turn >= 0:
+                seconds[name].append(time.perf_counter() - started)
+    medians = {name: statistics.median(values) for name, values in seconds.items()}
+    ratios = sorted(b / a for a, b in zip(seconds["ours"], seconds["theirs"], strict=True))
+    return {"tokens": tokens, "seconds": medians,
+            "tokens_per_sec": {name: tokens / value for name, value in medians.items()},
+            "ratio": medians["theirs"] / medians["ours"],
+            "ratio_quartiles": [ratios[len(ratios) // 4], ratios[3 * len(ratios) // 4]]}
+
+
+def table(result: dict) -> str:
+    """The comparison as text."""
+    lines = [f"{result['parameters']:,} parameters, {result['threads']} thread(s) on "
+             f"{result['device']}, torch {result['torch']}, transformers {result['transformers']}, "
+             f"{result['rounds']} rounds",
+             f"{'median':<10}{'tokens':>8}{'ours':>12}{'transformers':>15}{'ours':>11}"
+             f"{'transformers':>15}{'ratio':>8}   quartiles"]
+    for name in ("sampling", "training"):
+        row = result[name]
+        ms, rate = row["seconds"], row["tokens_per_sec"]
+        low, high = row["ratio_quartiles"]
+        lines.append(f"{name:<10}{row['tokens']:>8}{1e3 * ms['ours']:>9.1f} ms"
+                     f"{1e3 * ms['theirs']:>12.1f} ms{rate['ours']:>9,.0f}/s"
+                     f"{rate['theirs']:>13,.0f}/s{row['ratio']:>7.2f}x   {low:.2f}-{high:.2f}")
+    return "\n".join(lines)
