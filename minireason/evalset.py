@@ -79,7 +79,7 @@ def run(cfg: EvalConfig) -> dict:
 
 def read(name: str) -> list[Problem]:
     """The problems of a frozen set by name, else of a JSONL file by path."""
-    if re.fullmatch(r"[a-z]+-(test|validation)-[a-z]\d+", name) and not Path(name).exists():
+    if re.fullmatch(r"[a-z]+-[a-z]+-[a-z]\d+", name) and not Path(name).exists():
         return load_frozen(name)
     return load_problems(name, FAMILIES)
 

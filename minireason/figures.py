@@ -14,6 +14,7 @@ from minireason.results import level_of, rungs
 
 BLUE, ORANGE, GREEN, RED, PURPLE, SKY, BLACK = (
     "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#222222")
+SEEDS = (BLUE, ORANGE, GREEN, RED, PURPLE)
 RUNGS = {   # rung: (colour, marker)
     "direct answer": (BLACK, "o"), "pretrained, step by step": (ORANGE, "s"), "SFT": (SKY, "^"),
     "STaR": (GREEN, "D"), "RL": (PURPLE, "v")}
@@ -109,12 +110,12 @@ def climb(runs: list[dict], name: str) -> Figure:
     axes.invert_yaxis()
     axes.grid(axis="y", visible=False)
     axes.set_xlim(0, 108)
-    axes.set_xlabel(f"accuracy at level {level_of(name)} (%)")
+    axes.set_xlabel(f"accuracy at level {level_of(name)} (%); stages answer greedily")
     return figure
 
 
 def pretraining(runs: list[dict]) -> Figure:
-    """Training loss against tokens, with the mean of the last 20 steps over it."""
+    """Training loss against tokens, with the mean of the 20 steps around each over it."""
     figure, axes = canvas()
     for i, run in enumerate(runs):
         metrics = run["pretrain"]["metrics"]
@@ -123,7 +124,8 @@ def pretraining(runs: list[dict]) -> Figure:
         window = max(1, min(20, len(loss) // 10))
         smooth = np.convolve(loss, np.ones(window) / window, "valid")
         axes.plot(tokens, loss, color=BLUE, alpha=0.2, linewidth=0.8)
-        axes.plot(tokens[window - 1:], smooth, color=(BLUE, ORANGE, GREEN, RED, PURPLE)[i % 5],
+        start = (window - 1) // 2
+        axes.plot(tokens[start:start + len(smooth)], smooth, color=SEEDS[i % 5],
                   label=f"seed {run['pretrain']['config']['seed']}")
     axes.set_xlabel("tokens trained on (millions)")
     axes.set_ylabel("loss (nats per token)")
@@ -202,7 +204,7 @@ def calibration(runs: list[dict], name: str) -> Figure:
         bins = run["testtime"]["result"]["calibration"][name]
         size = np.array([b["n"] for b in bins], dtype=float)
         x, y = (100 * np.array([b[key] for b in bins]) for key in ("value", "accuracy"))
-        colour = (BLUE, ORANGE, GREEN, RED, PURPLE)[i % 5]
+        colour = SEEDS[i % 5]
         axes.plot(x, y, color=colour, label=f"seed {run['testtime']['config']['seed']}")
         axes.scatter(x, y, s=8 + 120 * size / size.max(), color=colour, alpha=0.7)
     axes.set_xlabel("critic's value at the end, P(correct) (%)")

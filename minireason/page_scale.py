@@ -51,3 +51,23 @@ def critics(page: Page) -> str:
              "samples are scored by the last value, the lowest, or the product."),
         table(["critic", "labels", "right labels (%)", "AUC last", "AUC min", "AUC product",
                "AUC of steps", "samples"], rows), grid(*figures))
+
+
+def flywheel(page: Page) -> str:
+    """Search writes the training data, turn by turn."""
+    if "flywheel" not in page.run:
+        return ""
+    config, turns = page.run["flywheel"]["config"], page.run["flywheel"]["result"]["turns"]
+    names = list(turns[0]["accuracy"]["cot"])[-3:]
+    rows = [[str(i), f"{100 * turn['precision']:.1f}", f"{turn['auc']:.3f}",
+             *(share(turn["accuracy"]["cot"][name]) for name in names)]
+            for i, turn in enumerate(turns, 1)]
+    return section(
+        "Flywheel",
+        text(f"Each turn: {config['problems']} new train problems, {config['n']} samples each,",
+             f"one chosen by {config['search']}, kept by the filter “{config['filter']}”; the",
+             "policy is retrained on those and tested greedily on the frozen sets."),
+        grid(page.figure("flywheel", "What search finds, and how much of what is kept is right",
+                         figures_scale.flywheel)),
+        table(["turn", "right among kept (%)", "critic's AUC",
+               *(f"level {level_of(name)} (%)" for name in names)], rows))

@@ -13,7 +13,7 @@ from minireason.config import UserError, read_json, write_atomic
 from minireason.results import keep, level_of, load_machine, load_run, rungs
 
 BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
-PATHS = ("out", "init", "base", "policy", "critic", "seed")   # may differ between seeds
+PATHS = ("out", "init", "base", "start", "policy", "critic", "seed")   # may differ between seeds
 
 
 def keep_runs(runs: tuple[str, ...], reference: Path) -> None:

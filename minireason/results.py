@@ -15,7 +15,7 @@ import numpy as np
 from minireason.config import UserError, read_json, write_atomic
 from minireason.problems import FAMILIES
 
-STAGES = ("pretrain", "sft", "star", "rl", "critic", "testtime")   # the order on the page
+STAGES = ("pretrain", "sft", "star", "rl", "critic", "testtime")   # of `minireason run`, in order
 EXAMPLES = 24                 # problems a set whose first sample is shown or kept
 THIN = 200                    # lines of metrics that a copy keeps at most
 
@@ -34,7 +34,8 @@ def load_run(folder: Path | str) -> dict[str, dict]:
 def load_stage(folder: Path) -> dict:
     """One stage's records; "tokens" counts those trained on, parts such as rounds included."""
     metrics = read_lines(folder / "metrics.jsonl")
-    parts = [line for path in sorted(folder.glob("*/metrics.jsonl")) for line in read_lines(path)]
+    parts = [line for path in sorted(folder.glob("*/**/metrics.jsonl"))
+             for line in read_lines(path)]
     examples: dict[str, list] = {}
     for path in sorted(folder.glob("samples-*-0.json")):       # the first shard of each set
         name = path.stem.removeprefix("samples-").rpartition("-")[0]

@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from minireason import figures, readme, report, results
+from minireason import figures, figures_scale, readme, report, results
 from minireason.config import UserError, to_dict
 from minireason.evaluate import Accuracy, wilson
 from minireason.problems import chain
 from minireason.report import ReportConfig
-from minireason.stages import critic, pretrain, rl, sft, star, testtime
+from minireason.stages import critic, flywheel, pretrain, rl, sft, star, testtime
 
 LEVELS = range(1, 9)
 
@@ -201,6 +201,35 @@ def test_rl_is_a_rung_and_a_section(tmp_path):
     assert list(results.rungs(results.load_run(folder)))[-1] == "RL"
 
 
+def test_flywheel_and_process_critic_have_their_sections(tmp_path):
+    folder = made_run(tmp_path / "run", stages=1)
+    turns = [{"single": 0.3, "searched": 0.5, "coverage": 0.7, "precision": 0.912, "auc": 0.87,
+              "accuracy": {"cot": accuracies(0.9, 0.1 - 0.02 * t)}} for t in (1, 2)]
+    write(folder / "flywheel", "flywheel", flywheel.FlywheelConfig("p", "b", "c"),
+          {"seconds": 9.0, "turns": turns})
+    rates = {"accuracy": 0.9, "false_positive": 0.1, "false_negative": 0.05}
+    check = {"step_ends": 321, "share_true": 0.6,
+             **{str(n): {"hard": rates, "soft": rates} for n in (1, 2, 4)}}
+    write(folder / "process", "critic", critic.CriticConfig("p", labels="mc_soft"),
+          {"seconds": 9.0, "label_accuracy": 0.934, "auc": 0.9, "auc_min": 0.91, "auc_steps": 0.95,
+           "auc_product": 0.92, "held_out": 800, "monte_carlo": check})
+    report.run(ReportConfig(run=str(folder)))
+    html = page_of(folder)
+    assert "<td>2</td><td>91.2</td><td>0.870</td>" in html
+    assert "<td>process</td><td>mc_soft</td><td>93.4</td><td>0.900</td>" in html
+    assert "321 step ends" in html
+    assert {path.name for path in (folder / "figures").iterdir()} >= {"flywheel.png",
+                                                                      "labels_process.png"}
+
+
+def test_search_tree_is_drawn_with_its_chosen_path(tmp_path):
+    leaf = {"text": "9*3=27", "value": 0.9, "visits": 3, "chosen": True, "children": []}
+    root = {"text": "((4+5)*3)=", "value": 0.5, "visits": 9, "chosen": True,
+            "children": [leaf, {**leaf, "chosen": False, "value": 0.1}]}
+    path = figures.save(tmp_path / "tree.png", figures_scale.tree, [], root)
+    assert path.stat().st_size > 1000
+
+
 def test_an_unfinished_stage_is_missing(tmp_path):
     folder = made_run(tmp_path / "run", stages=3)
     (folder / "star" / "result.json").unlink()
@@ -310,6 +339,10 @@ def test_readme_without_its_marks_is_left_alone(three, text):
     with pytest.raises(UserError, match="results:begin"):
         report.run(ReportConfig(readme="README.md"))
     assert Path("README.md").read_text() == text
+
+
+def test_every_method_of_the_test_time_stage_is_drawn():
+    assert set(figures.METHODS) == set(testtime.METHODS)
 
 
 def test_thinning_sums_tokens_and_averages_the_rest():
