@@ -148,10 +148,8 @@ def library(target: str, dtype: str, head_dim: int, archs: tuple[str, ...] = ARC
     final.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=final.parent) as folder:
         units = [sources / "kernels" / f"{name}.cu" for name in kernels_of(dtype, head_dim)]
-        if target != "cuda":        # one unit: g++ spends most of its time on its own headers
-            together = Path(folder) / "together.cpp"
-            together.write_text("".join(f'#include "{unit.resolve()}"\n' for unit in units))
-            units = [together]
+        if target != "cuda":        # nvcc is slow enough that several units side by side pay
+            units = [include_all(dtype, head_dim, sources, Path(folder) / "together.cpp")]
         objects = [f"{folder}/{unit.stem}.o" for unit in units]
         with ThreadPoolExecutor(jobs()) as pool:
             list(pool.map(run, [[*compile_with, str(unit), "-o", out]
@@ -162,25 +160,37 @@ def library(target: str, dtype: str, head_dim: int, archs: tuple[str, ...] = ARC
 
 
 def parse_ptxas(text: str) -> list[dict]:
-    """Registers and spills of each kernel in the output of ptxas -v."""
-    blocks = re.split(r"Compiling entry function '", text)[1:]
+    """Architecture, registers and spills of each kernel in the output of ptxas -v."""
     reports = []
-    for block in blocks:
+    for block in re.split(r"Compiling entry function '", text)[1:]:
+        mangled, _, arch = block.split("'")[:3]
+        length = re.match(r"_Z(\d+)", mangled)
+        start = length.end()
+        name = mangled[start:start + int(length[1])]
+        flags = "".join(re.findall(r"Lb([01])E", mangled))       # FUSED, LOCAL
         spills = re.search(r"(\d+) bytes spill stores, (\d+) bytes spill loads", block)
-        used = re.search(r"Used (\d+) registers", block)
-        reports.append({"kernel": block.split("'")[0], "registers": int(used[1]),
+        reports.append({"kernel": f"{name} {flags}".strip(), "arch": arch,
+                        "registers": int(re.search(r"Used (\d+) registers", block)[1]),
                         "spill_bytes": int(spills[1]) + int(spills[2])})
     return reports
 
 
-def check_one(dtype: str, head_dim: int, name: str, arch: str) -> list[dict]:
-    """Compile one kernel file for one architecture, to nowhere; one report a kernel."""
+def include_all(dtype: str, head_dim: int, sources: Path, path: Path) -> Path:
+    """One file that includes every kernel of an instance: compilers spend most of their time on
+    their own headers."""
+    units = (sources / "kernels" / f"{name}.cu" for name in kernels_of(dtype, head_dim))
+    path.write_text("".join(f'#include "{unit.resolve()}"\n' for unit in units))
+    return path
+
+
+def check_one(dtype: str, head_dim: int) -> list[dict]:
+    """Compile one instance for all architectures, to nowhere; one report a kernel and architecture.
+    """
     with tempfile.TemporaryDirectory() as folder:
-        command, _ = compile_command("cuda", dtype, head_dim, (arch,))
-        text = run([*command, "-Xptxas", "-v", str(SOURCES / "kernels" / f"{name}.cu"),
-                    "-o", f"{folder}/out.o"])
-    return [{"dtype": dtype, "head_dim": head_dim, "file": name, "arch": f"sm_{arch}", **report}
-            for report in parse_ptxas(text)]
+        command, _ = compile_command("cuda", dtype, head_dim, ARCHS)
+        unit = include_all(dtype, head_dim, SOURCES, Path(folder) / "together.cu")
+        text = run([*command, "-Xptxas", "-v", str(unit), "-o", f"{folder}/out.o"])
+    return [{"dtype": dtype, "head_dim": head_dim, **report} for report in parse_ptxas(text)]
 
 
 def check() -> list[dict]:
@@ -191,10 +201,8 @@ def check() -> list[dict]:
     cached = cache_folder() / f"check-{key[:24]}.json"
     if cached.exists():
         return json.loads(cached.read_text())
-    work = [(dtype, dim, name, arch) for dtype, dim in instances()
-            for name in kernels_of(dtype, dim) for arch in ARCHS]
     with ThreadPoolExecutor(jobs()) as pool:
-        reports = [r for part in pool.map(lambda w: check_one(*w), work) for r in part]
+        reports = [r for part in pool.map(lambda i: check_one(*i), instances()) for r in part]
     cached.parent.mkdir(parents=True, exist_ok=True)
     temporary = cached.with_suffix(f".{os.getpid()}")
     temporary.write_text(json.dumps(reports))
@@ -213,7 +221,7 @@ def main(argv: list[str] | None = None) -> int:
         if args.check:
             reports = check()
             for r in sorted(reports, key=lambda r: r["spill_bytes"]):
-                print(f"{r['arch']} {r['dtype']} D={r['head_dim']:<4} {r['file']:<17} "
+                print(f"{r['arch']} {r['dtype']} D={r['head_dim']:<4} {r['kernel']:<22} "
                       f"{r['registers']:>3} registers {r['spill_bytes']:>3} B spilled")
             spilled = sum(r["spill_bytes"] > 0 for r in reports)
             print(f"{len(reports)} kernels compiled for {', '.join(ARCHS)}; {spilled} spill")

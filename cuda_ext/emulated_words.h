@@ -119,10 +119,13 @@ inline void __syncwarp() { emulator::collective("syncwarp", nullptr, [](void **)
 
 // Matrix m's row r is at the address that lane 8m + r gives; lane l receives row l / 4,
 // columns 2 (l % 4) and the next one, of each matrix (transposed: rows and columns exchanged).
+// A lane reads its row when it arrives, not when the last one does: a row that another lane still
+// has to write, or is still copying, is then read too early, as the memory model allows.
 template <bool TRANSPOSED> void load_matrices(uint32_t (&r)[4], const void *row) {
-    struct Load { const uint16_t *row; uint32_t *out; } mine{
-        static_cast<const uint16_t *>(row), r};
+    struct Load { uint16_t row[8]; uint32_t *out; } mine;
     emulator::check_aligned(row, "ldmatrix");
+    std::memcpy(mine.row, row, 16);
+    mine.out = r;
     emulator::collective(TRANSPOSED ? "ldmatrix.trans" : "ldmatrix", &mine, [](void **slot) {
         for (int m = 0; m < 4; ++m)
             for (int lane = 0; lane < 32; ++lane) {
