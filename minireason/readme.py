@@ -148,5 +148,4 @@ def draw(runs: list[dict], root: Path, folder: Path) -> str:
         lines.append(f'<img src="{folder}/{name}.png" alt="{alt}" width="49%">')
     note = ("Bars and bands: lowest to highest seed." if len(runs) > 1 else
             "Bars and bands: 95% intervals over problems.")
-    return "\n".join(lines) + f"\n\n{note} All of this is made anew from committed files by one " \
-                              "command: `minireason report --readme README.md`."
+    return "\n".join(lines) + f"\n\n{note}"
