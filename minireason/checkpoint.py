@@ -149,10 +149,10 @@ def resume(log: RunLog, model: Transformer, optimizer: torch.optim.Optimizer) ->
     model.load_state_dict({name.removeprefix("model."): t for name, t in tensors.items()
                            if name.startswith("model.")})
     for i, parameter in enumerate(_parameters(optimizer)):
-        state = {name.rpartition(".")[2]: t for name, t in tensors.items()
-                 if name.startswith(f"optimizer.{i}.")}
-        optimizer.state[parameter] = {key: value if key == "step" else value.to(parameter.device)
-                                      for key, value in state.items()}
+        # The fused AdamW keeps its step count, too, on the device of the parameter.
+        optimizer.state[parameter] = {
+            name.rpartition(".")[2]: t.to(parameter.device) for name, t in tensors.items()
+            if name.startswith(f"optimizer.{i}.")}
     log.rewind(metadata["offset"])
     log.seconds_before = metadata["seconds"]
     parallel.barrier()

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from minireason import parallel, report
-from minireason.config import UserError, machine, write_atomic
+from minireason.config import UserError, machine, resolve_device, write_atomic
 from minireason.mixture import Mixture
 from minireason.runlog import RunLog
 from minireason.stages import critic, pretrain, sft, star, testtime
@@ -80,6 +80,7 @@ def folder(cfg: RunConfig) -> Path:
 def run(cfg: RunConfig) -> dict:
     """Run what is not finished yet; returns {stage: result}."""
     plan = stages(cfg)
+    parallel.init(resolve_device(cfg.device))   # before the folder is claimed, by one rank only
     log = RunLog(str(folder(cfg)), "run", cfg, parents={})
     if parallel.is_main() and not (folder(cfg) / "machine.json").exists():
         write_atomic(folder(cfg) / "machine.json", json.dumps(machine()) + "\n")

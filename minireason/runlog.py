@@ -41,6 +41,8 @@ class RunLog:
             if differing:
                 raise UserError(f"{self.out}: holds a run with another configuration "
                                 f"({differing}); choose another --out or delete the folder")
+            if self.done:                 # killed between its last write and its last removal
+                (self.out / "state.safetensors").unlink(missing_ok=True)
             return
         with disk_errors(self.out):
             if self.out.exists() and not self.out.is_dir():

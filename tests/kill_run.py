@@ -3,13 +3,14 @@
     python tests/kill_run.py --kills 20 --size smoke
 
 SIGKILL leaves the program no chance to tidy up. The kills are spread over the stages in equal
-shares, each at a random moment after its stage has begun, and the same command goes on every time.
-At the end weights, metrics, results and every other file but the report must be those of the
-uninterrupted run, wall-clock times apart. Ends non-zero at any difference.
+shares, each at a random moment of its stage, and the same command goes on every time. At the end
+weights, metrics, results and every other file but the pictures must be those of the uninterrupted
+run, wall-clock times apart. Ends non-zero at any difference.
 """
 
 import argparse
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -22,8 +23,8 @@ import numpy as np
 
 from minireason import checkpoint
 
-STAGES = ("pretrain", "sft", "star", "critic", "testtime")
 PICTURES = (".png", ".html")      # drawn from the rest, wall-clock times included
+STAGE = re.compile(r"\[run\] stage (\d+) of \d+: (\w+)$", re.MULTILINE)
 
 
 def timeless(value):
@@ -59,27 +60,54 @@ def differences(one: Path, other: Path) -> list[str]:
     return [name for name in sorted(a.keys() | b.keys()) if a.get(name) != b.get(name)]
 
 
-def stage_now(root: Path) -> str:
-    """The stage under way: the first without a result."""
-    return next((s for s in STAGES if not (root / s / "result.json").exists()), "report")
-
-
-def kill_once(command: list[str], cwd: Path, root: Path, stage: str, wait: float) -> str | None:
-    """Start, wait for the stage to begin, then `wait` seconds, then SIGKILL.
+def kill_once(command: list[str], cwd: Path, stage: str, wait: float) -> str | None:
+    """Start, wait until the stage is entered, then `wait` seconds, then SIGKILL.
 
     Returns the stage that was hit, or None if the run had ended before.
     """
-    with open(cwd / "log.txt", "a") as log:
-        process = subprocess.Popen(command, cwd=cwd, stdout=log, stderr=log)
-    begun = root / stage / "config.json"
-    while process.poll() is None and not begun.exists():
-        time.sleep(0.02)
+    log = cwd / "log.txt"
+    with open(log, "w") as file:
+        process = subprocess.Popen(command, cwd=cwd, stdout=file, stderr=file)
+    while process.poll() is None and stage not in dict.fromkeys(entered(log)):
+        time.sleep(0.01)
     until = time.monotonic() + wait
     while process.poll() is None and time.monotonic() < until:
         time.sleep(0.01)
-    hit = stage_now(root)
     process.kill()
-    return None if process.wait() == 0 else hit
+    return None if process.wait() == 0 else entered(log)[-1]
+
+
+def entered(log: Path) -> list[str]:
+    """Names of the stages that a run's console output says it entered."""
+    return [name for _, name in STAGE.findall(log.read_text())]
+
+
+def peaceful(command: list[str], cwd: Path) -> None:
+    """Run to the end; raises CalledProcessError if it fails."""
+    with open(cwd / "log.txt", "w") as log:
+        subprocess.run(command, cwd=cwd, check=True, stdout=log, stderr=log)
+
+
+def trial(command: list[str], base: Path, kills: int, seed: int) -> list[str]:
+    """Both runs of `command`, which must write to `run` in its working folder; what differs."""
+    for name in ("whole", "killed"):
+        (base / name).mkdir(parents=True)
+    started = time.monotonic()
+    peaceful(command, base / "whole")
+    print(f"uninterrupted run: {time.monotonic() - started:.0f} s", flush=True)
+    whole, killed = base / "whole" / "run", base / "killed" / "run"
+    stages = entered(base / "whole" / "log.txt")
+    generator, hits = np.random.default_rng(seed), Counter()
+    for i in range(kills):
+        stage = stages[i * len(stages) // kills]
+        seconds = json.loads((whole / stage / "result.json").read_text())["seconds"]
+        wait = generator.uniform(0, 1) * seconds / max(1, kills / len(stages))
+        hit = kill_once(command, base / "killed", stage, wait)
+        hits[hit or "none, the run had ended"] += 1
+        print(f"kill {i + 1}: {wait:.2f} s after entering {stage}, hit {hit}", flush=True)
+    peaceful(command, base / "killed")
+    print(f"kills a stage: {dict(hits)}; {len(snapshot(whole))} files compared")
+    return differences(whole, killed)
 
 
 def main() -> int:
@@ -92,30 +120,7 @@ def main() -> int:
     args = parser.parse_args()
     base = Path(args.out or tempfile.mkdtemp(prefix="kill-run-")).resolve()
     command = [sys.executable, "-m", "minireason", "run", "--size", args.size, "--out", "run"]
-    for name in ("whole", "killed"):
-        (base / name).mkdir(parents=True)
-    started = time.monotonic()
-    with open(base / "whole" / "log.txt", "w") as log:
-        subprocess.run(command, cwd=base / "whole", check=True, stdout=log, stderr=log)
-    print(f"uninterrupted run: {time.monotonic() - started:.0f} s", flush=True)
-    whole, killed = base / "whole" / "run", base / "killed" / "run"
-    seconds = {s: json.loads((whole / s / "result.json").read_text())["seconds"] for s in STAGES}
-    startup = max(0.0, time.monotonic() - started - sum(seconds.values()))
-    generator, hits = np.random.default_rng(args.seed), Counter()
-    for i in range(args.kills):
-        stage = STAGES[i * len(STAGES) // args.kills]
-        share = seconds[stage] / max(1, args.kills // len(STAGES))
-        # A process needs its start-up time again before it goes on with a stage that has begun.
-        again = startup if (killed / stage / "config.json").exists() else 0.0
-        hit = kill_once(command, base / "killed", killed, stage,
-                        again + generator.uniform(0, 1.3) * share)
-        hits[hit or "ended before"] += 1
-        print(f"kill {i + 1}: aimed at {stage}, hit {hit or 'nothing, the run had ended'}",
-              flush=True)
-    with open(base / "killed" / "log.txt", "a") as log:
-        subprocess.run(command, cwd=base / "killed", check=True, stdout=log, stderr=log)
-    unequal = differences(whole, killed)
-    print(f"kills a stage: {dict(hits)}; files compared: {len(snapshot(whole))}")
+    unequal = trial(command, base, args.kills, args.seed)
     print(f"DIFFERENT: {unequal}" if unequal else "bit-identical")
     if not args.out and not unequal:
         shutil.rmtree(base)

@@ -1,0 +1,52 @@
+"""All stages in their tiny form: `python tests/tiny_run.py OUT` runs the real pipeline with them.
+
+Trained for just so long that STaR finds a few right answers to learn from.
+"""
+
+import sys
+from pathlib import Path
+
+from minireason import pipeline
+from minireason.mixture import Mixture
+from minireason.stages import critic, pretrain, sft, star, testtime
+
+MIXTURE = Mixture(facts=0.2, direct=0.2, facts_per_line=3, max_level=2)
+WIRED = ("init", "base", "policy", "critic", "out", "seed", "device")   # set by the pipeline
+
+
+def tiny_stages(root: Path | str) -> dict:
+    """{stage: (run, config)} in order, each in its folder below root."""
+    at = {name: f"{root}/{name}" for name in ("pretrain", "sft", "star", "critic", "testtime")}
+    return {
+        "pretrain": (pretrain.run, pretrain.PretrainConfig(
+            out=at["pretrain"], device="cpu", mixture=MIXTURE, d_model=32, n_layers=1, n_heads=2,
+            head_dim=16, d_ff=32, max_len=64, steps=60, lines_per_step=24, lr=1e-2, warmup=3,
+            token_budget=256, save_every=20, eval_n=2)),
+        "sft": (sft.run, sft.SFTConfig(
+            init=at["pretrain"], out=at["sft"], device="cpu", traces=200, max_level=1, hinted=0.5,
+            steps=60, rows_per_step=24, token_budget=256, lr=1e-2, warmup=2, save_every=20,
+            eval_n=2)),
+        "star": (star.run, star.STaRConfig(
+            init=at["sft"], base=at["pretrain"], out=at["star"], device="cpu", rounds=2,
+            problems=120, min_level=1, max_level=2, n=4, restart=False, steps=6, rows_per_step=12,
+            token_budget=256, warmup=2, save_every=2, eval_n=2)),
+        "critic": (critic.run, critic.CriticConfig(
+            init=at["star"], out=at["critic"], device="cpu", problems=16, min_level=1,
+            max_level=2, n=2, steps=6, rows_per_step=8, token_budget=256, warmup=2, save_every=2,
+            held_out=4)),
+        "testtime": (testtime.run, testtime.TestTimeConfig(
+            policy=at["star"], critic=at["critic"], out=at["testtime"], device="cpu",
+            levels=(1, 2), problems=6, n=4, shard=2)),
+    }
+
+
+def tiny_pipeline(out: Path | str) -> dict:
+    """`minireason run` with these configs as its smallest size."""
+    sizes = {name: {field: value for field, value in vars(config).items() if field not in WIRED}
+             for name, (_, config) in tiny_stages(out).items()}
+    pipeline.SIZES["tiny"] = {**pipeline.SMOKE, **sizes}
+    return pipeline.run(pipeline.RunConfig(size="tiny", out=str(out), device="cpu"))
+
+
+if __name__ == "__main__":
+    tiny_pipeline(sys.argv[1])
