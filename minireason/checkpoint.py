@@ -106,7 +106,7 @@ def load(folder: Path | str, device: torch.device | str = "cpu",
         raise UserError(f"{folder}/model.safetensors: no model config inside ({error})") from None
     model = Transformer(config, value_head=has_head or bool(value_head))
     if value_head and not has_head:
-        tensors["value.weight"] = torch.zeros(1, config.d_model)
+        tensors |= {"value.weight": torch.zeros(1, config.d_model), "likelihood": torch.ones(1)}
     try:
         model.load_state_dict(tensors)
     except RuntimeError as error:

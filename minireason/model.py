@@ -17,6 +17,8 @@ from torch import Tensor, nn
 from minireason.attention import Prompt, decode_attention, rope_tables, self_attention
 from minireason.config import UserError
 from minireason.fused import RMSNorm, SwiGLU, by_hand, group_rows
+from minireason.losses import gather_logprobs
+from minireason.tokenizer import OPENERS
 
 
 @dataclass(frozen=True)
@@ -134,6 +136,7 @@ class Transformer(nn.Module):
         self.unembedding = None if config.tied else nn.Linear(
             config.d_model, config.vocab_size, bias=False)
         self.value = nn.Linear(config.d_model, 1, bias=False) if value_head else None
+        self.likelihood = nn.Parameter(torch.ones(1)) if value_head else None   # beta of values()
         cos, sin = rope_tables(config.max_len, config.head_dim, config.rope_theta)
         self.register_buffer("cos", cos, persistent=False)
         self.register_buffer("sin", sin, persistent=False)
@@ -190,10 +193,22 @@ class Transformer(nn.Module):
         return self.logits(self.hidden(tokens, cu_seqlens, max_len))
 
     def values(self, tokens: Tensor) -> Tensor:
-        """Logit of P(correct | prefix up to each token); (B, T) -> (B, T). Critics only."""
+        """Logit of P(correct | prefix up to each token); (B, T) -> (B, T). Critics only.
+
+            value(prefix) = w . h + beta * sum of log p(token | before) over the thought so far
+
+        The second term is the implicit reward of Yuan 2024 (arXiv:2412.01981, without its
+        constant reference): a backbone that learnt to write steps already knows what surprises
+        it, and a head that reads hidden states alone learns how hard the problem is before it
+        learns to check a step (docs/LOG.md). Thoughts start behind the first opener.
+        """
         if self.value is None:
             raise UserError("this checkpoint is a policy and has no value head; give a critic")
-        return self.value(self.hidden(tokens)).squeeze(-1)
+        hidden = self.hidden(tokens)
+        opened = (tokens == OPENERS[0]) | (tokens == OPENERS[1])
+        inside = opened.cumsum(dim=1)[:, :-1] > 0                         # (B, T - 1)
+        logprobs = gather_logprobs(self.logits(hidden[:, :-1]), tokens[:, 1:]) * inside
+        return self.value(hidden).squeeze(-1) + self.likelihood * F.pad(logprobs.cumsum(1), (1, 0))
 
     def decode(self, tokens: Tensor, cache: KVCache, span: int | None = None) -> Tensor:
         """One more token a row, (B,), appended to the cache; returns the next logits (B, V)."""

@@ -14,6 +14,7 @@ from tokenizers import Tokenizer as Backend
 from minireason.config import UserError
 
 SPECIALS = ("<pad>", "<bos>", "<eos>", "<think>", "</think>", "<hint>", "<wrong>")
+OPENERS = (SPECIALS.index("<think>"), SPECIALS.index("</think>"))   # ids; specials come first
 
 
 class Tokenizer:
