@@ -162,7 +162,7 @@ def test_temperature_zero_is_greedy_whatever_the_seed(model):
 def test_seeds_differ_and_repeat(model):
     first, again, other = (drawn(model, PROMPTS, Sampling(n=4, seed=s)) for s in (1, 1, 2))
     assert [t for t, _ in first] == [t for t, _ in again] != [t for t, _ in other]
-    assert any(len({tuple(t) for t, _ in first[i:i + 4]}) == 4 for i in range(0, 16, 4))
+    assert any(len({tuple(t) for t, _ in first[i:i + 4]}) > 1 for i in range(0, 16, 4))
 
 
 def test_stop_tokens_end_a_row(model):

@@ -1,0 +1,83 @@
+"""bench on a tiny model: both sides do the whole work with the same weights, and it is recorded."""
+
+import json
+
+import pytest
+import torch
+
+from minireason import bench, checkpoint
+from minireason.bench import BenchConfig, compare, load_ours, load_theirs, logit_gap, run
+from minireason.config import UserError
+from minireason.model import Transformer
+from minireason.stages.pretrain import PretrainConfig
+
+pytest.importorskip("transformers")
+TINY = PretrainConfig(d_model=16, n_layers=1, n_heads=2, head_dim=8, d_ff=24, lines_per_step=6)
+
+
+def config(**more) -> BenchConfig:
+    return BenchConfig(shape=TINY, rounds=2, prompts=2, level=1, n=2, max_new=3, device="cpu",
+                       **more)
+
+
+def test_result_holds_what_the_table_and_the_json_need(tmp_path, capsys):
+    result = run(config(out=str(tmp_path / "bench.json")))
+    assert json.loads((tmp_path / "bench.json").read_text()) == result
+    assert result["torch"] == torch.__version__
+    assert result["threads"] == torch.get_num_threads()
+    assert result["largest logit difference"] < 1e-5             # the bound for fp32 exports
+    assert result["sampling"]["tokens"] == 2 * 2 * 3
+    assert result["training"]["tokens"] == sum(b * t for b, t in
+                                               result["training"]["micro_batches"])
+    for name in ("sampling", "training"):
+        row = result[name]
+        assert row["ratio"] == row["seconds"]["theirs"] / row["seconds"]["ours"] > 0
+        low, high = row["ratio_quartiles"]
+        assert 0 < low <= high
+    printed = capsys.readouterr().out
+    assert "sampling" in printed and "training" in printed and torch.__version__ in printed
+
+
+def test_both_sides_take_the_same_training_step():
+    """Whatever is timed is the same work: after it, both models have moved to the same place."""
+    cfg = config()
+    ours, tokenizer = load_ours(cfg)
+    theirs = load_theirs(ours, tokenizer)
+    batches, count = bench.training_batches(cfg, tokenizer)
+    start = ours.embedding.weight.detach().clone()
+    for _ in range(3):
+        bench.our_step(ours, batches, count)()
+        # one difference is meant: ours decays matrices only, theirs everything
+        bench.their_step(theirs, batches, count)()
+    moved = (ours.embedding.weight - start).abs().max()
+    gap = (ours.embedding.weight - theirs.model.embed_tokens.weight).abs().max()
+    assert moved > 1e-4 and gap < 0.05 * moved
+
+
+def test_sides_take_turns():
+    order = []
+    result = compare(3, 10, lambda: order.append("ours"), lambda: order.append("theirs"))
+    assert order == ["ours", "theirs"] * 5                       # two untimed turns first
+    assert result["tokens"] == 10
+
+
+def test_another_model_is_noticed():
+    cfg = config()
+    ours, tokenizer = load_ours(cfg)
+    theirs = load_theirs(ours, tokenizer)
+    batches, _ = bench.training_batches(cfg, tokenizer)
+    with torch.no_grad():
+        theirs.model.layers[0].mlp.up_proj.weight.add_(1.0)
+        theirs.model.layers[0].mlp.down_proj.weight.add_(1.0)
+    with pytest.raises(UserError, match="logits differ"):
+        logit_gap(ours, theirs, batches[0])
+
+
+def test_a_checkpoint_can_be_measured_and_a_critic_cannot(tmp_path):
+    ours, tokenizer = load_ours(config())
+    checkpoint.save(tmp_path, ours, tokenizer)
+    again, _ = load_ours(config(checkpoint=str(tmp_path)))
+    assert again.embedding.weight.equal(ours.embedding.weight)
+    checkpoint.save(tmp_path, Transformer(ours.config, value_head=True), tokenizer)
+    with pytest.raises(UserError, match="a critic"):
+        load_ours(config(checkpoint=str(tmp_path)))
