@@ -23,8 +23,8 @@ from minireason.problems import FAMILIES, sample_split
 class Mixture:
     """Shares and lengths of the three kinds of lines."""
 
-    facts: float = 0.25           # share of lines
-    direct: float = 0.2           # share of lines; the rest is worked
+    facts: float = 0.2            # share of lines
+    direct: float = 0.15          # share of lines; the rest is worked
     facts_per_line: int = 6
     max_level: int = 8            # longest chain in direct and worked lines
     common_level: int = 4         # worked lines are equally frequent up to this level,

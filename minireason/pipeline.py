@@ -31,7 +31,7 @@ GPU = {
     "pretrain": {"steps": 6000, "lines_per_step": 2048, "token_budget": 65536, "d_model": 384,
                  "n_layers": 8, "n_heads": 6, "head_dim": 64, "d_ff": 1024, "max_len": 256,
                  "lr": 2e-3, "warmup": 200, "save_every": 1000,
-                 "mixture": Mixture(max_level=16, worked_tail=0.6)},
+                 "mixture": Mixture(max_level=16, common_level=8, worked_tail=0.4)},
     "sft": {"steps": 200, "rows_per_step": 256, "token_budget": 65536, "max_level": 8},
     "star": {"problems": 20_000, "max_level": 16, "steps": 600, "rows_per_step": 512,
              "token_budget": 65536},

@@ -37,10 +37,10 @@ class PretrainConfig:
     head_dim: int = 32            # D
     d_ff: int = 256
     max_len: int = 128            # tokens a row at most
-    steps: int = 1400
-    lines_per_step: int = 160     # B
+    steps: int = 1700
+    lines_per_step: int = 48      # B
     token_budget: int = 1024      # tokens a micro-batch; never changes the gradient
-    lr: float = 3e-3              # peak learning rate
+    lr: float = 2e-3              # peak learning rate
     warmup: int = 50              # steps
     weight_decay: float = 0.1
     save_every: int = 200         # steps between saved states

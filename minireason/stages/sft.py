@@ -28,9 +28,9 @@ class SFTConfig:
     seed: int = 0
     device: str = "auto"
     traces: int = 300             # worked examples in all, each seen many times
-    max_level: int = 5            # longest trace
+    max_level: int = 8            # longest trace
     hinted: float = 0.25          # share of rows that show the answer first
-    steps: int = 100
+    steps: int = 150
     rows_per_step: int = 64       # B
     token_budget: int = 1024      # tokens a micro-batch; never changes the gradient
     lr: float = 5e-4              # peak learning rate

@@ -38,8 +38,8 @@ class STaRConfig:
     seed: int = 0
     device: str = "auto"
     rounds: int = 3
-    problems: int = 2500          # new train problems a round
-    min_level: int = 2
+    problems: int = 1500          # new train problems a round
+    min_level: int = 4
     max_level: int = 8
     n: int = 4                    # samples a problem
     temperature: float = 0.8
@@ -48,7 +48,7 @@ class STaRConfig:
     rationalize: bool = True      # try failed problems again with the answer as a hint
     restart: bool = True          # from `base` each round; else go on from the last policy
     replay: float = 0.5           # share of rows from the pretraining mixture
-    steps: int = 300              # training steps a round
+    steps: int = 200              # training steps a round
     rows_per_step: int = 64       # B
     token_budget: int = 1024      # tokens a micro-batch; never changes the gradient
     lr: float = 1e-3              # peak learning rate
