@@ -65,7 +65,7 @@ def go_on(policy: Transformer, tokenizer: Tokenizer, prefixes: list[tuple[Proble
     rows = [head + tail[1:] for head, tail in zip(heads, tails, strict=True)]
     roomy = [i for i, row in enumerate(rows) if len(row) < policy.config.max_len]
     order = parallel.share(sorted(roomy, key=lambda i: len(rows[i])))
-    texts = sample(policy, tokenizer, [rows[i] for i in order], how)
+    texts = sample(policy, tokenizer, [rows[i] for i in order], how, order)
     wins = {(problem.prompt, prefix): [False] * how.n for problem, prefix in distinct}
     found = []
     for at, i in enumerate(order):

@@ -4,14 +4,15 @@ What reinforcement learning needs of one sample stands in one record: its tokens
 ones begin, their logprobs under the distribution they were drawn from, and how good it was.
 """
 
+import json
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from minireason import parallel
 from minireason.batches import Batch, micro_batches
-from minireason.config import stream_seed
 from minireason.evaluate import prompt_ids
 from minireason.generate import Sampling, stream
 from minireason.losses import gather_logprobs, group_advantages, truncate_logits
@@ -57,11 +58,11 @@ class Rollout:
 def draw_groups(policy: Transformer, tokenizer: Tokenizer, problems: list[Problem], how: Sampling,
                 rewards: Rewards, advantage: str) -> list[list[Rollout]]:
     """For each problem its group of how.n rollouts; ranks share the problems, all get all."""
-    mine = parallel.share(problems)
-    how = Sampling(**{**vars(how), "seed": stream_seed(how.seed, "rank", parallel.rank())})
+    numbers = parallel.share(list(range(len(problems))))
+    mine = [problems[i] for i in numbers]
     prompts = prompt_ids(tokenizer, mine, "cot")
     drawn = []                                             # (problem, prompt, tokens, logprobs)
-    for chunk in stream(policy, tokenizer, prompts, how):
+    for chunk in stream(policy, tokenizer, prompts, how, numbers):
         for i, length in enumerate(chunk.mask.sum(dim=1).tolist()):
             at = (chunk.first_row + i) // how.n
             drawn.append((mine[at], prompts[at], chunk.tokens[i, :length].tolist(),
@@ -157,3 +158,22 @@ def diagnostics(groups: list[list[Rollout]]) -> dict[str, float]:
     if wrong:
         report["length_wrong"] = sum(wrong) / len(wrong)
     return report
+
+
+def compute_curve(metrics: Path, n_params: int) -> list[dict]:
+    """The validation points with the RL compute spent before each, in FLOPs and tokens.
+
+    2 N FLOPs a token read or drawn by the sampler, 6 N a token trained on (Kaplan 2020, table 1).
+    """
+    points, generated, flops = [], 0, 0.0
+    for line in metrics.read_text(encoding="utf-8").splitlines():
+        record = json.loads(line)
+        found = {name: value for name, value in record.items() if name.startswith("eval/")}
+        if found:
+            points.append({"step": record["step"], "generated_tokens": generated, "flops": flops,
+                           **found})
+        generated += record.get("train/generated_tokens", 0)
+        flops += n_params * (2 * record.get("train/generated_tokens", 0)
+                             + 2 * record.get("train/prompt_tokens", 0)
+                             + 6 * record.get("train/trained_tokens", 0))
+    return points

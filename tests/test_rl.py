@@ -21,6 +21,7 @@ from minireason.optim import make_optimizer, train_step
 from minireason.problems import Verdict, chain, split_of
 from minireason.rollouts import (
     Rewards,
+    compute_curve,
     diagnostics,
     draw_groups,
     drawn_logprobs,
@@ -29,7 +30,7 @@ from minireason.rollouts import (
     make_batches,
 )
 from minireason.stages import rl
-from minireason.stages.rl import RLConfig, batches_of, collect, compute_curve, rl_loss, split
+from minireason.stages.rl import RLConfig, batches_of, collect, rl_loss, split
 
 # Two summation orders of the same float32 terms; some hundred roundings of 6e-8, relative.
 FLOAT32_SUM = 2e-5
@@ -219,7 +220,7 @@ def test_prompts_are_new_train_problems_of_the_levels(policy, tiny):
 
 
 def test_redraws_replace_silent_groups_and_are_bounded(policy, tiny):
-    cfg = replace(tiny, redraws=3)
+    cfg = replace(tiny, redraws=3, rewards=Rewards(process=0.5))      # few groups have a signal
     kept, drawn = collect(cfg, 0, *policy)
     assert all(map(has_signal, kept)) and len(kept) <= 6 < len(drawn)
     once = collect(replace(cfg, redraws=0), 0, *policy)
@@ -294,7 +295,7 @@ def test_reward_rises(tiny):
     records = [json.loads(line) for line in open(f"{cfg.out}/metrics.jsonl")][:-1]
     for name in ("train/reward", "train/well_formed"):
         values = [record[name] for record in records]
-        assert sum(values[-5:]) > 1.2 * sum(values[:5]), name
+        assert sum(values[-5:]) / 5 > 1.3 * values[0], name
     assert records[0]["train/approx_kl"] == records[0]["train/clip_fraction"] == 0
     assert set(result["accuracy"]) == {"cot", "sampled", "sampled_before"}
 

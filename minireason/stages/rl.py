@@ -9,9 +9,7 @@ clip, and drawing anew where a group has no signal (DAPO, arXiv:2503.14476). Pro
 train split. Sampling and learning see the same distribution, temperature included.
 """
 
-import json
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -30,6 +28,7 @@ from minireason.rollouts import (
     Rewards,
     Rollout,
     RolloutBatch,
+    compute_curve,
     diagnostics,
     draw_groups,
     drawn_logprobs,
@@ -233,22 +232,3 @@ def validate(cfg: RLConfig, step: int, policy: Transformer, tokenizer, log: RunL
                                          for name, value in report.items())
             + "\n" + show(policy, tokenizer, shown, "cot", greedy))
     return report
-
-
-def compute_curve(metrics: Path, n_params: int) -> list[dict]:
-    """The validation points with the RL compute spent before each, in FLOPs and tokens.
-
-    2 N FLOPs a token read or drawn by the sampler, 6 N a token trained on (Kaplan 2020, table 1).
-    """
-    points, generated, flops = [], 0, 0.0
-    for line in metrics.read_text(encoding="utf-8").splitlines():
-        record = json.loads(line)
-        found = {name: value for name, value in record.items() if name.startswith("eval/")}
-        if found:
-            points.append({"step": record["step"], "generated_tokens": generated, "flops": flops,
-                           **found})
-        generated += record.get("train/generated_tokens", 0)
-        flops += n_params * (2 * record.get("train/generated_tokens", 0)
-                             + 2 * record.get("train/prompt_tokens", 0)
-                             + 6 * record.get("train/trained_tokens", 0))
-    return points
