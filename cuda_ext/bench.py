@@ -152,36 +152,50 @@ def region_rows(shape: tuple, device: torch.device, backends: list[str]) -> list
             row("region backward", shape, times[1], backwards, 8 * unit, 5 * square)]
 
 
+class DecodeInputs:
+    """One decoding step of N samples of each of P prompts, bf16, in several copies."""
+
+    def __init__(self, shape: tuple, device: torch.device, heads: int, dim: int, copies: int):
+        prompts, n, before, own = shape
+        self.rows = rows = prompts * n
+
+        def new(*size):
+            return torch.randn(*size, device=device, dtype=torch.bfloat16)
+
+        def pairs(*size):
+            return [[new(*size), new(*size)] for _ in range(copies)]      # keys and values
+        self.token = new(rows, 3 * heads * dim)
+        self.own = pairs(rows, heads, own + 1, dim)
+        self.shared = pairs(prompts, heads, before, dim)
+        self.whole = pairs(rows, heads, before + own + 1, dim)            # nothing shared
+        self.query = new(rows, heads, 1, dim)
+        self.lens = torch.full((rows,), own, device=device)
+        self.before = torch.full((prompts,), before, device=device)
+        self.index = torch.arange(rows, device=device) // n
+        self.norm = [*(torch.ones(dim, device=device) for _ in range(2)),
+                     *(t.to(device) for t in rope_tables(before + own + 1, dim, 10_000.0))]
+        self.numbers = (heads, heads, EPS, dim**-0.5)
+
+    def ours(self, i: int, share: bool = True) -> Tensor:
+        """Our kernels on copy i."""
+        return OPS.decode_attn(self.token, *self.norm, *self.own[i], self.lens, *self.shared[i],
+                               self.before, self.index, *self.numbers, share)
+
+    def sdpa(self, i: int, backend: str) -> Tensor:
+        """PyTorch's attention of the new queries over copy i of the static cache."""
+        with sdpa_kernel([BACKENDS[backend]]):
+            return F.scaled_dot_product_attention(self.query, *self.whole[i])
+
+
 def decode_row(shape: tuple, device: torch.device, heads: int = 6, dim: int = 64) -> dict:
-    """One decoding step of N samples a prompt, against SDPA over a static cache of every row."""
-    prompts, n, before, own = shape
-    rows = prompts * n
-
-    def new(*size):
-        return torch.randn(*size, device=device, dtype=torch.bfloat16)
+    """One decoding step, against SDPA over a static cache of every row."""
+    prompts, _, before, own = shape
     copies = 4 if device.type == "cuda" else 1
-    new_token = new(rows, 3 * heads * dim)
-    own_cache = [[new(rows, heads, own + 1, dim) for _ in range(2)] for _ in range(copies)]
-    shared = [[new(prompts, heads, before, dim) for _ in range(2)] for _ in range(copies)]
-    whole = [[new(rows, heads, before + own + 1, dim) for _ in range(2)] for _ in range(copies)]
-    lens = torch.full((rows,), own, device=device)
-    lengths = torch.full((prompts,), before, device=device)
-    index = torch.arange(rows, device=device) // n
-    gains = [torch.ones(dim, device=device) for _ in range(2)]
-    tables = [t.to(device) for t in rope_tables(before + own + 1, dim, 10_000.0)]
-
-    def ours(i, share=True):
-        return OPS.decode_attn(new_token, *gains, *tables, *own_cache[i], lens, *shared[i], lengths,
-                               index, heads, heads, EPS, dim**-0.5, share)
-
-    query, found = new(rows, heads, 1, dim), {}
-    for name, backend in BACKENDS.items():
-        def one(i, backend=backend):
-            with sdpa_kernel([backend]):
-                return F.scaled_dot_product_attention(query, *whole[i])
-        found[f"sdpa {name}, static cache"] = measure(one, copies, device)
-    result = row("decode", shape, measure(ours, copies, device), found,
-                 4.0 * heads * dim * (rows * (own + 1) + prompts * before),
-                 4.0 * rows * heads * dim * (before + own + 1))
-    result["ours unshared"] = measure(lambda i: ours(i, False), copies, device)
+    data = DecodeInputs(shape, device, heads, dim, copies)
+    found = {f"sdpa {name}, static cache": measure(
+        lambda i, name=name: data.sdpa(i, name), copies, device) for name in BACKENDS}
+    result = row("decode", shape, measure(data.ours, copies, device), found,
+                 4.0 * heads * dim * (data.rows * (own + 1) + prompts * before),
+                 4.0 * data.rows * heads * dim * (before + own + 1))
+    result["ours unshared"] = measure(lambda i: data.ours(i, False), copies, device)
     return result

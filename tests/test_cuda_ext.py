@@ -6,6 +6,8 @@ bounds and where they come from stand in cuda_ext/reference.py.
 
 import os
 import shutil
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -104,12 +106,13 @@ def test_equal_logits_give_the_running_mean(dtype):
     assert not got["dk"].any()                                           # since every q is zero
 
 
-@pytest.mark.parametrize("spread", (1.0, 10.0))
+@pytest.mark.parametrize(("spread", "order"), [(1.0, "up"), (10.0, "up"), (10.0, "down")])
 @pytest.mark.parametrize("kernel", ("naive_forward", "tiled_forward"))
 @pytest.mark.parametrize("head_dim", (32, 64))
-def test_the_teaching_kernels_are_right_too(kernel, head_dim, spread):
+def test_the_teaching_kernels_are_right_too(kernel, head_dim, spread, order, monkeypatch):
     """Spread 10 makes logits of +-100, where a wrong maximum overflows; errors there are at most
     twice plain PyTorch's."""
+    monkeypatch.setenv("EMULATE_ORDER", order)
     case = random_case(fresh_seed(), torch.float32, head_dim, (1, 0, 63, 64, 65, 130),
                        spread=spread, device=DEVICE)
     out, lse = torch.full_like(case.grad, torch.nan), case.grad.new_full((2, 323), torch.nan)
@@ -200,7 +203,32 @@ def test_outputs_are_written_whole_and_nothing_else(dtype, fused):
     guarded.check()
 
 
+@pytest.mark.slow
+@pytest.mark.skipif(DEVICE != "cpu", reason="emulator only")
+def test_address_sanitizer_finds_nothing():
+    """Every operator on small odd shapes, in a process that loads the sanitizer first."""
+    compiler = build.find_host_compiler()
+    libraries = [build.run([compiler, f"-print-file-name={name}"]).strip()
+                 for name in ("libasan.so", "libstdc++.so")]
+    done = subprocess.run(
+        [sys.executable, "-m", "cuda_ext.gpu_check", "--small", "--dry-run"], text=True,
+        capture_output=True, env={**os.environ, "EMULATE_BUILD": "asan",
+                                  "LD_PRELOAD": " ".join(libraries),
+                                  "ASAN_OPTIONS": "detect_leaks=0"})
+    assert done.returncode == 0 and "AddressSanitizer" not in done.stderr, done.stderr[-3000:]
+
+
 def test_structs_have_one_size_in_both_languages():
     lib = calls.library_of(torch.zeros(1, device=DEVICE), 32)
     assert lib.attention_call_bytes() == calls.ctypes.sizeof(calls.AttentionCall)
     assert lib.decode_call_bytes() == calls.ctypes.sizeof(calls.DecodeCall)
+
+
+@pytest.mark.skipif(not build.has_nvcc(), reason="NOT CHECKED: nvcc is missing")
+def test_every_kernel_compiles_for_both_architectures_without_spills():
+    """About 80 seconds of compiling, shared by the cores; kept until a source changes."""
+    reports = build.check()
+    seen = {(r["dtype"], r["head_dim"], r["arch"]) for r in reports}
+    assert seen == {(*instance, f"sm_{arch}") for instance in build.instances()
+                    for arch in build.ARCHS}
+    assert not [r for r in reports if r["spill_bytes"]]
