@@ -9,6 +9,8 @@ import sys
 from pathlib import Path
 
 import pytest
+from kill_run import differences
+from tiny_run import tiny_stages
 
 from minireason.cli import COMMANDS, main
 
@@ -33,6 +35,18 @@ def one_error_line(capsys, *arguments: object) -> str:
     return lines[0]
 
 
+def flags(config, **changes: object) -> list[str]:
+    """The command line that says a config; its tuples and switches included."""
+    arguments = []
+    for name, value in {**vars(config), **changes}.items():
+        flag = name.replace("_", "-")
+        if isinstance(value, bool):
+            arguments.append(f"--{flag}" if value else f"--no-{flag}")
+        elif value != "":
+            arguments += [f"--{flag}", *map(str, value if isinstance(value, tuple) else [value])]
+    return arguments
+
+
 def test_every_command_has_help():
     for command in COMMANDS:
         with pytest.raises(SystemExit) as stop:
@@ -52,6 +66,26 @@ def test_wrong_type_names_the_flag(capsys):
 
 def test_missing_parent(capsys, tmp_path):
     line = one_error_line(capsys, "sft", "--init", tmp_path / "nothing", "--out", tmp_path / "o")
+    assert "nothing" in line and not (tmp_path / "o").exists()
+
+
+@pytest.mark.parametrize(("stage", "parent"), [
+    ("star", "init"), ("star", "base"), ("critic", "init"), ("testtime", "policy"),
+    ("testtime", "critic")])
+def test_each_parent_is_looked_at_before_anything_is_written(capsys, tmp_path, ladder, stage,
+                                                             parent):
+    _, config = tiny_stages(ladder)[stage]
+    changes = {parent: str(tmp_path / "nothing"), "out": str(tmp_path / "o")}
+    assert "nothing" in one_error_line(capsys, stage, *flags(config, **changes))
+    assert not (tmp_path / "o").exists()
+
+
+@pytest.mark.parametrize(("command", "flag"), [
+    ("chat", "run"), ("eval", "checkpoint"), ("report", "run"), ("export", "checkpoint")])
+def test_each_reader_names_a_missing_folder(capsys, tmp_path, command, flag):
+    more = {"eval": ["--problems", "chain-test-k1"], "export": ["--out", tmp_path / "o"]}
+    line = one_error_line(capsys, command, f"--{flag}", tmp_path / "nothing",
+                          *more.get(command, []))
     assert "nothing" in line and not (tmp_path / "o").exists()
 
 
@@ -75,6 +109,30 @@ def test_damaged_parent(capsys, tmp_path, base, damage):
     line = one_error_line(capsys, "sft", "--init", parent, "--out", tmp_path / "o")
     assert "model.safetensors" in line
     assert not canary.exists(), "a pickle was executed"
+
+
+def test_damaged_files_beside_the_weights(capsys, tmp_path, ladder):
+    """Tokenizer, base's config, and the folder's own config, result and saved state."""
+    shutil.copytree(ladder, tmp_path / "copy")
+    root = tmp_path / "copy"
+    (root / "sft" / "tokenizer.json").write_text("{")
+    _, config = tiny_stages(root)["star"]
+    assert "sft/tokenizer.json" in one_error_line(
+        capsys, "star", *flags(config, out=str(tmp_path / "o")))
+    shutil.copy(ladder / "sft" / "tokenizer.json", root / "sft")
+    (root / "pretrain" / "config.json").write_text("[1")
+    assert "pretrain/config.json" in one_error_line(
+        capsys, "star", *flags(config, out=str(tmp_path / "o")))
+    _, config = tiny_stages(ladder)["critic"]
+    again = ["critic", *flags(config, out=str(root / "critic"))]
+    for name in ("result.json", "rollouts.json", "config.json"):
+        (root / "critic" / "result.json").unlink(missing_ok=True)
+        (root / "critic" / name).write_text("{")
+        assert f"critic/{name}" in one_error_line(capsys, *again)
+    shutil.rmtree(root / "critic")
+    (root / "critic").mkdir()
+    (root / "critic" / "state.safetensors").write_bytes(b"x" * 500)
+    assert "state.safetensors" in one_error_line(capsys, *again)
 
 
 def test_output_folder_of_another_config(capsys, base):
@@ -125,25 +183,55 @@ def test_broken_line_of_a_problem_file(capsys, tmp_path, base):
     assert "line 3" in one_error_line(capsys, "eval", "--checkpoint", base, "--problems", path)
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="NOT CHECKED: mounting a small tmpfs needs root")
-def test_full_disk(capsys, tmp_path, base):
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(disk)])
-    if mounted.returncode:
+@pytest.fixture
+def disk(tmp_path):
+    """A tmpfs of 64 kB that a test may enlarge; skipped where this is not allowed."""
+    if os.geteuid() != 0:
+        pytest.skip("NOT CHECKED: mounting a small tmpfs needs root")
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(folder)]).returncode:
         pytest.skip("NOT CHECKED: this machine does not allow mounting a tmpfs")
-    try:
-        line = one_error_line(capsys, "pretrain", "--out", disk / "o", *TINY,
-                              "--d-model", 64, "--save-every", 1)
-        assert "disk" in line and "space" in line
-        left = {path.name for path in (disk / "o").iterdir()}
-        assert "result.json" not in left and "model.safetensors" not in left
-        assert not any(name.endswith(".tmp") for name in left), "a half-written file was left"
-        subprocess.run(["mount", "-o", "remount,size=64m", str(disk)], check=True)
-        assert main(["pretrain", "--out", str(disk / "o"), *TINY, "--d-model", "64",
-                     "--save-every", "1"]) == 0
-    finally:
-        subprocess.run(["umount", str(disk)], check=True)
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+def resize(disk: Path, size: str) -> None:
+    subprocess.run(["mount", "-o", f"remount,size={size}", str(disk)], check=True)
+
+
+def test_full_disk(capsys, disk):
+    line = one_error_line(capsys, "pretrain", "--out", disk / "o", *TINY,
+                          "--d-model", 64, "--save-every", 1)
+    assert "disk" in line and "space" in line
+    left = {path.name for path in (disk / "o").iterdir()}
+    assert "result.json" not in left and "model.safetensors" not in left
+    assert not any(name.endswith(".tmp") for name in left), "a half-written file was left"
+    resize(disk, "64m")
+    assert main(["pretrain", "--out", str(disk / "o"), *TINY, "--d-model", "64",
+                 "--save-every", "1"]) == 0
+
+
+@pytest.mark.parametrize("stage", ["star", "critic", "testtime"])
+def test_disk_full_at_one_write_after_the_other(capsys, disk, ladder, stage):
+    """The disk grows page by page, so rationales, rollouts, shards, states, results all fail once.
+
+    In the end the folder is that of a run on an empty disk.
+    """
+    _, config = tiny_stages(ladder)[stage]
+    failed, pages = 0, 1
+    while True:
+        resize(disk, f"{4 * pages}k")
+        capsys.readouterr()
+        code = main([stage, *flags(config, out=str(disk / "o"))])
+        if code == 0:
+            break
+        lines = [line for line in capsys.readouterr().err.splitlines() if "error:" in line]
+        assert len(lines) == 1 and "cannot write" in lines[0] and "free some space" in lines[0]
+        assert not list((disk / "o").rglob(".*.tmp")), "a half-written file was left"
+        failed, pages = failed + 1, max(pages + 1, round(1.25 * pages))
+    assert failed >= 3
+    assert differences(ladder / stage, disk / "o") == []
 
 
 def test_presets_build_their_configs():

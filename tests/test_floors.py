@@ -71,16 +71,19 @@ def test_no_import_cycles():
 
 
 def test_kernels_know_nothing_of_the_library():
+    """Only scripts that measure the library's own calls may import it, and only `attention`."""
     for path in (ROOT / "cuda_ext").rglob("*.py"):
-        assert not imports_of(path), f"{path.name} imports minireason"
+        allowed = {"attention"} if "__main__" in path.read_text() else set()
+        assert imports_of(path) <= allowed, path.name
 
 
 @pytest.mark.parametrize("path", FILES, ids=module_of)
 def test_public_names_have_docstrings(path):
     tree = ast.parse(path.read_text())
     assert ast.get_docstring(tree), "the module has no docstring"
-    bodies = [tree.body] + [node.body for node in tree.body if isinstance(node, ast.ClassDef)]
-    for node in (node for body in bodies for node in body):
+    classes = [node for node in tree.body if isinstance(node, ast.ClassDef)
+               and not any("Function" in ast.unparse(base) for base in node.bases)]   # autograd's
+    for node in [*tree.body, *(node for c in classes for node in c.body)]:
         if isinstance(node, (ast.FunctionDef, ast.ClassDef)) and not node.name.startswith("_"):
             assert ast.get_docstring(node), f"line {node.lineno}: {node.name} has no docstring"
 

@@ -1,0 +1,78 @@
+"""Values are read where they were trained: at step ends, whatever the batch around them."""
+
+import numpy as np
+import pytest
+import torch
+
+from minireason import checkpoint
+from minireason.critic import STEP_ENDS, auc, rollout_ids, step_values
+from minireason.problems import chain
+from minireason.tokenizer import Tokenizer
+
+PROBLEMS = [chain.read("(2+3)"), chain.read("((7-2)*3)")]
+TEXTS = [chain.render(p, "cot") for p in PROBLEMS]
+
+
+@pytest.fixture(scope="module")
+def model(ladder):
+    model, tokenizer = checkpoint.load(ladder / "critic")
+    with torch.no_grad():                                # far from zero, so that places differ
+        model.value.weight.normal_(0, 2, generator=torch.Generator().manual_seed(0))
+        model.likelihood.fill_(0.1)                      # and far from a sigmoid's flat ends
+    return model, tokenizer
+
+
+def test_one_value_a_step_end(model):
+    values = step_values(*model, PROBLEMS, TEXTS)
+    # k steps are parted by k - 1 `;`, then `</think>` and `<eos>` follow.
+    assert [len(v) for v in values] == [p.level + 1 for p in PROBLEMS]
+    assert all(0 < x < 1 for v in values for x in v)
+
+
+def test_each_value_is_the_sigmoid_of_the_model_at_its_token(model):
+    critic, tokenizer = model
+    ends = tokenizer.ids_of(*STEP_ENDS)
+    for problem, text, values in zip(PROBLEMS, TEXTS, step_values(*model, PROBLEMS, TEXTS),
+                                     strict=True):
+        ids = tokenizer.encode("<bos>" + problem.prompt + text)
+        with torch.no_grad():
+            logits = critic.values(torch.tensor([ids]))[0]
+        plain = [logits[t].sigmoid().item() for t, token in enumerate(ids) if token in ends]
+        assert values == pytest.approx(plain, abs=1e-6)  # padding changes float32's last bits
+
+
+def test_neither_budget_nor_order_changes_a_value(model):
+    texts = [*TEXTS, "<think>2+3=6</think>6<eos>", "<think>2+3=", "<think>"]
+    problems = [*PROBLEMS, *[PROBLEMS[0]] * 3]
+    whole = step_values(*model, problems, texts)
+    assert whole[3:] == [[], []]                         # no step end, no value
+    for budget in (1, 40):
+        for a, b in zip(step_values(*model, problems, texts, token_budget=budget), whole,
+                        strict=True):
+            assert a == pytest.approx(b, abs=1e-6)
+    turned = step_values(*model, problems[::-1], texts[::-1])[::-1]
+    assert [x for v in turned for x in v] == pytest.approx([x for v in whole for x in v], abs=1e-6)
+
+
+def test_a_value_depends_on_its_prefix_only(model):
+    whole, = step_values(*model, PROBLEMS[1:], TEXTS[1:])
+    changed, = step_values(*model, PROBLEMS[1:], [TEXTS[1].replace("</think>", ";1+1=2</think>")])
+    assert changed[0] == pytest.approx(whole[0], abs=1e-6)
+
+
+def test_rows_begin_as_the_sampler_saw_them():
+    tokenizer = Tokenizer.build(2)
+    (ids, first), = rollout_ids(tokenizer, PROBLEMS[:1], TEXTS[:1])
+    assert tokenizer.decode(ids) == "<bos>(2+3)=<think>2+3=5</think>5<eos>"
+    assert tokenizer.decode(ids[first:]) == "2+3=5</think>5<eos>"
+
+
+def test_auc_is_the_share_of_ordered_pairs():
+    generator = np.random.default_rng(0)
+    for _ in range(20):
+        scores = generator.integers(0, 4, 12) / 4
+        labels = generator.random(12) < 0.5
+        pairs = [(a > b) + 0.5 * (a == b) for a in scores[labels] for b in scores[~labels]]
+        expected = np.mean(pairs) if pairs else 0.5
+        assert auc(scores.tolist(), labels.tolist()) == pytest.approx(expected, abs=1e-12)
+    assert auc([0.1, 0.2], [True, True]) == 0.5

@@ -1,0 +1,74 @@
+"""The whole ladder by the real pipeline: it ends, repeats, resumes, and runs on two processes."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from kill_run import PICTURES, differences, timeless
+from tiny_run import tiny_pipeline
+
+from minireason import pipeline
+from minireason.config import UserError
+
+HERE = Path(__file__).parent
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A finished tiny run with its report."""
+    root = tmp_path_factory.mktemp("pipeline") / "run"
+    tiny_pipeline(root)
+    return root
+
+
+def test_two_runs_are_identical(whole, tmp_path):
+    tiny_pipeline(tmp_path / "run")
+    assert differences(whole, tmp_path / "run") == []
+    assert timeless({"time/x": 1, "seconds": 2, "a": [{"time/y": 3, "b": 4}]}) == {"a": [{"b": 4}]}
+
+
+def test_a_finished_run_is_only_reported_again(whole, monkeypatch):
+    kept = {p: p.stat().st_mtime_ns for p in whole.rglob("*") if p.suffix == ".safetensors"}
+    results = tiny_pipeline(whole)
+    assert list(results) == list(pipeline.SMOKE)
+    for name, result in results.items():
+        assert result == json.loads((whole / name / "result.json").read_text())
+    assert kept == {p: p.stat().st_mtime_ns for p in kept}
+
+
+def test_a_run_leaves_a_page(whole):
+    page = (whole / "report.html").read_text()
+    assert "<html" in page and len(page) > 10_000
+    assert any(path.suffix in PICTURES for path in whole.rglob("*.png"))
+
+
+def test_sizes_and_seeds_reach_every_stage():
+    with pytest.raises(UserError, match="--size huge"):
+        pipeline.stages(pipeline.RunConfig(size="huge"))
+    assert pipeline.folder(pipeline.RunConfig(size="smoke")) == Path("runs/smoke")
+
+
+@pytest.mark.slow
+def test_two_processes_give_the_losses_of_one(whole, tmp_path):
+    """torchrun with gloo, every stage: losses within 1e-4, the bound that the project promises."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2",
+               "--master_port=0", str(HERE / "tiny_run.py"), str(tmp_path / "run")]
+    done = subprocess.run(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, text=True,
+                          capture_output=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+    compared = 0
+    for path in sorted(whole.rglob("metrics.jsonl")):
+        one = [json.loads(line) for line in path.open()]
+        two = [json.loads(line) for line in (tmp_path / "run" / path.relative_to(whole)).open()]
+        assert [line.keys() for line in one] == [line.keys() for line in two], path
+        for a, b in zip(one, two, strict=True):
+            for key in a.keys() & {"train/loss", "train/tokens"}:
+                assert a[key] == pytest.approx(b[key], abs=1e-4), (path, a, b)
+                compared += 1
+    assert compared >= 2 * (60 + 60 + 12 + 6)
+    for name in ("star/round-1/rationales.json", "critic/rollouts.json"):
+        one, two = (json.loads((root / name).read_text()) for root in (whole, tmp_path / "run"))
+        assert timeless(one) == timeless(two), f"{name}: the ranks drew other samples"

@@ -1,0 +1,193 @@
+"""Each stage alone: what it writes, that it repeats, and that it can learn one batch by heart."""
+
+import dataclasses
+import json
+import math
+from collections import Counter
+
+import numpy as np
+import pytest
+from tiny_run import tiny_stages
+
+from minireason import checkpoint
+from minireason.batches import encode_lines
+from minireason.config import UserError
+from minireason.problems import chain, split_of
+from minireason.stages import critic, pretrain, sft, star, testtime
+
+MODULES = {"pretrain": pretrain, "sft": sft, "star": star, "critic": critic, "testtime": testtime}
+TRAINED = {"config.json", "model.safetensors", "tokenizer.json", "metrics.jsonl", "result.json"}
+
+
+def metrics(folder) -> list[dict]:
+    return [json.loads(line) for line in (folder / "metrics.jsonl").open()]
+
+
+def losses(folder) -> list[float]:
+    return [line["train/loss"] for line in metrics(folder)]
+
+
+@pytest.mark.parametrize("stage", MODULES)
+def test_a_stage_writes_what_it_promises(ladder, stage):
+    files = {path.name for path in (ladder / stage).iterdir()}
+    wanted = TRAINED if stage != "testtime" else TRAINED - {"model.safetensors", "tokenizer.json"}
+    assert wanted <= files and not {name for name in files if name.startswith((".", "state"))}
+    assert stage in ("critic", "testtime") or "samples.txt" in files
+    result = json.loads((ladder / stage / "result.json").read_text())
+    assert result["stage"] == stage and result["seconds"] > 0
+    if stage != "testtime":
+        assert result["weights"] == checkpoint.weights_hash(ladder / stage)
+    for line in metrics(ladder / stage):
+        for key in line.keys() - {"step"}:
+            assert key.partition("/")[0] in ("train", "eval", "time", "star"), key
+
+
+@pytest.mark.parametrize("stage", ["sft", "star", "critic", "testtime"])
+def test_a_stage_names_its_parents_by_their_weights(ladder, stage):
+    record = json.loads((ladder / stage / "config.json").read_text())
+    for name, sha256 in record["parents"].items():
+        assert sha256 == checkpoint.weights_hash(record["config"][name])
+
+
+@pytest.mark.parametrize("stage", MODULES)
+def test_a_second_call_returns_the_same_without_work(ladder, stage, monkeypatch):
+    run, config = tiny_stages(ladder)[stage]
+    for name in ("train_step", "complete", "evaluate", "make_optimizer"):
+        monkeypatch.setattr(MODULES[stage], name, None, raising=False)    # a call would fail
+    before = {path: path.stat().st_mtime_ns for path in (ladder / stage).rglob("*")}
+    assert run(config) == json.loads((ladder / stage / "result.json").read_text())
+    assert before == {path: path.stat().st_mtime_ns for path in (ladder / stage).rglob("*")}
+
+
+@pytest.mark.parametrize("stage", MODULES)
+def test_a_folder_of_another_config_is_refused(ladder, stage):
+    run, config = tiny_stages(ladder)[stage]
+    with pytest.raises(UserError, match="seed: 0 there, 1 now"):
+        run(dataclasses.replace(config, seed=1))
+
+
+def test_first_ten_losses(ladder):
+    """Pinned at seed 0. They change only by a commit that says why.
+
+    Threads, BLAS and the attention kernel differ between machines in the last bits of float32
+    sums; another kernel moved these by at most 1e-6, and 1e-4 leaves room for other processors.
+    """
+    pinned = [4.902318, 4.831425, 4.660893, 4.414994, 4.262901,
+              4.092528, 3.947692, 3.787405, 3.669428, 3.543944]
+    assert losses(ladder / "pretrain")[:10] == pytest.approx(pinned, abs=1e-4)
+
+
+def floor_of(rows: list[tuple[list[int], int]]) -> float:
+    """The lowest mean loss that any model of prefixes can reach on these rows, in nats a token."""
+    seen, ways = Counter(), Counter()
+    for tokens, first in rows:
+        for t in range(max(first, 1), len(tokens)):
+            seen[tuple(tokens[:t])] += 1
+            ways[tuple(tokens[:t + 1])] += 1
+    return sum(n * math.log(seen[path[:-1]] / n) for path, n in ways.items()) / sum(seen.values())
+
+
+# How near the floor: a float32 softmax of 150 tokens that is nearly sure still pays this a token.
+NEAR = 0.05
+
+
+def test_pretrain_learns_one_batch_by_heart(tmp_path, monkeypatch):
+    lines = ["(2+3)=<think>2+3=5</think>5<eos>", "(2*4)=</think>8<eos>", "7-3=4;9/3=3<eos>"]
+    monkeypatch.setattr(pretrain, "draw_line", lambda m, f, generator: lines[next(turn) % 3])
+    turn = iter(range(10 ** 6))
+    run, config = tiny_stages(tmp_path)["pretrain"]
+    run(dataclasses.replace(config, steps=120, lines_per_step=3, eval_n=1))
+    _, tokenizer = checkpoint.load(tmp_path / "pretrain")
+    floor = floor_of(encode_lines(tokenizer, [""] * 3, lines))
+    assert 0.05 < floor < 0.4                            # the first token cannot be known
+    assert losses(tmp_path / "pretrain")[0] > floor + 2
+    assert losses(tmp_path / "pretrain")[-1] == pytest.approx(floor, abs=NEAR)
+
+
+def test_sft_learns_its_traces_by_heart(ladder, tmp_path):
+    run, config = tiny_stages(ladder)["sft"]
+    run(dataclasses.replace(config, out=str(tmp_path / "sft"), traces=3, rows_per_step=12,
+                            hinted=0.0, steps=120, eval_n=1))
+    assert losses(tmp_path / "sft")[0] > 1 and losses(tmp_path / "sft")[-1] < NEAR
+
+
+def test_star_learns_its_rationales_by_heart(ladder, tmp_path, monkeypatch):
+    kept = {"rationales": [["(2+3)=", "<think>2+3=5</think>5<eos>"]], "kept": 1,
+            "share_solved": 1.0, "share_rationalized": 0.0, "share_wrong_steps": 0.0}
+    monkeypatch.setattr(star, "collect", lambda *_: kept)
+    run, config = tiny_stages(ladder)["star"]
+    run(dataclasses.replace(config, out=str(tmp_path / "star"), rounds=1, replay=0.0, steps=80,
+                            rows_per_step=4, lr=1e-2, eval_n=1))
+    curve = losses(tmp_path / "star" / "round-1")
+    assert curve[0] > 1 and curve[-1] < NEAR
+
+
+def test_critic_learns_its_samples_by_heart(ladder, tmp_path, monkeypatch):
+    """Right and wrong samples that part at their first step, so the floor is zero."""
+    def two_kinds(policy, tokenizer, problems, style, how, *_):
+        return [[chain.render(p, "cot"), "<think>1+1=2</think>2<eos>"] for p in problems]
+
+    monkeypatch.setattr(critic, "complete", two_kinds)
+    run, config = tiny_stages(ladder)["critic"]
+    result = run(dataclasses.replace(config, out=str(tmp_path / "critic"), problems=6, held_out=2,
+                                     steps=120, lr=1e-2))
+    curve = losses(tmp_path / "critic")
+    assert curve[0] > 0.3 and curve[-1] < NEAR
+    assert result["auc"] > 0.9 and result["share_right"] == 0.5
+
+
+def test_sft_traces_are_of_the_train_split_in_equal_shares():
+    cfg = sft.SFTConfig(init="", traces=90, max_level=3)
+    found = sft.traces(cfg)
+    problems = [chain.read(prompt) for prompt, _, _ in found]
+    assert Counter(p.level for p in problems) == {1: 30, 2: 30, 3: 30}
+    assert {split_of(p.key) for p in problems} == {"train"}
+    for p, (_, hint, completion) in zip(problems, found, strict=True):
+        assert hint == f"<hint>{p.answer}" and chain.verify(p, completion).steps_valid
+
+
+def test_star_keeps_what_its_rule_says_and_never_a_test_problem(ladder, monkeypatch):
+    _, config = tiny_stages(ladder)["star"]
+    problem = chain.read("((2+3)+4)")
+    sound, lucky = chain.render(problem, "cot"), "<think>2+3=6;6+4=9</think>9<eos>"
+    texts = [[lucky, sound, lucky, "<think>2+3=5;5+4=9</think>8<eos>", "junk"]]
+    answer = star.keep_right(dataclasses.replace(config, per_problem=9), [problem], texts)
+    steps = star.keep_right(dataclasses.replace(config, keep="steps"), [problem], texts)
+    assert answer == [[lucky, sound]] and steps == [[sound]]
+    rationales = json.loads((ladder / "star" / "round-1" / "rationales.json").read_text())
+    for prompt, completion in rationales["rationales"]:
+        kept = chain.read(prompt)
+        assert split_of(kept.key) == "train" and chain.verify(kept, completion).correct
+        assert "<hint>" not in completion
+    with pytest.raises(UserError, match="--keep fancy"):
+        dataclasses.replace(config, keep="fancy")
+
+
+def test_star_without_any_right_answer_says_so(ladder, tmp_path, monkeypatch):
+    monkeypatch.setattr(star, "complete", lambda *a, **k: [["<eos>"] * 4] * len(a[2]))
+    run, config = tiny_stages(ladder)["star"]
+    with pytest.raises(UserError, match="no rationale was kept"):
+        run(dataclasses.replace(config, out=str(tmp_path / "star")))
+
+
+def test_testtime_points_are_the_estimators_of_its_samples(ladder):
+    """N = 1 is the mean for every method, coverage bounds all, an oracle bound is labelled so."""
+    result = json.loads((ladder / "testtime" / "result.json").read_text())
+    for name, curve in result["curves"].items():
+        records = testtime.read_records(ladder / "testtime", name)
+        assert len(records) == curve["n_problems"] == 6
+        single = np.mean([np.mean(r["correct"]) for r in records])
+        for point in curve["points"].values():
+            assert point["single"]["accuracy"] == pytest.approx(single, abs=1e-12)
+            for method in testtime.METHODS:
+                assert point[method]["accuracy"] <= point["coverage"]["accuracy"] + 1e-12
+        first = curve["points"]["1"]
+        for method in ("critic_best_of_n", "coverage"):
+            assert first[method]["accuracy"] == pytest.approx(single, abs=1e-12)
+        assert set(curve["points"]) == {"1", "2", "4"}
+
+
+def test_calibration_bins_hold_every_sample(ladder):
+    records = [{"values": [0.0, 0.05, 0.95, 1.0], "correct": [0, 1, 1, 1]}]
+    bins = testtime.calibration(records)
+    assert [(b["n"], b["accuracy"]) for b in bins] == [(2, 0.5), (2, 1.0)]
