@@ -54,8 +54,8 @@ def test_sizes_and_seeds_reach_every_stage():
 @pytest.mark.slow
 def test_two_processes_give_the_losses_of_one(whole, tmp_path):
     """torchrun with gloo, every stage: losses within 1e-4, the bound that the project promises."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2",
-               "--master_port=0", str(HERE / "tiny_run.py"), str(tmp_path / "run")]
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone",
+               "--nproc_per_node=2", str(HERE / "tiny_run.py"), str(tmp_path / "run")]
     done = subprocess.run(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, text=True,
                           capture_output=True, timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]
