@@ -49,8 +49,11 @@ def choose_impl(name: str, device: torch.device, dtype: torch.dtype, head_dim: i
 
 def _fastest(device: torch.device, dtype: torch.dtype, head_dim: int, max_len: int,
              kind: str) -> tuple[str, str]:
+    if device.type == "cpu":
+        return "by hand", ("fastest on a CPU (fused.py); sdpa where rows are packed or heads share "
+                           "keys")
     if device.type != "cuda":
-        return "sdpa", f"the CUDA kernels need a GPU, and this is {device.type}"
+        return "sdpa", f"the CUDA kernels need an NVIDIA GPU, and this is {device.type}"
     if CROSSOVER["measured"] is None:
         return "sdpa", "the CUDA kernels are not measured against it yet"
     number = str(dtype).removeprefix("torch.")

@@ -124,12 +124,14 @@ def test_a_shared_prompt_equals_a_prompt_in_every_cache(given, impl):
     assert gap(shared[1][1, :, 3], apart[1][1, :, 12]) < BOUND            # the appended key
 
 
-def test_on_a_cpu_auto_is_sdpa_to_the_last_bit_and_says_why(given):
+def test_auto_says_what_it_takes_and_why(given):
     name, why = choose_impl("auto", CPU, torch.float32, D, SPAN)
-    assert name == "sdpa" and "GPU" in why
-    for auto, sdpa in zip(self_attention(*given, **LAYOUT),
+    assert name == "by hand" and "CPU" in why
+    for auto, sdpa in zip(self_attention(*given, **LAYOUT),       # these heads share keys
                           self_attention(*given, impl="sdpa", **LAYOUT), strict=True):
         assert auto.equal(sdpa)
+    name, why = choose_impl("auto", torch.device("meta"), torch.float32, D, SPAN)
+    assert name == "sdpa" and "GPU" in why
 
 
 def test_auto_follows_the_measured_table(monkeypatch):

@@ -1,0 +1,93 @@
+"""The GPU's decoding loop, run step by step on a CPU, draws what the plain sampler draws."""
+
+import shutil
+
+import numpy as np
+import pytest
+import torch
+
+from minireason import graph_decode
+from minireason.config import UserError
+from minireason.generate import Sampling, stream, uniforms
+from minireason.graph_decode import GraphDecoder
+from minireason.model import ModelConfig, Transformer
+from minireason.tokenizer import Tokenizer
+
+pytestmark = pytest.mark.skipif(shutil.which("g++") is None,
+                                reason="NOT CHECKED: the emulator needs g++")
+TOKENIZER = Tokenizer.build(2)
+PROMPTS = [[1, 5, 6, 7], [1, 9], [1, 4, 4, 4, 4, 4, 4, 8, 8]]
+
+
+@pytest.fixture(scope="module")
+def model():
+    """A random model whose distribution is far from uniform."""
+    config = ModelConfig(vocab_size=TOKENIZER.vocab_size, d_model=32, n_layers=2, n_heads=2,
+                         n_kv_heads=1, head_dim=32, d_ff=32, max_len=40)
+    model = Transformer(config).init_weights(torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        model.embedding.weight *= 20
+    return model
+
+
+def decode(model, how: Sampling, decoder: GraphDecoder | None = None):
+    """The chunks of all prompts, from one decoder."""
+    total = len(PROMPTS) * how.n
+    decoder = decoder or GraphDecoder(model, TOKENIZER, how, min(how.chunk, total), len(PROMPTS),
+                                      max(map(len, PROMPTS)), "emulated")
+    for start in range(0, total, how.chunk):
+        stop = min(start + how.chunk, total)
+        mine = PROMPTS[start // how.n:(stop - 1) // how.n + 1]
+        yield decoder.run(mine, start, stop, uniforms(how.seed, np.arange(start, stop),
+                                                      how.max_new))
+
+
+@pytest.mark.parametrize("how", [
+    Sampling(n=3, max_new=20, seed=3), Sampling(n=2, max_new=60, temperature=0.7, top_p=0.9),
+    Sampling(n=1, max_new=12, temperature=0, stop=(5, 6, 7)),
+    Sampling(n=20, max_new=9, top_k=5, chunk=25, seed=4)],
+    ids=("all", "up to max_len", "greedy with stops", "two tiles and three chunks"))
+def test_it_draws_what_the_plain_sampler_draws(model, how):
+    """Equal tokens; logprobs differ by fp32 sums in another order."""
+    plain = list(stream(model, TOKENIZER, PROMPTS, how))
+    ours = list(decode(model, how))
+    assert len(ours) == len(plain)
+    for a, b in zip(ours, plain, strict=True):
+        assert a.first_row == b.first_row and a.tokens.equal(b.tokens) and a.mask.equal(b.mask)
+        assert (a.logprobs - b.logprobs).abs().max() < 1e-4
+
+
+def test_it_stops_soon_after_the_last_row_ends(model, monkeypatch):
+    """The flag is read CHECK_EVERY steps late, so at most two intervals are wasted."""
+    monkeypatch.setattr(graph_decode, "CHECK_EVERY", 2)
+    everything = tuple(range(TOKENIZER.vocab_size))
+    how = Sampling(n=2, max_new=30, stop=everything)
+    decoder = GraphDecoder(model, TOKENIZER, how, 6, 3, 9, "emulated")
+    (chunk,) = decode(model, how, decoder)
+    assert chunk.tokens.shape == (6, 1) and chunk.mask.all()
+    assert int(decoder.t) <= 4
+
+
+def test_a_finished_row_is_idle_and_costs_no_other_row_anything(model):
+    """What a row draws does not depend on whether its neighbour has ended."""
+    how = Sampling(n=2, max_new=10, seed=7)
+    (free,) = decode(model, how)
+    first = int(free.tokens[0, 0])                     # ends row 0 at once
+    (cut,) = decode(model, Sampling(n=2, max_new=10, seed=7, stop=(first,)))
+    assert cut.mask[0].sum() == 1
+    for row in range(1, 6):
+        length = int(cut.mask[row].sum())
+        assert cut.tokens[row, :length].equal(free.tokens[row, :length])
+
+
+def test_the_model_is_left_as_it_was(model):
+    before, impl = model.embedding.weight.clone(), model.attention_impl
+    list(decode(model, Sampling(n=1, max_new=3)))
+    assert model.embedding.weight.equal(before) and model.attention_impl == impl
+    assert all(p.requires_grad for p in model.parameters())
+
+
+def test_a_prompt_that_leaves_no_room_is_refused(model):
+    decoder = GraphDecoder(model, TOKENIZER, Sampling(max_new=4), 1, 1, 40, "emulated")
+    with pytest.raises(UserError, match="leaves no room"):
+        decoder.run([[1] * 40], 0, 1, np.zeros((1, 4)))
