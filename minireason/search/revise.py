@@ -165,10 +165,10 @@ def own_values(policy: Transformer, tokenizer: Tokenizer, token_budget: int = 81
             longest = max(map(len, group))
             tokens = torch.tensor([p + [tokenizer.pad] * (longest - len(p)) for p in group])
             with autocast(device):
-                logprobs = policy(tokens.to(device)).float().log_softmax(dim=-1)[:, :-1].cpu()
-            stays = torch.log1p(-logprobs[..., wrong].exp().clamp_max(1 - 1e-6))   # (B, T - 1)
-            at = torch.isin(tokens[:, 1:], checked)
-            found += (stays * at).sum(dim=1).exp().tolist()
+                logits = policy(tokens.to(device)).float()[:, :-1]        # (B, T - 1, V)
+            chance = (logits[..., wrong] - logits.logsumexp(dim=-1)).exp().cpu()   # (B, T - 1)
+            stays = torch.log1p(-chance.clamp_max(1 - 1e-6))
+            found += (stays * torch.isin(tokens[:, 1:], checked)).sum(dim=1).exp().tolist()
         return found
 
     return values

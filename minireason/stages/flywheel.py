@@ -19,11 +19,11 @@ import torch
 from minireason import checkpoint, parallel
 from minireason.batches import encode_lines, micro_batches
 from minireason.config import UserError, read_json, resolve_device, rng, stream_seed, write_atomic
-from minireason.critic import STEP_ENDS, auc, rollout_ids, value_batches
+from minireason.critic import STEP_ENDS, auc, critic_loss, rollout_ids, value_batches
 from minireason.evaluate import answer_of, complete, evaluate, frozen_sets, judge, show
 from minireason.generate import Sampling
 from minireason.labels import step_prefixes
-from minireason.losses import nll, value_bce
+from minireason.losses import nll
 from minireason.mixture import Mixture, draw_line
 from minireason.optim import make_optimizer, schedule, train_step
 from minireason.problems import FAMILIES, Problem, sample_split
@@ -60,6 +60,7 @@ class FlywheelConfig:
     temperature: float = 1.0
     search: str = "critic"        # chooses one of N: critic | majority | single (the first)
     filter: str = "verifier"      # lets it through: verifier | critic | none
+    imitation: float = 0.15       # weight of right thoughts' tokens beside the critic's values
     threshold: float = 0.5        # least value that the critic as filter lets through
     refresh: str = "verifier"     # what teaches the new critic: verifier | majority | no
     critic_problems: int = 600    # new train problems that the critic is refreshed on
@@ -144,10 +145,10 @@ def run_turn(cfg: FlywheelConfig, number: int, policy_folder: str, critic_folder
     sets = frozen_sets(cfg.family, "test", cfg.eval_n)
     report = {"cot": evaluate(model, tokenizer, sets, "cot", Sampling(temperature=0))}
     return log.finish(
-        seconds=log.seconds() + refreshed.pop("seconds", 0.0), weights=sha256, accuracy=report,
+        seconds=log.seconds(), weights=sha256, accuracy=report,
         **{key: value for key, value in found.items() if key not in ("solutions", "seconds")},
         **{f"critic_{key}": value for key, value in refreshed.items()
-           if key not in ("stage", "weights")})
+           if key in ("auc", "label_accuracy")})
 
 
 def draw(cfg: FlywheelConfig, problems: int, purpose: str, number: int, policy,
@@ -248,7 +249,7 @@ def teach(cfg: FlywheelConfig, number: int, log: RunLog, model, tokenizer,
         lr = schedule(step, cfg.critic_steps, cfg.lr, cfg.warmup)
         loss, grad_norm = train_step(
             model, optimizer, batches,
-            lambda b, n=count: value_bce(model.values(b.inputs), b.targets, b.loss_mask, n), lr)
+            lambda b, n=count: critic_loss(model, b, n, cfg.imitation), lr)
         log.record(step, **{"train/loss": loss, "train/grad_norm": grad_norm, "train/lr": lr,
                             "train/tokens": count})
         if (step + 1) % cfg.save_every == 0 and step + 1 < cfg.critic_steps:
