@@ -122,7 +122,7 @@ class GraphDecoder:
                     break
         rows = stop - start
         drawn = int(self.mask[:rows].any(dim=0).sum())                    # steps that drew anything
-        return Samples(start, *(x[:rows, :drawn].to("cpu", copy=True)     # the next chunk overwrites
+        return Samples(start, *(x[:rows, :drawn].to("cpu", copy=True)     # the next chunk reuses x
                                 for x in (self.tokens, self.mask, self.logprobs)))
 
 
