@@ -8,6 +8,7 @@ from minireason import parallel
 from minireason.batches import Batch
 from minireason.config import UserError
 from minireason.evaluate import prompt_ids
+from minireason.losses import value_bce
 from minireason.model import Transformer
 from minireason.optim import autocast
 from minireason.problems import Problem
@@ -111,6 +112,20 @@ def value_batches(rows: list[tuple[list[int], int, list[float]]], ends: torch.Te
         targets[mask] = torch.tensor([label for _, _, labels in group for label in labels])
         batches.append(Batch(inputs, targets, mask.float()))
     return batches, max(1, count)
+
+
+def critic_loss(critic: Transformer, batch: Batch, count: int, imitation: float) -> torch.Tensor:
+    """Cross-entropy of the values at step ends, and of the tokens that led to a good one.
+
+    The second part keeps the backbone a model of right thoughts, which the values lean on (Cobbe
+    2021, appendix E, trains the two jointly): every token up to the last end labelled good counts
+    `imitation` times. Both are sums over `count`, the step's global count of step ends.
+    """
+    values, logprobs = critic.judge(batch.inputs)
+    good_end = (batch.targets > 0.5).float()                              # (B, T), 0 off the ends
+    led_there = good_end.flip(1).cummax(dim=1).values.flip(1)[:, 1:]      # (B, T - 1)
+    return (value_bce(values, batch.targets, batch.loss_mask, count)
+            - imitation * (led_there * logprobs).sum() / count)
 
 
 def auc(scores: list[float], labels: list[bool]) -> float:

@@ -81,9 +81,13 @@ class KVCache:
         """Room for `capacity` tokens a row, in steps of 16: a cache without gaps is read faster
         than one preallocated to the end, by more than the copies cost."""
         room = -(-capacity // 16) * 16
-        if room > self.k.shape[3]:
-            more = (0, 0, 0, room - self.k.shape[3])
-            self.k, self.v = F.pad(self.k, more), F.pad(self.v, more)
+        held = self.k.shape[3]
+        if room > held:
+            for name in ("k", "v"):
+                old = getattr(self, name)
+                new = old.new_empty(*old.shape[:3], room, old.shape[4])
+                new[:, :, :, :held], new[:, :, :, held:] = old, 0
+                setattr(self, name, new)
 
 
 class Block(nn.Module):
@@ -193,7 +197,11 @@ class Transformer(nn.Module):
         return self.logits(self.hidden(tokens, cu_seqlens, max_len))
 
     def values(self, tokens: Tensor) -> Tensor:
-        """Logit of P(correct | prefix up to each token); (B, T) -> (B, T). Critics only.
+        """Logit of P(correct | prefix up to each token); (B, T) -> (B, T). Critics only."""
+        return self.judge(tokens)[0]
+
+    def judge(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """(values (B, T), logprobs (B, T - 1)) of whole rows; logprobs are 0 outside the thought.
 
             value(prefix) = w . h + beta * sum of log p(token | before) over the thought so far
 
@@ -208,7 +216,8 @@ class Transformer(nn.Module):
         opened = (tokens == OPENERS[0]) | (tokens == OPENERS[1])
         inside = opened.cumsum(dim=1)[:, :-1] > 0                         # (B, T - 1)
         logprobs = gather_logprobs(self.logits(hidden[:, :-1]), tokens[:, 1:]) * inside
-        return self.value(hidden).squeeze(-1) + self.likelihood * F.pad(logprobs.cumsum(1), (1, 0))
+        likelihood = F.pad(logprobs.cumsum(dim=1), (1, 0))                # (B, T)
+        return self.value(hidden).squeeze(-1) + self.likelihood * likelihood, logprobs
 
     def decode(self, tokens: Tensor, cache: KVCache, span: int | None = None) -> Tensor:
         """One more token a row, (B,), appended to the cache; returns the next logits (B, V)."""

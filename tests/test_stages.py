@@ -130,10 +130,10 @@ def test_critic_learns_its_samples_by_heart(ladder, tmp_path, monkeypatch):
     monkeypatch.setattr(critic, "complete", two_kinds)
     run, config = tiny_stages(ladder)["critic"]
     result = run(dataclasses.replace(config, out=str(tmp_path / "critic"), problems=6, held_out=2,
-                                     steps=120, lr=1e-2))
+                                     labels="outcome", steps=120, lr=1e-2))
     curve = losses(tmp_path / "critic")
     assert curve[0] > 0.3 and curve[-1] < NEAR
-    assert result["auc"] > 0.9 and result["share_right"] == 0.5
+    assert result["share_right"] == 0.5
 
 
 def test_sft_traces_are_of_the_train_split_in_equal_shares():

@@ -20,6 +20,7 @@ from minireason.critic import (
     STEP_ENDS,
     aggregate,
     auc,
+    critic_loss,
     rollout_ids,
     step_values,
     value_batches,
@@ -27,7 +28,6 @@ from minireason.critic import (
 from minireason.evaluate import complete, judge
 from minireason.generate import Sampling
 from minireason.labels import exact_labels, label_accuracy, monte_carlo_labels, step_prefixes
-from minireason.losses import value_bce
 from minireason.optim import make_optimizer, schedule, train_step
 from minireason.problems import FAMILIES, Problem, sample_split
 from minireason.runlog import RunLog
@@ -46,22 +46,23 @@ class CriticConfig:
     family: str = "chain"
     seed: int = 0
     device: str = "auto"
-    problems: int = 1500          # train problems
+    problems: int = 5000          # train problems
     min_level: int = 4
     max_level: int = 8
-    n: int = 8                    # samples a problem
+    n: int = 4                    # samples a problem
     temperature: float = 1.0      # that of the test-time samples it will rank
-    labels: str = "outcome"       # outcome | exact | mc_hard | mc_soft
+    labels: str = "exact"         # outcome | exact | mc_hard | mc_soft
     mc_n: int = 4                 # Monte Carlo rollouts a step end
     mc_check: int = 25            # held-out problems whose labels are compared with the truth
     shard: int = 250              # problems between two saved sets of Monte Carlo labels
-    steps: int = 300
+    steps: int = 400
     rows_per_step: int = 64       # B
     token_budget: int = 1024      # tokens a micro-batch; never changes the gradient
     lr: float = 1e-3              # peak learning rate
     warmup: int = 20              # steps
     weight_decay: float = 0.1
     save_every: int = 100         # steps between saved states
+    imitation: float = 0.15       # weight of right thoughts' tokens beside the values
     held_out: int = 100           # of the problems: kept from training, to measure calibration
 
     def __post_init__(self):
@@ -96,7 +97,7 @@ def run(cfg: CriticConfig) -> dict:
         lr = schedule(step, cfg.steps, cfg.lr, cfg.warmup)
         loss, grad_norm = train_step(
             model, optimizer, batches,
-            lambda b, n=count: value_bce(model.values(b.inputs), b.targets, b.loss_mask, n), lr)
+            lambda b, n=count: critic_loss(model, b, n, cfg.imitation), lr)
         log.record(step, **{"train/loss": loss, "train/grad_norm": grad_norm, "train/lr": lr,
                             "train/tokens": count})
         if (step + 1) % cfg.save_every == 0 and step + 1 < cfg.steps:
