@@ -12,6 +12,7 @@ needs_compiler = pytest.mark.skipif(shutil.which("g++") is None,
                                     reason="NOT CHECKED: the emulator needs g++")
 
 
+@pytest.mark.slow
 @needs_compiler
 def test_the_dry_run_passes_every_part_and_its_tables_can_be_written(tmp_path, monkeypatch):
     out = tmp_path / "attention.json"
