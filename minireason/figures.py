@@ -25,6 +25,8 @@ METHODS = {  # field of testtime's points: (label, colour, marker)
     "majority": ("majority vote", ORANGE, "s"),
     "critic_vote": ("critic-weighted vote", SKY, "^"),
     "critic_best_of_n": ("critic best-of-N", BLUE, "D"),
+    "outcome_vote": ("outcome-critic-weighted vote", "#999999", "<"),
+    "outcome_best_of_n": ("outcome-critic best-of-N", PURPLE, ">"),
     "coverage": ("coverage (oracle bound)", RED, "v")}
 STYLE = {
     "font.size": 10, "font.family": "DejaVu Sans", "axes.spines.top": False,
@@ -32,6 +34,12 @@ STYLE = {
     "axes.edgecolor": "#666666", "lines.linewidth": 1.6, "lines.markersize": 4.5,
     "legend.frameon": False, "legend.fontsize": 9, "savefig.dpi": 180, "figure.dpi": 180}
 WIDTH = 5.2                   # inches; about 380 pixels of a phone leave 10 point text readable
+
+
+def measured(curve: dict) -> dict[str, tuple[str, str, str]]:
+    """Those of METHODS that a test-time curve holds."""
+    point = next(iter(curve["points"].values()))
+    return {method: look for method, look in METHODS.items() if method in point}
 
 
 def spread(points: list[dict]) -> tuple[float, float, float]:
@@ -94,7 +102,7 @@ def climb(runs: list[dict], name: str) -> Figure:
               if name in run.get("testtime", {}).get("result", {}).get("curves", {})]
     if len(curves) == len(runs):
         last = str(curves[0]["samples"])
-        for method, (label, colour, _) in METHODS.items():
+        for method, (label, colour, _) in measured(curves[0]).items():
             text = label if method == "single" else f"{label}, N = {last}"
             bars.append((text, [curve["points"][last][method] for curve in curves], colour))
     figure, axes = canvas(0.8 + 0.3 * len(bars))
@@ -180,7 +188,7 @@ def testtime(runs: list[dict], name: str, axis: str = "samples") -> Figure:
     counts = [n for n in curves[0]["points"] if all(n in curve["points"] for curve in curves)]
     x = (np.array(counts, dtype=float) if axis == "samples" else
          np.mean([[curve["points"][n]["tokens"] for n in counts] for curve in curves], axis=0))
-    for method, (label, colour, marker) in METHODS.items():
+    for method, (label, colour, marker) in measured(curves[0]).items():
         rows = np.array([spread([curve["points"][n][method] for curve in curves])
                          for n in counts])
         axes.fill_between(x, rows[:, 1], rows[:, 2], color=colour, alpha=0.15, linewidth=0)

@@ -82,40 +82,6 @@ def labels(runs: list[dict], stage: str) -> Figure:
     return figure
 
 
-def tree(runs: list[dict], root: dict) -> Figure:
-    """The search tree of one problem, from left to right; see `search_tree` in page_scale.
-
-    root: {"text", "value", "visits", "chosen", "children": [...]}; colour is the critic's value,
-    size the visits, the chosen path is drawn thick. Only the six most visited children are drawn.
-    """
-    figure = Figure(figsize=(2 * WIDTH, 4.6), layout="constrained")
-    axes, rows = figure.subplots(), []
-
-    def place(node: dict, depth: int) -> float:
-        """Draw below first; returns the height at which the node lies."""
-        shown = sorted(node["children"], key=lambda child: -child["visits"])[:6]
-        heights = [place(child, depth + 1) for child in shown]
-        if not heights:
-            rows.append(node)
-        y = float(np.mean(heights)) if heights else -float(len(rows))
-        for child, height in zip(shown, heights, strict=True):
-            axes.plot([depth, depth + 1], [y, height], zorder=1,
-                      color=BLACK if child["chosen"] else "#bbbbbb",
-                      linewidth=2.2 if child["chosen"] else 0.8)
-        axes.scatter([depth], [y], c=[node["value"]], vmin=0, vmax=1, cmap="cividis", zorder=2,
-                     s=20 + 12 * node["visits"] ** 0.5, edgecolors="#444444", linewidths=0.5)
-        if node["chosen"]:
-            axes.annotate(node["text"], (depth, y), (0, 7), textcoords="offset points",
-                          ha="center", fontsize=8)
-        return y
-
-    place(root, 0)
-    axes.axis("off")
-    axes.margins(x=0.08, y=0.08)
-    figure.colorbar(axes.collections[-1], ax=axes, label="critic's value", shrink=0.7)
-    return figure
-
-
 def flywheel(runs: list[dict]) -> Figure:
     """What search finds on each turn's new train problems, and how clean the filter's choice is."""
     figure, axes = canvas()

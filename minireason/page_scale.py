@@ -1,6 +1,6 @@
 """Sections of the two scaling axes: reinforcement learning, process critic and search."""
 
-from minireason import figures_scale
+from minireason import figures_scale, figures_search
 from minireason.markup import Page, grid, section, share, table, text
 from minireason.results import level_of
 
@@ -71,3 +71,52 @@ def flywheel(page: Page) -> str:
                          figures_scale.flywheel)),
         table(["turn", "right among kept (%)", "critic's AUC",
                *(f"level {level_of(name)} (%)" for name in names)], rows))
+
+
+def search(page: Page) -> str:
+    """Every method at equal tokens, where search gains, what allocation saves, and one tree."""
+    if "search" not in page.run:
+        return ""
+    config, parts = page.run["search"]["config"], []
+    for name, found in page.run["search"]["result"]["sets"].items():
+        level = level_of(name)
+        drawn = [page.figure(f"search_k{level}", f"Accuracy at equal tokens, level {level}",
+                             figures_search.equal_tokens, name)]
+        shown = page.run["search"]["trees"].get(name)
+        if shown:
+            drawn.append(page.figure(
+                f"tree_k{level}", f"Tree search on {shown['prompt']}, right in "
+                f"{100 * shown['pass_rate']:.0f}% of single samples; red rings are wrong steps",
+                figures_search.tree, name))
+        rows = [[what.replace("_", " "), points(found["against_best_of_n"][what]["all"]),
+                 *(points(b) for b in found["against_best_of_n"][what]["bins"])]
+                for what in found["against_best_of_n"]]
+        bins = range(1, len(rows[0]) - 1) if rows else ()
+        parts += [
+            f"<h3>Level {level}</h3>", text(
+                f"{found['n_problems']} test problems; N stands for the tokens of N samples,",
+                f"{found['unit']} each, whatever the method. No method asks the verifier; only",
+                "coverage does, which is a bound."), grid(*drawn),
+            text("Difference to critic best-of-N at equal N in points [95%], over all problems and",
+                 "by difficulty (1 is easiest, by the pass rate of other samples):"),
+            table(["search, N", "all", *(f"bin {b}" for b in bins)], rows),
+            text("Tokens of critic best-of-N at the largest N for each token of an allocation",
+                 "chosen out of sample; “oracle” bins know each problem's pass rate:"),
+            table(["allocation", "tokens a problem", "factor [95%]", "accuracy, points [95%]"],
+                  [allocation(who, row) for who, row in found["allocation"].items()])]
+    return section("Search", text(f"Critic-guided search, {config['width']} steps a prefix."),
+                   *parts)
+
+
+def allocation(who: str, row: dict) -> list[str]:
+    """What one way to allocate saves against best-of-N, and what that does to the accuracy."""
+    return [who, f"{row['tokens']:.0f}",
+            f"{row['factor']:.2f} [{row['factor_low']:.2f}, {row['factor_high']:.2f}]",
+            f"{100 * row['difference']:+.1f} [{100 * row['difference_low']:+.1f}, "
+            f"{100 * row['difference_high']:+.1f}]"]
+
+
+def points(difference: dict) -> str:
+    """A difference of accuracies with its interval, in points."""
+    return (f"{100 * difference['mean']:+.1f} [{100 * difference['low']:+.1f}, "
+            f"{100 * difference['high']:+.1f}]")

@@ -13,7 +13,7 @@ from minireason.config import UserError, read_json, write_atomic
 from minireason.results import keep, level_of, load_machine, load_run, rungs
 
 BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
-PATHS = ("out", "init", "base", "start", "policy", "critic", "seed")   # may differ between seeds
+PATHS = ("out", "init", "base", "start", "policy", "critic", "outcome", "seed")  # may differ
 
 
 def keep_runs(runs: tuple[str, ...], reference: Path) -> None:
@@ -84,7 +84,7 @@ def accuracy_table(runs: list[dict], levels: tuple[int, ...]) -> str:
     curves = [run.get("testtime", {}).get("result", {}).get("curves", {}) for run in runs]
     if any(name in curves[0] for name in names):
         last = next(str(curve["samples"]) for curve in curves[0].values())
-        for method, (label, _, _) in figures.METHODS.items():
+        for method, (label, _, _) in figures.measured(next(iter(curves[0].values()))).items():
             cells = [cell([curve[name]["points"][last][method] for curve in curves])
                      if name in curves[0] else "" for name in names]
             label = "single sample, T = 1" if method == "single" else f"{label}, N = {last}"

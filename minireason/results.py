@@ -15,7 +15,7 @@ import numpy as np
 from minireason.config import UserError, read_json, write_atomic
 from minireason.problems import FAMILIES
 
-STAGES = ("pretrain", "sft", "star", "rl", "critic", "testtime")   # of `minireason run`, in order
+STAGES = ("pretrain", "sft", "star", "rl", "critic", "testtime", "search")   # of a run, in order
 EXAMPLES = 24                 # problems a set whose first sample is shown or kept
 THIN = 200                    # lines of metrics that a copy keeps at most
 
@@ -42,6 +42,7 @@ def load_stage(folder: Path) -> dict:
         examples[name] = read_json(path)[:EXAMPLES]
     return {**read_json(folder / "config.json"), "result": read_json(folder / "result.json"),
             "metrics": metrics, "examples": examples,
+            "trees": read_json(trees) if (trees := folder / "tree.json").exists() else {},
             "tokens": int(sum(line.get("train/tokens", line.get("train/trained_tokens", 0))
                               for line in metrics + parts))}
 
@@ -51,7 +52,8 @@ def read_lines(path: Path) -> list[dict]:
     if not path.exists():
         return []
     try:
-        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()
+                if line.strip()]
     except json.JSONDecodeError as error:
         raise UserError(f"{path}: a line is not valid JSON ({error})") from None
 
@@ -109,9 +111,11 @@ def keep(run: Path | str, out: Path | str) -> None:
     root = json.dumps(str(Path(stages["pretrain"]["config"]["out"]).parent))[1:-1]
     for stage in stages:
         paths += [*(run / stage).glob("*.json"), *(run / stage).rglob("metrics.jsonl")]
+    for old in [*out.rglob("*.json"), *out.rglob("*.jsonl")]:      # of an older copy
+        old.unlink()
     for path in sorted(paths):
         target = out / path.relative_to(run)
-        if path.name in ("config.json", "result.json", "machine.json"):
+        if path.name in ("config.json", "result.json", "machine.json", "tree.json"):
             text = json.dumps(read_json(path), indent=1).replace(f'"{root}', f'"{out.name}')
         elif path.name == "metrics.jsonl":
             text = "\n".join(map(json.dumps, thin(read_lines(path), THIN)))

@@ -35,6 +35,8 @@ def test_several_samples_give_pass_and_maj():
     # by hand: P(no right one among 2 of 4) is 0 and C(3,2)/C(4,2) = 1/2
     assert passed == pytest.approx({"1": 0.5, "2": 0.75, "4": 1.0})
     assert result["maj_at"]["4"]["accuracy"] == 0.5
+    alone = measure(EvalConfig("c", "p", n=4, temperature=1.0), PROBLEMS[1:], completions[1:])
+    assert (alone["maj_at"]["4"]["accuracy"], alone["pass_at"]["4"]["accuracy"]) == (0.0, 1.0)
     assert 0.0 <= result["pass_at"]["2"]["low"] <= 0.75 <= result["pass_at"]["2"]["high"] <= 1.0
 
 

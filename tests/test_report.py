@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from minireason import figures, figures_scale, readme, report, results
+from minireason import figures, figures_search, readme, report, results
 from minireason.config import UserError, to_dict
 from minireason.evaluate import Accuracy, wilson
 from minireason.problems import chain
 from minireason.report import ReportConfig
-from minireason.stages import critic, flywheel, pretrain, rl, sft, star, testtime
+from minireason.stages import critic, flywheel, pretrain, rl, search, sft, star, testtime
 
 LEVELS = range(1, 9)
 
@@ -222,12 +222,33 @@ def test_flywheel_and_process_critic_have_their_sections(tmp_path):
                                                                       "labels_process.png"}
 
 
-def test_search_tree_is_drawn_with_its_chosen_path(tmp_path):
-    leaf = {"text": "9*3=27", "value": 0.9, "visits": 3, "chosen": True, "children": []}
-    root = {"text": "((4+5)*3)=", "value": 0.5, "visits": 9, "chosen": True,
-            "children": [leaf, {**leaf, "chosen": False, "value": 0.1}]}
-    path = figures.save(tmp_path / "tree.png", figures_scale.tree, [], root)
-    assert path.stat().st_size > 1000
+def test_search_has_its_section_and_its_tree(tmp_path):
+    folder = made_run(tmp_path / "run", stages=1)
+    curve = {n: {"mean": 0.4, "low": 0.35, "high": 0.45, "tokens": 45.0 * int(n)}
+             for n in ("4", "16")}
+    difference = {"mean": 0.0321, "low": 0.011, "high": 0.052}
+    found = {"n_problems": 200, "unit": 45,
+             "allocation": {"sample until sure": {
+                 "tokens": 700.0, "factor": 3.25, "factor_low": 2.9, "factor_high": 3.6,
+                 "difference": 0.004, "difference_low": -0.01, "difference_high": 0.02}},
+             "curves": {method: curve for method in ("single", "best_of_n", "tree", "tree_vote")},
+             "against_best_of_n": {"tree 16": {"all": difference, "bins": [difference] * 5}}}
+    write(folder / "search", "search", search.SearchConfig("p", "c"),
+          {"seconds": 9.0, "sets": {"chain-test-k8": found}})
+    node = {"state": "open", "value": 0.5, "draws": 1, "visits": 2, "right": True}
+    nodes = [{**node, "id": 0, "parent": None, "text": "<bos>((9/3)*9)=<think>"},
+             {**node, "id": 1, "parent": 0, "text": "9/3=3;", "value": None},
+             {**node, "id": 2, "parent": 0, "text": "9/3=4;", "right": False},
+             {**node, "id": 3, "parent": 1, "text": "27<eos>", "state": "complete", "value": 0.9}]
+    (folder / "search/tree.json").write_text(json.dumps({"chain-test-k8": {
+        "prompt": "((9/3)*9)=", "answer": "27", "pass_rate": 0.25, "nodes": nodes}}))
+    assert figures_search.best_path(nodes) == {0, 1, 3}
+    report.run(ReportConfig(run=str(folder)))
+    html = page_of(folder)
+    assert "<td>tree 16</td><td>+3.2 [+1.1, +5.2]</td>" in html
+    assert "right in 25% of single samples" in html and "200 test problems" in html
+    assert "<td>3.25 [2.90, 3.60]</td><td>+0.4 [-1.0, +2.0]</td>" in html
+    assert (folder / "figures/tree_k8.png").exists()
 
 
 def test_an_unfinished_stage_is_missing(tmp_path):
@@ -342,7 +363,7 @@ def test_readme_without_its_marks_is_left_alone(three, text):
 
 
 def test_every_method_of_the_test_time_stage_is_drawn():
-    assert set(figures.METHODS) == set(testtime.METHODS)
+    assert set(figures.METHODS) == set(testtime.METHODS + testtime.OUTCOME)
 
 
 def test_thinning_sums_tokens_and_averages_the_rest():

@@ -1,0 +1,101 @@
+"""The figures of search: every method at equal tokens, and the tree of one solved problem."""
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from minireason.figures import (
+    BLACK,
+    BLUE,
+    GREEN,
+    ORANGE,
+    PURPLE,
+    RED,
+    SKY,
+    WIDTH,
+    canvas,
+    legend_below,
+    percent_axis,
+)
+from minireason.results import level_of
+
+BROWN = "#8a6500"
+METHODS = {  # field of the search stage's curves: (label, colour, marker)
+    "single": ("single sample", BLACK, "o"), "majority": ("majority vote", ORANGE, "s"),
+    "critic_vote": ("critic-weighted vote", SKY, "^"), "best_of_n": ("critic best-of-N", BLUE, "D"),
+    "beam": ("beam search", GREEN, "P"), "beam_sqrt": ("beam search, width √N", GREEN, "X"),
+    "lookahead": ("beam with lookahead", PURPLE, "*"), "tree": ("tree search (PUCT)", BROWN, "p"),
+    "uct": ("tree search (UCT)", BROWN, "h"), "coverage": ("coverage (oracle bound)", RED, "v")}
+SHOWN = 5                     # children of a node that are drawn, the most visited ones
+
+
+def equal_tokens(runs: list[dict], name: str) -> Figure:
+    """Accuracy of every method against the tokens that it spent a problem (log scale)."""
+    figure, axes = canvas(4.4)
+    curves = [run["search"]["result"]["sets"][name]["curves"] for run in runs]
+    ends = ((min, "low"), (max, "high")) if len(runs) == 1 else ((min, "mean"), (max, "mean"))
+    for method, (label, colour, marker) in METHODS.items():
+        if any(method not in curve for curve in curves):
+            continue
+        points = [[curve[method][n] for curve in curves] for n in curves[0][method]]
+        x = [np.mean([point["tokens"] for point in row]) for row in points]
+        mean = 100 * np.array([np.mean([point["mean"] for point in row]) for row in points])
+        low, high = (100 * np.array([reach(point[end] for point in row) for row in points])
+                     for reach, end in ends)
+        axes.plot(x, mean, color=colour, marker=marker, label=label,
+                  linestyle="--" if method == "coverage" else "-")
+        axes.fill_between(x, low, high, color=colour, alpha=0.1, linewidth=0)
+    axes.set_xscale("log")
+    axes.set_xlabel("generated tokens a problem (log scale)")
+    percent_axis(axes, f"accuracy at level {level_of(name)} (%)")
+    legend_below(figure, axes, 2)
+    return figure
+
+
+def best_path(nodes: list[dict]) -> set[int]:
+    """Ids on the way to the complete node of highest value, which is what the search answers."""
+    complete = [node for node in nodes if node["state"] == "complete"]
+    path, at = set(), max(complete, key=lambda node: node["value"] or 0.0)["id"]
+    while at is not None:
+        path.add(at)
+        at = nodes[at]["parent"]
+    return path
+
+
+def tree(runs: list[dict], name: str) -> Figure:
+    """The search tree of one problem, left to right: colour is the critic's value, a red ring a
+    step that the verifier calls wrong; the answered path is thick and written out."""
+    nodes = runs[0]["search"]["trees"][name]["nodes"]
+    path = best_path(nodes)
+    children: dict[int, list[dict]] = {node["id"]: [] for node in nodes}
+    for node in nodes[1:]:
+        children[node["parent"]].append(node)
+    figure = Figure(figsize=(2 * WIDTH, 5), layout="constrained")
+    axes, drawn, leaves = figure.subplots(), [], iter(range(10 ** 6))
+
+    def place(node: dict, depth: int) -> float:
+        """Draw what lies below first; returns the node's height."""
+        shown = sorted(children[node["id"]], key=lambda c: (c["id"] not in path, -c["visits"]))
+        heights = [place(child, depth + 1) for child in shown[:SHOWN]]
+        y = float(np.mean(heights)) if heights else -float(next(leaves))
+        for child, height in zip(shown, heights, strict=False):
+            on = child["id"] in path
+            axes.plot([depth, depth + 1], [y, height], color=BLACK if on else "#bbbbbb", zorder=1,
+                      linewidth=2 if on else 0.8)
+        drawn.append((depth, y, node))
+        return y
+
+    place(nodes[0], 0)
+    x, y, found = zip(*drawn, strict=True)
+    dots = axes.scatter(
+        x, y, c=[node["value"] or 0.0 for node in found], vmin=0, vmax=1, cmap="cividis", zorder=2,
+        s=[20 + 15 * node["visits"] ** 0.5 for node in found], linewidths=1.4,
+        edgecolors=["#444444" if node.get("right", True) else RED for node in found])
+    for depth, height, node in drawn:
+        if node["id"] in path and depth:
+            axes.annotate(node["text"].replace("<eos>", "").replace("</think>", ""),
+                          (depth, height), (0, 9), textcoords="offset points", ha="center",
+                          fontsize=8)
+    axes.axis("off")
+    axes.margins(x=0.06, y=0.1)
+    figure.colorbar(dots, ax=axes, label="critic's value", shrink=0.7)
+    return figure
