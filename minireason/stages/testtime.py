@@ -25,11 +25,14 @@ from minireason.evaluate import (
     pass_at_k,
 )
 from minireason.generate import Sampling
+from minireason.model import Transformer
 from minireason.problems import Problem
 from minireason.runlog import RunLog
 from minireason.search.vote import best_of_n, vote_at
 
 METHODS = ("single", "majority", "critic_vote", "critic_best_of_n", "coverage")
+FIELDS = {"critic": "values", "outcome": "outcome_values"}   # of a record, by critic
+OUTCOME = ("outcome_vote", "outcome_best_of_n")   # with a second critic to compare with
 
 
 @dataclass(frozen=True)
@@ -38,6 +41,7 @@ class TestTimeConfig:
 
     policy: str                   # folder of the policy
     critic: str                   # folder of its critic
+    outcome: str = ""             # folder of a second critic, taught by outcomes alone
     out: str = "runs/testtime"
     family: str = "chain"
     seed: int = 0
@@ -52,12 +56,14 @@ class TestTimeConfig:
 def run(cfg: TestTimeConfig) -> dict:
     """Sample, score, estimate; returns result.json's content."""
     device = parallel.init(resolve_device(cfg.device))
-    log = RunLog(cfg.out, "testtime", cfg, {"policy": checkpoint.weights_hash(cfg.policy),
-                                            "critic": checkpoint.weights_hash(cfg.critic)})
+    folders = {"critic": cfg.critic, **({"outcome": cfg.outcome} if cfg.outcome else {})}
+    log = RunLog(cfg.out, "testtime", cfg, {
+        name: checkpoint.weights_hash(folder)
+        for name, folder in {"policy": cfg.policy, **folders}.items()})
     if log.done:
         return log.done
     policy, tokenizer = checkpoint.load(cfg.policy, device)
-    critic, _ = checkpoint.load(cfg.critic, device)
+    critics = {name: checkpoint.load(folder, device)[0] for name, folder in folders.items()}
     log.start(policy, device)
     log.rewind(0)
     sets = frozen_sets(cfg.family, "test", cfg.problems, cfg.levels)
@@ -67,7 +73,7 @@ def run(cfg: TestTimeConfig) -> dict:
         path = log.out / f"samples-{name}-{start}.json"
         if not path.exists():
             problems = sets[name][start:start + cfg.shard]
-            drawn = draw(cfg, problems, f"{name} {start}", policy, critic, tokenizer)
+            drawn = draw(cfg, problems, f"{name} {start}", policy, critics, tokenizer)
             if parallel.is_main():
                 write_atomic(path, json.dumps(drawn))
             parallel.barrier()
@@ -77,10 +83,15 @@ def run(cfg: TestTimeConfig) -> dict:
         curves[name] = estimate(cfg, records)
         calibration_bins[name] = calibration(records)
         for n, point in curves[name]["points"].items():
-            log.record(int(n), **{f"eval/{name}/{m}": point[m]["accuracy"] for m in METHODS})
+            log.record(int(n), **{f"eval/{name}/{m}": point[m]["accuracy"] for m in methods(cfg)})
     greedy = evaluate(policy, tokenizer, sets, "cot", Sampling(temperature=0))
     return log.finish(seconds=log.seconds(), curves=curves, calibration=calibration_bins,
                       greedy=greedy)
+
+
+def methods(cfg: TestTimeConfig) -> tuple[str, ...]:
+    """What is measured: the outcome critic's methods only where one is given."""
+    return METHODS + OUTCOME if cfg.outcome else METHODS
 
 
 def read_records(folder: Path, name: str) -> list[dict]:
@@ -90,17 +101,20 @@ def read_records(folder: Path, name: str) -> list[dict]:
     return [record for path in paths for record in read_json(path)]
 
 
-def draw(cfg: TestTimeConfig, problems: list[Problem], purpose: str, policy, critic,
-         tokenizer) -> list[dict]:
-    """Per problem: answers, verdicts, token counts and the critic's values of its N samples."""
+def draw(cfg: TestTimeConfig, problems: list[Problem], purpose: str, policy,
+         critics: dict[str, Transformer], tokenizer) -> list[dict]:
+    """Per problem: answers, verdicts, token counts and each critic's values of its N samples."""
     how = Sampling(n=cfg.n, temperature=cfg.temperature,
                    seed=stream_seed(cfg.seed, "testtime", purpose))
     completions = complete(policy, tokenizer, problems, "cot", how)
     verdicts = judge(problems, completions)
     distinct = [(problem, text) for problem, texts in zip(problems, completions, strict=True)
                 for text in dict.fromkeys(texts)]                # the critic is deterministic
-    values = step_values(critic, tokenizer, [p for p, _ in distinct], [t for _, t in distinct])
-    value_of = {(p.key, text): v for (p, text), v in zip(distinct, values, strict=True)}
+    value_of = {}
+    for name, critic in critics.items():
+        values = step_values(critic, tokenizer, [p for p, _ in distinct], [t for _, t in distinct])
+        value_of |= {(name, p.key, text): round(v[-1], 6) if v else 0.0
+                     for (p, text), v in zip(distinct, values, strict=True)}
     records = []
     for problem, texts, row in zip(problems, completions, verdicts, strict=True):
         counts = [len(ids) - 1 for ids in tokenizer.encode_batch(texts)]   # opener is forced
@@ -109,8 +123,7 @@ def draw(cfg: TestTimeConfig, problems: list[Problem], purpose: str, policy, cri
             "answers": [answer_of(problem, text) for text in texts],
             "correct": [int(v.correct) for v in row],
             "steps_valid": [int(v.steps_valid) for v in row],
-            "values": [round(value_of[problem.key, t][-1], 6) if value_of[problem.key, t] else 0.0
-                       for t in texts],
+            **{FIELDS[name]: [value_of[name, problem.key, t] for t in texts] for name in critics},
             "example": texts[0]})
     return records
 
@@ -120,17 +133,20 @@ def estimate(cfg: TestTimeConfig, records: list[dict]) -> dict:
     counts = [2 ** i for i in range(cfg.n.bit_length())]
     table = {n: {method: np.array([per_problem(record, n, method, cfg.seed, i)
                                    for i, record in enumerate(records)])
-                 for method in METHODS} for n in counts}
+                 for method in methods(cfg)} for n in counts}
     tokens = float(np.mean([record["tokens"] for record in records]))
     points = {}
     for n in counts:
         points[str(n)] = {"tokens": n * tokens}
-        for method in METHODS:
+        for method in methods(cfg):
             mean, low, high = paired_bootstrap(table[n][method], np.zeros(len(records)), draws=2000)
             points[str(n)][method] = {"accuracy": mean, "low": low, "high": high}
     last = table[counts[-1]]
     pairs = (("coverage", "critic_best_of_n"), ("critic_best_of_n", "majority"),
-             ("majority", "single"), ("critic_best_of_n", "single"))
+             ("majority", "single"), ("critic_best_of_n", "single"), ("critic_vote", "majority"))
+    if cfg.outcome:
+        pairs += (("critic_best_of_n", "outcome_best_of_n"), ("critic_vote", "outcome_vote"),
+                  ("outcome_vote", "majority"), ("outcome_best_of_n", "majority"))
     differences = {f"{a} - {b}": dict(zip(("mean", "low", "high"),
                                           paired_bootstrap(last[a], last[b]), strict=True))
                    for a, b in pairs}
@@ -140,17 +156,18 @@ def estimate(cfg: TestTimeConfig, records: list[dict]) -> dict:
 
 def per_problem(record: dict, n: int, method: str, seed: int, index: int) -> float:
     """Expected accuracy of a method with n samples on one problem."""
-    correct, values = np.array(record["correct"]), np.array(record["values"])
+    correct = np.array(record["correct"])
+    values = np.array(record[FIELDS["outcome" if method in OUTCOME else "critic"]])
     if method == "single":
         return float(correct.mean())
     if method == "coverage":
         return pass_at_k(len(correct), int(correct.sum()), n)
-    if method == "critic_best_of_n":
+    if method.endswith("best_of_n"):
         return best_of_n(correct, values, n)
     names = {record["answer"]: 0}
     ids = np.array([-1 if a is None else names.setdefault(a, len(names))
                     for a in record["answers"]])
-    weights = values if method == "critic_vote" else np.ones(len(ids))
+    weights = values if method != "majority" else np.ones(len(ids))
     return vote_at(ids, weights, 0, n, rng(seed, "subsets", index, n))
 
 
