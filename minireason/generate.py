@@ -76,13 +76,17 @@ def stream(model: Transformer, tokenizer: Tokenizer, prompts: list[list[int]],
     numbers (P,) name the prompts' random streams, 0, 1, 2, ... if not given: a rank that holds
     every second prompt draws for them what one process with all of them draws.
     """
+    from minireason.graph_decode import decoder_for  # at call time: it builds on this module
+    decoder = decoder_for(model, tokenizer, prompts, how)  # a GPU with our kernels: one graph
     of_prompt = np.arange(len(prompts)) if numbers is None else np.asarray(numbers)
     total = len(prompts) * how.n
     for start in range(0, total, how.chunk):
         stop = min(start + how.chunk, total)
         row = np.arange(start, stop)
         u = uniforms(how.seed, of_prompt[row // how.n] * how.n + row % how.n, how.max_new)
-        yield _decode_chunk(model, tokenizer, prompts, how, start, stop, u)
+        mine = prompts[start // how.n:(stop - 1) // how.n + 1]
+        yield (decoder.run(mine, start, stop, u) if decoder else
+               _decode_chunk(model, tokenizer, prompts, how, start, stop, u))
 
 
 def sample(model: Transformer, tokenizer: Tokenizer, prompts: list[list[int]],

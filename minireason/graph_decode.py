@@ -15,13 +15,27 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from minireason.attention import Prompt
+from minireason.attention import Prompt, choose_impl
 from minireason.config import UserError
 from minireason.generate import Samples, Sampling, _prefill, draw
 from minireason.model import KVCache, Transformer
 from minireason.tokenizer import Tokenizer
 
 CHECK_EVERY = 8                   # steps between two looks at whether any row is still alive
+
+
+def decoder_for(model: Transformer, tokenizer: Tokenizer, prompts: list[list[int]],
+                how: Sampling) -> "GraphDecoder | None":
+    """A decoder for all chunks of these prompts, or None where the kernels are not the choice."""
+    weight, total = model.embedding.weight, len(prompts) * how.n
+    dtype = torch.bfloat16 if weight.device.type == "cuda" else weight.dtype
+    impl, _ = choose_impl(model.attention_impl, weight.device, dtype, model.config.head_dim,
+                          how.max_new, "decode")
+    if impl not in ("cuda", "emulated") or not total:
+        return None
+    rows = min(how.chunk, total)
+    most = min(len(prompts), (rows - 1) // how.n + 2)                     # prompts in one chunk
+    return GraphDecoder(model, tokenizer, how, rows, most, max(map(len, prompts)), impl)
 
 
 class GraphDecoder:
@@ -73,8 +87,9 @@ class GraphDecoder:
         u = self.uniform.index_select(1, self.t).squeeze(1)               # (B,)
         drawn, logprob = draw(self.logits, u, self.how)
         column = self.t.expand(len(drawn), 1)
-        for to, value in ((self.tokens, drawn.where(self.alive, self.pad)),
-                          (self.logprobs, logprob.where(self.alive, 0)), (self.mask, self.alive)):
+        for to, value in ((self.tokens, drawn.masked_fill(~self.alive, self.pad)),
+                          (self.logprobs, logprob.masked_fill(~self.alive, 0)),
+                          (self.mask, self.alive)):
             to.scatter_(1, column, value[:, None])
         self.alive &= (drawn[:, None] != self.ends).all(dim=1)
         self.any_alive.copy_(self.alive.any())
@@ -161,5 +176,5 @@ def decoding_copy(model: Transformer, impl: str) -> Transformer:
     if model.embedding.weight.device.type == "cuda":
         for module in model.blocks.modules():
             if isinstance(module, nn.Linear):
-                module.weight.data = module.weight.data.bfloat16()
+                module.weight = nn.Parameter(module.weight.bfloat16(), requires_grad=False)
     return model

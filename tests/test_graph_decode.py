@@ -57,6 +57,23 @@ def test_it_draws_what_the_plain_sampler_draws(model, how):
         assert (a.logprobs - b.logprobs).abs().max() < 1e-4
 
 
+def test_the_sampler_takes_it_where_the_kernels_run(model, monkeypatch):
+    """`stream` chooses it by the model's attention, one decoder for all chunks."""
+    how, built = Sampling(n=3, max_new=8, chunk=4, seed=1), []
+    plain = list(stream(model, TOKENIZER, PROMPTS, how))
+
+    class Counted(GraphDecoder):
+        def __init__(self, *given):
+            built.append(given)
+            super().__init__(*given)
+
+    monkeypatch.setattr(graph_decode, "GraphDecoder", Counted)
+    monkeypatch.setattr(model, "attention_impl", "emulated")
+    ours = list(stream(model, TOKENIZER, PROMPTS, how))
+    assert len(built) == 1
+    assert [a.tokens.tolist() for a in ours] == [b.tokens.tolist() for b in plain]
+
+
 def test_it_stops_soon_after_the_last_row_ends(model, monkeypatch):
     """The flag is read CHECK_EVERY steps late, so at most two intervals are wasted."""
     monkeypatch.setattr(graph_decode, "CHECK_EVERY", 2)
