@@ -9,14 +9,12 @@ model, the same number of optimizer steps and the same schedule, in three arms:
     optimal_tokens    optimal paths, as many as have the same number of tokens
     optimal_examples  optimal paths of the very same problems
 
-Whether an expression hits its target can be read from the prompt. `self_check` does so and equals
-coverage; `majority` and `likelihood` (best mean log-probability) do not. Beside every curve stands
-the policy that plays at random, whose pass@k is exact.
+Then N samples a problem: countdown_curves.py.
 """
 
 import json
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +23,8 @@ import torch
 from minireason import checkpoint, parallel
 from minireason.batches import encode_lines, micro_batches
 from minireason.config import UserError, read_json, resolve_device, rng, stream_seed, write_atomic
-from minireason.evaluate import evaluate, frozen_sets, paired_bootstrap, pass_at_k, prompt_ids
+from minireason.countdown_curves import curve, table
+from minireason.evaluate import evaluate, frozen_sets, prompt_ids
 from minireason.generate import Sampling, stream
 from minireason.losses import nll
 from minireason.model import ModelConfig, Transformer
@@ -34,11 +33,9 @@ from minireason.problems import Problem, sample_split
 from minireason.problems import countdown as family
 from minireason.problems.search import chance
 from minireason.runlog import RunLog
-from minireason.search.vote import best_of_n, vote_at
 from minireason.tokenizer import Tokenizer
 
 ARMS = ("sos", "optimal_tokens", "optimal_examples")
-METHODS = ("single", "majority", "likelihood", "self_check")
 SETS = ("test", "targets")            # held-out numbers; held-out numbers and targets
 
 
@@ -60,6 +57,7 @@ class Recipe:
     warmup: int = 50              # steps
     weight_decay: float = 0.05
     max_len: int = 256
+    save_every: int = 50          # steps between saved states
 
 
 SIZES = {
@@ -110,20 +108,23 @@ def rows_per_step(cfg: CountdownConfig, tokenizer: Tokenizer, arm: str) -> int:
     return round(count * means[0] / means[1])
 
 
-def train(cfg: CountdownConfig, log: RunLog, tokenizer: Tokenizer, arm: str, seed: int,
+def train(cfg: CountdownConfig, folder: Path, tokenizer: Tokenizer, arm: str, seed: int,
           device: torch.device) -> tuple[Transformer, dict]:
-    """One model from random weights; returns it with its losses and what it has seen."""
+    """One model from random weights; returns it with its losses and what it has seen.
+
+    Killed at any moment, it goes on from the last saved state, as every stage does.
+    """
     recipe, count = SIZES[cfg.size], rows_per_step(cfg, tokenizer, arm)
+    own = replace(cfg, arms=(arm,), seeds=(seed,))       # a cell may serve a larger run
+    log = RunLog(str(folder), "countdown-cell", own, parents={})
     shape = ModelConfig(tokenizer.vocab_size, recipe.d_model, recipe.n_layers, recipe.n_heads,
                         recipe.n_heads, recipe.head_dim, recipe.d_ff, recipe.max_len)
     generator = torch.Generator().manual_seed(stream_seed(seed, "weights"))
     model = Transformer(shape).init_weights(generator).to(device)
     log.start(model, device)
     optimizer = make_optimizer(model, recipe.weight_decay)
-    losses, tokens = [], 0
-    for step in log.steps(0, recipe.steps, f"{arm} {seed}"):
+    for step in log.steps(checkpoint.resume(log, model, optimizer), recipe.steps):
         rows = encode_lines(tokenizer, *draw_lines(cfg, arm, seed, step, count))
-        tokens += sum(len(row) - 1 for row, _ in rows)
         batches, counted = micro_batches(rows, cfg.token_budget, tokenizer.pad,
                                          packed=device.type == "cuda")
         loss, _ = train_step(
@@ -131,28 +132,36 @@ def train(cfg: CountdownConfig, log: RunLog, tokenizer: Tokenizer, arm: str, see
             lambda b, c=counted: nll(model(b.inputs, b.cu_seqlens, b.max_len), b.targets,
                                      b.loss_mask, c),
             schedule(step, recipe.steps, recipe.lr, recipe.warmup))
-        losses.append(loss)
-        if (step + 1) % max(1, recipe.steps // 8) == 0:
-            log.say(f"{arm} {seed}, step {step + 1}: loss {np.mean(losses[-50:]):.3f}")
-    mean_losses = [float(np.mean(part)) for part in np.array_split(losses, 20) if len(part)]
-    return model, {"train_losses": mean_losses, "train_tokens": tokens,
+        log.record(step, **{"train/loss": loss,
+                            "train/tokens": sum(len(row) - 1 for row, _ in rows)})
+        if (step + 1) % recipe.save_every == 0 and step + 1 < recipe.steps:
+            checkpoint.save_state(log, step + 1, model, optimizer)
+    metrics = read_metrics(folder)
+    parts = np.array_split([m["train/loss"] for m in metrics], 20)
+    return model, {"train_losses": [float(part.mean()) for part in parts if len(part)],
+                   "train_tokens": sum(m["train/tokens"] for m in metrics),
                    "train_examples": recipe.steps * count, "parameters": model.n_params}
+
+
+def read_metrics(folder: Path) -> list[dict]:
+    """The lines of metrics.jsonl, once the first rank has written them all."""
+    parallel.barrier()
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
 def cell(cfg: CountdownConfig, log: RunLog, tokenizer: Tokenizer, arm: str, seed: int,
          device: torch.device) -> dict:
     """Train and measure one model, or read back what is finished; the weights stay in its folder.
 
-    Two files, each written once: trained.json after the greedy evaluation, result.json at the end.
+    Two files, each written once: trained.json after the greedy evaluation, samples.json at the end.
     """
     folder = Path(cfg.out) / "cells" / f"{arm}-s{seed}"
-    if (folder / "result.json").exists():
-        return read_json(folder / "result.json")
-    folder.mkdir(parents=True, exist_ok=True)
+    if (folder / "samples.json").exists():
+        return read_json(folder / "samples.json")
     recipe, style = SIZES[cfg.size], "sos" if arm == "sos" else "optimal"
     if not (folder / "trained.json").exists():
         start = time.perf_counter()
-        model, seen = train(cfg, log, tokenizer, arm, seed, device)
+        model, seen = train(cfg, folder, tokenizer, arm, seed, device)
         sets = {name: problems for split in SETS
                 for name, problems in frozen_sets("countdown", split, recipe.eval_n).items()}
         report = evaluate(model, tokenizer, sets, style, Sampling(temperature=0, max_new=200))
@@ -166,7 +175,7 @@ def cell(cfg: CountdownConfig, log: RunLog, tokenizer: Tokenizer, arm: str, seed
     records = {f"countdown-{split}-n4": draw(cfg, model, tokenizer, split, style, seed)
                for split in SETS}
     record = {**read_json(folder / "trained.json"), "records": records}
-    write(folder / "result.json", record)
+    write(folder / "samples.json", record)
     return record
 
 
@@ -205,57 +214,6 @@ def one_record(problem: Problem, style: str, samples: list[tuple[str, int, float
             "correct": [int(family.verify(problem, text).correct) for text in texts],
             "tokens": [tokens for _, tokens, _ in samples],
             "scores": [round(score, 5) for _, _, score in samples], "example": texts[0]}
-
-
-def curve(records: list[dict], seed: int) -> list[dict]:
-    """Every method at every N: accuracy with a 95% bootstrap interval over problems."""
-    points, most = [], len(records[0]["answers"])
-    for n in [2 ** i for i in range(most.bit_length())]:
-        values = {method: np.array([per_problem(record, n, method, seed, i)
-                                    for i, record in enumerate(records)]) for method in METHODS}
-        values["random"] = np.array([1 - (1 - record["chance"]) ** n for record in records])
-        tokens = n * float(np.mean([record["tokens"] for record in records]))
-        points.append({"n": n, "tokens": tokens, **{
-            method: dict(zip(("accuracy", "low", "high"), paired_bootstrap(
-                value, np.zeros(len(value)), draws=1000), strict=True))
-            for method, value in values.items()}})
-    return points
-
-
-def per_problem(record: dict, n: int, method: str, seed: int, index: int) -> float:
-    """Expected accuracy of a method with n samples on one problem."""
-    correct, answers = np.array(record["correct"]), np.array(record["answers"])
-    if method == "single":
-        return float(correct.mean())
-    if method == "self_check":
-        return pass_at_k(len(correct), int(correct.sum()), n)
-    if method == "likelihood":
-        return best_of_n(correct, np.array(record["scores"]), n)
-    right = np.unique(answers[correct == 1])
-    return vote_at(answers, np.ones(len(answers)), right, n, rng(seed, "subsets", index, n))
-
-
-def table(cells: list[dict]) -> str:
-    """Markdown: greedy accuracy % [95% Wilson interval] a set, a row per model; then N samples."""
-    names = list(cells[0]["accuracy"])
-    lines = ["| arm | seed | tokens | examples | " + " | ".join(names) + " |",
-             "|---" * (4 + len(names)) + "|"]
-    for c in cells:
-        lines.append(f"| {c['arm']} | {c['seed']} | {c['train_tokens'] / 1e6:.2f}M | "
-                     f"{c['train_examples']:,} | " + " | ".join(
-                         f"{100 * a['accuracy']:.1f} [{100 * a['low']:.1f}, {100 * a['high']:.1f}]"
-                         for a in c["accuracy"].values()) + " |")
-    lines += ["", f"Greedy, n = {', '.join(str(a['n']) for a in cells[0]['accuracy'].values())}; "
-              f"{cells[0]['parameters'] / 1e6:.2f}M parameters. Below: N samples at T = 1.", "",
-              "| arm | seed | set | N | tokens | " + " | ".join((*METHODS, "random")) + " |",
-              "|---" * (6 + len(METHODS)) + "|"]
-    for c in cells:
-        for name, points in c["curves"].items():
-            for p in (points[0], points[len(points) // 2], points[-1]):
-                lines.append(f"| {c['arm']} | {c['seed']} | {name} | {p['n']} | {p['tokens']:.0f} "
-                             "| " + " | ".join(f"{100 * p[m]['accuracy']:.1f}"
-                                               for m in (*METHODS, "random")) + " |")
-    return "\n".join(lines) + "\n"
 
 
 def run(cfg: CountdownConfig) -> dict:

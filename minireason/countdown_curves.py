@@ -1,0 +1,66 @@
+"""Countdown with N samples a problem: methods that check themselves, and those that do not.
+
+Whether an expression hits its target can be read from the prompt. `self_check` does so: it picks
+a sample that solves, and equals coverage. `majority` and `likelihood` (best mean log-probability)
+do not check. `random` is the policy that draws uniformly among the useful operations; its pass@k,
+1 - (1 - p)^k with p from full enumeration, is exact and high.
+"""
+
+import numpy as np
+
+from minireason.config import rng
+from minireason.evaluate import paired_bootstrap, pass_at_k
+from minireason.search.vote import best_of_n, vote_at
+
+METHODS = ("single", "majority", "likelihood", "self_check")
+
+
+def curve(records: list[dict], seed: int) -> list[dict]:
+    """Every method at every N: accuracy with a 95% bootstrap interval over problems."""
+    points, most = [], len(records[0]["answers"])
+    for n in [2 ** i for i in range(most.bit_length())]:
+        values = {method: np.array([per_problem(record, n, method, seed, i)
+                                    for i, record in enumerate(records)]) for method in METHODS}
+        values["random"] = np.array([1 - (1 - record["chance"]) ** n for record in records])
+        tokens = n * float(np.mean([record["tokens"] for record in records]))
+        points.append({"n": n, "tokens": tokens, **{
+            method: dict(zip(("accuracy", "low", "high"), paired_bootstrap(
+                value, np.zeros(len(value)), draws=1000), strict=True))
+            for method, value in values.items()}})
+    return points
+
+
+def per_problem(record: dict, n: int, method: str, seed: int, index: int) -> float:
+    """Expected accuracy of a method with n samples on one problem."""
+    correct, answers = np.array(record["correct"]), np.array(record["answers"])
+    if method == "single":
+        return float(correct.mean())
+    if method == "self_check":
+        return pass_at_k(len(correct), int(correct.sum()), n)
+    if method == "likelihood":
+        return best_of_n(correct, np.array(record["scores"]), n)
+    right = np.unique(answers[correct == 1])
+    return vote_at(answers, np.ones(len(answers)), right, n, rng(seed, "subsets", index, n))
+
+
+def table(cells: list[dict]) -> str:
+    """Markdown: greedy accuracy % [95% Wilson interval] a set, a row per model; then N samples."""
+    names = list(cells[0]["accuracy"])
+    lines = ["| arm | seed | tokens | examples | " + " | ".join(names) + " |",
+             "|---" * (4 + len(names)) + "|"]
+    for c in cells:
+        lines.append(f"| {c['arm']} | {c['seed']} | {c['train_tokens'] / 1e6:.2f}M | "
+                     f"{c['train_examples']:,} | " + " | ".join(
+                         f"{100 * a['accuracy']:.1f} [{100 * a['low']:.1f}, {100 * a['high']:.1f}]"
+                         for a in c["accuracy"].values()) + " |")
+    lines += ["", f"Greedy, n = {', '.join(str(a['n']) for a in cells[0]['accuracy'].values())}; "
+              f"{cells[0]['parameters'] / 1e6:.2f}M parameters. Below: N samples at T = 1.", "",
+              "| arm | seed | set | N | tokens | " + " | ".join((*METHODS, "random")) + " |",
+              "|---" * (6 + len(METHODS)) + "|"]
+    for c in cells:
+        for name, points in c["curves"].items():
+            for p in (points[0], points[len(points) // 2], points[-1]):
+                lines.append(f"| {c['arm']} | {c['seed']} | {name} | {p['n']} | {p['tokens']:.0f} "
+                             "| " + " | ".join(f"{100 * p[m]['accuracy']:.1f}"
+                                               for m in (*METHODS, "random")) + " |")
+    return "\n".join(lines) + "\n"

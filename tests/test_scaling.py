@@ -1,0 +1,137 @@
+"""Fits recover known truths within their intervals; exchange rates agree with hand arithmetic."""
+
+import numpy as np
+import pytest
+
+from minireason import scaling
+from minireason.config import UserError
+from minireason.evaluate import pass_at_k
+
+SIZES = np.geomspace(3e4, 3e7, 7).repeat(3)              # seven sizes, three seeds each
+
+
+def within(fit, truth: dict[str, float]) -> bool:
+    return all(fit.low[name] <= value <= fit.high[name] for name, value in truth.items())
+
+
+def test_power_law_without_noise_is_exact():
+    truth = {"E": 0.4, "A": 0.7, "a": 0.35}
+    scale = np.exp(np.log(SIZES).mean())
+    fit = scaling.power_law(SIZES, 0.4 + 0.7 * (SIZES / scale) ** -0.35)
+    for name, value in truth.items():                    # grid of exponents: 1.4% apart
+        assert fit.values[name] == pytest.approx(value, rel=0.01)
+    assert fit.r2 > 0.9999 and fit.n == 21 and fit.values["N0"] == pytest.approx(scale)
+
+
+def test_power_law_covers_the_truth_at_its_rate():
+    """95% intervals hold the exponent in most of 40 noisy data sets; 30 allows 4 sigma of 40."""
+    scale = np.exp(np.log(SIZES).mean())
+    clean = 0.4 + 0.7 * (SIZES / scale) ** -0.35
+    hits = 0
+    for seed in range(40):
+        noisy = clean + np.random.default_rng(seed).normal(0, 0.02, len(SIZES))
+        fit = scaling.power_law(SIZES, noisy, seed=seed, draws=200)
+        hits += within(fit, {"a": 0.35})
+        assert fit.low["a"] <= fit.values["a"] <= fit.high["a"] and fit.values["E"] >= 0
+    assert 30 <= hits
+
+
+def test_power_law_without_offset_stays_at_zero():
+    fit = scaling.power_law(SIZES, 2.0 * (SIZES / 1e6) ** -0.5)
+    assert fit.values["E"] == pytest.approx(0, abs=0.02)    # half a grid step of a moves E by 0.015
+    assert fit.values["a"] == pytest.approx(0.5, rel=0.01)
+
+
+def test_log_linear_is_ordinary_least_squares():
+    x = np.array([1.0, 10, 100, 1000, 1e4])
+    y = np.array([0.1, 0.22, 0.29, 0.41, 0.5])
+    fit = scaling.log_linear(x, y)
+    q, p = np.polyfit(np.log10(x), y, 1)
+    assert (fit.values["p"], fit.values["q"]) == pytest.approx((p, q), rel=1e-9)
+    assert fit.r2 == pytest.approx(np.corrcoef(np.log10(x), y)[0, 1] ** 2, rel=1e-9)
+    assert fit.low["q"] < q < fit.high["q"] < 0.13
+    assert scaling.log_linear(x, np.full(5, 0.3)).r2 == 0            # constant: nothing explained
+
+
+def test_log_linear_covers_the_truth_at_its_rate():
+    """54 of 60 are expected of a residual bootstrap with n = 9 (90%); 45 is 4 sigma below."""
+    x, hits = np.geomspace(1, 1e4, 9), 0
+    for seed in range(60):
+        noisy = 0.1 + 0.1 * np.log10(x) + np.random.default_rng(seed).normal(0, 0.03, 9)
+        hits += within(scaling.log_linear(x, noisy, seed=seed, draws=200), {"q": 0.1})
+    assert 45 <= hits
+
+
+def test_hinge_finds_where_it_saturates():
+    x = np.geomspace(1, 1e4, 13)
+    y = 0.1 + 0.2 * np.log10(np.minimum(x, 300))
+    hits = 0
+    for seed in range(40):                               # 90% of 40 are expected, 28 is 4 sigma
+        noisy = y + np.random.default_rng(seed).normal(0, 0.01, 13)
+        fit = scaling.hinge(x, noisy, draws=200)
+        hits += within(fit, {"q": 0.2, "x0": 300.0})
+        assert fit.r2 > scaling.log_linear(x, noisy, draws=2).r2 and fit.high["x0"] < 1000
+    assert 28 <= hits
+    rising = scaling.hinge(x, 0.1 + 0.2 * np.log10(x))
+    assert rising.values["x0"] == pytest.approx(1e4)
+    with pytest.raises(UserError, match="three different"):
+        scaling.hinge([1, 1, 2, 2], [0, 0, 1, 1])
+
+
+def test_pass_matrix_is_the_unbiased_estimator():
+    n, correct, ks = np.array([16, 16, 8]), np.array([0, 5, 8]), np.array([1, 4, 8])
+    table = scaling.pass_matrix(n, correct, ks)
+    assert table == pytest.approx(np.array([[pass_at_k(size, right, k) for k in ks]
+                                            for size, right in zip(n, correct, strict=True)]))
+
+
+def test_coverage_law_recovers_a_and_b():
+    """Per-problem failure is exponential; this mixture of p makes the mean follow the law."""
+    ks = 2 ** np.arange(11)
+    truth = np.exp(-1.33 * ks ** -0.43)                  # Llama-3-8B on MATH (Brown 2024)
+    theta = scaling._coverage_parameters(np.log(ks), truth)
+    assert theta == pytest.approx([-1.33, -0.43], rel=1e-4)
+    noisy = truth + np.random.default_rng(0).normal(0, 0.003, 11)
+    found = scaling._coverage_parameters(np.log(ks), noisy)
+    assert found == pytest.approx([-1.33, -0.43], rel=0.05)
+
+
+def test_coverage_interval_is_over_problems():
+    generator = np.random.default_rng(0)
+    p = generator.beta(0.3, 2.0, 200)
+    correct, n = generator.binomial(256, p), np.full(200, 256)
+    ks = 2 ** np.arange(8)
+    fit = scaling.coverage_law(n, correct, ks, draws=100)
+    many = generator.beta(0.3, 2.0, 20_000)
+    whole = scaling._coverage_parameters(
+        np.log(ks), np.array([(1 - (1 - many) ** k).mean() for k in ks]))
+    assert within(fit, {"a": whole[0], "b": whole[1]}) and fit.n == 200
+    wider = scaling.coverage_law(n[:50], correct[:50], ks, draws=100)
+    assert wider.high["b"] - wider.low["b"] > fit.high["b"] - fit.low["b"]
+    with pytest.raises(UserError, match="no curve"):
+        scaling.coverage_law(n, np.zeros(200, int), ks)
+
+
+def test_reach_interpolates_on_a_log_axis():
+    x, y = [10, 100, 1000], [0.2, 0.4, 0.3]
+    assert scaling.reach(x, y, 0.3) == pytest.approx(10 ** 1.5)
+    assert scaling.reach(x, y, 0.1) == 10 and scaling.reach(x, y, 0.4) == pytest.approx(100)
+    assert scaling.reach(x, y, 0.41) is None
+
+
+def test_equal_total_flops():
+    """The small model with m times the inference tokens costs what the 14 times larger one does."""
+    for ratio in (0.16, 0.79, 22.0):
+        pretrain, small = 1e9, 1e5
+        inference = ratio * pretrain
+        m = scaling.inference_multiple(14, ratio)
+        ours = scaling.training_flops(small, pretrain) + scaling.inference_flops(
+            small, m * inference)
+        theirs = scaling.training_flops(14 * small, pretrain) + scaling.inference_flops(
+            14 * small, inference)
+        assert ours == pytest.approx(theirs)
+
+
+def test_too_few_points_are_refused():
+    with pytest.raises(UserError, match="3 parameters need more than 3 points"):
+        scaling.power_law([1e4, 1e5, 1e6], [3.0, 2.0, 1.5])
