@@ -40,6 +40,7 @@ def test_a_stage_writes_what_it_promises(ladder, stage):
     for line in metrics(ladder / stage):
         for key in line.keys() - {"step"}:
             assert key.partition("/")[0] in ("train", "eval", "time", "star"), key
+            assert key.startswith("time/") or "seconds" not in key, f"{key}: wall-clock"
 
 
 @pytest.mark.parametrize("stage", ["sft", "star", "critic", "testtime"])

@@ -79,8 +79,8 @@ def run(cfg: STaRConfig) -> dict:
         result = run_round(cfg, number, folder, mixture)
         folder = f"{cfg.out}/round-{number}"
         history.append(result)
-        log.record(number, **{f"star/{key}": value for key, value in result.items()
-                              if isinstance(value, float)},
+        log.record(number, **{"time/seconds" if key == "seconds" else f"star/{key}": value
+                              for key, value in result.items() if isinstance(value, float)},
                    **{f"eval/{name}": value["accuracy"]
                       for name, value in result["accuracy"]["cot"].items()})
     policy, _ = checkpoint.load(folder, device)
