@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 from minireason.attention import Prompt, choose_impl
 from minireason.config import UserError
-from minireason.generate import Samples, Sampling, _prefill, draw
 from minireason.model import KVCache, Transformer
+from minireason.sampling import Samples, Sampling, draw, prefill
 from minireason.tokenizer import Tokenizer
 
 CHECK_EVERY = 8                   # steps between two looks at whether any row is still alive
@@ -103,7 +103,7 @@ class GraphDecoder:
         rows, steps = uniform.shape
         longest = max(map(len, prompts))
         with mixed(self.logits):
-            logits, cache = _prefill(self.model, prompts, longest, self.pad)
+            logits, cache = prefill(self.model, prompts, longest, self.pad)
         self.prompt_k[:, :len(prompts), :, :longest] = cache.k
         self.prompt_v[:, :len(prompts), :, :longest] = cache.v
         self.prompt_lens[:len(prompts)] = cache.lens

@@ -11,7 +11,7 @@ from minireason import generate
 from minireason.config import UserError
 from minireason.generate import Sampling, draw, sample, stream, uniforms
 from minireason.losses import truncate_logits
-from minireason.model import ModelConfig, Transformer
+from minireason.model import KVCache, ModelConfig, Transformer
 from minireason.tokenizer import Tokenizer
 
 TOKENIZER = Tokenizer.build(1)
@@ -120,7 +120,7 @@ def test_finished_rows_that_stay_change_nothing(model, monkeypatch):
     how = Sampling(n=8, max_new=20, seed=1)
     leaving = drawn(model, PROMPTS, how)
     kept = []
-    monkeypatch.setattr(generate.KVCache, "keep", lambda cache, rows: kept.append(rows))
+    monkeypatch.setattr(KVCache, "keep", lambda cache, rows: kept.append(rows))
     monkeypatch.setattr(torch.Tensor, "nonzero", lambda x: torch.arange(len(x))[:, None])
     staying = drawn(model, PROMPTS, how)
     monkeypatch.undo()
