@@ -18,14 +18,13 @@ PATHS = ("out", "init", "base", "start", "policy", "critic", "outcome", "seed") 
 
 def keep_runs(runs: tuple[str, ...], reference: Path) -> None:
     """Copy the small files of each run to reference/seed-<seed>; UserError if they do not match."""
-    loaded = {folder: load_run(folder) for folder in runs}
-    first = next(iter(loaded))
-    seeds = [run["pretrain"]["config"]["seed"] for run in loaded.values()]
+    loaded = [load_run(folder) for folder in runs]
+    seeds = [run["pretrain"]["config"]["seed"] for run in loaded]
     if len(set(seeds)) < len(seeds):
         raise UserError(f"--runs: seeds {seeds}; give one run a seed")
-    for folder, run in loaded.items():
-        if settings(run) != settings(loaded[first]):
-            raise UserError(f"--runs: {folder} has other stages or settings than {first}; only "
+    for folder, run in zip(runs, loaded, strict=True):
+        if settings(run) != settings(loaded[0]):
+            raise UserError(f"--runs: {folder} has other stages or settings than {runs[0]}; only "
                             "runs that differ in nothing but the seed can be averaged")
     targets = [reference / f"seed-{seed}" for seed in seeds]
     for path in sorted(reference.glob("seed-*")):
