@@ -172,6 +172,23 @@ def test_cuda_without_nvcc_says_how_to_get_it(monkeypatch):
         choose_impl("cuda", GPU, torch.bfloat16, 64, 64)
 
 
+@pytest.mark.skipif(shutil.which("g++") is None, reason="NOT CHECKED: the emulator needs g++")
+def test_a_model_on_the_kernels_compiles_whole(given):
+    """No graph break, packed rows of any number and length, gradients included."""
+    config = ModelConfig(vocab_size=16, d_model=32, n_layers=1, n_heads=2, n_kv_heads=1,
+                         head_dim=32, d_ff=32, max_len=32)
+    model = Transformer(config).init_weights(torch.Generator().manual_seed(0))
+    model.attention_impl = "emulated"
+    compiled = torch.compile(model, fullgraph=True, backend="aot_eager", dynamic=True)
+    for lengths in ((5, 20, 7), (30, 2)):
+        starts = torch.tensor([0, *torch.tensor(lengths).cumsum(0)], dtype=torch.int32)
+        tokens = torch.arange(sum(lengths)) % 16
+        outs = [f(tokens, starts, max(lengths)) for f in (model, compiled)]
+        grads = [torch.autograd.grad(out.square().sum(), model.blocks[0].qkv.weight)[0]
+                 for out in outs]
+        assert gap(outs[1], outs[0]) < BOUND and gap(grads[1], grads[0]) < BOUND
+
+
 STEPS = 40
 
 

@@ -5,6 +5,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from minireason import graph_decode
 from minireason.config import UserError
@@ -85,16 +86,43 @@ def test_it_stops_soon_after_the_last_row_ends(model, monkeypatch):
     assert int(decoder.t) <= 4
 
 
-def test_a_finished_row_is_idle_and_costs_no_other_row_anything(model):
+def test_a_finished_row_is_idle_and_changes_no_other_row(model):
     """What a row draws does not depend on whether its neighbour has ended."""
     how = Sampling(n=2, max_new=10, seed=7)
     (free,) = decode(model, how)
-    first = int(free.tokens[0, 0])                     # ends row 0 at once
-    (cut,) = decode(model, Sampling(n=2, max_new=10, seed=7, stop=(first,)))
-    assert cut.mask[0].sum() == 1
+    how = Sampling(n=2, max_new=10, seed=7, stop=(int(free.tokens[0, 0]),))   # ends row 0 at once
+    decoder = GraphDecoder(model, TOKENIZER, how, 6, 3, 9, "emulated")
+    (cut,) = decode(model, how, decoder)
+    assert cut.mask[0].sum() == 1 and decoder.cache.lens[0] == 0 and not cut.mask.all(1).all()
     for row in range(1, 6):
         length = int(cut.mask[row].sum())
         assert cut.tokens[row, :length].equal(free.tokens[row, :length])
+        assert length < 10 or decoder.cache.lens[row] == 10
+
+
+class NoHostReads(TorchDispatchMode):
+    """Refuses what makes a GPU's host wait, or copies a number from it: neither can be recorded."""
+
+    FORBIDDEN = ("_local_scalar_dense", "item", "is_nonzero", "nonzero", "masked_select", "equal",
+                 "lift_fresh", "unique", "bincount")
+
+    def __torch_dispatch__(self, op, types, args=(), kwargs=None):
+        name = op.overloadpacket.__name__
+        assert not name.startswith(self.FORBIDDEN), f"{op} in the decoding loop"
+        boolean = name in ("index", "index_put_") and any(
+            i is not None and i.dtype == torch.bool for i in args[1])
+        assert not boolean, "a boolean index in the decoding loop"
+        return op(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("how", [Sampling(max_new=4), Sampling(max_new=4, temperature=0),
+                                 Sampling(max_new=4, top_k=3, top_p=0.5)])
+def test_no_step_reads_anything_back_to_the_host(model, how):
+    decoder = GraphDecoder(model, TOKENIZER, how, 3, 3, 9, "emulated")
+    with torch.inference_mode(), NoHostReads():
+        decoder.step()
+        with pytest.raises(AssertionError, match="in the decoding loop"):
+            decoder.alive.any().item()                 # the guard itself works
 
 
 def test_the_model_is_left_as_it_was(model):
