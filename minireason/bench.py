@@ -42,6 +42,7 @@ class BenchConfig:
     checkpoint: str = ""          # folder of a policy; default: the quickstart's shape, untrained
     shape: PretrainConfig = field(default_factory=PretrainConfig)   # model, lines, micro-batches
     device: str = "auto"
+    attention: str = "auto"       # auto | reference | sdpa | cuda | emulated
     threads: int = 0              # CPU threads; 0 takes PyTorch's default
     rounds: int = 15              # timed turns a side, after two that are not timed
     prompts: int = 32             # P, the first of the frozen test set of this level
@@ -60,6 +61,7 @@ def run(cfg: BenchConfig) -> dict:
     ours, tokenizer = load_ours(cfg)
     theirs = load_theirs(ours, tokenizer).to(device)
     ours = ours.to(device)
+    ours.attention_impl = cfg.attention
     batches, count = training_batches(cfg, tokenizer)
     tokens = sum(batch.inputs.numel() for batch in batches)
     prompts = prompt_ids(tokenizer, frozen_sets("chain", "test", cfg.prompts, (cfg.level,))[
