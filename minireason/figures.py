@@ -118,7 +118,7 @@ def climb(runs: list[dict], name: str) -> Figure:
     axes.invert_yaxis()
     axes.grid(axis="y", visible=False)
     axes.set_xlim(0, 108)
-    axes.set_xlabel(f"accuracy at level {level_of(name)} (%); stages answer greedily")
+    axes.set_xlabel(f"accuracy at level {level_of(name)} (%)\nstages answer greedily")
     return figure
 
 
