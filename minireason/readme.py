@@ -95,8 +95,8 @@ def difference_table(runs: list[dict]) -> str:
     """Paired differences at the largest N: mean over seeds, and the worst seed's lower bound."""
     lines = []
     for name, curve in runs[0].get("testtime", {}).get("result", {}).get("curves", {}).items():
-        lines += ["", f"| level {level_of(name)}, N = {curve['samples']}, n = {curve['n_problems']} "
-                  "problems; points of accuracy "
+        lines += ["", f"| level {level_of(name)}, N = {curve['samples']}, "
+                  f"n = {curve['n_problems']} problems; points of accuracy "
                   "| mean over seeds | lowest 95% bound of any seed |", "|---|---|---|"]
         for pair in curve["differences"]:
             rows = [run["testtime"]["result"]["curves"][name]["differences"][pair] for run in runs]
