@@ -119,7 +119,8 @@ def test_turns_keep_what_the_filter_lets_through(config, scripted):
     assert turn["precision"] == 1.0 and turn["kept"] == round(turn["searched"] * config.problems)
 
 
-@pytest.mark.parametrize(("refresh", "accuracy"), [("verifier", 1.0), ("majority", None)])
+@pytest.mark.parametrize(("refresh", "accuracy"), [
+    ("exact", 1.0), ("outcome", 1.0), ("majority", None)])
 def test_critic_is_refreshed_on_the_new_policy(config, scripted, refresh, accuracy):
     cfg = replace(config, filter="none", refresh=refresh)
     result = flywheel.run(cfg)
@@ -133,6 +134,17 @@ def test_critic_is_refreshed_on_the_new_policy(config, scripted, refresh, accura
                        "critic": checkpoint.weights_hash(Path(cfg.out) / "turn-1" / "critic")}
     label_accuracy = result["turns"][0]["critic_label_accuracy"]
     assert label_accuracy == accuracy or (accuracy is None and label_accuracy < 1)
+
+
+def test_labels_know_only_what_they_may():
+    texts = ["<think>2+3=5</think>5<eos>", "<think>2+3=4</think>4<eos>",
+             "<think>2+3=4</think>4<eos>", "<think>2+3=4</think>5<eos>", "<think>2+3"]
+    expected = {"exact": [[1, 1], [0, 0], [0, 0], [0, 1], []],
+                "outcome": [[1, 1], [0, 0], [0, 0], [1, 1], []],
+                "majority": [[1, 1], [0, 0], [0, 0], [1, 1], []]}
+    assert {how: flywheel.labels_of(how, PROBLEM, texts) for how in expected} == expected
+    fooled = flywheel.labels_of("majority", PROBLEM, texts[:3])
+    assert fooled == [[0, 0], [1, 1], [1, 1]]
 
 
 def test_without_refresh_the_first_critic_stays(config, scripted):

@@ -22,7 +22,7 @@ from minireason.config import UserError, read_json, resolve_device, rng, stream_
 from minireason.critic import STEP_ENDS, auc, critic_loss, rollout_ids, value_batches
 from minireason.evaluate import answer_of, complete, evaluate, frozen_sets, judge, show
 from minireason.generate import Sampling
-from minireason.labels import step_prefixes
+from minireason.labels import exact_labels, step_prefixes
 from minireason.losses import nll
 from minireason.mixture import Mixture, draw_line
 from minireason.optim import make_optimizer, schedule, train_step
@@ -38,7 +38,7 @@ from minireason.rationales import (
 )
 from minireason.runlog import RunLog
 
-CHOICES = {"search": SEARCHES, "filter": FILTERS, "refresh": ("verifier", "majority", "no")}
+CHOICES = {"search": SEARCHES, "filter": FILTERS, "refresh": ("exact", "outcome", "majority", "no")}
 
 
 @dataclass(frozen=True)
@@ -62,10 +62,11 @@ class FlywheelConfig:
     filter: str = "verifier"      # lets it through: verifier | critic | none
     imitation: float = 0.15       # weight of right thoughts' tokens beside the critic's values
     threshold: float = 0.5        # least value that the critic as filter lets through
-    refresh: str = "verifier"     # what teaches the new critic: verifier | majority | no
+    refresh: str = "exact"        # labels of the new critic: exact | outcome | majority | no
     critic_problems: int = 600    # new train problems that the critic is refreshed on
     held_out: int = 100           # of these: kept from training, to measure the critic
     critic_steps: int = 300
+    imitation: float = 0.15       # weight of right thoughts' tokens in the critic's loss
     restart: bool = True          # retrain from `base` each turn; else go on from the last policy
     replay: float = 0.5           # share of rows from the pretraining mixture
     steps: int = 300              # training steps a turn
@@ -214,26 +215,34 @@ def refresh(cfg: FlywheelConfig, number: int, turn: RunLog) -> dict:
         return log.done
     policy, tokenizer = checkpoint.load(turn.out, device)
     problems, completions = draw(cfg, cfg.critic_problems, "refresh", number, policy, tokenizer)
-    right = [[v.correct for v in row] for row in judge(problems, completions)]
-    labels = right if cfg.refresh == "verifier" else [
-        agreement([answer_of(p, text) for text in texts])
-        for p, texts in zip(problems, completions, strict=True)]
+    labels = [labels_of(cfg.refresh, p, texts)
+              for p, texts in zip(problems, completions, strict=True)]
     cut = cfg.critic_problems - cfg.held_out
-    flat = [(p, text, float(label)) for p, texts, row in zip(
-        problems[:cut], completions[:cut], labels[:cut], strict=True)
-        for text, label in zip(texts, row, strict=True)]
+    flat = [(p, text, ends) for p, texts, row in zip(problems[:cut], completions[:cut], labels,
+                                                     strict=False)
+            for text, ends in zip(texts, row, strict=True)]
     ids = rollout_ids(tokenizer, [p for p, _, _ in flat], [text for _, text, _ in flat])
-    rows = [(*row, [label] * len(step_prefixes(text)))
-            for row, (_, text, label) in zip(ids, flat, strict=True)]
+    rows = [(*row, ends) for row, (_, _, ends) in zip(ids, flat, strict=True)]
     model, _ = checkpoint.load(turn.out, device, value_head=True)
     teach(cfg, number, log, model, tokenizer, rows)
     sha256 = checkpoint.save(log.out, model, tokenizer)
-    values = final_values(model, tokenizer, problems[cut:], completions[cut:])
-    agree = [a == b for one, other in zip(labels, right, strict=True)
-             for a, b in zip(one, other, strict=True)]
+    values = chain(*final_values(model, tokenizer, problems[cut:], completions[cut:]))
+    right = [[v.correct for v in row] for row in judge(problems, completions)]
+    agree = [(ends[-1] > 0.5) == verdict for row, verdicts in zip(labels, right, strict=True)
+             for ends, verdict in zip(row, verdicts, strict=True) if ends]
     return log.finish(seconds=log.seconds(), weights=sha256,
-                      auc=auc(list(chain(*values)), list(chain(*right[cut:]))),
-                      label_accuracy=sum(agree) / len(agree))
+                      auc=auc(list(values), list(chain(*right[cut:]))),
+                      label_accuracy=sum(agree) / max(1, len(agree)))
+
+
+def labels_of(how: str, problem: Problem, texts: list[str]) -> list[list[float]]:
+    """A label for every step end of every sample of a problem; only "majority" knows no truth."""
+    if how == "exact":
+        return [[float(right) for right in exact_labels(problem, text)] for text in texts]
+    good = (agreement([answer_of(problem, text) for text in texts]) if how == "majority"
+            else [FAMILIES[problem.family].verify(problem, text).correct for text in texts])
+    return [[float(right)] * len(step_prefixes(text))
+            for right, text in zip(good, texts, strict=True)]
 
 
 def teach(cfg: FlywheelConfig, number: int, log: RunLog, model, tokenizer,
