@@ -77,7 +77,7 @@ def attn_rope_gradient(ctx, grad, *_):
 
 
 def differentiate(name: str, gradient, save) -> None:
-    """Give an operator its gradient: what torch.library.register_autograd does, at a third of its
+    """Give an operator its gradient: what torch.library.register_autograd does, at half its
     host time, since no schema is walked through to fill in defaults (there are none here)."""
     op = getattr(NAMESPACE, name).default
 

@@ -210,6 +210,8 @@ def test_address_sanitizer_finds_nothing():
     compiler = build.find_host_compiler()
     libraries = [build.run([compiler, f"-print-file-name={name}"]).strip()
                  for name in ("libasan.so", "libstdc++.so")]
+    if not os.path.isabs(libraries[0]):
+        pytest.skip("NOT CHECKED: this compiler comes without AddressSanitizer")
     done = subprocess.run(
         [sys.executable, "-m", "cuda_ext.gpu_check", "--small", "--dry-run"], text=True,
         capture_output=True, env={**os.environ, "EMULATE_BUILD": "asan",

@@ -2,6 +2,7 @@
 
 import ctypes
 import math
+import os
 import shutil
 import subprocess
 from pathlib import Path
@@ -107,6 +108,8 @@ def test_rounding_equals_pytorchs_on_every_pattern(lib, name, dtype):
 def test_address_sanitizer_finds_a_read_out_of_bounds(tmp_path):
     """In a process of its own: the sanitizer's library must be loaded first."""
     compiler = build.find_host_compiler()
+    if not os.path.isabs(build.run([compiler, "-print-file-name=libasan.so"]).strip()):
+        pytest.skip("NOT CHECKED: this compiler comes without AddressSanitizer")
     main = tmp_path / "main.cpp"
     main.write_text(f'#include "{KERNELS}"\n#include <vector>\n'
                     "int main() { std::vector<float> in(63), out(256);"
