@@ -37,7 +37,7 @@ class PretrainConfig:
     head_dim: int = 32            # D
     d_ff: int = 256
     max_len: int = 128            # tokens a row at most
-    steps: int = 2400
+    steps: int = 2000
     lines_per_step: int = 48      # B
     token_budget: int = 1024      # tokens a micro-batch; never changes the gradient
     lr: float = 2e-3              # peak learning rate

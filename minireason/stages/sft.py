@@ -2,7 +2,8 @@
 
 The loss counts completions only. A share of the traces is hinted (`<hint>answer` stands before the
 thought), so that the policy can later explain an answer it is told: that is what STaR's
-rationalization asks of it (Zelikman 2022, section 3.2).
+rationalization asks of it (Zelikman 2022, section 3.2). Half of every batch replays the
+pretraining mixture, so that few traces seen many times do not overwrite what the base knew.
 """
 
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from minireason.config import resolve_device, rng
 from minireason.evaluate import evaluate, frozen_sets, show
 from minireason.generate import Sampling
 from minireason.losses import nll
+from minireason.mixture import Mixture, draw_line
 from minireason.optim import make_optimizer, schedule, train_step
 from minireason.problems import FAMILIES, sample_split
 from minireason.runlog import RunLog
@@ -22,15 +24,16 @@ from minireason.runlog import RunLog
 class SFTConfig:
     """Stage 2: chain-of-thought fine-tuning on few exact traces."""
 
-    init: str                     # folder of the pretrained model
+    init: str                     # folder of the pretrained model, whose mixture is replayed
     out: str = "runs/sft"
     family: str = "chain"
     seed: int = 0
     device: str = "auto"
-    traces: int = 300             # worked examples in all, each seen many times
+    traces: int = 120             # worked examples in all, each seen many times
     max_level: int = 8            # longest trace
     hinted: float = 0.25          # share of rows that show the answer first
-    steps: int = 150
+    replay: float = 0.5           # share of rows from the pretraining mixture
+    steps: int = 100
     rows_per_step: int = 64       # B
     token_budget: int = 1024      # tokens a micro-batch; never changes the gradient
     lr: float = 5e-4              # peak learning rate
@@ -56,15 +59,19 @@ def run(cfg: SFTConfig) -> dict:
     if log.done:
         return log.done
     log.start(model, device)
-    pool = traces(cfg)
+    pool, mixture = traces(cfg), Mixture.of(cfg.init)
     optimizer = make_optimizer(model, cfg.weight_decay)
     for step in log.steps(checkpoint.resume(log, model, optimizer), cfg.steps):
         generator = rng(cfg.seed, "sft", step)
-        chosen = [pool[i] for i in generator.integers(0, len(pool), cfg.rows_per_step)]
-        hinted = generator.random(cfg.rows_per_step) < cfg.hinted
+        n_replay = round(cfg.replay * cfg.rows_per_step)
+        n_traces = cfg.rows_per_step - n_replay
+        chosen = [pool[i] for i in generator.integers(0, len(pool), n_traces)]
+        hinted = generator.random(n_traces) < cfg.hinted
         prompts = [prompt + hint * bool(h)
                    for (prompt, hint, _), h in zip(chosen, hinted, strict=True)]
-        rows = encode_lines(tokenizer, prompts, [completion for _, _, completion in chosen])
+        lines = [draw_line(mixture, cfg.family, generator) for _ in range(n_replay)]
+        rows = encode_lines(tokenizer, prompts + [""] * n_replay,
+                            [completion for _, _, completion in chosen] + lines)
         batches, count = micro_batches(rows, cfg.token_budget, tokenizer.pad,
                                        packed=device.type == "cuda")
         lr = schedule(step, cfg.steps, cfg.lr, cfg.warmup)
