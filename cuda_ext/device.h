@@ -13,7 +13,9 @@ __device__ __forceinline__ float to_float(fp16 x) { return __half2float(x); }
 
 template <class T> __device__ __forceinline__ T from_float(float x);
 template <> __device__ __forceinline__ float from_float<float>(float x) { return x; }
-template <> __device__ __forceinline__ bf16 from_float<bf16>(float x) { return __float2bfloat16(x); }
+template <> __device__ __forceinline__ bf16 from_float<bf16>(float x) {
+    return __float2bfloat16(x);
+}
 template <> __device__ __forceinline__ fp16 from_float<fp16>(float x) { return __float2half(x); }
 
 // Two 16-bit numbers in one register, the first in the low half.

@@ -89,7 +89,8 @@ inline void work(std::atomic<int64_t> &next, int64_t count, dim3 grid, int n_thr
     block = &reusable;
     block->threads.resize(n_threads);
     block->warps.resize(n_threads / 32);
-    if (block->stacks.size() < n_threads * STACK_BYTES) block->stacks.resize(n_threads * STACK_BYTES);
+    if (block->stacks.size() < n_threads * STACK_BYTES)
+        block->stacks.resize(n_threads * STACK_BYTES);
     block->size = dim3(n_threads), block->grid = grid, block->options = options;
     block->body = body, block->body_argument = argument;
     // Exactly as many bytes as asked for: AddressSanitizer then sees an overrun.

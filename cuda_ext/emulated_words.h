@@ -130,7 +130,9 @@ template <bool TRANSPOSED> void load_matrices(uint32_t (&r)[4], const void *row)
         for (int m = 0; m < 4; ++m)
             for (int lane = 0; lane < 32; ++lane) {
                 int a = lane / 4, b = lane % 4 * 2;
-                auto at = [&](int i, int j) { return static_cast<Load *>(slot[8 * m + i])->row[j]; };
+                auto at = [&](int i, int j) {
+                    return static_cast<Load *>(slot[8 * m + i])->row[j];
+                };
                 uint32_t low = TRANSPOSED ? at(b, a) : at(a, b);
                 uint32_t high = TRANSPOSED ? at(b + 1, a) : at(a, b + 1);
                 static_cast<Load *>(slot[lane])->out[m] = low | high << 16;

@@ -129,7 +129,8 @@ __device__ __forceinline__ void store_rows(const T *rows, T *to, int64_t stride,
 #pragma unroll
     for (int n = threadIdx.x % 32; n < 16 * CHUNKS; n += 32) {
         int r = n / CHUNKS, d = n % CHUNKS * 8;
-        if (first + r < length) store16(to + (first + r) * stride + d, load16(rows + r * PITCH<D> + d));
+        if (first + r < length)
+            store16(to + (first + r) * stride + d, load16(rows + r * PITCH<D> + d));
     }
 }
 

@@ -1,4 +1,4 @@
-// 3. Online softmax: one pass over the keys (Milakov and Gimelshein 2018; FlashAttention, Dao 2022).
+// 3. Online softmax: one pass over the keys (Milakov, Gimelshein 2018; FlashAttention, Dao 2022).
 //
 //     m' = max(m, s_j)    l' = l e^(m - m') + e^(s_j - m')    o' = o e^(m - m') + e^(s_j - m') v_j
 //

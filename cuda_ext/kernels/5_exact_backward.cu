@@ -1,7 +1,7 @@
 // 5. Backward pass, written plainly: fp32, and the formula that kernel 6 makes fast.
 //
 //     p_ij = exp(s_ij - lse_i)      delta_i = do_i . o_i        ds_ij = p_ij (do_i . v_j - delta_i)
-//     dv_j = sum_i p_ij do_i        dk_j = scale sum_i ds_ij q_i        dq_i = scale sum_j ds_ij k_j
+//     dv_j = sum_i p_ij do_i       dk_j = scale sum_i ds_ij q_i       dq_i = scale sum_j ds_ij k_j
 //
 // The weights p are not stored: they come back from the log-sum-exp, one exponential each
 // (FlashAttention, section 3.1). Two kernels, each the owner of what it writes, so there are no

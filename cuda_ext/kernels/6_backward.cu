@@ -229,7 +229,8 @@ __global__ void __launch_bounds__(BACK_THREADS, 2) attention_backward(AttentionC
     float *space = LOCAL ? reinterpret_cast<float *>(&shared + 1)
                          : call.scratch + block * Work<D>::floats(group, padded);
     Work<D> work = {space + 2 * group * padded, space, space + group * padded, padded};
-    for (int n = threadIdx.x; n < WARPS * 2 * D; n += BACK_THREADS) (&shared.gain_sum[0][0][0])[n] = 0;
+    for (int n = threadIdx.x; n < WARPS * 2 * D; n += BACK_THREADS)
+        (&shared.gain_sum[0][0][0])[n] = 0;
     for (int member = 0; member < group; ++member)
         prepare_queries<T, D>(call, row, blockIdx.x * group + member, work.lse + member * padded,
                               work.delta + member * padded, padded);

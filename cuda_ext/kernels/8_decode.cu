@@ -20,7 +20,7 @@ static __device__ __forceinline__ void attend(Softmax<8> &softmax, const float (
                                               const T *v, int length) {
     constexpr int LANES = D / 8, KEYS = DECODE_THREADS / LANES;
     int part = threadIdx.x % LANES * 8;
-    int rounds = ceil_div(length, KEYS);                  // the same for all: shuffles need everyone
+    int rounds = ceil_div(length, KEYS);                  // the same for all: shuffles need it
     for (int round = 0; round < rounds; ++round) {
         int j = round * KEYS + threadIdx.x / LANES;
         bool valid = j < length;
@@ -30,7 +30,7 @@ static __device__ __forceinline__ void attend(Softmax<8> &softmax, const float (
 #pragma unroll
         for (int i = 0; i < 8; ++i) score += q[i] * key[i];
 #pragma unroll
-        for (int mask = 1; mask < LANES; mask *= 2) score += __shfl_xor_sync(ALL_LANES, score, mask);
+        for (int m = 1; m < LANES; m *= 2) score += __shfl_xor_sync(ALL_LANES, score, m);
         if (valid) softmax.merge(score, 1.f, value);
     }
 }
