@@ -1,7 +1,7 @@
 """The self-correcting policy and sequential revision at test time."""
 
+import copy
 import json
-import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -366,8 +366,9 @@ def test_chains_split_the_budget(policy, monkeypatch, chains, budgets, expected)
 
 def test_own_values_are_the_chance_that_nothing_is_withdrawn(policy):
     """Against one uncached forward a prefix, without padding."""
-    model, tokenizer = policy
-    (wrong,) = tokenizer.ids_of("<wrong>")
+    model, tokenizer = copy.deepcopy(policy[0]), policy[1]
+    wrong, end = tokenizer.ids_of("<wrong>", ";")
+    model.embedding.weight.data[wrong] = model.embedding.weight.data[end]    # as likely as `;`
     head = prompt_ids(tokenizer, [PROBLEM], "cot")[0]
     rows = [head, head + tokenizer.encode("23+4=27;"),
             head + tokenizer.encode("23+4=28<wrong>23+4=27;27*3=81;81-2=79</think>79<eos>")]
@@ -379,7 +380,7 @@ def test_own_values_are_the_chance_that_nothing_is_withdrawn(policy):
                 if t >= len(head) and tokenizer.decode([row[t]]) in (";", "</think>"):
                     chance *= 1 - model(torch.tensor([row[:t]]))[0, -1].softmax(-1)[wrong].item()
             expected.append(chance)
-    assert math.prod(expected) < 1
+    assert expected[0] == 1 and expected[2] < 0.9
     # float32 sums of a dozen terms: some 1e-6 relative
     assert own_values(model, tokenizer, 64)(rows) == pytest.approx(expected, rel=1e-5)
     assert own_values(model, tokenizer)([]) == []
