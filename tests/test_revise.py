@@ -380,7 +380,7 @@ def test_own_values_are_the_chance_that_nothing_is_withdrawn(policy):
                 if t >= len(head) and tokenizer.decode([row[t]]) in (";", "</think>"):
                     chance *= 1 - model(torch.tensor([row[:t]]))[0, -1].softmax(-1)[wrong].item()
             expected.append(chance)
-    assert expected[0] == 1 and expected[2] < 0.9
+    assert expected[0] == 1 and expected[2] < 0.9999       # ten times the tolerance below
     # float32 sums of a dozen terms: some 1e-6 relative
     assert own_values(model, tokenizer, 64)(rows) == pytest.approx(expected, rel=1e-5)
     assert own_values(model, tokenizer)([]) == []
