@@ -31,6 +31,7 @@ COMMANDS = {   # name: (module, config dataclass, one line of help)
     "bench": ("minireason.bench", "BenchConfig", "speed beside transformers' Qwen3"),
     "ablate": ("minireason.ablate", "AblateConfig", "STaR with one choice changed, over seeds"),
     "countdown": ("minireason.countdown", "CountdownConfig", "Stream of Search or optimal paths"),
+    "scale": ("minireason.scale", "ScaleConfig", "the scaling laws: sweeps, fits, figures"),
     "reproduce": ("minireason.reproduce", "ReproduceConfig", "Lee 2023's addition table"),
 }
 FUNCTIONS = {"export": "run_export", "import": "run_import"}   # all others are called run
