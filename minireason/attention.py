@@ -23,7 +23,7 @@ from torch import Tensor
 import cuda_ext.autograd  # noqa: F401  (registers torch.ops.minireason)
 from cuda_ext import build, calls
 from minireason.config import UserError
-from minireason.fused import CausalAttention, by_hand, grouped_attention, norm_and_rotate
+from minireason.fused import CausalAttention, by_hand
 
 IMPLS = ("auto", "reference", "sdpa", "cuda", "emulated")
 # Up to which row length the kernels beat SDPA, as cuda_ext/gpu_check.py measured it.
@@ -50,8 +50,8 @@ def choose_impl(name: str, device: torch.device, dtype: torch.dtype, head_dim: i
 def _fastest(device: torch.device, dtype: torch.dtype, head_dim: int, max_len: int,
              kind: str) -> tuple[str, str]:
     if device.type == "cpu":
-        return "by hand", ("fastest on a CPU (fused.py); sdpa where rows are packed or heads share "
-                           "keys")
+        return "by hand", ("fastest on a CPU: cpu_decode.py" if kind == "decode" else
+                           "fastest on a CPU: fused.py; sdpa where heads share keys")
     if device.type != "cuda":
         return "sdpa", f"the CUDA kernels need an NVIDIA GPU, and this is {device.type}"
     if CROSSOVER["measured"] is None:
@@ -124,6 +124,13 @@ def row_positions(cu_seqlens: Tensor, n_tokens: int) -> tuple[Tensor, Tensor]:
     return row, index - cu_seqlens[row]
 
 
+def padding(cu_seqlens: Tensor, n_tokens: int, max_len: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Where packed tokens stand in rows (B, max_len): row and position (N,), and the token (B,
+    max_len) of every place; behind a row's end that is some token of the rows after it."""
+    place = cu_seqlens[:-1, None] + torch.arange(max_len, device=cu_seqlens.device)
+    return *row_positions(cu_seqlens, n_tokens), place.clamp_max(n_tokens - 1)
+
+
 def self_attention(
     qkv: Tensor,            # (B, T, (H + 2 Hkv) * D), or packed rows (N, (H + 2 Hkv) * D)
     q_gain: Tensor,         # (D,) QK-norm gains
@@ -145,9 +152,11 @@ def self_attention(
     on the right: causality alone keeps padding out of every counted token.
     """
     longest = qkv.shape[1] if cu_seqlens is None else max_len
-    if impl == "auto" and cu_seqlens is None and n_heads == n_kv_heads and by_hand(qkv):
-        return CausalAttention.apply(qkv, q_gain, k_gain, cos[:longest], sin[:longest], n_heads,
-                                     eps)
+    if impl == "auto" and n_heads == n_kv_heads and by_hand(qkv):
+        packed = None if cu_seqlens is None else padding(cu_seqlens, qkv.shape[0], max_len)
+        out, k, v = CausalAttention.apply(qkv, q_gain, k_gain, cos[:longest], sin[:longest],
+                                          n_heads, eps, packed)
+        return (out, k, v) if packed is None else (out, k[packed[:2]], v[packed[:2]])
     impl, _ = choose_impl(impl, qkv.device, qkv.dtype, q_gain.numel(), longest)
     if impl in ("cuda", "emulated"):
         return _kernel_self(qkv, q_gain, k_gain, cos, sin, cu_seqlens, longest, n_heads,
@@ -194,7 +203,6 @@ class Prompt(NamedTuple):
     v: Tensor
     lens: Tensor            # (P,) int64
     index: Tensor           # (B,) int64: which prompt a row continues
-    groups: tuple[Tensor, Tensor] | None = None   # (slots, places) of fused.group_rows: CPU only
 
 
 def decode_attention(
@@ -215,17 +223,11 @@ def decode_attention(
     impl: str = "auto",
 ) -> Tensor:
     """Attention of one new token a row over its prompt, its cached past and itself: (B, H * D)."""
-    if impl == "auto" and prompt is not None and prompt.groups is not None and by_hand(qkv):
-        qk, v = norm_and_rotate(qkv, q_gain, k_gain, cos, sin, prompt.lens[prompt.index] + span - 1,
-                                n_heads, n_kv_heads, eps)
-        cache_k[:, :, span - 1], cache_v[:, :, span - 1] = qk[:, n_heads:], v
-        return grouped_attention(qk[:, :n_heads], cache_k, cache_v, span, *prompt[:3],
-                                 *prompt.groups)
     impl, _ = choose_impl(impl, qkv.device, qkv.dtype, q_gain.numel(), cache_k.shape[2], "decode")
     if impl in ("cuda", "emulated"):
         return torch.ops.minireason.decode_attn(
             qkv, q_gain.float(), k_gain.float(), cos, sin, cache_k, cache_v, lens,
-            *(prompt[:4] if prompt else [None] * 4), n_heads, n_kv_heads, eps, q_gain.numel()**-0.5,
+            *(prompt or [None] * 4), n_heads, n_kv_heads, eps, q_gain.numel()**-0.5,
             prompt is not None and qkv.shape[0] > prompt.k.shape[0])
     position = lens if prompt is None else lens + prompt.lens[prompt.index]
     q, k, v = split_heads(qkv, n_heads, n_kv_heads)

@@ -62,8 +62,8 @@ def run(cfg: BenchConfig) -> dict:
     theirs = load_theirs(ours, tokenizer).to(device)
     ours = ours.to(device)
     ours.attention_impl = cfg.attention
-    batches, count = training_batches(cfg, tokenizer)
-    tokens = sum(batch.inputs.numel() for batch in batches)
+    (batches, packed), count = training_batches(cfg, tokenizer)
+    tokens = sum(batch.inputs.numel() for batch in packed)
     prompts = prompt_ids(tokenizer, frozen_sets("chain", "test", cfg.prompts, (cfg.level,))[
         f"chain-test-k{cfg.level}"], "cot")
     drawn = len(prompts) * cfg.n * cfg.max_new
@@ -79,7 +79,7 @@ def run(cfg: BenchConfig) -> dict:
                      **compare(cfg.rounds, drawn, our_sampler(ours, tokenizer, prompts, cfg),
                                their_sampler(theirs, tokenizer, prompts, cfg))},
         "training": {"micro_batches": [list(b.inputs.shape) for b in batches],
-                     **compare(cfg.rounds, tokens, our_step(ours, batches, count),
+                     **compare(cfg.rounds, tokens, our_step(ours, packed, count),
                                their_step(theirs, batches, count))}}
     print(table(result))
     if cfg.out:
@@ -126,12 +126,19 @@ def logit_gap(ours: Transformer, theirs, batch: Batch) -> float:
     return gap
 
 
-def training_batches(cfg: BenchConfig, tokenizer: Tokenizer) -> tuple[list[Batch], int]:
-    """The micro-batches of one pretraining step, rectangular for both sides."""
+def training_batches(cfg: BenchConfig,
+                     tokenizer: Tokenizer) -> tuple[tuple[list[Batch], list[Batch]], int]:
+    """The micro-batches of one pretraining step, (padded, packed), and their counted tokens.
+
+    Both hold the same rows in the same groups. Ours packs them end to end, as the stages do;
+    transformers on a CPU takes rectangles, so it pads.
+    """
     generator, shape = rng(cfg.seed, "bench"), cfg.shape
     lines = [draw_line(shape.mixture, shape.family, generator) for _ in range(shape.lines_per_step)]
     rows = encode_lines(tokenizer, [""] * len(lines), lines)
-    return micro_batches(rows, shape.token_budget, tokenizer.pad)
+    padded, packed = (micro_batches(rows, shape.token_budget, tokenizer.pad, packed)
+                      for packed in (False, True))
+    return (padded[0], packed[0]), padded[1]
 
 
 def our_step(model: Transformer, batches: list[Batch], count: int) -> Callable[[], None]:
@@ -139,7 +146,8 @@ def our_step(model: Transformer, batches: list[Batch], count: int) -> Callable[[
     optimizer = make_optimizer(model, weight_decay=0.1)
     return lambda: train_step(
         model, optimizer, batches,
-        lambda b: nll(model(b.inputs), b.targets, b.loss_mask, count), lr=1e-4)
+        lambda b: nll(model(b.inputs, b.cu_seqlens, b.max_len), b.targets, b.loss_mask, count),
+        lr=1e-4)
 
 
 def their_step(model, batches: list[Batch], count: int) -> Callable[[], None]:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from minireason.attention import Prompt, decode_attention, rope_tables, self_attention
 from minireason.config import UserError
-from minireason.fused import RMSNorm, SwiGLU, by_hand, group_rows
+from minireason.fused import RMSNorm, SwiGLU, by_hand
 from minireason.losses import gather_logprobs
 from minireason.tokenizer import OPENERS
 
@@ -57,37 +57,6 @@ class KVCache:
         """Drop all rows but these, (B',) indices; repeated indices copy a row."""
         self.k, self.v = self.k[:, rows], self.v[:, rows]
         self.lens = self.lens[rows]
-        if self.prompts:
-            self._point(self.prompts[0].index[rows])
-
-    def share(self, source: Tensor, capacity: int) -> None:
-        """Make the rows prompts that new rows continue: row b prompt source[b]; source sorted."""
-        self.prompts = [Prompt(k, v, self.lens, source)
-                        for k, v in zip(self.k, self.v, strict=True)]
-        shape = list(self.k.shape)
-        shape[1], shape[3] = len(source), capacity
-        self.k, self.v = self.k.new_zeros(shape), self.v.new_zeros(shape)
-        self.lens = self.lens.new_zeros(len(source))
-        self._point(source)
-
-    def _point(self, source: Tensor) -> None:
-        """Let row b continue prompt source[b], and forget the prompts that no row continues."""
-        used, source = source.unique(return_inverse=True)
-        groups = group_rows(source, len(used))
-        lens = self.prompts[0].lens[used]
-        self.prompts = [Prompt(p.k[used], p.v[used], lens, source, groups) for p in self.prompts]
-
-    def grow(self, capacity: int) -> None:
-        """Room for `capacity` tokens a row, in steps of 16: a cache without gaps is read faster
-        than one preallocated to the end, by more than the copies cost."""
-        room = -(-capacity // 16) * 16
-        held = self.k.shape[3]
-        if room > held:
-            for name in ("k", "v"):
-                old = getattr(self, name)
-                new = old.new_empty(*old.shape[:3], room, old.shape[4])
-                new[:, :, :, :held], new[:, :, :, held:] = old, 0
-                setattr(self, name, new)
 
 
 class Block(nn.Module):

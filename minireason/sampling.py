@@ -86,7 +86,7 @@ def draw(logits: Tensor, u: Tensor, how: Sampling) -> tuple[Tensor, Tensor]:
     if how.temperature == 0:
         token = logits.argmax(dim=-1)
     else:
-        cdf = logprobs.double().exp().cumsum(dim=-1)                      # (B, V)
+        cdf = logprobs.exp().cumsum(dim=-1, dtype=torch.float64)          # (B, V)
         token = torch.searchsorted(cdf, (u * cdf[:, -1])[:, None], right=True).squeeze(1)
         token = token.clamp_max(logits.shape[-1] - 1)
     return token, logprobs.gather(1, token[:, None]).squeeze(1)

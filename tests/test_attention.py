@@ -56,7 +56,7 @@ def test_outputs_and_gradients_equal_the_formula(given, impl):
         assert gap(ours, reference) < BOUND
 
 
-@pytest.mark.parametrize("impl", ("reference", "sdpa", EMULATED))
+@pytest.mark.parametrize("impl", ("auto", "reference", "sdpa", EMULATED))
 def test_packed_rows_equal_rectangular_rows(given, impl):
     qkv, *rest = given
     lengths = (5, 24, 1, 17)

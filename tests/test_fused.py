@@ -4,8 +4,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from minireason.attention import Prompt, decode_attention, rope_tables, self_attention
-from minireason.fused import CausalAttention, RMSNorm, SwiGLU, group_rows
+from minireason.attention import padding, rope_tables, self_attention
+from minireason.fused import CausalAttention, RMSNorm, SwiGLU
 
 # Float64 throughout, where both sides round at 1e-16; attention's tables are float32 for both.
 CLOSE = {"rtol": 0.0, "atol": 1e-12}
@@ -70,6 +70,20 @@ def test_causal_attention(steps):
          randn(2, steps, 3 * heads * head_dim), randn(head_dim, seed=1), randn(head_dim, seed=2))
 
 
+def test_packed_attention():
+    """Rows end to end equal the same rows one by one; what fills a short row's end is not seen."""
+    heads, head_dim, lengths = 3, 8, (2, 9, 1, 5)
+    starts = torch.tensor([0, 2, 11, 12, 17], dtype=torch.int32)
+    cos, sin = (x[:9].double() for x in rope_tables(16, head_dim, 10_000.0))
+
+    def plain(qkv, *gains):
+        return torch.cat([plain_attention(row[None], *gains, cos[:n], sin[:n], heads)[0]
+                          for row, n in zip(qkv.split(lengths), lengths, strict=True)])
+
+    same(lambda *x: CausalAttention.apply(*x, cos, sin, heads, 1e-6, padding(starts, 17, 9))[0],
+         plain, randn(17, 3 * heads * head_dim), randn(head_dim, seed=1), randn(head_dim, seed=2))
+
+
 def test_keys_and_values_are_those_of_the_reference():
     layout = {"n_heads": 3, "n_kv_heads": 3, "eps": 1e-6}
     given = (randn(2, 7, 72), randn(8, seed=1), randn(8, seed=2), *rope_tables(16, 8, 10_000.0))
@@ -77,33 +91,6 @@ def test_keys_and_values_are_those_of_the_reference():
                             self_attention(*given, **layout, impl="reference"), strict=True):
         # float32, because the reference takes its softmax there
         torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-6)
-
-
-def test_rows_of_a_prompt_stand_side_by_side():
-    slots, places = group_rows(torch.tensor([0, 0, 0, 1, 3, 3]), 4)
-    assert slots.shape == (4, 3)
-    assert slots.flatten()[places].tolist() == [0, 1, 2, 3, 4, 5]
-    assert [slots[p, :n].tolist() for p, n in enumerate((3, 1, 0, 2))] == [
-        [0, 1, 2], [3], [], [4, 5]]
-
-
-@pytest.mark.parametrize("n_kv_heads", [1, 2, 4])
-def test_grouped_decoding_equals_the_reference(n_kv_heads):
-    """Prompts of different lengths, unequal groups, an own cache that is not yet full."""
-    layout = {"n_heads": 4, "n_kv_heads": n_kv_heads, "eps": 1e-6}
-    index, lens = torch.tensor([0, 0, 0, 1, 2, 2]), torch.tensor([5, 2, 4])
-    heads = 4 + 2 * n_kv_heads
-    given = (randn(6, heads * 8), randn(8, seed=1), randn(8, seed=2), *rope_tables(64, 8, 1e4))
-    prompt = Prompt(randn(3, n_kv_heads, 5, 8, seed=3), randn(3, n_kv_heads, 5, 8, seed=4), lens,
-                    index)
-    results = []
-    for impl, groups in (("auto", group_rows(index, 3)), ("reference", None)):
-        caches = [randn(6, n_kv_heads, 16, 8, seed=s) for s in (5, 6)]
-        out = decode_attention(*given, *caches, torch.full((6,), 9), span=10, impl=impl,
-                               prompt=prompt._replace(groups=groups), **layout)
-        results.append((out, *caches))
-    for ours, theirs in zip(*results, strict=True):
-        torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-6)   # the reference's softmax
 
 
 def test_a_changed_gain_changes_the_result():

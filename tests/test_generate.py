@@ -11,7 +11,7 @@ from minireason import generate
 from minireason.config import UserError
 from minireason.generate import Sampling, draw, sample, stream, uniforms
 from minireason.losses import truncate_logits
-from minireason.model import KVCache, ModelConfig, Transformer
+from minireason.model import ModelConfig, Transformer
 from minireason.tokenizer import Tokenizer
 
 TOKENIZER = Tokenizer.build(1)
@@ -116,11 +116,14 @@ def test_other_rows_change_nothing(model):
     assert_same(longer[:12], whole)
 
 
-def test_finished_rows_that_stay_change_nothing(model, monkeypatch):
+@pytest.mark.parametrize("impl", ["auto", "reference"])
+def test_finished_rows_that_stay_change_nothing(model, monkeypatch, impl):
+    monkeypatch.setattr(model, "attention_impl", impl)
     how = Sampling(n=8, max_new=20, seed=1)
     leaving = drawn(model, PROMPTS, how)
     kept = []
-    monkeypatch.setattr(KVCache, "keep", lambda cache, rows: kept.append(rows))
+    rows = generate.CpuRows if impl == "auto" else generate.PlainRows
+    monkeypatch.setattr(rows, "keep", lambda self, rows: kept.append(rows))
     monkeypatch.setattr(torch.Tensor, "nonzero", lambda x: torch.arange(len(x))[:, None])
     staying = drawn(model, PROMPTS, how)
     monkeypatch.undo()
@@ -128,13 +131,41 @@ def test_finished_rows_that_stay_change_nothing(model, monkeypatch):
     assert_same(staying, leaving)
 
 
-def test_shared_prompts_equal_unshared_ones(model, monkeypatch):
+def test_the_plain_step_draws_the_same(model, monkeypatch):
     how = Sampling(n=4, max_new=20, seed=1)
-    shared = drawn(model, PROMPTS, how)
-    monkeypatch.setattr(generate, "by_hand", lambda x: False)
-    assert_same(drawn(model, PROMPTS, how), shared)
+    fast = drawn(model, PROMPTS, how)
     repeated = [prompt for prompt in PROMPTS for _ in range(4)]
-    assert_same(drawn(model, repeated, Sampling(max_new=20, seed=1)), shared)
+    assert_same(drawn(model, repeated, Sampling(max_new=20, seed=1)), fast)
+    monkeypatch.setattr(model, "attention_impl", "reference")
+    monkeypatch.setattr(generate, "CpuRows", None)               # it is not what runs
+    assert_same(drawn(model, PROMPTS, how), fast)
+
+
+@pytest.mark.parametrize("n", [5, 100])
+def test_threads_share_the_rows_and_change_nothing(model, monkeypatch, n):
+    how = Sampling(n=n, max_new=12, seed=1)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
+    alone = drawn(model, PROMPTS, how)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
+    monkeypatch.setattr(torch, "set_num_threads", lambda threads: None)
+    monkeypatch.setattr(generate, "ROWS_A_THREAD", 4)
+    chunks = list(stream(model, TOKENIZER, PROMPTS, how))
+    assert [c.first_row for c in chunks] == ([0, 6, 13] if n == 5 else [0, 133, 266])
+    assert_same(drawn(model, PROMPTS, how), alone)
+
+
+def test_shares_are_even_and_cut_between_prompts():
+    assert generate._shares(0, 256, 8, 2) == [(0, 128), (128, 256)]
+    assert generate._shares(3, 263, 8, 2) == [(3, 128), (128, 263)]
+    assert generate._shares(0, 300, 150, 4) == [(0, 75), (75, 150), (150, 225), (225, 300)]
+    assert generate._shares(0, 120, 8, 2) == [(0, 120)]           # too few rows to split
+
+
+def test_an_error_in_a_thread_is_raised_and_the_threads_come_back(model):
+    before = torch.get_num_threads()
+    with pytest.raises(ZeroDivisionError):
+        generate._in_threads(lambda part: 1 // part[0], [(1, 2), (0, 1)])
+    assert torch.get_num_threads() == before
 
 
 @torch.inference_mode()

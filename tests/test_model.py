@@ -131,18 +131,17 @@ def test_no_token_sees_the_future():
 
 
 @pytest.mark.parametrize("n_kv_heads", [2, 4])
-@pytest.mark.parametrize("shared", [True, False])
 @torch.inference_mode()
-def test_cached_decoding_equals_whole_rows(n_kv_heads, shared):
-    """Prompts of unequal length, rows dropped on the way, past one growth of the cache."""
+def test_cached_decoding_equals_whole_rows(n_kv_heads):
+    """Prompts of unequal length, rows dropped on the way."""
     model = build(4, n_kv_heads)
     lens, source = [4, 7, 2], torch.tensor([0, 0, 1, 1, 1, 2])
     prompts = [tokens_of(n, seed=n) for n in lens]
     padded = torch.nn.utils.rnn.pad_sequence(prompts, batch_first=True)
-    cache = KVCache(model.config, 3, 7 if shared else 32, "cpu", torch.float32)
+    cache = KVCache(model.config, 3, 32, "cpu", torch.float32)
     model.hidden(padded, cache=cache)
     cache.lens.copy_(torch.tensor(lens))
-    cache.share(source, 0) if shared else cache.keep(source)
+    cache.keep(source)
     rows = [prompts[p] for p in source]
     for t in range(20):
         if t in (3, 11):                                        # groups become unequal, then vanish
@@ -151,9 +150,7 @@ def test_cached_decoding_equals_whole_rows(n_kv_heads, shared):
             rows = [rows[i] for i in keep]
         drawn = tokens_of(len(rows), seed=100 + t)
         rows = [torch.cat((row, d[None])) for row, d in zip(rows, drawn, strict=True)]
-        if shared:
-            cache.grow(t + 1)
-        logits = model.decode(drawn, cache, span=t + 1 if shared else 8 + t)
+        logits = model.decode(drawn, cache, span=8 + t)
         fresh = torch.stack([model(row[None])[0, -1] for row in rows])
         torch.testing.assert_close(logits, fresh, **CLOSE)
 
