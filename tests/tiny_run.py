@@ -11,7 +11,7 @@ from minireason.mixture import Mixture
 from minireason.stages import critic, pretrain, sft, star, testtime
 
 MIXTURE = Mixture(facts=0.2, direct=0.2, facts_per_line=3, max_level=2)
-WIRED = ("init", "base", "policy", "critic", "out", "seed", "device")   # set by the pipeline
+WIRED = ("init", "base", "policy", "critic", "outcome", "out", "seed", "device")   # by the pipeline
 
 
 def tiny_stages(root: Path | str) -> dict:

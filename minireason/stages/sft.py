@@ -2,9 +2,9 @@
 
 The loss counts completions only. A share of the traces is hinted (`<hint>answer` stands before the
 thought), so that the policy can later explain an answer it is told: that is what STaR's
-rationalization asks of it (Zelikman 2022, section 3.2). With `replay`, a share of
-every batch comes from the pretraining mixture, so that few traces seen many times do not overwrite
-what the base knew; the quickstart does without, and leaves STaR something to mend.
+rationalization asks of it (Zelikman 2022, section 3.2). With `replay`, a share of every batch comes
+from the pretraining mixture, so that few traces seen many times do not overwrite what the base
+knew; the quickstart does without, and leaves STaR something to mend.
 """
 
 from dataclasses import dataclass
