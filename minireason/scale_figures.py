@@ -104,7 +104,8 @@ def pretrain_loss(result: dict) -> Figure:
         sizes = np.geomspace(*(f(c["parameters"] for c in cells) for f in (min, max)), 50)
         tokens = np.mean([cell["tokens"] for cell in cells])
         axes.plot(6 * sizes * tokens, v["E"] + v["A"] * (sizes / v["N0"]) ** -v["a"], color=BLACK,
-                  linestyle="--", label=f"E + A/N^a, a = {said(fit, 'a')}, R² = {fit['r2']:.2f}")
+                  linestyle="--")
+        axes.set_title(f"E + A/N^a: a = {said(fit, 'a')}, R² = {fit['r2']:.2f}", fontsize=9)
     axes.set_xscale("log")
     axes.set_yscale("log")
     axes.set_xlabel("pretraining compute 6ND (FLOPs), tokens equal")

@@ -1,0 +1,167 @@
+"""Countdown: solver, streams of search and verifier against brute force; the experiment's parts."""
+
+import dataclasses
+import json
+import re
+from fractions import Fraction
+from itertools import permutations
+
+import numpy as np
+import pytest
+
+from minireason import countdown as experiment
+from minireason import countdown_curves
+from minireason.config import UserError, rng
+from minireason.countdown import ARMS, CountdownConfig, draw_lines, rows_per_step
+from minireason.evaluate import pass_at_k
+from minireason.problems import countdown, load_frozen, split_of
+from minireason.problems.expressions import operations
+from minireason.problems.search import BUDGET, chance, moves, solve
+from minireason.tokenizer import Tokenizer
+
+
+def reachable(state: tuple[int, ...]) -> set[int]:
+    """Every target, by trying every order and operation in rational arithmetic."""
+    if len(state) == 1:
+        return {state[0]}
+    found = set()
+    for a, b, *rest in permutations(state):
+        for value in (a + b, a - b, a * b, Fraction(a, b) if b else Fraction(-1)):
+            if value == int(value) and 0 <= value <= 99:
+                found |= reachable((int(value), *rest))
+    return found
+
+
+def test_solver_agrees_with_brute_force():
+    """Complete but for ways that need 0, x-x or x*1, which it leaves out on purpose."""
+    for i in range(6):
+        numbers = tuple(rng(i, "brute").integers(1, 21, 3).tolist())
+        truth = reachable(numbers)
+        for target in range(10, 100):
+            path = solve(numbers, target)
+            assert path is None or target in truth
+            if path is None and target in truth:                 # only through a wasted number
+                assert target in {v for n in range(1, 3) for part in permutations(numbers, n)
+                                  for v in reachable(part)}
+
+
+def test_chance_is_that_of_a_random_player():
+    problem = countdown.sample(rng(3, "chance"), 3)
+    numbers, target = countdown.given(problem)
+    generator, hits, draws = rng(0, "play"), 0, 2000
+    for _ in range(draws):
+        state = numbers
+        while len(state) > 1:
+            choices = moves(state)
+            state = choices[int(generator.integers(len(choices)))].after
+        hits += state[0] == target
+    p = chance(numbers, target)
+    assert abs(hits / draws - p) < 5 * (p * (1 - p) / draws) ** 0.5     # five standard deviations
+
+
+def test_streams_are_exact_bounded_and_only_some_solve():
+    tokenizer, generator, found = Tokenizer.build(2), rng(0, "streams"), []
+    for _ in range(150):
+        problem = countdown.sample(generator, 4)
+        text = countdown.search_text(problem, generator)
+        verdict = countdown.verify(problem, text)
+        assert verdict.well_formed and all(verdict.marks) and verdict.correct == verdict.steps_valid
+        thought = text.partition("</think>")[0].removeprefix("<think>")
+        assert len(tokenizer.encode(thought)) <= BUDGET
+        found.append(verdict.correct)
+    assert 0.3 < np.mean(found) < 0.75                           # 0.51 of 1,500 in a longer run
+
+
+def test_backtracking_is_checked_against_the_state_gone_back_to():
+    problem = countdown.read("3,7,18,2>46")
+    right = ("18-3=15,7,2", "15+7=22,2", "<wrong>15*2=30,7", "<wrong>3,7,18,2:7-3=4,18,2")
+    assert countdown.check_steps(problem, right) == [True] * 4
+    for i, wrong in ((2, "15*2=30,7"), (2, "<wrong>22*2=44"), (3, "<wrong>7-3=4,18,2"),
+                     (3, "<wrong>3,7,19,2:7-3=4,19,2"), (1, "15+7=22"), (1, "15+7=23,2"),
+                     (1, "15+2=17,2"), (0, "18-3=15,7,2,1"), (0, "18-4=14,7,2")):
+        marks = countdown.check_steps(problem, (*right[:i], wrong))
+        assert marks == [True] * i + [False], wrong
+    after = countdown.check_steps(problem, ("18-3=16,7,2", "16+7=23,2"))   # counted once
+    assert after == [False, True]
+
+
+@pytest.mark.parametrize("text", [
+    "(3+7)+(18+2)", "((18*2)+7)+3", "46", "(18*2)+(7+3)+0", "18*2+7+3", "((18*2)+(7+3))",
+    "(18*2)+(7+4)", "(18*2)+10", "(18*2)+(7--3)", "(18**2)+(7+3)", "(18*2)+(07+3)", "__import__",
+    "(18*2)+(7+3) ", "(18*2)+(7+3.0)", "(36*1)+(7+3)", "(", ""])
+def test_only_the_exact_expression_solves(text):
+    problem = countdown.read("3,7,18,2>46")
+    assert countdown.solves(problem, "(18*2)+(7+3)") and countdown.solves(problem, "(7+3)+(18*2)")
+    assert countdown.solves(problem, text) == (text == "((18*2)+7)+3")
+
+
+def test_values_outside_0_to_99_or_not_whole_do_not_count():
+    problem = dataclasses.replace(countdown.read("3,7,18,2>46"), prompt="20,7,94>46=")
+    assert not countdown.solves(problem, "(20*7)-94")            # passes through 140
+    assert operations("(20*7)-94")[0][0][3] is None and operations("7/2")[0][0][3] is None
+
+
+def test_held_out_numbers_and_targets_stay_held_out():
+    generator = rng(0, "held out")
+    drawn = [countdown.sample(generator, 3 + i % 2) for i in range(300)]
+    assert not {countdown.given(p)[1] for p in drawn} & countdown.HELD_OUT
+    for problem in load_frozen("countdown-targets-n4")[:60]:
+        assert countdown.given(problem)[1] in countdown.HELD_OUT
+    by_numbers = {}
+    for problem in drawn:                                        # one split, whatever the target
+        numbers = problem.key.partition(">")[0]
+        split = split_of(problem.key)
+        assert by_numbers.setdefault(numbers, split) == split == split_of(f"{numbers}>99")
+
+
+# ---- the experiment -----------------------------------------------------------------------------
+
+def test_arms_see_equal_problems_and_equal_tokens():
+    cfg, tokenizer = CountdownConfig(size="smoke"), Tokenizer.build(2)
+    sos, paths = (draw_lines(cfg, arm, 0, 5, 12) for arm in ("sos", "optimal_examples"))
+    assert sos[0] == paths[0] and sos[1] != paths[1]
+    assert all("<wrong>" not in text for text in paths[1])
+    tokens = {arm: sum(map(len, tokenizer.encode_batch(
+        [p + c for p, c in zip(*draw_lines(cfg, arm, 1, 0, 60 * rows_per_step(
+            cfg, tokenizer, arm)), strict=True)]))) for arm in ARMS}
+    assert tokens["optimal_tokens"] == pytest.approx(tokens["sos"], rel=0.12)   # rows are whole
+    assert tokens["optimal_examples"] < 0.6 * tokens["sos"]
+
+
+def test_vote_and_self_check_of_many_right_answers():
+    """Two different right expressions share one problem: both count, and so does their vote."""
+    record = {"answers": [0, 1, 1, -1], "correct": [1, 1, 1, 0], "scores": [0.1, 0.2, 0.3, 0.9],
+              "tokens": [9] * 4, "chance": 0.25}
+    score = {m: countdown_curves.per_problem(record, 4, m, 0, 0) for m in countdown_curves.METHODS}
+    assert score == {"single": 0.75, "majority": 1.0, "likelihood": 0.0, "self_check": 1.0}
+    assert countdown_curves.per_problem(record, 2, "self_check", 0, 0) == pass_at_k(4, 3, 2)
+    points = countdown_curves.curve([record, {**record, "chance": 0.5}], seed=0)
+    assert [p["n"] for p in points] == [1, 2, 4] and points[1]["tokens"] == 18
+    assert points[1]["random"]["accuracy"] == pytest.approx((1 - 0.75 ** 2 + 1 - 0.5 ** 2) / 2)
+
+
+def test_smoke_runs_resumes_and_is_the_same(tmp_path, monkeypatch):
+    recipe = dataclasses.replace(experiment.SIZES["smoke"], eval_n=2, coverage_n=2, save_every=1)
+    monkeypatch.setitem(experiment.SIZES, "smoke", recipe)
+    cfg = CountdownConfig(out=str(tmp_path / "a"), size="smoke", arms=("sos",), device="cpu")
+    whole, steps = experiment.train_step, []
+
+    def dies(*arguments):
+        steps.append(1)
+        if len(steps) == 3:
+            raise KeyboardInterrupt
+        return whole(*arguments)
+
+    monkeypatch.setattr(experiment, "train_step", dies)
+    with pytest.raises(KeyboardInterrupt):
+        experiment.run(cfg)
+    result = experiment.run(cfg)                                 # from step 2, not from the start
+    assert len(steps) == 3 + recipe.steps - 2
+    other = experiment.run(dataclasses.replace(cfg, out=str(tmp_path / "b")))
+    one, two = ({k: v for k, v in r["cells"][0].items() if k != "seconds"} for r in (result, other))
+    assert one == two
+    text = (tmp_path / "a/table.md").read_text()
+    assert re.search(r"\| sos \| 0 \| .* \| 0\.0 \[", text) and "random" in text
+    assert json.loads((tmp_path / "a/result.json").read_text()) == result == experiment.run(cfg)
+    with pytest.raises(UserError, match="--size huge"):
+        CountdownConfig(size="huge")
