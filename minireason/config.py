@@ -48,6 +48,17 @@ def read_json(path: Path | str) -> dict:
         raise UserError(f"{path}: not valid JSON ({error})") from None
 
 
+def read_lines(path: Path) -> list[dict]:
+    """The JSON object of every line; none if there is no such file."""
+    if not path.exists():
+        return []
+    try:
+        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()
+                if line.strip()]
+    except json.JSONDecodeError as error:
+        raise UserError(f"{path}: a line is not valid JSON ({error})") from None
+
+
 def write_atomic(path: Path | str, data: bytes | str) -> None:
     """Write a file whole or not at all: temporary file, fsync, rename."""
     path = Path(path)

@@ -5,9 +5,9 @@
     direct   ((23+4)*3)=</think>81                  questions with bare answers
     worked   ((23+4)*3)=<think>23+4=27;...</think>81   a tail of worked lines, rarer when longer
 
-Worked lines have up to `common_level` steps in equal shares, and longer ones only with a
-`worked_tail`: the world seldom writes long thoughts down. Where pretraining's reach ends is thus
-given by data; a thin tail would let some seeds reach far beyond it and others not (docs/LOG.md).
+Worked lines of up to `common_level` steps are equally frequent; longer ones are rarer with every
+step, so a chain of eight is seen now and then. What pretraining never shows, post-training cannot
+draw out of it; what it shows rarely, post-training can make reliable.
 """
 
 from dataclasses import dataclass
@@ -27,8 +27,8 @@ class Mixture:
     direct: float = 0.15          # share of lines; the rest is worked
     facts_per_line: int = 6
     max_level: int = 8            # longest chain in direct and worked lines
-    common_level: int = 5         # worked lines are equally frequent up to this level,
-    worked_tail: float = 0.0      # then each level has this times the share of the one before
+    common_level: int = 4         # worked lines are equally frequent up to this level,
+    worked_tail: float = 0.2      # then each level has this times the share of the one before
 
     def worked_shares(self) -> np.ndarray:
         """Share of each level 1..max_level among the worked lines."""

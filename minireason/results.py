@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from minireason.config import UserError, read_json, write_atomic
+from minireason.config import UserError, read_json, read_lines, write_atomic
 from minireason.problems import FAMILIES
 
 STAGES = ("pretrain", "sft", "star", "rl", "critic", "testtime", "search")   # of a run, in order
@@ -45,17 +45,6 @@ def load_stage(folder: Path) -> dict:
             "trees": read_json(trees) if (trees := folder / "tree.json").exists() else {},
             "tokens": int(sum(line.get("train/tokens", line.get("train/trained_tokens", 0))
                               for line in metrics + parts))}
-
-
-def read_lines(path: Path) -> list[dict]:
-    """The JSON object of every line; none if there is no such file."""
-    if not path.exists():
-        return []
-    try:
-        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()
-                if line.strip()]
-    except json.JSONDecodeError as error:
-        raise UserError(f"{path}: a line is not valid JSON ({error})") from None
 
 
 def load_machine(folder: Path | str) -> str:

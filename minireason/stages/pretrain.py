@@ -2,6 +2,10 @@
 
 Next-token prediction on everything that the mixture holds (mixture.py): facts, direct answers and
 a thin tail of worked lines. Every token counts; there is no prompt to hide.
+
+How to find the i-th operation of a nested expression is learnt all at once, after a plateau whose
+length differs from seed to seed (docs/LOG.md). With a `target`, training ends a fixed number of
+steps after validation accuracy reached it, so that seeds start post-training equally able.
 """
 
 from dataclasses import dataclass, field
@@ -10,13 +14,13 @@ import torch
 
 from minireason import checkpoint, parallel
 from minireason.batches import encode_lines, micro_batches
-from minireason.config import resolve_device, rng, stream_seed
+from minireason.config import read_lines, resolve_device, rng, stream_seed
 from minireason.evaluate import evaluate, frozen_sets, show
 from minireason.generate import Sampling
 from minireason.losses import nll
 from minireason.mixture import Mixture, draw_line
 from minireason.model import ModelConfig, Transformer
-from minireason.optim import make_optimizer, schedule, train_step
+from minireason.optim import make_optimizer, schedule, train_step, trapezoid
 from minireason.problems import FAMILIES
 from minireason.runlog import RunLog
 from minireason.tokenizer import Tokenizer
@@ -37,7 +41,12 @@ class PretrainConfig:
     head_dim: int = 32            # D
     d_ff: int = 256
     max_len: int = 128            # tokens a row at most
-    steps: int = 2000
+    steps: int = 2600             # at most
+    target: float = 0.8           # validation accuracy, step by step at the mixture's common level,
+                                  # from which the learning rate falls; 0: a cosine over all steps
+    check_every: int = 25         # steps between two looks at it
+    check_n: int = 200            # validation problems
+    decay: int = 150              # steps of the fall, the last ones
     lines_per_step: int = 48      # B
     token_budget: int = 1024      # tokens a micro-batch; never changes the gradient
     lr: float = 2e-3              # peak learning rate
@@ -63,22 +72,49 @@ def run(cfg: PretrainConfig) -> dict:
         model.compile(dynamic=True)
     log.start(model, device)
     optimizer = make_optimizer(model, cfg.weight_decay)
-    for step in log.steps(checkpoint.resume(log, model, optimizer), cfg.steps):
+    start = checkpoint.resume(log, model, optimizer)
+    fall = fall_of(cfg, start, read_lines(log.out / "metrics.jsonl"))
+    for step in log.steps(start, cfg.steps):
+        if fall is not None and step == fall + cfg.decay:
+            break
         lines_rng = rng(cfg.seed, "pretrain", step)
         lines = [draw_line(cfg.mixture, cfg.family, lines_rng) for _ in range(cfg.lines_per_step)]
         rows = encode_lines(tokenizer, [""] * len(lines), lines)
         batches, count = micro_batches(rows, cfg.token_budget, tokenizer.pad,
                                        packed=device.type == "cuda")
-        lr = schedule(step, cfg.steps, cfg.lr, cfg.warmup)
+        lr = (trapezoid(step, cfg.lr, cfg.warmup, fall, cfg.decay) if cfg.target else
+              schedule(step, cfg.steps, cfg.lr, cfg.warmup))
         loss, grad_norm = train_step(
             model, optimizer, batches,
             lambda b, n=count: nll(model(b.inputs, b.cu_seqlens, b.max_len), b.targets,
                                    b.loss_mask, n), lr)
+        found = checked(cfg, step, fall, model, tokenizer)
         log.record(step, **{"train/loss": loss, "train/grad_norm": grad_norm, "train/lr": lr,
-                            "train/tokens": count})
+                            "train/tokens": count}, **found)
+        if fall is None:
+            fall = fall_of(cfg, step + 1, [{"step": step, **found}])
         if (step + 1) % cfg.save_every == 0 and step + 1 < cfg.steps:
             checkpoint.save_state(log, step + 1, model, optimizer)
     return finish(cfg, log, model, tokenizer)
+
+
+def checked(cfg: PretrainConfig, step: int, fall: int | None, model: Transformer,
+            tokenizer: Tokenizer) -> dict[str, float]:
+    """The validation accuracy that is compared with the target, where this step looks at it."""
+    if not cfg.target or fall is not None or (step + 1) % cfg.check_every:
+        return {}
+    sets = frozen_sets(cfg.family, "validation", cfg.check_n, (cfg.mixture.common_level,))
+    (found,) = evaluate(model, tokenizer, sets, "cot", Sampling(temperature=0)).values()
+    return {"eval/common": found["accuracy"]}
+
+
+def fall_of(cfg: PretrainConfig, step: int, records: list[dict]) -> int | None:
+    """The step from which the learning rate falls, as far as the records before `step` tell."""
+    for record in records:
+        if record.get("eval/common", 0.0) >= cfg.target > 0:
+            return record["step"] + 1
+    last = cfg.steps - cfg.decay
+    return last if cfg.target and step >= last else None
 
 
 def finish(cfg: PretrainConfig, log: RunLog, model: Transformer, tokenizer: Tokenizer) -> dict:

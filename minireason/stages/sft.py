@@ -30,14 +30,14 @@ class SFTConfig:
     family: str = "chain"
     seed: int = 0
     device: str = "auto"
-    traces: int = 450             # worked examples in all, each seen many times
+    traces: int = 300             # worked examples in all, each seen many times
     max_level: int = 8            # longest trace
     hinted: float = 0.25          # share of rows that show the answer first
     replay: float = 0.0           # share of rows from the pretraining mixture
     steps: int = 150
     rows_per_step: int = 64       # B
     token_budget: int = 1024      # tokens a micro-batch; never changes the gradient
-    lr: float = 6.5e-4            # peak learning rate
+    lr: float = 5e-4              # peak learning rate
     warmup: int = 10              # steps
     weight_decay: float = 0.1
     save_every: int = 50          # steps between saved states
