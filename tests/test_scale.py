@@ -1,0 +1,70 @@
+"""minireason scale: laws from measured points, the exchange at equal FLOPs, figures from a file."""
+
+import json
+
+import numpy as np
+import pytest
+
+from minireason import scale, scale_figures, scale_laws
+from minireason.config import UserError
+from minireason.scaling import inference_multiple
+
+
+def measured() -> dict:
+    """Results of six sizes, two RL runs and two test-time runs, made from known laws."""
+    points = {"accuracy": 0.5, "low": 0.4, "high": 0.6}
+    cells = [{"index": i, "seed": s, "parameters": 30_000 * 2 ** i, "tokens": 1000,
+              "flops": 6e3 * 30_000 * 2 ** i, "loss": 0.1 + 2.0 ** (-0.4 * i),
+              "accuracy": {"chain-test-k1": {**points, "accuracy": 0.1 + 0.1 * i}}}
+             for i in range(6) for s in (0, 1)]
+    curve = [{"step": i, "generated_tokens": i, "flops": 1e9 * i,
+              "eval/chain-validation-k8/sampled": 0.2 + 0.1 * np.log10(1 + i)} for i in range(9)]
+    run = {"curves": {"chain-test-k8": {str(n): {
+        "tokens": 40.0 * n, "single": points, "majority": points} for n in (1, 2, 4, 8)}},
+        "right": {"chain-test-k8": [[8, i % 9] for i in range(60)]}}
+    return {"cells": cells, "exchange": [], "rl": [{"curve": curve}] * 2, "testtime": [run] * 2}
+
+
+def test_laws_recover_what_the_points_were_made_of():
+    fits = scale_laws.laws(measured())
+    assert fits["pretrain loss"]["values"]["a"] == pytest.approx(0.4, rel=0.02)   # grid: 1.4%
+    assert fits["pretrain accuracy"]["values"]["q"] == pytest.approx(0.1 / np.log10(2))
+    assert fits["rl chain-validation-k8/sampled"]["n"] == 16     # the point before any compute: out
+    assert fits["testtime chain-test-k8 majority"]["values"]["q"] == pytest.approx(0, abs=1e-9)
+    assert fits["coverage chain-test-k8"]["n"] == 120
+
+
+def test_exchange_spends_equal_flops_and_says_when_capped():
+    small = {"index": 0, "seed": 0, "parameters": 100, "samples": {
+        "chain-test-k1": [[[0] * 20 + [1] * 12, [1] * 20 + [0] * 12]] * 3}}
+    large = {"index": 3, "seed": 0, "parameters": 1400,
+             "samples": {"chain-test-k1": [[[0], [1]], [[1], [0]], [[0], [1]]]}}
+    rows = scale.exchange(scale.SIZES["cpu"], [small, large])
+    by_ratio = {row["R"]: row for row in rows}
+    assert set(by_ratio) == set(scale.RATIOS)
+    assert by_ratio[22.0]["samples"] == int(inference_multiple(14, 22.0)) == 15
+    assert not by_ratio[22.0]["capped"] and by_ratio[0.16]["capped"]
+    assert by_ratio[0.16]["samples"] == 32 and by_ratio[0.16]["small_vote"]["accuracy"] == 1
+    assert by_ratio[22.0]["small_single"]["accuracy"] == pytest.approx(20 / 32)
+    assert by_ratio[22.0]["large_greedy"]["accuracy"] == pytest.approx(2 / 3)
+
+
+def test_figures_come_from_the_result_file_alone(tmp_path):
+    result = measured()
+    (tmp_path / "held").mkdir()
+    (tmp_path / "held/result.json").write_text(json.dumps({**result,
+                                                           "fits": scale_laws.laws(result)}))
+    scale.run(scale.ScaleConfig(source=str(tmp_path / "held"), out=str(tmp_path / "drawn")))
+    assert {path.name for path in (tmp_path / "drawn").iterdir()} == {
+        "pretrain-loss.png", "pretrain-accuracy.png", "rl-chain-validation-k8-sampled.png",
+        "testtime-chain-test-k8.png", "coverage-chain-test-k8.png"}
+    assert scale_figures.said(scale_laws.laws(result)["pretrain loss"], "a").startswith("0.4")
+
+
+def test_folders_without_curves_are_refused(tmp_path):
+    (tmp_path / "result.json").write_text("{}")
+    for read in (scale.read_rl, scale.read_testtime):
+        with pytest.raises(UserError, match="no finished"):
+            read(tmp_path)
+    with pytest.raises(UserError, match="--size huge"):
+        scale.ScaleConfig(size="huge")
