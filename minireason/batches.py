@@ -54,9 +54,13 @@ def micro_batches(rows: list[tuple[list[int], int]], token_budget: int, pad: int
     count = sum(len(tokens) - max(first, 1) for tokens, first in rows)
     mine = sorted(parallel.share(rows), key=lambda row: len(row[0]))
     groups: list[list] = [[]]
+    held = 0                                                              # tokens of groups[-1]
     for row in mine:
-        if groups[-1] and (len(groups[-1]) + 1) * (len(row[0]) - 1) > token_budget:
+        steps = len(row[0]) - 1
+        held = held + steps if packed else (len(groups[-1]) + 1) * steps
+        if groups[-1] and held > token_budget:
             groups.append([])
+            held = steps
         groups[-1].append(row)
     make = pack if packed else pad_right
     return [make(group, pad) for group in groups if group], count

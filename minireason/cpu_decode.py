@@ -82,13 +82,13 @@ class CpuRows:
         k = rotate(prompts.k.transpose(1, 2), cos, -sin)                  # (L, Hkv, P, S', D)
         self.prompt_k, self.prompt_v = k, prompts.v.transpose(1, 2).contiguous()
         self.prompt_lens = prompts.lens
-        shape = (len(k), k.shape[1], len(source), 0, k.shape[-1])
-        self.own_k, self.own_v = k.new_zeros(shape), k.new_zeros(shape)   # (L, Hkv, B, S, D)
+        empty = k.new_empty(k.shape[1], len(source), 0, k.shape[-1])
+        self.own_k, self.own_v = ([empty] * len(k) for _ in range(2))     # a layer (Hkv, B, S, D)
         self._group(source)
 
     def keep(self, rows: Tensor) -> None:
         """Drop all rows but these, (B',) sorted indices."""
-        self.own_k, self.own_v = self.own_k[:, :, rows], self.own_v[:, :, rows]
+        self.own_k, self.own_v = ([x[:, rows] for x in own] for own in (self.own_k, self.own_v))
         self._group(self.source[rows])
 
     def _group(self, source: Tensor) -> None:
@@ -105,9 +105,14 @@ class CpuRows:
 
     def _grow(self) -> None:
         """Room for one more token a row, in steps of 16: a cache without gaps is read faster than
-        one preallocated to the end, by more than the copies cost."""
-        if self.seen == self.own_k.shape[3]:
-            self.own_k, self.own_v = (F.pad(x, (0, 0, 0, 16)) for x in (self.own_k, self.own_v))
+        one preallocated to the end, by more than the copies cost; layer by layer, so that one
+        finds the memory that the last gave back."""
+        if self.seen == self.own_k[0].shape[2]:
+            for own in (self.own_k, self.own_v):
+                for i, old in enumerate(own):
+                    new = old.new_empty(*old.shape[:2], self.seen + 16, old.shape[3])
+                    new[:, :, :self.seen], new[:, :, self.seen:] = old, 0
+                    own[i] = new
 
     def step(self, tokens: Tensor) -> Tensor:
         """One more token a row, (B,); returns the next logits (B, V)."""
@@ -117,7 +122,7 @@ class CpuRows:
         for i, layer in enumerate(w.layers):
             qk, v = w.heads(layer, x) if i else (table[:, tokens] for table in w.first)
             turned = (qk * layer.cos[t]).addcmul_(swap_halves(qk), layer.sin[t])
-            self.own_k[i, :, :, t], self.own_v[i, :, :, t] = turned[n_heads:], v
+            self.own_k[i][:, :, t], self.own_v[i][:, :, t] = turned[n_heads:], v
             attended = self._attend(i, turned[:n_heads]).transpose(0, 1).flatten(1)
             x = torch.addmm(x, attended, layer.out)                       # (B, d_model)
             gate, up = (w.unit(x) @ layer.gate_up).chunk(2, dim=-1)
@@ -129,10 +134,12 @@ class CpuRows:
         """Attention over a row's prompt and its own tokens; q (H, B, D) -> (H, B, D)."""
         prompt_k, prompt_v = self.prompt_k[layer].flatten(0, 1), self.prompt_v[layer].flatten(0, 1)
         seen = max(self.seen + 1, FEWEST_KEYS)
-        own_k, own_v = (x[layer, :, :, :seen].flatten(0, 1) for x in (self.own_k, self.own_v))
+        own_k, own_v = (own[layer][:, :, :seen].flatten(0, 1)
+                        for own in (self.own_k, self.own_v))
         to_prompt = torch.baddbmm(self.masked, self._by_prompt(q), prompt_k.mT)
         to_own = self._from_rows(self._by_row(q) @ own_k.mT)              # (H, B, S)
-        to_own[..., self.seen + 1:] = float("-inf")
+        if seen > self.seen + 1:
+            to_own[..., self.seen + 1:] = float("-inf")
         weights = torch.cat((self._from_prompts(to_prompt), to_own), -1).softmax(-1)
         of_prompt, of_own = weights.split((prompt_k.shape[1], seen), -1)  # (H, B, S'), (H, B, S)
         out = self._from_prompts(self._by_prompt(of_prompt) @ prompt_v)
