@@ -23,6 +23,7 @@ COMMANDS = {   # name: (module, config dataclass, one line of help)
     "revise": ("minireason.stages.revise", "ReviseConfig", "a policy that withdraws its errors"),
     "flywheel": ("minireason.stages.flywheel", "FlywheelConfig", "search, keep, retrain, repeat"),
     "testtime": ("minireason.stages.testtime", "TestTimeConfig", "stage 6: vote, best-of-N"),
+    "search": ("minireason.stages.search", "SearchConfig", "beam and tree search at equal tokens"),
     "report": ("minireason.report", "ReportConfig", "figures and report.html of a run"),
     "chat": ("minireason.chat", "ChatConfig", "type expressions, see answers"),
     "eval": ("minireason.evalset", "EvalConfig", "a checkpoint on a frozen set or a JSONL file"),

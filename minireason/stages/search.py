@@ -1,0 +1,224 @@
+"""Search at test time: every method at the same token budgets, on frozen test problems.
+
+Samples, beams and trees (search/) all draw from one policy and are judged by one critic. The exact
+verifier only scores the final answers, marks the tree that is shown, and measures the difficulty
+of a problem where a result says "oracle" (Snell 2024, arXiv:2408.03314).
+"""
+
+import json
+import math
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from minireason import checkpoint, parallel
+from minireason.config import UserError, read_json, resolve_device, stream_seed, write_atomic
+from minireason.critic import prefix_values, rollout_ids
+from minireason.evaluate import answer_of, frozen_sets, judge, prompt_ids
+from minireason.generate import Sampling, sample
+from minireason.problems import FAMILIES, Problem
+from minireason.runlog import RunLog
+from minireason.search import compare
+from minireason.search.allocate import difficulty_bins
+from minireason.search.beam import BeamConfig, beam_search
+from minireason.search.steps import COMPLETE, Outcome, Stepper, tree_record
+from minireason.search.tree import TreeConfig, tree_search
+
+METHODS = ("beam", "beam_sqrt", "lookahead", "tree", "uct")
+
+
+@dataclass(frozen=True)
+class SearchConfig:
+    """Accuracy at equal tokens: sampling, beam search, tree search, allocation."""
+
+    policy: str                   # folder of the policy
+    critic: str                   # folder of its critic
+    out: str = "runs/search"
+    family: str = "chain"
+    seed: int = 0
+    device: str = "auto"
+    levels: tuple[int, ...] = (8,)
+    problems: int = 200           # frozen test problems a level
+    samples: tuple[int, ...] = (4, 16, 64)   # budgets, in samples' tokens
+    methods: tuple[str, ...] = ("beam", "lookahead", "tree")
+    temperature: float = 1.0
+    width: int = 4                # M steps drawn after a prefix
+    c: float = 0.3                # weight of exploration in tree search
+    max_step: int = 12            # tokens a step at most
+    probe: int = 4                # samples that predict a problem's difficulty
+    shard: int = 50               # problems between two saved results
+
+    def __post_init__(self):
+        unknown = sorted(set(self.methods) - set(METHODS))
+        if unknown:
+            raise UserError(f"--methods {' '.join(unknown)}: must be among {', '.join(METHODS)}")
+        if not self.samples or list(self.samples) != sorted(set(self.samples)):
+            raise UserError(f"--samples {' '.join(map(str, self.samples))}: must ascend")
+
+
+def run(cfg: SearchConfig) -> dict:
+    """Sample, search, compare; returns result.json's content."""
+    device = parallel.init(resolve_device(cfg.device))
+    log = RunLog(cfg.out, "search", cfg, {"policy": checkpoint.weights_hash(cfg.policy),
+                                          "critic": checkpoint.weights_hash(cfg.critic)})
+    if log.done:
+        return log.done
+    policy, tokenizer = checkpoint.load(cfg.policy, device)
+    critic, _ = checkpoint.load(cfg.critic, device)
+    log.start(policy, device)
+    log.rewind(0)
+    stepper = Stepper(policy, tokenizer, lambda rows: prefix_values(critic, tokenizer, rows),
+                      cfg.temperature, cfg.max_step)
+    sets = frozen_sets(cfg.family, "test", cfg.problems, cfg.levels)
+    shards = parallel.share([(name, start) for name in sets
+                             for start in range(0, len(sets[name]), cfg.shard)])
+    for i in log.steps(0, len(shards)):
+        name, start = shards[i]
+        path = log.out / f"search-{name}-{start}.json"
+        if not path.exists():
+            level = cfg.levels[list(sets).index(name)]
+            records = search_shard(cfg, stepper, sets[name][start:start + cfg.shard],
+                                   f"{name} {start}", unit_of(cfg, stepper, level))
+            write_atomic(path, json.dumps(records))
+    parallel.barrier()
+    report, trees = {}, {}
+    for name in sets:
+        records = [record for start in range(0, len(sets[name]), cfg.shard)
+                   for record in read_json(log.out / f"search-{name}-{start}.json")]
+        report[name] = compared(cfg, records)
+        trees[name] = shown_tree(records)
+        for method, points in report[name]["curves"].items():
+            for n, point in points.items():
+                log.record(int(n), **{f"eval/{name}/{method}": point["mean"]})
+    if parallel.is_main():
+        write_atomic(log.out / "tree.json", json.dumps(trees, indent=1) + "\n")
+    return log.finish(seconds=log.seconds(), sets=report)
+
+
+def unit_of(cfg: SearchConfig, stepper: Stepper, level: int) -> int:
+    """Tokens of one sample, rounded up: the mean over validation problems of the level."""
+    (problems,) = frozen_sets(cfg.family, "validation", 50, (level,)).values()
+    how = Sampling(n=4, temperature=cfg.temperature, max_new=room(stepper, problems),
+                   seed=stream_seed(cfg.seed, "search unit", level))
+    texts = [t for row in complete_here(stepper, problems, how) for t in row]
+    return math.ceil(np.mean([len(ids) - 1 for ids in stepper.tokenizer.encode_batch(texts)]))
+
+
+def search_shard(cfg: SearchConfig, stepper: Stepper, problems: list[Problem], purpose: str,
+                 unit: int) -> list[dict]:
+    """Per problem: two pools of samples, and what every search at every budget chose and cost."""
+    n = cfg.samples[-1] + cfg.samples[-1] // 8              # some samples end early
+    records = sample_pools(cfg, stepper, problems, purpose, 2 * n)
+    for record in records:
+        record |= {"unit": unit, "cells": {}}
+    prompts = prompt_ids(stepper.tokenizer, problems, "cot")
+    for method in cfg.methods:
+        for samples in cfg.samples:
+            seed = stream_seed(cfg.seed, "search", purpose, method, samples)
+            outcomes = search(cfg, method, replace(stepper, seed=seed), prompts,
+                              [samples * unit] * len(problems), unit)
+            for record, problem, prompt, outcome in zip(records, problems, prompts, outcomes,
+                                                        strict=True):
+                record["cells"][f"{method} {samples}"] = cell(
+                    problem, len(prompt), outcome, stepper)
+                if samples == cfg.samples[0] and method in ("tree", "uct"):
+                    record["tree"] = marked_tree(problem, outcome, stepper)
+    return records
+
+
+def search(cfg: SearchConfig, method: str, stepper: Stepper, prompts: list[list[int]],
+           budgets: list[int], unit: int) -> list[Outcome]:
+    """Run one method on all prompts."""
+    if method in ("tree", "uct"):
+        shape = TreeConfig(rule="uct" if method == "uct" else "puct", c=cfg.c, width=cfg.width)
+        return tree_search(stepper, shape, prompts, budgets, unit)
+    shape = BeamConfig(width=0 if method == "beam_sqrt" else cfg.width,
+                       lookahead=int(method == "lookahead"))
+    return beam_search(stepper, shape, prompts, budgets, unit)
+
+
+def sample_pools(cfg: SearchConfig, stepper: Stepper, problems: list[Problem], purpose: str,
+                 n: int) -> list[dict]:
+    """Answers, verdicts, tokens and final values of n samples a problem."""
+    how = Sampling(n=n, temperature=cfg.temperature, max_new=room(stepper, problems),
+                   seed=stream_seed(cfg.seed, "search samples", purpose), chunk=stepper.chunk)
+    completions = complete_here(stepper, problems, how)
+    pairs = list(dict.fromkeys((problem, text) for problem, texts in
+                               zip(problems, completions, strict=True) for text in texts))
+    rows = [ids for ids, _ in rollout_ids(stepper.tokenizer, [p for p, _ in pairs],
+                                          [text for _, text in pairs])]
+    value_of = dict(zip(pairs, stepper.values(rows), strict=True))
+    records = []
+    for problem, texts, verdicts in zip(problems, completions, judge(problems, completions),
+                                        strict=True):
+        records.append({
+            "prompt": problem.prompt, "answer": problem.answer,
+            "tokens": [len(ids) - 1 for ids in stepper.tokenizer.encode_batch(texts)],
+            "answers": [answer_of(problem, text) for text in texts],
+            "correct": [int(v.correct) for v in verdicts],
+            # a sample that never ended states no answer: no search would return it
+            "values": [round(value_of[problem, t], 6) if t.endswith("<eos>") else 0.0
+                       for t in texts]})
+    return records
+
+
+def complete_here(stepper: Stepper, problems: list[Problem], how: Sampling) -> list[list[str]]:
+    """N completions a problem, opener included, on this rank alone: ranks share whole shards."""
+    texts = sample(stepper.policy, stepper.tokenizer,
+                   prompt_ids(stepper.tokenizer, problems, "cot"), how)
+    return [[FAMILIES[p.family].OPENER["cot"] + text for text in texts[i * how.n:(i + 1) * how.n]]
+            for i, p in enumerate(problems)]
+
+
+def room(stepper: Stepper, problems: list[Problem]) -> int:
+    """The longest completion that the model has room for, opener not counted."""
+    longest = max(map(len, prompt_ids(stepper.tokenizer, problems, "cot")))
+    return stepper.policy.config.max_len - longest
+
+
+def cell(problem: Problem, prompt_tokens: int, outcome: Outcome, stepper: Stepper) -> dict:
+    """The verdicts on what a search chose by value and by vote, and what it spent."""
+    best, voted = outcome.best(), outcome.voted(stepper.tokenizer.end_think)
+    texts = [stepper.tokenizer.decode(node.tokens[prompt_tokens - 1:]) for node in (best, voted)]
+    (verdicts,) = judge([problem], [texts])
+    return {"tokens": outcome.spent, "correct": int(verdicts[0].correct),
+            "voted": int(verdicts[1].correct), "candidates": len(outcome.complete),
+            "value": round(best.value, 6) if best.state == COMPLETE else 0.0}
+
+
+def marked_tree(problem: Problem, outcome: Outcome, stepper: Stepper) -> list[dict]:
+    """The search tree with the verifier's mark on every step and answer, put on afterwards."""
+    nodes = tree_record(outcome.root, stepper.tokenizer)
+    family, opener = FAMILIES[problem.family], FAMILIES[problem.family].OPENER["cot"]
+    paths = {0: ()}
+    for node in nodes[1:]:
+        paths[node["id"]] = path = (*paths[node["parent"]], node["text"])
+        if node["state"] == COMPLETE:
+            node["right"] = family.verify(problem, opener + "".join(path)).correct
+        else:
+            steps = tuple(text.removesuffix("</think>").removesuffix(";") for text in path)
+            node["right"] = bool(family.check_steps(problem, steps)[-1])
+    return nodes
+
+
+def shown_tree(records: list[dict]) -> dict:
+    """The hardest problem that tree search solved at the smallest budget; {} if there is none."""
+    ease = compare.ease(records, oracle=True)
+    for i in np.argsort(ease, kind="stable"):
+        tree = records[i].get("tree", [])
+        if any(node.get("right") and node["state"] == COMPLETE for node in tree):
+            return {"prompt": records[i]["prompt"], "answer": records[i]["answer"],
+                    "pass_rate": float(ease[i]), "nodes": tree}
+    return {}
+
+
+def compared(cfg: SearchConfig, records: list[dict]) -> dict:
+    """Curves at equal tokens, differences to best-of-N in difficulty bins, and allocations."""
+    unit = records[0]["unit"]
+    budgets = [2 ** i for i in range(cfg.samples[-1].bit_length()) if 2 ** i <= cfg.samples[-1]]
+    budgets = sorted({*budgets, *cfg.samples})
+    table = compare.table_of(records, unit, budgets, cfg.seed)
+    bins = difficulty_bins(compare.ease(records, oracle=True), compare.BINS)
+    return {"n_problems": len(records), "unit": unit, "curves": compare.curves(table),
+            "against_best_of_n": compare.against_best_of_n(table, bins),
+            "allocation": compare.allocations(records, unit, budgets, cfg.probe, cfg.seed)}

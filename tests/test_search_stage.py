@@ -1,0 +1,118 @@
+"""The search stage: resumes by shards, spends no more than it says, compares fairly."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+
+from minireason.config import UserError
+from minireason.search import compare
+from minireason.stages import search
+from minireason.stages.search import SearchConfig
+
+
+@pytest.fixture
+def tiny(ladder, tmp_path) -> SearchConfig:
+    return SearchConfig(policy=str(ladder / "star"), critic=str(ladder / "critic"),
+                        out=str(tmp_path / "search"), device="cpu", levels=(1,), problems=6,
+                        samples=(1, 3), methods=search.METHODS, max_step=8, shard=3)
+
+
+def test_stage_resumes_by_shards_and_repeats_itself(tiny, tmp_path, monkeypatch):
+    """A run that lost a shard draws only that one again, and ends as a whole one did."""
+    result = search.run(tiny)
+    files = sorted(p.name for p in (tmp_path / "search").iterdir())
+    assert {"result.json", "tree.json", "search-chain-test-k1-0.json",
+            "search-chain-test-k1-3.json"} <= set(files)
+    held = {name: (tmp_path / "search" / name).read_bytes() for name in files}
+    for name in ("result.json", "tree.json", "search-chain-test-k1-3.json"):
+        (tmp_path / "search" / name).unlink()
+    drawn, whole = [], search.search_shard
+    monkeypatch.setattr(search, "search_shard", lambda *a: drawn.append(a[3]) or whole(*a))
+    again = search.run(tiny)
+    assert drawn == ["chain-test-k1 3"]
+    assert again["sets"] == result["sets"]
+    for name in set(files) - {"result.json"}:
+        assert (tmp_path / "search" / name).read_bytes() == held[name], name
+    assert search.run(tiny) == json.loads((tmp_path / "search/result.json").read_text())
+    with pytest.raises(UserError, match="another configuration"):
+        search.run(dataclasses.replace(tiny, probe=2))
+    cells = result["sets"]["chain-test-k1"]
+    for method in search.METHODS:
+        for n in (1, 3):
+            assert cells["curves"][method][str(n)]["tokens"] <= n * cells["unit"]
+    assert set(cells["against_best_of_n"]) == {
+        f"{m}{v} {n}" for m in search.METHODS for v in ("", "_vote") for n in (1, 3)}
+
+
+def test_config_names_mistakes(tiny):
+    with pytest.raises(UserError, match="greedy: must be among beam"):
+        dataclasses.replace(tiny, methods=("beam", "greedy"))
+    with pytest.raises(UserError, match="must ascend"):
+        dataclasses.replace(tiny, samples=(16, 4))
+
+
+def record(correct: list[int], values: list[float], cells: dict, tokens: int = 10) -> dict:
+    """A record of one problem; answers follow from correct: every wrong one is its own."""
+    return {"answer": "7", "tokens": [tokens] * len(correct), "correct": correct, "values": values,
+            "answers": ["7" if c else f"x{i}" for i, c in enumerate(correct)], "cells": cells}
+
+
+def made_up(n: int = 200) -> list[dict]:
+    """Even problems: any sample is right and valued 0.9. Odd: samples wrong, valued 0.2; the
+    search at 2 samples' tokens is right and valued 0.9."""
+    def cells(value, right, size):
+        return {f"beam {size}": {"tokens": 10 * size, "correct": right, "voted": right,
+                                 "value": value}}
+    return [record([1] * 16, [0.9] * 16, cells(0.4, 0, 2)) if i % 2 == 0
+            else record([0] * 16, [0.2] * 16, cells(0.9, 1, 2)) for i in range(n)]
+
+
+def test_tables_count_what_fits_and_average_over_subsets():
+    records = [record([1, 0, 0, 0] * 2, [0.9, 0.5, 0.1, 0.2] * 2, {})]
+    table = compare.table_of(records, 10, [1, 2, 4], seed=0)
+    row = dict(zip(table.names, zip(table.correct[:, 0], table.tokens[:, 0], strict=True),
+                   strict=True))
+    assert row["single 4"] == (0.25, 40) and row["coverage 2"] == (0.5, 20)
+    assert row["best_of_n 1"] == (0.25, 10) and row["best_of_n 2"] == (0.5, 20)
+    first = compare.table_of(records, 10, [1], seed=None)
+    assert first.correct[first.names.index("best_of_n 1"), 0] == 1      # the leading sample
+    assert compare.fitting(np.array([10, 12, 9]), 30) == 2
+    assert compare.sampled(compare.pool(records[0]), 0, "majority") == 0
+    records[0]["correct"] = [1, 1, 1, 1, 0, 0, 0, 1]
+    assert compare.ease(records, oracle=True).tolist() == [0.25]        # the second half only
+    assert compare.ease(records, oracle=False, probe=2) == pytest.approx([0.7])
+
+
+def test_bins_show_where_search_helps_and_hurts():
+    records = made_up()
+    table = compare.table_of(records, 10, [1, 2, 4, 8], seed=0)
+    report = compare.against_best_of_n(
+        table, compare.difficulty_bins(compare.ease(records, oracle=True), 2))["beam 2"]
+    assert [b["mean"] for b in report["bins"]] == [-1, 1] and report["all"]["mean"] == 0
+    assert [b["n"] for b in report["bins"]] == [100, 100]
+    assert "beam 2" in table.names and report["bins"][0]["best_of_n"] == 1
+
+
+def test_allocation_finds_the_known_optimum_and_pays_the_probe():
+    report = compare.allocations(made_up(), 10, [1, 2, 4, 8], probe=1, seed=0)
+    bins = report["predicted bins"]
+    assert bins["reference_accuracy"] == 0.5 and bins["reference_tokens"] == 80
+    assert bins["accuracy"] >= 0.5 and bins["tokens"] <= 10             # one sample is enough
+    assert report["oracle bins"]["difference"] >= 0
+    rule = report["samples, then beam"]
+    assert rule["accuracy"] >= 0.5 and rule["tokens"] <= 20
+    stop = report["sample until sure"]
+    assert stop["difference"] == 0 and stop["factor"] == 8              # nothing to wait for
+    for entry in report.values():
+        assert entry["factor_low"] <= entry["factor"] <= entry["factor_high"]
+
+
+def test_tree_marks_and_choice_of_the_shown_tree():
+    nodes = [{"state": "open"}, {"state": "complete", "right": True}]
+    easy, hard, unsolved = made_up(2) + made_up(2)[1:]
+    easy["tree"] = hard["tree"] = nodes
+    easy["prompt"], hard["prompt"], unsolved["prompt"] = "easy", "hard", "unsolved"
+    assert search.shown_tree([easy, unsolved, hard])["prompt"] == "hard"
+    assert search.shown_tree([unsolved]) == {}
