@@ -1,8 +1,9 @@
 """`minireason bench`: our training step and sampler beside transformers' Qwen3, in one process.
 
 Both sides hold the same weights (through export), run on the same threads and do the same work:
-one optimizer step on the quickstart's own micro-batches, and N samples for each of P prompts with
-neither side allowed to stop early. They take turns, so that whatever else the machine does meets
+one optimizer step on the lines of one quickstart step, and N samples for each of P prompts with
+neither side allowed to stop early. Ours packs the lines end to end, transformers pads them; only
+the lines' own tokens are counted. They take turns, so that whatever else the machine does meets
 both; the ratio is that of the medians, its spread the quartiles of the rounds' own ratios.
 """
 
@@ -78,7 +79,8 @@ def run(cfg: BenchConfig) -> dict:
                      "longest prompt": max(map(len, prompts)),
                      **compare(cfg.rounds, drawn, our_sampler(ours, tokenizer, prompts, cfg),
                                their_sampler(theirs, tokenizer, prompts, cfg))},
-        "training": {"micro_batches": [list(b.inputs.shape) for b in batches],
+        "training": {"micro_batches": {"ours": [list(b.inputs.shape) for b in packed],
+                                       "theirs": [list(b.inputs.shape) for b in batches]},
                      **compare(cfg.rounds, tokens, our_step(ours, packed, count),
                                their_step(theirs, batches, count))}}
     print(table(result))
@@ -130,8 +132,8 @@ def training_batches(cfg: BenchConfig,
                      tokenizer: Tokenizer) -> tuple[tuple[list[Batch], list[Batch]], int]:
     """The micro-batches of one pretraining step, (padded, packed), and their counted tokens.
 
-    Both hold the same rows in the same groups. Ours packs them end to end, as the stages do;
-    transformers on a CPU takes rectangles, so it pads.
+    Both hold the same rows, with at most token_budget places a micro-batch. On a CPU transformers
+    takes rectangles only.
     """
     generator, shape = rng(cfg.seed, "bench"), cfg.shape
     lines = [draw_line(shape.mixture, shape.family, generator) for _ in range(shape.lines_per_step)]
