@@ -46,7 +46,7 @@ class TestTimeConfig:
     family: str = "chain"
     seed: int = 0
     device: str = "auto"
-    levels: tuple[int, ...] = (8,)
+    levels: tuple[int, ...] = (6, 7)
     problems: int = 500           # frozen test problems a level
     n: int = 64                   # samples a problem, a power of two
     temperature: float = 1.0
