@@ -26,7 +26,7 @@ def ladder(page: Page) -> str:
     names = list(steps["direct answer"])
     sizes = sorted({point["n"] for points in steps.values() for point in points.values()})
     rows = [[rung, *(share(points[name]) for name in names)] for rung, points in steps.items()]
-    hardest = next(iter(curves(page)), names[-1])
+    hardest = list(curves(page) or names)[-1]
     return section(
         "The ladder",
         text("Greedy accuracy on frozen test problems that no stage was trained on,",

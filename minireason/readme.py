@@ -128,8 +128,8 @@ def provenance(runs: list[dict], folders: list[Path]) -> str:
 def draw(runs: list[dict], root: Path, folder: Path) -> str:
     """Draw the README's figures into root/folder; returns the markdown that shows them."""
     (root / folder).mkdir(parents=True, exist_ok=True)
-    hardest = next(iter(runs[0].get("testtime", {}).get("result", {}).get("curves", {})),
-                   list(rungs(runs[0])["direct answer"])[-1])
+    measured = runs[0].get("testtime", {}).get("result", {}).get("curves", {})
+    hardest = list(measured or rungs(runs[0])["direct answer"])[-1]
     wanted = [("climb", "The whole climb at the hardest level", figures.climb, hardest),
               ("ladder", "Accuracy of every stage against level", figures.ladder)]
     if "star" in runs[0]:
