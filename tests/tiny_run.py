@@ -1,8 +1,12 @@
-"""All stages in their tiny form: `python tests/tiny_run.py OUT` runs the real pipeline with them.
+"""All stages in their tiny form.
+
+    python tests/tiny_run.py OUT            the real pipeline with them
+    python tests/tiny_run.py OUT FROM       each trained stage alone, its parents taken from FROM
 
 Trained for just so long that STaR finds a few right answers to learn from.
 """
 
+import dataclasses
 import sys
 from pathlib import Path
 
@@ -48,5 +52,12 @@ def tiny_pipeline(out: Path | str) -> dict:
     return pipeline.run(pipeline.RunConfig(size="tiny", out=str(out), device="cpu"))
 
 
+def apart(out: str, parents: str) -> None:
+    """Every trained stage into a folder below `out`, from the parents of a finished tiny run."""
+    for name in ("pretrain", "sft", "star", "critic"):
+        run, config = tiny_stages(parents)[name]
+        run(dataclasses.replace(config, out=f"{out}/{name}"))
+
+
 if __name__ == "__main__":
-    tiny_pipeline(sys.argv[1])
+    (tiny_pipeline if len(sys.argv) == 2 else apart)(*sys.argv[1:])
