@@ -41,6 +41,8 @@ def test_dataclass_round_trip(a, b, c):
 def test_unknown_and_missing_fields_are_named():
     with pytest.raises(UserError, match=r"unknown fields \['d'\], missing fields \['a'\]"):
         from_dict(Example, {"d": 1})
+    with pytest.raises(UserError, match=r"unknown fields \['d'\], missing fields \[\]"):
+        from_dict(Example, {"a": 1, "d": 1})
 
 
 @pytest.mark.parametrize("content", [b"{", b"\xff\xfe", b""])

@@ -23,7 +23,7 @@ from minireason.evaluate import (
     wilson,
 )
 from minireason.generate import Sampling
-from minireason.problems import FAMILIES, Verdict, chain, split_of
+from minireason.problems import FAMILIES, Verdict, chain, load_frozen, split_of
 from minireason.tokenizer import Tokenizer
 
 quick = settings(max_examples=80, deadline=None, derandomize=True)
@@ -89,7 +89,7 @@ def test_bootstrap_is_paired():
 
 
 def test_bootstrap_repeats():
-    a, b = np.arange(9.0), np.ones(9)
+    a, b = np.random.default_rng(2).random((2, 40))
     assert paired_bootstrap(a, b) == paired_bootstrap(a, b)
 
 
@@ -105,7 +105,7 @@ def test_accuracy_counts_each_part_of_a_verdict():
 def test_frozen_sets_are_the_first_n_of_the_split():
     sets = frozen_sets("chain", "test", 5, (2, 3))
     assert list(sets) == ["chain-test-k2", "chain-test-k3"]
-    assert all(len(s) == 5 for s in sets.values())
+    assert all(members == load_frozen(name)[:5] for name, members in sets.items())
     assert {split_of(p.key) for s in sets.values() for p in s} == {"test"}
     assert len(frozen_sets("chain", "test", 1)) == len(chain.LEVELS)
 
@@ -119,19 +119,20 @@ def test_prompts_end_with_the_opener_and_hints_stand_before_it():
 
 
 def test_evaluate_reads_the_models_completions(monkeypatch):
-    """A sampler that is right on every other problem scores just that, set by set."""
+    """A sampler that is right on some problems of each set scores just that, set by set."""
     sets = frozen_sets("chain", "test", 6, (1, 2))
 
     def half_right(model, tokenizer, ids, how, *_):
         problems = [FAMILIES["chain"].read(tokenizer.decode(row[1:-1])) for row in ids]
-        return [chain.render(p, "cot").removeprefix("<think>") if i % 2 else "<eos>"
-                for i, p in enumerate(problems)]
+        right = [i % 2 and (p.level == 1 or i > 8) for i, p in enumerate(problems)]
+        return [chain.render(p, "cot").removeprefix("<think>") if good else "<eos>"
+                for p, good in zip(problems, right, strict=True)]
 
     monkeypatch.setattr(module, "sample", half_right)
     tokenizer = Tokenizer.build(2)
     report = evaluate(None, tokenizer, sets, "cot", Sampling(temperature=0))
     assert {name: (r["accuracy"], r["n"]) for name, r in report.items()} == {
-        name: (0.5, 6) for name in sets}
+        name: (share, 6) for name, share in zip(sets, (1 / 2, 1 / 3), strict=True)}
     text = show(None, tokenizer, sets["chain-test-k1"][:2], "cot", Sampling(temperature=0))
     assert text.count("[right") == text.count("[wrong") == 1
 
@@ -152,6 +153,7 @@ def test_two_ranks_draw_what_one_process_draws(ladder, monkeypatch, n):
     how = Sampling(n=n, max_new=8, seed=3, chunk=4)
     whole = complete(model, tokenizer, problems, "cot", how)
     assert [len(texts) for texts in whole] == [n] * 5
+    assert n == 1 or any(len(set(texts)) > 1 for texts in whole)     # samples of one prompt differ
     assert len(judge(problems, whole)) == 5
     for rank in (0, 1):
         monkeypatch.setattr(parallel, "rank", lambda rank=rank: rank)

@@ -12,6 +12,7 @@ from tiny_run import tiny_stages
 from minireason import checkpoint
 from minireason.batches import encode_lines
 from minireason.config import UserError
+from minireason.critic import step_values
 from minireason.problems import chain, split_of
 from minireason.stages import critic, pretrain, sft, star, testtime
 
@@ -136,6 +137,10 @@ def test_critic_learns_its_samples_by_heart(ladder, tmp_path, monkeypatch):
     curve = losses(tmp_path / "critic")
     assert curve[0] > 0.3 and curve[-1] < NEAR
     assert result["share_right"] == 0.5
+    seen = json.loads((tmp_path / "critic" / "rollouts.json").read_text())["rollouts"][:8]
+    problems, texts, right = zip(*((chain.read(p), t, r) for p, t, r in seen), strict=True)
+    values = step_values(*checkpoint.load(tmp_path / "critic"), list(problems), list(texts))
+    assert all((v[-1] > 0.9) if r else (v[-1] < 0.1) for v, r in zip(values, right, strict=True))
 
 
 def test_sft_traces_are_of_the_train_split_in_equal_shares():
@@ -187,6 +192,17 @@ def test_testtime_points_are_the_estimators_of_its_samples(ladder):
         for method in ("critic_best_of_n", "coverage"):
             assert first[method]["accuracy"] == pytest.approx(single, abs=1e-12)
         assert set(curve["points"]) == {"1", "2", "4"}
+
+
+@pytest.mark.parametrize(("method", "n", "expected"), [
+    ("single", 1, 1 / 2), ("single", 4, 1 / 2), ("coverage", 2, 5 / 6), ("coverage", 4, 1.0),
+    ("critic_best_of_n", 4, 0.0), ("critic_best_of_n", 1, 1 / 2), ("majority", 4, 1.0),
+    ("critic_vote", 4, 0.0)])
+def test_each_method_on_one_problem(method, n, expected):
+    """Two right answers, two different wrong ones; the critic's favourite is wrong."""
+    record = {"answer": "5", "answers": ["7", "5", "5", None], "correct": [0, 1, 1, 0],
+              "values": [0.9, 0.2, 0.1, 0.8]}
+    assert testtime.per_problem(record, n, method, 0, 0) == pytest.approx(expected, abs=1e-12)
 
 
 def test_calibration_bins_hold_every_sample(ladder):
