@@ -128,10 +128,10 @@ def test_oracle_at_the_steps_makes_search_beat_equal_tokens():
     def steps_found(outcomes):
         return np.mean([10 * values([o.best().tokens])[0] for o in outcomes])
 
-    guided = search("beam", policy, values, 50, 200, expected=16.0)
-    blind = search("beam", policy, random_values(0), 50, 200, expected=16.0)
-    assert steps_found(guided) > steps_found(blind) + 1
-    assert steps_found(search("tree", policy, values, 50, 200, expected=16.0)) > 1.5
+    for name, gain in (("beam", 1), ("tree", 0.75)):
+        guided = search(name, policy, values, 50, 200, expected=16.0)
+        blind = search(name, policy, random_values(0), 50, 200, expected=16.0)
+        assert steps_found(guided) > steps_found(blind) + gain, name
 
 
 def test_best_of_n_with_oracle_is_coverage_and_with_constant_chance():
@@ -209,19 +209,18 @@ def test_tree_record_holds_every_step_once(tiny):
 
 
 def test_uneven_visits_prefer_value_and_prior():
-    """PUCT spends most draws below the child that the critic likes."""
-    liked = TOKENIZER.ids_of("2")[0]
+    """PUCT and UCT pass most often through the first step that the critic likes."""
+    liked = tuple(TOKENIZER.ids_of("2", ";"))                   # `2</think>` is soon used up
 
     def values(rows):
-        return [0.9 if row[row.index(TOKENIZER.think) + 1] == liked else 0.1 for row in rows]
+        return [0.9 if tuple(row[row.index(TOKENIZER.think) + 1:][:2]) == liked else 0.1
+                for row in rows]
 
     for name in ("tree", "uct"):
-        below = {}
-        for outcome in search(name, thinker(), values, 20, 300):
-            for step, child in outcome.root.children.items():
-                below[step[0]] = below.get(step[0], 0) + child.below
-        assert max(below, key=below.get) == liked, (name, below)
-        assert below[liked] > 0.5 * sum(below.values())
+        roots = [outcome.root for outcome in search(name, thinker(), values, 40, 300)]
+        shares = [root.children[liked].visits / sum(c.visits for c in root.children.values())
+                  for root in roots if liked in root.children]
+        assert len(shares) > 15 and np.median(shares) > 0.75, name       # some draw it last
 
 
 def test_beam_keeps_n_over_m_and_spends_its_budget():

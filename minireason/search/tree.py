@@ -32,10 +32,10 @@ class TreeConfig:
     """Shape of a tree search."""
 
     rule: str = "puct"            # puct | uct
-    c: float = 1.0                # weight of exploration
-    width: int = 4                # M steps drawn a visit
-    widen: float = 0.5            # draws allowed: M * (simulations through the node) ** widen
-    leaves: int = 4               # L simulations of a problem a round
+    c: float = 0.3                # weight of exploration
+    width: int = 2                # M steps drawn a visit
+    widen: float = 0.25           # draws allowed: M * (simulations through the node) ** widen
+    leaves: int = 2               # L simulations of a problem a round
     commit: int = 0               # simulations before the root moves to its best child (mean
     #                               value), whose subtree is kept; 0 decides only at the end
 

@@ -42,7 +42,8 @@ class SearchConfig:
     samples: tuple[int, ...] = (4, 16, 64)   # budgets, in samples' tokens
     methods: tuple[str, ...] = ("beam", "lookahead", "tree")
     temperature: float = 1.0
-    width: int = 4                # M steps drawn after a prefix
+    width: int = 4                # M steps drawn after a beam
+    tree_width: int = 2           # M steps drawn at a visit of a tree search
     c: float = 0.3                # weight of exploration in tree search
     max_step: int = 12            # tokens a step at most
     probe: int = 4                # samples that predict a problem's difficulty
@@ -130,7 +131,8 @@ def search(cfg: SearchConfig, method: str, stepper: Stepper, prompts: list[list[
            budgets: list[int], unit: int) -> list[Outcome]:
     """Run one method on all prompts."""
     if method in ("tree", "uct"):
-        shape = TreeConfig(rule="uct" if method == "uct" else "puct", c=cfg.c, width=cfg.width)
+        shape = TreeConfig(rule="uct" if method == "uct" else "puct", c=cfg.c,
+                           width=cfg.tree_width)
         return tree_search(stepper, shape, prompts, budgets, unit)
     shape = BeamConfig(width=0 if method == "beam_sqrt" else cfg.width,
                        lookahead=int(method == "lookahead"))
