@@ -1,7 +1,7 @@
 """Batch: token rows with their loss mask, cut into micro-batches of similar length.
 
-Rows are padded on the right; sorting by length before cutting keeps padding small. On a GPU the
-same rows are packed end to end instead (`packed`), and no padding exists at all.
+Rows are packed end to end, so that no product is spent on padding; `packed=False` is the plain
+form, rectangles padded on the right. Sorting by length keeps the rows of a batch alike.
 """
 
 from dataclasses import dataclass
@@ -45,7 +45,7 @@ def encode_lines(tokenizer: Tokenizer, prompts: list[str],
 
 
 def micro_batches(rows: list[tuple[list[int], int]], token_budget: int, pad: int,
-                  packed: bool = False) -> tuple[list[Batch], int]:
+                  packed: bool = True) -> tuple[list[Batch], int]:
     """This rank's rows in batches of at most `token_budget` tokens, and the GLOBAL token count.
 
     rows: (tokens, first counted index). The count covers all rows of all ranks, so that every

@@ -125,8 +125,7 @@ def train(cfg: CountdownConfig, folder: Path, tokenizer: Tokenizer, arm: str, se
     optimizer = make_optimizer(model, recipe.weight_decay)
     for step in log.steps(checkpoint.resume(log, model, optimizer), recipe.steps):
         rows = encode_lines(tokenizer, *draw_lines(cfg, arm, seed, step, count))
-        batches, counted = micro_batches(rows, cfg.token_budget, tokenizer.pad,
-                                         packed=device.type == "cuda")
+        batches, counted = micro_batches(rows, cfg.token_budget, tokenizer.pad)
         loss, _ = train_step(
             model, optimizer, batches,
             lambda b, c=counted: nll(model(b.inputs, b.cu_seqlens, b.max_len), b.targets,

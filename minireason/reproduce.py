@@ -128,8 +128,7 @@ def train(cfg: ReproduceConfig, log: RunLog, tokenizer: Tokenizer, style: str, n
     losses = []
     for step in log.steps(0, steps, f"{style} {n}"):
         chosen = rng(cfg.seed, "rows", style, n, step).integers(0, n, per_step).tolist()
-        batches, count = micro_batches([rows[i] for i in chosen], cfg.token_budget, tokenizer.pad,
-                                       packed=device.type == "cuda")
+        batches, count = micro_batches([rows[i] for i in chosen], cfg.token_budget, tokenizer.pad)
         loss, _ = train_step(
             model, optimizer, batches,
             lambda b, c=count: nll(model(b.inputs, b.cu_seqlens, b.max_len), b.targets,

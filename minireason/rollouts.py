@@ -13,6 +13,7 @@ from torch import Tensor
 
 from minireason import parallel
 from minireason.batches import Batch, micro_batches
+from minireason.critic import STEP_ENDS
 from minireason.evaluate import prompt_ids
 from minireason.generate import Sampling, stream
 from minireason.losses import gather_logprobs, group_advantages, truncate_logits
@@ -27,14 +28,12 @@ class Rewards:
     """What a completion earns; every part is the exact verifier's."""
 
     outcome: float = 1.0          # for the right answer
-    process: float = 0.0          # times the share of exactly right steps (0 if malformed)
     format: float = 0.0           # for matching the grammar to the end
+    process: float = 0.0          # for each exactly right step, credited to its own tokens only
 
-    def of(self, problem: Problem, verdict: Verdict) -> float:
-        """The reward; steps beyond those needed lower the share, so length wins nothing."""
-        needed = max(len(problem.steps), len(verdict.marks), 1)
-        return (self.outcome * verdict.correct + self.process * sum(verdict.marks) / needed
-                + self.format * verdict.well_formed)
+    def of(self, verdict: Verdict) -> float:
+        """The reward of the completion as a whole."""
+        return self.outcome * verdict.correct + self.format * verdict.well_formed
 
 
 @dataclass(frozen=True)
@@ -47,12 +46,17 @@ class Rollout:
     first: int                    # index of the first drawn token
     logprobs: list[float]         # of the drawn tokens, by the sampler
     reward: float
-    advantage: float
+    advantages: list[float]       # of the drawn tokens
 
     @property
     def length(self) -> int:
         """Drawn tokens, <eos> included."""
         return len(self.tokens) - self.first
+
+    @property
+    def silent(self) -> bool:
+        """No token has an advantage: the completion teaches nothing."""
+        return not any(self.advantages)
 
 
 def draw_groups(policy: Transformer, tokenizer: Tokenizer, problems: list[Problem], how: Sampling,
@@ -69,13 +73,40 @@ def draw_groups(policy: Transformer, tokenizer: Tokenizer, problems: list[Proble
                           chunk.logprobs[i, :length].tolist()))
     verdicts = [FAMILIES[p.family].verify(p, FAMILIES[p.family].OPENER["cot"]
                                           + tokenizer.decode(tokens)) for p, _, tokens, _ in drawn]
-    earned = [rewards.of(problem, verdict)
-              for (problem, _, _, _), verdict in zip(drawn, verdicts, strict=True)]
-    advantages = group_advantages(torch.tensor(earned, dtype=torch.float64), how.n, advantage)
-    rollouts = [Rollout(problem, verdict, prompt + tokens, len(prompt), logprobs, reward, gain)
-                for (problem, prompt, tokens, logprobs), verdict, reward, gain
-                in zip(drawn, verdicts, earned, advantages.tolist(), strict=True)]
+    earned = [rewards.of(verdict) for verdict in verdicts]
+    gains = group_advantages(torch.tensor(earned, dtype=torch.float64), how.n, advantage).tolist()
+    credits = [credit for i in range(0, len(drawn), how.n) for credit in step_credits(
+        [row[2] for row in drawn[i:i + how.n]], [v.marks for v in verdicts[i:i + how.n]],
+        tokenizer)]
+    rollouts = [Rollout(problem, verdict, prompt + tokens, len(prompt), logprobs, reward,
+                        [gain + rewards.process * c for c in credit])
+                for (problem, prompt, tokens, logprobs), verdict, reward, gain, credit
+                in zip(drawn, verdicts, earned, gains, credits, strict=True)]
     return parallel.gather([rollouts[i * how.n:(i + 1) * how.n] for i in range(len(mine))])
+
+
+def step_credits(group: list[list[int]], marks: list[tuple[bool, ...]],
+                 tokenizer: Tokenizer) -> list[list[float]]:
+    """Per drawn token of each completion: its step's mark less the group's mean at that step.
+
+    The step-wise advantage of process supervision (DeepSeekMath, arXiv:2402.03300, section 4.1.3)
+    with each reward kept to its own step: a mark judges a step from the state before it, so a later
+    step owes it nothing. Tokens of no step (after the thought, withdrawn, malformed) get 0.
+    """
+    ends, wrong = set(tokenizer.ids_of(*STEP_ENDS)), tokenizer.ids_of("<wrong>")[0]
+    longest = max(map(len, marks))
+    means = [sum(rights) / len(rights) for rights in
+             ([m[j] for m in marks if j < len(m)] for j in range(longest))]
+    credits = []
+    for tokens, marked in zip(group, marks, strict=True):
+        credit, first = [0.0] * len(tokens), 0
+        for j, mark in enumerate(marked):
+            end = next(t for t in range(first, len(tokens)) if tokens[t] in ends) + 1
+            begin = max((t + 1 for t in range(first, end) if tokens[t] == wrong), default=first)
+            credit[begin:end] = [mark - means[j]] * (end - begin)
+            first = end
+        credits.append(credit)
+    return credits
 
 
 @dataclass(frozen=True)
@@ -96,20 +127,19 @@ class RolloutBatch:
 
 
 def make_batches(rollouts: list[Rollout], weights: list[float], temperature: float,
-                 token_budget: int, pad: int, packed: bool, old: Transformer | None,
+                 token_budget: int, pad: int, old: Transformer | None,
                  reference: Transformer | None) -> list[RolloutBatch]:
     """This rank's rollouts as micro-batches, each with the logprobs of the models given.
 
     A rollout without advantage has no gradient: it is left out unless a KL term wants it.
     """
     rows = sorted(((r, w) for r, w in zip(rollouts, weights, strict=True)
-                   if r.advantage or reference is not None),
+                   if not r.silent or reference is not None),
                   key=lambda row: len(row[0].tokens))      # the order that micro_batches keeps
-    batches, _ = micro_batches([(r.tokens, r.first) for r, _ in rows], token_budget, pad,
-                               packed)
+    batches, _ = micro_batches([(r.tokens, r.first) for r, _ in rows], token_budget, pad)
     sizes = [int(batch.loss_mask.sum()) for batch in batches]
     mine = parallel.share(rows)
-    advantages = torch.tensor([r.advantage for r, _ in mine for _ in range(r.length)]).split(sizes)
+    advantages = torch.tensor([gain for r, _ in mine for gain in r.advantages]).split(sizes)
     spread = torch.tensor([w for r, w in mine for _ in range(r.length)]).split(sizes)
     return [RolloutBatch(batch, advantages[i], spread[i], *(
         None if model is None else fixed_logprobs(model, batch, temperature)
@@ -133,7 +163,7 @@ def fixed_logprobs(model: Transformer, rows: Batch, temperature: float) -> Tenso
 
 def has_signal(group: list[Rollout]) -> bool:
     """False where all rewards are equal: such a group teaches nothing."""
-    return any(rollout.advantage != 0 for rollout in group)
+    return not all(rollout.silent for rollout in group)
 
 
 def diagnostics(groups: list[list[Rollout]]) -> dict[str, float]:

@@ -153,7 +153,7 @@ def validation_loss(model: Transformer, tokenizer: Tokenizer, n: int, levels: in
     rows = encode_lines(tokenizer, [p.prompt for p in problems],
                         [FAMILIES[p.family].render(p, "cot") for p in problems])
     device = model.embedding.weight.device
-    batches, count = micro_batches(rows, 8192, tokenizer.pad, packed=device.type == "cuda")
+    batches, count = micro_batches(rows, 8192, tokenizer.pad)
     total = torch.zeros(1, device=device)
     for batch in (b.to(device) for b in batches):
         total += nll(model(batch.inputs, batch.cu_seqlens, batch.max_len), batch.targets,

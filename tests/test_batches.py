@@ -50,7 +50,7 @@ def test_cutting_keeps_every_counted_token_within_the_budget(budget, packed):
 
 
 def test_similar_lengths_stand_together():
-    batches, _ = micro_batches(ROWS, 6, 0)
+    batches, _ = micro_batches(ROWS, 6, 0, packed=False)
     lengths = [batch.inputs.shape[1] for batch in batches]
     assert lengths == sorted(lengths) == [3, 4, 6]               # 2 and 3 share a batch
 
@@ -59,7 +59,7 @@ def test_ranks_share_the_rows_and_know_the_whole_count(monkeypatch):
     seen = []
     for rank in range(2):
         monkeypatch.setattr(parallel, "share", lambda rows, r=rank: rows[r::2])
-        batches, count = micro_batches(ROWS, 100, 0)
+        batches, count = micro_batches(ROWS, 100, 0, packed=False)
         assert count == 9
         seen += [t for batch in batches for t in counted(batch)]
     assert sorted(seen) == sorted(counted(pad_right(ROWS, 0)))

@@ -28,6 +28,7 @@ from minireason.rollouts import (
     fixed_logprobs,
     has_signal,
     make_batches,
+    step_credits,
 )
 from minireason.stages import rl
 from minireason.stages.rl import RLConfig, batches_of, collect, rl_loss, split
@@ -124,13 +125,46 @@ def test_k3_is_an_unbiased_kl_that_is_never_negative():
 def test_rewards_are_the_verifiers():
     problem = chain.build(23, [("+", 4), ("*", 3)])
     good, lucky = "<think>23+4=27;27*3=81</think>81<eos>", "<think>23+4=26;27*3=81</think>81<eos>"
-    long = "<think>23+4=27;27*3=81;81-2=79;79+2=81</think>81<eos>"
-    rewards = Rewards(outcome=1.0, process=0.5, format=0.1)
-    expected = {good: 1.6, lucky: 1.1, "<think>23+4=27</think>27<eos>": 0.35, long: 1.35,
+    rewards = Rewards(outcome=1.0, format=0.1)
+    expected = {good: 1.1, lucky: 1.1, "<think>23+4=27</think>27<eos>": 0.1,
                 "<think>23+4=27;27*3=81</think>81": 0.0, "</think>81<eos>": 1.1}
     for text, reward in expected.items():
-        assert rewards.of(problem, chain.verify(problem, text)) == pytest.approx(reward), text
-    assert Rewards().of(problem, chain.verify(problem, lucky)) == 1.0
+        assert rewards.of(chain.verify(problem, text)) == pytest.approx(reward), text
+    assert Rewards().of(chain.verify(problem, lucky)) == 1.0
+
+
+def test_process_reward_is_credited_to_its_own_step_only(policy):
+    """Three completions of one problem: right, second step wrong, first step withdrawn once."""
+    _, tokenizer = policy
+    problem = chain.build(23, [("+", 4), ("*", 3)])
+    texts = ["23+4=27;27*3=81</think>81<eos>", "23+4=27;27*3=80</think>80<eos>",
+             "23+4=26<wrong>23+4=27;27*3=81</think>81<eos>", "23+4=27;27"]
+    group = [tokenizer.encode(text) for text in texts]
+    marks = [chain.verify(problem, "<think>" + text).marks for text in texts]
+    right, wrong, mended, malformed = step_credits(group, marks, tokenizer)
+    third = pytest.approx(1 / 3)
+    assert right == [0.0] * 6 + [third] * 6 + [0.0] * 2        # all began right: nothing to learn
+    assert wrong == [0.0] * 6 + [pytest.approx(-2 / 3)] * 6 + [0.0] * 2
+    assert mended == [0.0] * 12 + [third] * 6 + [0.0] * 2
+    assert malformed == [0.0] * 7
+    bad_first = step_credits([group[0], tokenizer.encode("23+4=26;26*3=78</think>78<eos>")],
+                             [(True, True), (False, True)], tokenizer)
+    assert bad_first[1] == [-0.5] * 6 + [0.0] * 8              # the step after it was right
+
+
+def test_process_credit_is_added_to_the_outcome_advantage(policy):
+    model, tokenizer = policy
+    problems = [chain.build(n, [("+", 4), ("*", 2)]) for n in (3, 20)]
+    how = Sampling(n=6, max_new=24, seed=5)
+    plain, with_steps = (draw_groups(model, tokenizer, problems, how, Rewards(process=weight),
+                                     "reinforce") for weight in (0.0, 2.0))
+    for before, after in zip(plain, with_steps, strict=True):
+        credits = step_credits([r.tokens[r.first:] for r in before],
+                               [r.verdict.marks for r in before], tokenizer)
+        for a, b, credit in zip(before, after, credits, strict=True):
+            assert len(set(a.advantages)) == 1
+            assert b.advantages == pytest.approx([x + 2 * c for x, c in
+                                                  zip(a.advantages, credit, strict=True)])
 
 
 # --- sampling and learning ---------------------------------------------------------------------
@@ -143,8 +177,8 @@ def test_sampler_and_loss_see_the_same_distribution(policy, tiny, temperature):
     groups = draw_groups(model, tokenizer, problems, how, Rewards(), "reinforce")
     assert [[r.problem for r in group] for group in groups] == [[p] * 3 for p in problems]
     for rollout in (r for group in groups for r in group):
-        alone = replace(rollout, advantage=1.0)
-        batch, = make_batches([alone], [1.0], temperature, 256, tokenizer.pad, False, None, None)
+        alone = replace(rollout, advantages=[1.0] * rollout.length)
+        batch, = make_batches([alone], [1.0], temperature, 256, tokenizer.pad, None, None)
         fresh = drawn_logprobs(model, batch.rows, temperature)
         # cached decoding and a whole forward sum in another order
         assert fresh.tolist() == pytest.approx(rollout.logprobs, abs=FLOAT32_SUM)
@@ -166,7 +200,7 @@ def test_first_update_is_reinforce_and_the_ratio_exactly_one(policy, tiny):
     groups, _ = collect(replace(tiny, max_level=2), 0, model, tokenizer)
     rollouts, = split(tiny, 0, groups)
     weights = [1 / sum(r.length for r in rollouts)] * len(rollouts)
-    fixed = make_batches(rollouts, weights, 1.0, 256, tokenizer.pad, False, model, None)
+    fixed = make_batches(rollouts, weights, 1.0, 256, tokenizer.pad, model, None)
     on_policy = batches_of(tiny, rollouts, model, model, tokenizer.pad)
     assert len(fixed) > 1, "the test wants several micro-batches"
     for batch in fixed:

@@ -193,8 +193,7 @@ def retrain(cfg: FlywheelConfig, number: int, log: RunLog, model, tokenizer,
         lines = [draw_line(mixture, cfg.family, generator) for _ in range(n_replay)]
         rows = encode_lines(tokenizer, [p for p, _ in chosen] + [""] * n_replay,
                             [c for _, c in chosen] + lines)
-        batches, count = micro_batches(rows, cfg.token_budget, tokenizer.pad,
-                                       packed=next(model.parameters()).device.type == "cuda")
+        batches, count = micro_batches(rows, cfg.token_budget, tokenizer.pad)
         lr = schedule(step, cfg.steps, cfg.lr, cfg.warmup)
         loss, grad_norm = train_step(
             model, optimizer, batches,

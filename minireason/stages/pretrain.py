@@ -80,8 +80,7 @@ def run(cfg: PretrainConfig) -> dict:
         lines_rng = rng(cfg.seed, "pretrain", step)
         lines = [draw_line(cfg.mixture, cfg.family, lines_rng) for _ in range(cfg.lines_per_step)]
         rows = encode_lines(tokenizer, [""] * len(lines), lines)
-        batches, count = micro_batches(rows, cfg.token_budget, tokenizer.pad,
-                                       packed=device.type == "cuda")
+        batches, count = micro_batches(rows, cfg.token_budget, tokenizer.pad)
         lr = (trapezoid(step, cfg.lr, cfg.warmup, fall, cfg.decay) if cfg.target else
               schedule(step, cfg.steps, cfg.lr, cfg.warmup))
         loss, grad_norm = train_step(

@@ -84,8 +84,7 @@ def run(cfg: ReviseConfig) -> dict:
     optimizer = make_optimizer(model, cfg.weight_decay)
     for step in log.steps(checkpoint.resume(log, model, optimizer), cfg.steps):
         rows = draw_rows(cfg, step, pool, mixture, tokenizer)
-        batches, count = micro_batches(rows, cfg.token_budget, tokenizer.pad,
-                                       packed=device.type == "cuda")
+        batches, count = micro_batches(rows, cfg.token_budget, tokenizer.pad)
         batches = [skip_withdrawn(batch, separators) for batch in batches]
         count -= sum(int(in_withdrawn(torch.tensor(row[1:]), separators).sum()) for row, _ in rows)
         lr = schedule(step, cfg.steps, cfg.lr, cfg.warmup)

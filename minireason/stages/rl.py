@@ -110,7 +110,7 @@ def run(cfg: RLConfig) -> dict:
         lr = schedule(step, cfg.steps, cfg.lr, cfg.warmup, cfg.lr_floor)
         learned = learn(cfg, step, policy, optimizer, parts, lr, mixture, tokenizer)
         trained = cfg.epochs * sum(len(r.tokens) for group in groups for r in group
-                                   if r.advantage or cfg.kl)
+                                   if not r.silent or cfg.kl)
         record = {**diagnostics(drawn), **learned, "trained_tokens": trained, "lr": lr}
         log.record(step, **{f"train/{name}": value for name, value in record.items()}, **curve)
         if (step + 1) % cfg.save_every == 0 and step + 1 < cfg.steps:
@@ -169,8 +169,7 @@ def batches_of(cfg: RLConfig, rollouts: list[Rollout], policy: Transformer,
     weights = token_weights(lengths, cfg.aggregation, cfg.max_new).tolist()
     old = policy if cfg.epochs * cfg.minibatches > 1 else None
     return make_batches(rollouts, weights, cfg.temperature, cfg.token_budget, pad,
-                        policy.embedding.weight.device.type == "cuda", old,
-                        reference if cfg.kl else None)
+                        old, reference if cfg.kl else None)
 
 
 def rl_loss(cfg: RLConfig, policy: Transformer, batch: RolloutBatch) -> tuple[Tensor, Tensor]:

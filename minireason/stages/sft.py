@@ -73,8 +73,7 @@ def run(cfg: SFTConfig) -> dict:
         lines = [draw_line(mixture, cfg.family, generator) for _ in range(n_replay)]
         rows = encode_lines(tokenizer, prompts + [""] * n_replay,
                             [completion for _, _, completion in chosen] + lines)
-        batches, count = micro_batches(rows, cfg.token_budget, tokenizer.pad,
-                                       packed=device.type == "cuda")
+        batches, count = micro_batches(rows, cfg.token_budget, tokenizer.pad)
         lr = schedule(step, cfg.steps, cfg.lr, cfg.warmup)
         loss, grad_norm = train_step(
             model, optimizer, batches,

@@ -115,8 +115,7 @@ def run_round(cfg: STaRConfig, number: int, policy_folder: str, mixture: Mixture
     optimizer = make_optimizer(model, cfg.weight_decay)
     for step in log.steps(checkpoint.resume(log, model, optimizer), cfg.steps):
         rows = draw_rows(cfg, number, step, kept["rationales"], mixture, tokenizer)
-        batches, count = micro_batches(rows, cfg.token_budget, tokenizer.pad,
-                                       packed=device.type == "cuda")
+        batches, count = micro_batches(rows, cfg.token_budget, tokenizer.pad)
         lr = schedule(step, cfg.steps, cfg.lr, cfg.warmup)
         loss, grad_norm = train_step(
             model, optimizer, batches,
