@@ -200,7 +200,7 @@ def test_first_update_is_reinforce_and_the_ratio_exactly_one(policy, tiny):
     groups, _ = collect(replace(tiny, max_level=2), 0, model, tokenizer)
     rollouts, = split(tiny, 0, groups)
     weights = [1 / sum(r.length for r in rollouts)] * len(rollouts)
-    fixed = make_batches(rollouts, weights, 1.0, 256, tokenizer.pad, model, None)
+    fixed = make_batches(rollouts, weights, 1.0, 96, tokenizer.pad, model, None)
     on_policy = batches_of(tiny, rollouts, model, model, tokenizer.pad)
     assert len(fixed) > 1, "the test wants several micro-batches"
     for batch in fixed:
@@ -236,7 +236,7 @@ def test_group_without_signal_has_exactly_no_gradient(policy, tiny):
     rollouts, = split(tiny, 0, groups)
     assert not any(map(has_signal, groups))
     assert batches_of(tiny, rollouts, model, model, tokenizer.pad) == []
-    kept = make_batches(rollouts, [0.1] * len(rollouts), 1.0, 256, tokenizer.pad, False, None,
+    kept = make_batches(rollouts, [0.1] * len(rollouts), 1.0, 256, tokenizer.pad, None,
                         model)                            # kept for a KL term of weight 0
     assert gradient(tiny, model, kept).abs().max() == 0
     before = [p.clone() for p in model.parameters()]
@@ -359,7 +359,7 @@ def test_impossible_choices_are_refused(change):
 def test_fixed_logprobs_have_no_gradient(policy, tiny):
     model, tokenizer = policy
     rollouts, = split(tiny, 0, collect(tiny, 0, model, tokenizer)[0])
-    batches = make_batches(rollouts, [1.0] * len(rollouts), 1.0, 256, tokenizer.pad, False, None,
+    batches = make_batches(rollouts, [1.0] * len(rollouts), 1.0, 256, tokenizer.pad, None,
                            model)
     assert not any(b.ref_logprobs.requires_grad for b in batches)
     assert fixed_logprobs(model, batches[0].rows, 1.0).tolist() == batches[0].ref_logprobs.tolist()

@@ -203,7 +203,8 @@ def learn(cfg: RLConfig, step: int, policy: Transformer, optimizer, parts: list[
 
         def loss_of(batch, count=count):
             if isinstance(batch, Batch):
-                return cfg.replay * nll(policy(batch.inputs), batch.targets, batch.loss_mask, count)
+                return cfg.replay * nll(policy(batch.inputs, batch.cu_seqlens, batch.max_len),
+                                        batch.targets, batch.loss_mask, count)
             loss, part = rl_loss(cfg, policy, batch)
             sums.add_(part)
             return loss
