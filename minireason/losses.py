@@ -59,22 +59,31 @@ def truncate_logits(logits: Tensor, temperature: float, top_k: int = 0,
     return logits
 
 
-def group_advantages(rewards: Tensor, group_size: int, how: str) -> Tensor:
+def group_advantages(rewards: Tensor, group_size: int, how: str,
+                     scores: Tensor | None = None) -> Tensor:
     """How much better each completion is than its group; (P * G,) -> (P * G,), float32.
 
     reinforce, dr_grpo   r - mean(group)                             (Liu 2025, arXiv:2503.20783)
     rloo                 r - mean(the others) = G / (G-1) (r - mean)  (Ahmadian 2024, 2402.14740)
     grpo                 (r - mean) / population standard deviation  (Shao 2024, arXiv:2402.03300)
+    optimal              r - sum(s r) / sum(s), s = |grad log pi|^2, the baseline of least variance
+                         (Greensmith 2004, JMLR 5, theorem 8); `scores` estimate s, (P * G,)
 
+    A likely token has a small gradient. Where most samples are right, these are the likely ones,
+    and the optimal baseline is near 0: it learns mostly from what went right.
     A group whose rewards are all equal gets exactly 0, whatever rounding says.
     """
     groups = rewards.double().view(-1, group_size)                        # (P, G)
-    advantages = groups - groups.mean(dim=1, keepdim=True)
+    weights = torch.ones_like(groups)
+    if how == "optimal":
+        assert scores is not None, "the optimal baseline weighs rewards by the size of gradients"
+        weights = scores.double().view(-1, group_size).clamp_min(1e-12)
+    advantages = groups - (weights * groups).sum(1, keepdim=True) / weights.sum(1, keepdim=True)
     if how == "rloo":
-        advantages = advantages * group_size / (group_size - 1)
+        advantages = advantages * group_size / max(1, group_size - 1)
     elif how == "grpo":
         advantages = advantages / groups.std(dim=1, keepdim=True, correction=0).clamp_min(1e-12)
-    elif how not in ("reinforce", "dr_grpo"):
+    elif how not in ("reinforce", "dr_grpo", "optimal"):
         raise ValueError(f"advantage {how!r}")
     equal = groups.amax(dim=1, keepdim=True) == groups.amin(dim=1, keepdim=True)
     return advantages.masked_fill(equal, 0.0).flatten().float()

@@ -5,6 +5,7 @@ ones begin, their logprobs under the distribution they were drawn from, and how 
 """
 
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -74,38 +75,54 @@ def draw_groups(policy: Transformer, tokenizer: Tokenizer, problems: list[Proble
     verdicts = [FAMILIES[p.family].verify(p, FAMILIES[p.family].OPENER["cot"]
                                           + tokenizer.decode(tokens)) for p, _, tokens, _ in drawn]
     earned = [rewards.of(verdict) for verdict in verdicts]
-    gains = group_advantages(torch.tensor(earned, dtype=torch.float64), how.n, advantage).tolist()
-    credits = [credit for i in range(0, len(drawn), how.n) for credit in step_credits(
-        [row[2] for row in drawn[i:i + how.n]], [v.marks for v in verdicts[i:i + how.n]],
-        tokenizer)]
-    rollouts = [Rollout(problem, verdict, prompt + tokens, len(prompt), logprobs, reward,
-                        [gain + rewards.process * c for c in credit])
-                for (problem, prompt, tokens, logprobs), verdict, reward, gain, credit
-                in zip(drawn, verdicts, earned, gains, credits, strict=True)]
+    scores = [[(1 - math.exp(lp)) ** 2 for lp in row[3]] for row in drawn]
+    gains = group_advantages(torch.tensor(earned, dtype=torch.float64), how.n, advantage,
+                             torch.tensor([sum(score) for score in scores])).tolist()
+    rollouts = []
+    for i in range(0, len(drawn), how.n):
+        credits = step_credits([step_spans(drawn[k][2], len(verdicts[k].marks), tokenizer)
+                                for k in range(i, i + how.n)],
+                               [verdicts[k].marks for k in range(i, i + how.n)],
+                               scores[i:i + how.n], advantage)
+        for k, credit in enumerate(credits, i):
+            problem, prompt, tokens, logprobs = drawn[k]
+            rollouts.append(Rollout(problem, verdicts[k], prompt + tokens, len(prompt), logprobs,
+                                    earned[k], [gains[k] + rewards.process * c for c in credit]))
     return parallel.gather([rollouts[i * how.n:(i + 1) * how.n] for i in range(len(mine))])
 
 
-def step_credits(group: list[list[int]], marks: list[tuple[bool, ...]],
-                 tokenizer: Tokenizer) -> list[list[float]]:
-    """Per drawn token of each completion: its step's mark less the group's mean at that step.
+def step_spans(tokens: list[int], steps: int, tokenizer: Tokenizer) -> list[tuple[int, int]]:
+    """Where each of the steps stands among the drawn tokens, its end token included.
+
+    A step that was withdrawn (`<wrong>`) belongs to none.
+    """
+    ends, wrong = set(tokenizer.ids_of(*STEP_ENDS)), tokenizer.ids_of("<wrong>")[0]
+    spans, first = [], 0
+    for _ in range(steps):
+        end = next(t for t in range(first, len(tokens)) if tokens[t] in ends) + 1
+        spans.append((max((t + 1 for t in range(first, end) if tokens[t] == wrong),
+                          default=first), end))
+        first = end
+    return spans
+
+
+def step_credits(spans: list[list[tuple[int, int]]], marks: list[tuple[bool, ...]],
+                 scores: list[list[float]], advantage: str) -> list[list[float]]:
+    """Per drawn token of a group's completions: the advantage of its step among the group's j-th.
 
     The step-wise advantage of process supervision (DeepSeekMath, arXiv:2402.03300, section 4.1.3)
     with each reward kept to its own step: a mark judges a step from the state before it, so a later
     step owes it nothing. Tokens of no step (after the thought, withdrawn, malformed) get 0.
     """
-    ends, wrong = set(tokenizer.ids_of(*STEP_ENDS)), tokenizer.ids_of("<wrong>")[0]
-    longest = max(map(len, marks))
-    means = [sum(rights) / len(rights) for rights in
-             ([m[j] for m in marks if j < len(m)] for j in range(longest))]
-    credits = []
-    for tokens, marked in zip(group, marks, strict=True):
-        credit, first = [0.0] * len(tokens), 0
-        for j, mark in enumerate(marked):
-            end = next(t for t in range(first, len(tokens)) if tokens[t] in ends) + 1
-            begin = max((t + 1 for t in range(first, end) if tokens[t] == wrong), default=first)
-            credit[begin:end] = [mark - means[j]] * (end - begin)
-            first = end
-        credits.append(credit)
+    credits = [[0.0] * len(score) for score in scores]
+    for j in range(max(map(len, spans))):
+        having = [k for k, found in enumerate(spans) if j < len(found)]
+        weights = torch.tensor([sum(scores[k][slice(*spans[k][j])]) for k in having])
+        rights = torch.tensor([float(marks[k][j]) for k in having])
+        gains = group_advantages(rights, len(having), advantage, weights).tolist()
+        for k, gain in zip(having, gains, strict=True):
+            begin, end = spans[k][j]
+            credits[k][begin:end] = [gain] * (end - begin)
     return credits
 
 

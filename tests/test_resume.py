@@ -64,7 +64,7 @@ def test_killed_at_every_few_writes(ladder, tmp_path, monkeypatch, stage, after)
 def test_pretraining_ends_where_it_would_have_ended(tmp_path, monkeypatch):
     """The step that reached the target is found again after a kill, before and behind it."""
     def reached(cfg, step, fall, *_):
-        return {"eval/common": float(step >= 20)} if fall is None and step % 5 == 4 else {}
+        return {"eval/target": float(step >= 20)} if fall is None and step % 5 == 4 else {}
 
     monkeypatch.setattr(pretrain, "checked", reached)
     run, config = tiny_stages(tmp_path)["pretrain"]

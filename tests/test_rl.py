@@ -1,6 +1,7 @@
 """Reinforcement learning: its maths by hand, its distribution, its loop, and that it learns."""
 
 import json
+import math
 from dataclasses import replace
 
 import pytest
@@ -29,6 +30,7 @@ from minireason.rollouts import (
     has_signal,
     make_batches,
     step_credits,
+    step_spans,
 )
 from minireason.stages import rl
 from minireason.stages.rl import RLConfig, batches_of, collect, rl_loss, split
@@ -69,7 +71,7 @@ def test_advantages_by_hand():
 def test_equal_rewards_give_exactly_no_advantage(how):
     for value in (0.0, 1.0, 0.1 + 0.2, 1 / 3):           # sums of these are not exact
         rewards = torch.full((7,), value, dtype=torch.float64)
-        assert group_advantages(rewards, 7, how).tolist() == [0.0] * 7
+        assert group_advantages(rewards, 7, how, torch.ones(7)).tolist() == [0.0] * 7
 
 
 def test_token_weights_by_hand():
@@ -134,22 +136,43 @@ def test_rewards_are_the_verifiers():
 
 
 def test_process_reward_is_credited_to_its_own_step_only(policy):
-    """Three completions of one problem: right, second step wrong, first step withdrawn once."""
+    """Of one problem: right, second step wrong, first step withdrawn once, malformed."""
     _, tokenizer = policy
     problem = chain.build(23, [("+", 4), ("*", 3)])
     texts = ["23+4=27;27*3=81</think>81<eos>", "23+4=27;27*3=80</think>80<eos>",
              "23+4=26<wrong>23+4=27;27*3=81</think>81<eos>", "23+4=27;27"]
     group = [tokenizer.encode(text) for text in texts]
     marks = [chain.verify(problem, "<think>" + text).marks for text in texts]
-    right, wrong, mended, malformed = step_credits(group, marks, tokenizer)
+    spans = [step_spans(tokens, len(m), tokenizer)
+             for tokens, m in zip(group, marks, strict=True)]
+    assert spans == [[(0, 6), (6, 12)], [(0, 6), (6, 12)], [(6, 12), (12, 18)], []]
+    scores = [[0.1] * len(tokens) for tokens in group]
+    right, wrong, mended, malformed = step_credits(spans, marks, scores, "reinforce")
     third = pytest.approx(1 / 3)
     assert right == [0.0] * 6 + [third] * 6 + [0.0] * 2        # all began right: nothing to learn
     assert wrong == [0.0] * 6 + [pytest.approx(-2 / 3)] * 6 + [0.0] * 2
     assert mended == [0.0] * 12 + [third] * 6 + [0.0] * 2
     assert malformed == [0.0] * 7
-    bad_first = step_credits([group[0], tokenizer.encode("23+4=26;26*3=78</think>78<eos>")],
-                             [(True, True), (False, True)], tokenizer)
-    assert bad_first[1] == [-0.5] * 6 + [0.0] * 8              # the step after it was right
+    scores[1][9] = 0.9                                         # the wrong step was a surprise
+    right, wrong, _, _ = step_credits(spans, marks, scores, "optimal")
+    baseline = (2 * 6 * 0.1) / (2 * 6 * 0.1 + 5 * 0.1 + 0.9)
+    assert right[6] == pytest.approx(1 - baseline) and wrong[6] == pytest.approx(-baseline)
+
+
+def test_optimal_baseline_has_the_least_variance():
+    """Two arms of a softmax bandit, enumerated: any other constant baseline spreads more."""
+    p = torch.tensor([0.9, 0.1], dtype=torch.float64)
+    rewards, scores = torch.tensor([1.0, 0.0]), (1 - p) ** 2            # |grad log pi|^2, arm's own
+    gradient = (1 - p)                                                  # of the drawn arm's logit
+    group = torch.tensor([0] * 9 + [1])                                 # a group in proportion
+    advantages = group_advantages(rewards[group], 10, "optimal", scores[group])
+    best = 1 - advantages[0].item()
+    assert best == pytest.approx(0.09 * 0.1 / (0.09 * 0.1 + 0.9 * 0.9 * 0.1), rel=1e-5)
+
+    def second_moment(baseline: float) -> float:
+        return float((p * ((rewards - baseline) * gradient) ** 2).sum())
+
+    assert all(second_moment(best) < second_moment(b) for b in (best - 0.02, best + 0.02, 0.9))
 
 
 def test_process_credit_is_added_to_the_outcome_advantage(policy):
@@ -159,8 +182,9 @@ def test_process_credit_is_added_to_the_outcome_advantage(policy):
     plain, with_steps = (draw_groups(model, tokenizer, problems, how, Rewards(process=weight),
                                      "reinforce") for weight in (0.0, 2.0))
     for before, after in zip(plain, with_steps, strict=True):
-        credits = step_credits([r.tokens[r.first:] for r in before],
-                               [r.verdict.marks for r in before], tokenizer)
+        scores = [[(1 - math.exp(lp)) ** 2 for lp in r.logprobs] for r in before]
+        spans = [step_spans(r.tokens[r.first:], len(r.verdict.marks), tokenizer) for r in before]
+        credits = step_credits(spans, [r.verdict.marks for r in before], scores, "reinforce")
         for a, b, credit in zip(before, after, credits, strict=True):
             assert len(set(a.advantages)) == 1
             assert b.advantages == pytest.approx([x + 2 * c for x, c in

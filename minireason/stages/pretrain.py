@@ -42,8 +42,8 @@ class PretrainConfig:
     d_ff: int = 256
     max_len: int = 128            # tokens a row at most
     steps: int = 2600             # at most
-    target: float = 0.45          # validation accuracy, step by step at the mixture's common level,
-                                  # from which the learning rate falls; 0: a cosine over all steps
+    target: float = 0.45          # validation accuracy, step by step at target_level, from which
+    target_level: int = 5         # the learning rate falls; 0: a cosine over all steps
     check_every: int = 25         # steps between two looks at it
     check_n: int = 200            # validation problems
     decay: int = 150              # steps of the fall, the last ones
@@ -102,15 +102,15 @@ def checked(cfg: PretrainConfig, step: int, fall: int | None, model: Transformer
     """The validation accuracy that is compared with the target, where this step looks at it."""
     if not cfg.target or fall is not None or (step + 1) % cfg.check_every:
         return {}
-    sets = frozen_sets(cfg.family, "validation", cfg.check_n, (cfg.mixture.common_level,))
+    sets = frozen_sets(cfg.family, "validation", cfg.check_n, (cfg.target_level,))
     (found,) = evaluate(model, tokenizer, sets, "cot", Sampling(temperature=0)).values()
-    return {"eval/common": found["accuracy"]}
+    return {"eval/target": found["accuracy"]}
 
 
 def fall_of(cfg: PretrainConfig, step: int, records: list[dict]) -> int | None:
     """The step from which the learning rate falls, as far as the records before `step` tell."""
     for record in records:
-        if record.get("eval/common", 0.0) >= cfg.target > 0:
+        if record.get("eval/target", 0.0) >= cfg.target > 0:
             return record["step"] + 1
     last = cfg.steps - cfg.decay
     return last if cfg.target and step >= last else None

@@ -37,7 +37,7 @@ from minireason.rollouts import (
 )
 from minireason.runlog import RunLog
 
-ADVANTAGES = ("reinforce", "rloo", "grpo", "dr_grpo")
+ADVANTAGES = ("reinforce", "rloo", "grpo", "dr_grpo", "optimal")
 AGGREGATIONS = ("token", "sequence", "constant")
 
 
@@ -50,15 +50,15 @@ class RLConfig:
     family: str = "chain"
     seed: int = 0
     device: str = "auto"
-    steps: int = 150
-    prompts_per_step: int = 32    # P
+    steps: int = 250
+    prompts_per_step: int = 16    # P
     group_size: int = 16          # G rollouts a prompt; B = P * G
     min_level: int = 4
     max_level: int = 8
     temperature: float = 1.0      # of sampling and of the distribution that learns
     max_new: int = 64             # tokens a completion at most
     rewards: Rewards = field(default_factory=Rewards)
-    advantage: str = "reinforce"  # reinforce | rloo | grpo | dr_grpo (as reinforce)
+    advantage: str = "optimal"    # reinforce | rloo | grpo | dr_grpo (as reinforce) | optimal
     aggregation: str = "token"    # token (DAPO) | sequence (GRPO) | constant (Dr. GRPO)
     clip_low: float = 0.2         # ratio at least 1 - clip_low
     clip_high: float = 0.28       # ratio at most 1 + clip_high (DAPO's clip-higher)
@@ -70,14 +70,14 @@ class RLConfig:
     replay_rows: int = 32         # lines an update
     base: str = ""                # folder of the pretrained model, for its mixture (replay)
     token_budget: int = 4096      # tokens a micro-batch; never changes the gradient
-    lr: float = 1e-4              # peak learning rate
+    lr: float = 3e-4              # peak learning rate
     warmup: int = 5               # steps
-    lr_floor: float = 1.0         # last learning rate / peak; 1 stays constant
+    lr_floor: float = 0.0         # last learning rate / peak; 1 stays constant
     weight_decay: float = 0.0
     save_every: int = 25          # steps between saved states
-    eval_every: int = 10          # steps between points of the validation curve
+    eval_every: int = 25          # steps between points of the validation curve
     eval_levels: tuple[int, ...] = ()   # of the validation curve; () means max_level
-    validation_n: int = 500       # problems a level of the curve
+    validation_n: int = 300       # problems a level of the curve
     eval_n: int = 500             # test problems a level at the end
 
     def __post_init__(self):
