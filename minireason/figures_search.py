@@ -18,13 +18,16 @@ from minireason.figures import (
 )
 from minireason.results import level_of
 
-BROWN = "#8a6500"
+BROWN, GREY = "#8a6500", "#888888"
 METHODS = {  # field of the search stage's curves: (label, colour, marker)
     "single": ("single sample", BLACK, "o"), "majority": ("majority vote", ORANGE, "s"),
     "critic_vote": ("critic-weighted vote", SKY, "^"), "best_of_n": ("critic best-of-N", BLUE, "D"),
     "beam": ("beam search", GREEN, "P"), "beam_sqrt": ("beam search, width √N", GREEN, "X"),
     "lookahead": ("beam with lookahead", PURPLE, "*"), "tree": ("tree search (PUCT)", BROWN, "p"),
-    "uct": ("tree search (UCT)", BROWN, "h"), "coverage": ("coverage (oracle bound)", RED, "v")}
+    "uct": ("tree search (UCT)", BROWN, "h"), "revise": ("revisions, 4 chains", GREY, "<"),
+    "sequential": ("revisions, 1 chain", GREY, ">"),
+    "withdraw": ("revisions, errors in sight", GREY, "d"),
+    "coverage": ("coverage (oracle bound)", RED, "v")}
 SHOWN = 5                     # children of a node that are drawn, the most visited ones
 
 

@@ -6,8 +6,10 @@ import json
 import numpy as np
 import pytest
 
+from minireason import checkpoint
 from minireason.config import UserError
 from minireason.search import compare
+from minireason.search.revise import standing
 from minireason.stages import search
 from minireason.stages.search import SearchConfig
 
@@ -15,8 +17,9 @@ from minireason.stages.search import SearchConfig
 @pytest.fixture
 def tiny(ladder, tmp_path) -> SearchConfig:
     return SearchConfig(policy=str(ladder / "star"), critic=str(ladder / "critic"),
-                        out=str(tmp_path / "search"), device="cpu", levels=(1,), problems=6,
-                        samples=(1, 3), methods=search.METHODS, max_step=8, shard=3)
+                        reviser=str(ladder / "sft"), out=str(tmp_path / "search"), device="cpu",
+                        levels=(1,), problems=6, samples=(1, 3), methods=search.METHODS,
+                        max_step=8, shard=3)
 
 
 def test_stage_resumes_by_shards_and_repeats_itself(tiny, tmp_path, monkeypatch):
@@ -43,7 +46,8 @@ def test_stage_resumes_by_shards_and_repeats_itself(tiny, tmp_path, monkeypatch)
         for n in (1, 3):
             assert cells["curves"][method][str(n)]["tokens"] <= n * cells["unit"]
     assert set(cells["against_best_of_n"]) == {
-        f"{m}{v} {n}" for m in search.METHODS for v in ("", "_vote") for n in (1, 3)}
+        f"{m} {n}" for n in (1, 3) for m in (
+            "majority", "critic_vote", *(m + v for m in search.METHODS for v in ("", "_vote")))}
 
 
 def test_config_names_mistakes(tiny):
@@ -51,6 +55,38 @@ def test_config_names_mistakes(tiny):
         dataclasses.replace(tiny, methods=("beam", "greedy"))
     with pytest.raises(UserError, match="must ascend"):
         dataclasses.replace(tiny, samples=(16, 4))
+    with pytest.raises(UserError, match="sequential, withdraw need --reviser"):
+        dataclasses.replace(tiny, reviser="")
+    dataclasses.replace(tiny, reviser="", methods=("beam", "tree"))
+
+
+def test_only_revisions_draw_from_the_reviser(tiny, tmp_path, monkeypatch):
+    """The critic reads its rows without their withdrawn steps; every chain has its own shape."""
+    asked, shapes = {}, []
+
+    def spying(name, whole):
+        def spy(stepper, shape, *arguments):
+            asked.setdefault(name, []).append((stepper.policy, stepper.values))
+            shapes.append(shape)
+            return whole(stepper, shape, *arguments)
+        monkeypatch.setattr(search, name, spy)
+
+    for name in ("beam_search", "tree_search", "revise_search"):
+        spying(name, getattr(search, name))
+    search.run(dataclasses.replace(tiny, samples=(2,), shard=6, methods=("beam", "tree",
+                                                                         *search.REVISIONS)))
+    mended = checkpoint.load(tiny.reviser)[0].state_dict()
+    for name, calls in asked.items():
+        for policy, _ in calls:
+            same = all(t.equal(mended[key]) for key, t in policy.state_dict().items())
+            assert same == (name == "revise_search"), name
+    assert [(s.chains, s.withdraw) for s in shapes[2:]] == [(4, False), (1, False), (4, True)]
+    tokenizer = checkpoint.load(tiny.reviser)[1]
+    rows = [tokenizer.encode("((2+3)*4)=<think>" + text) for text in (
+        "2+3=6<wrong>2+3=5;", "2+3=5;", "2+3=5;5*4=21<wrong>")]
+    read = asked["revise_search"][0][1]
+    assert read(rows)[:2] == pytest.approx([asked["beam_search"][0][1](rows[1:2])[0]] * 2)
+    assert standing(tokenizer, rows[2]) == rows[1]
 
 
 def record(correct: list[int], values: list[float], cells: dict, tokens: int = 10) -> dict:
@@ -115,5 +151,5 @@ def test_tree_marks_and_choice_of_the_shown_tree():
     easy, hard, unsolved = made_up(2) + made_up(2)[1:]
     easy["tree"] = hard["tree"] = nodes
     easy["prompt"], hard["prompt"], unsolved["prompt"] = "easy", "hard", "unsolved"
-    assert search.shown_tree([easy, unsolved, hard])["prompt"] == "hard"
-    assert search.shown_tree([unsolved]) == {}
+    assert compare.shown_tree([easy, unsolved, hard])["prompt"] == "hard"
+    assert compare.shown_tree([unsolved]) == {}

@@ -19,6 +19,7 @@ from minireason.search.allocate import (
     stop_when_decided,
     stop_when_sure,
 )
+from minireason.search.steps import COMPLETE
 from minireason.search.vote import best_of_n, vote, vote_at
 
 SAMPLED = ("single", "majority", "critic_vote", "best_of_n", "coverage")   # coverage: an oracle
@@ -112,12 +113,16 @@ def curves(table: Table) -> dict[str, dict[str, dict]]:
 
 
 def against_best_of_n(table: Table, bins: np.ndarray) -> dict[str, dict]:
-    """{search at N: difference to best-of-N at equal N, over all problems and in each bin}."""
+    """{method at N: difference to best-of-N at equal N, over all problems and in each bin}.
+
+    At every N that a search was run at, for searches and votes.
+    """
     row = dict(zip(table.names, table.correct, strict=True))
+    searched = {name.split()[1] for name in table.names if name.split()[0] not in SAMPLED}
     report = {}
     for name in table.names:
         method, n = name.split()
-        if method in SAMPLED or f"best_of_n {n}" not in row:
+        if method in ("single", "best_of_n", "coverage") or n not in searched:
             continue
         other = row[f"best_of_n {n}"]
         report[name] = {"all": interval(row[name], other), "bins": [
@@ -185,3 +190,25 @@ def allocations(records: list[dict], unit: int, budgets: list[int], probe: int,
     return {name: {**efficiency(reference, allocation, generator),
                    "chosen": [[t.names[s] for s in row] for row in allocation.chosen]}
             for name, (allocation, t) in report.items()}
+
+
+def summary(records: list[dict], samples: tuple[int, ...], probe: int, seed: int) -> dict:
+    """Curves at equal tokens, differences to best-of-N in difficulty bins, and allocations."""
+    unit = records[0]["unit"]
+    budgets = sorted({*(2 ** i for i in range(samples[-1].bit_length())), *samples})
+    table = table_of(records, unit, budgets, seed)
+    bins = difficulty_bins(ease(records, oracle=True), BINS)
+    return {"n_problems": len(records), "unit": unit, "curves": curves(table),
+            "against_best_of_n": against_best_of_n(table, bins),
+            "allocation": allocations(records, unit, budgets, probe, seed)}
+
+
+def shown_tree(records: list[dict]) -> dict:
+    """The hardest problem that tree search solved at the smallest budget; {} if there is none."""
+    easy = ease(records, oracle=True)
+    for i in np.argsort(easy, kind="stable"):
+        tree = records[i].get("tree", [])
+        if any(node.get("right") and node["state"] == COMPLETE for node in tree):
+            return {"prompt": records[i]["prompt"], "answer": records[i]["answer"],
+                    "pass_rate": float(easy[i]), "nodes": tree}
+    return {}

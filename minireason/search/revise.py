@@ -149,6 +149,18 @@ def withdrawn_prefix(stepper: Stepper, node: Node, most: int) -> Node:
     return node.parent.children.setdefault(key, Node([*tokens[:-1], wrong], node.parent))
 
 
+def standing(tokenizer: Tokenizer, tokens: list[int]) -> list[int]:
+    """The row without its withdrawn steps, as a critic that saw no `<wrong>` can read it."""
+    (wrong,), kept = tokenizer.ids_of("<wrong>"), []
+    starts = tokenizer.ids_of("<think>", *CHECKED)
+    for token in tokens:
+        if token != wrong:
+            kept.append(token)
+        while token == wrong and kept and kept[-1] not in starts:
+            kept.pop()
+    return kept
+
+
 def own_values(policy: Transformer, tokenizer: Tokenizer, token_budget: int = 8192) -> Values:
     """Values without a critic: what a self-correcting policy itself thinks of a prefix.
 

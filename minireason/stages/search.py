@@ -1,8 +1,9 @@
 """Search at test time: every method at the same token budgets, on frozen test problems.
 
-Samples, beams and trees (search/) all draw from one policy and are judged by one critic. The exact
-verifier only scores the final answers, marks the tree that is shown, and measures the difficulty
-of a problem where a result says "oracle" (Snell 2024, arXiv:2408.03314).
+Samples, beams and trees (search/) all draw from one policy and are judged by one critic; revisions
+draw from a self-correcting policy and are judged by the same. The exact verifier only scores the
+final answers, marks the tree that is shown, and measures the difficulty of a problem where a
+result says "oracle" (Snell 2024, arXiv:2408.03314).
 """
 
 import json
@@ -19,12 +20,13 @@ from minireason.generate import Sampling, sample
 from minireason.problems import FAMILIES, Problem
 from minireason.runlog import RunLog
 from minireason.search import compare
-from minireason.search.allocate import difficulty_bins
 from minireason.search.beam import BeamConfig, beam_search
+from minireason.search.revise import ReviseSearchConfig, revise_search, standing
 from minireason.search.steps import COMPLETE, Outcome, Stepper, tree_record
 from minireason.search.tree import TreeConfig, tree_search
 
-METHODS = ("beam", "beam_sqrt", "lookahead", "tree", "uct")
+REVISIONS = ("revise", "sequential", "withdraw")   # 4 chains, 1 chain, 4 that keep errors in sight
+METHODS = ("beam", "beam_sqrt", "lookahead", "tree", "uct", *REVISIONS)
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,7 @@ class SearchConfig:
 
     policy: str                   # folder of the policy
     critic: str                   # folder of its critic
+    reviser: str = ""             # folder of a self-correcting policy, for revisions only
     out: str = "runs/search"
     family: str = "chain"
     seed: int = 0
@@ -55,13 +58,17 @@ class SearchConfig:
             raise UserError(f"--methods {' '.join(unknown)}: must be among {', '.join(METHODS)}")
         if not self.samples or list(self.samples) != sorted(set(self.samples)):
             raise UserError(f"--samples {' '.join(map(str, self.samples))}: must ascend")
+        if set(self.methods) & set(REVISIONS) and not self.reviser:
+            raise UserError(f"--methods {' '.join(self.methods)}: {', '.join(REVISIONS)} need "
+                            "--reviser, the folder of a policy that `minireason revise` taught")
 
 
 def run(cfg: SearchConfig) -> dict:
     """Sample, search, compare; returns result.json's content."""
     device = parallel.init(resolve_device(cfg.device))
-    log = RunLog(cfg.out, "search", cfg, {"policy": checkpoint.weights_hash(cfg.policy),
-                                          "critic": checkpoint.weights_hash(cfg.critic)})
+    folders = [name for name in ("policy", "critic", "reviser") if getattr(cfg, name)]
+    log = RunLog(cfg.out, "search", cfg, {name: checkpoint.weights_hash(getattr(cfg, name))
+                                          for name in folders})
     if log.done:
         return log.done
     policy, tokenizer = checkpoint.load(cfg.policy, device)
@@ -70,6 +77,10 @@ def run(cfg: SearchConfig) -> dict:
     log.rewind(0)
     stepper = Stepper(policy, tokenizer, lambda rows: prefix_values(critic, tokenizer, rows),
                       cfg.temperature, cfg.max_step)
+    reviser = stepper
+    if cfg.reviser:                       # its critic has never seen a withdrawn step
+        reviser = replace(stepper, policy=checkpoint.load(cfg.reviser, device)[0], values=lambda
+                          rows: stepper.values([standing(tokenizer, row) for row in rows]))
     sets = frozen_sets(cfg.family, "test", cfg.problems, cfg.levels)
     shards = parallel.share([(name, start) for name in sets
                              for start in range(0, len(sets[name]), cfg.shard)])
@@ -79,15 +90,15 @@ def run(cfg: SearchConfig) -> dict:
         if not path.exists():
             level = cfg.levels[list(sets).index(name)]
             records = search_shard(cfg, stepper, sets[name][start:start + cfg.shard],
-                                   f"{name} {start}", unit_of(cfg, stepper, level))
+                                   f"{name} {start}", unit_of(cfg, stepper, level), reviser)
             write_atomic(path, json.dumps(records))
     parallel.barrier()
     report, trees = {}, {}
     for name in sets:
         records = [record for start in range(0, len(sets[name]), cfg.shard)
                    for record in read_json(log.out / f"search-{name}-{start}.json")]
-        report[name] = compared(cfg, records)
-        trees[name] = shown_tree(records)
+        report[name] = compare.summary(records, cfg.samples, cfg.probe, cfg.seed)
+        trees[name] = compare.shown_tree(records)
         for method, points in report[name]["curves"].items():
             for n, point in points.items():
                 log.record(int(n), **{f"eval/{name}/{method}": point["mean"]})
@@ -106,7 +117,7 @@ def unit_of(cfg: SearchConfig, stepper: Stepper, level: int) -> int:
 
 
 def search_shard(cfg: SearchConfig, stepper: Stepper, problems: list[Problem], purpose: str,
-                 unit: int) -> list[dict]:
+                 unit: int, reviser: Stepper) -> list[dict]:
     """Per problem: two pools of samples, and what every search at every budget chose and cost."""
     n = cfg.samples[-1] + cfg.samples[-1] // 8              # some samples end early
     records = sample_pools(cfg, stepper, problems, purpose, 2 * n)
@@ -116,7 +127,8 @@ def search_shard(cfg: SearchConfig, stepper: Stepper, problems: list[Problem], p
     for method in cfg.methods:
         for samples in cfg.samples:
             seed = stream_seed(cfg.seed, "search", purpose, method, samples)
-            outcomes = search(cfg, method, replace(stepper, seed=seed), prompts,
+            drawer = reviser if method in REVISIONS else stepper
+            outcomes = search(cfg, method, replace(drawer, seed=seed), prompts,
                               [samples * unit] * len(problems), unit)
             for record, problem, prompt, outcome in zip(records, problems, prompts, outcomes,
                                                         strict=True):
@@ -134,6 +146,10 @@ def search(cfg: SearchConfig, method: str, stepper: Stepper, prompts: list[list[
         shape = TreeConfig(rule="uct" if method == "uct" else "puct", c=cfg.c,
                            width=cfg.tree_width)
         return tree_search(stepper, shape, prompts, budgets, unit)
+    if method in REVISIONS:
+        shape = ReviseSearchConfig(chains=1 if method == "sequential" else 4,
+                                   withdraw=method == "withdraw")
+        return revise_search(stepper, shape, prompts, budgets, unit)
     shape = BeamConfig(width=0 if method == "beam_sqrt" else cfg.width,
                        lookahead=int(method == "lookahead"))
     return beam_search(stepper, shape, prompts, budgets, unit)
@@ -201,26 +217,3 @@ def marked_tree(problem: Problem, outcome: Outcome, stepper: Stepper) -> list[di
             steps = tuple(text.removesuffix("</think>").removesuffix(";") for text in path)
             node["right"] = bool(family.check_steps(problem, steps)[-1])
     return nodes
-
-
-def shown_tree(records: list[dict]) -> dict:
-    """The hardest problem that tree search solved at the smallest budget; {} if there is none."""
-    ease = compare.ease(records, oracle=True)
-    for i in np.argsort(ease, kind="stable"):
-        tree = records[i].get("tree", [])
-        if any(node.get("right") and node["state"] == COMPLETE for node in tree):
-            return {"prompt": records[i]["prompt"], "answer": records[i]["answer"],
-                    "pass_rate": float(ease[i]), "nodes": tree}
-    return {}
-
-
-def compared(cfg: SearchConfig, records: list[dict]) -> dict:
-    """Curves at equal tokens, differences to best-of-N in difficulty bins, and allocations."""
-    unit = records[0]["unit"]
-    budgets = [2 ** i for i in range(cfg.samples[-1].bit_length()) if 2 ** i <= cfg.samples[-1]]
-    budgets = sorted({*budgets, *cfg.samples})
-    table = compare.table_of(records, unit, budgets, cfg.seed)
-    bins = difficulty_bins(compare.ease(records, oracle=True), compare.BINS)
-    return {"n_problems": len(records), "unit": unit, "curves": compare.curves(table),
-            "against_best_of_n": compare.against_best_of_n(table, bins),
-            "allocation": compare.allocations(records, unit, budgets, cfg.probe, cfg.seed)}
