@@ -85,7 +85,8 @@ def test_only_revisions_draw_from_the_reviser(tiny, tmp_path, monkeypatch):
     rows = [tokenizer.encode("((2+3)*4)=<think>" + text) for text in (
         "2+3=6<wrong>2+3=5;", "2+3=5;", "2+3=5;5*4=21<wrong>")]
     read = asked["revise_search"][0][1]
-    assert read(rows)[:2] == pytest.approx([asked["beam_search"][0][1](rows[1:2])[0]] * 2)
+    plain = asked["beam_search"][0][1](rows[1:2])[0]
+    assert read(rows)[:2] == pytest.approx([plain] * 2, rel=1e-3, abs=0)   # fp32 logits near -30
     assert standing(tokenizer, rows[2]) == rows[1]
 
 
