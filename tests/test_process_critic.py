@@ -189,7 +189,7 @@ def test_killed_among_its_labels_it_goes_on_there(tiny, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("kind", ["outcome", "exact", "mc_hard"])
-def test_every_kind_of_label_trains_a_critic(tiny, kind, monkeypatch):
+def test_every_kind_of_label_trains_a_critic(tiny, kind, tmp_path, monkeypatch):
     taught = []
     original = critic.value_batches
     monkeypatch.setattr(critic, "value_batches", lambda rows, *rest: (
@@ -198,9 +198,13 @@ def test_every_kind_of_label_trains_a_critic(tiny, kind, monkeypatch):
     assert {label for _, _, row in taught for label in row} <= {0.0, 1.0}
     assert all(0 <= result[name] <= 1 for name in ("auc", "auc_min", "auc_product", "auc_steps",
                                                    "label_accuracy", "share_steps_true"))
-    assert (result["monte_carlo"] is not None) == (kind == "mc_hard")
+    assert (result["monte_carlo"] is not None) == (kind != "outcome")
     if kind == "exact":
         assert result["label_accuracy"] == 1.0
+        drawn = json.loads((tmp_path / "critic/rollouts.json").read_text())["rollouts"]
+        checked = [text for _, text, _ in drawn[-16::4]][:2]   # one sample a held-out problem
+        assert result["monte_carlo"]["step_ends"] == sum(
+            not prefix.endswith("<eos>") for text in checked for prefix in step_prefixes(text))
     if kind == "outcome":
         assert all(len(set(row)) <= 1 for _, _, row in taught)
     assert result["held_out"] == 16

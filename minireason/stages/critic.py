@@ -53,7 +53,7 @@ class CriticConfig:
     temperature: float = 1.0      # that of the test-time samples it will rank
     labels: str = "exact"         # outcome | exact | mc_hard | mc_soft
     mc_n: int = 4                 # Monte Carlo rollouts a step end
-    mc_check: int = 25            # held-out problems whose labels are compared with the truth
+    mc_check: int = 40            # held-out samples on which Monte Carlo labels meet the truth
     shard: int = 250              # problems between two saved sets of Monte Carlo labels
     steps: int = 400
     rows_per_step: int = 64       # B
@@ -133,14 +133,17 @@ def measure(values: list[list[float]], right: list[bool], labels: list[list[floa
 
 def check(cfg: CriticConfig, device: torch.device, problems: list[Problem],
           texts: list[str]) -> dict | None:
-    """Monte Carlo labels of `mc_check` held-out problems against the truth, at n = 1 .. CHECKED."""
-    if not cfg.labels.startswith("mc") or not cfg.mc_check:
+    """Monte Carlo labels against the truth at n = 1 .. CHECKED, whatever step labels are taught.
+
+    On one sample of each of `mc_check` held-out problems; None for an outcome critic.
+    """
+    if cfg.labels == "outcome" or not cfg.mc_check:
         return None
     policy, tokenizer = checkpoint.load(cfg.init, device)
     how = Sampling(n=CHECKED, temperature=cfg.temperature,
                    seed=stream_seed(cfg.seed, "critic check"))
-    rows = cfg.mc_check * cfg.n
-    return label_accuracy(policy, tokenizer, problems[:rows], texts[:rows], how)
+    rows = slice(0, cfg.mc_check * cfg.n, cfg.n)
+    return label_accuracy(policy, tokenizer, problems[rows], texts[rows], how)
 
 
 def collect(cfg: CriticConfig, log: RunLog, device: torch.device) -> list[list]:
