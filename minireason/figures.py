@@ -94,34 +94,6 @@ def ladder(runs: list[dict]) -> Figure:
     return figure
 
 
-def climb(runs: list[dict], name: str) -> Figure:
-    """Every rung and, at the largest N, every method on one test set, as horizontal bars."""
-    ladders = [rungs(run) for run in runs]
-    bars = [(rung, [one[rung][name] for one in ladders], RUNGS[rung][0]) for rung in ladders[0]]
-    curves = [run["testtime"]["result"]["curves"][name] for run in runs
-              if name in run.get("testtime", {}).get("result", {}).get("curves", {})]
-    if len(curves) == len(runs):
-        last = str(curves[0]["samples"])
-        for method, (label, colour, _) in measured(curves[0]).items():
-            text = label if method == "single" else f"{label}, N = {last}"
-            bars.append((text, [curve["points"][last][method] for curve in curves], colour))
-    figure, axes = canvas(0.8 + 0.3 * len(bars))
-    for i, (label, points, colour) in enumerate(bars):
-        mean, low, high = spread(points)
-        oracle = "oracle" in label
-        axes.barh(i, mean, color="none" if oracle else colour, edgecolor=colour, height=0.65,
-                  hatch="///" if oracle else None, alpha=0.85, ecolor="#444444", capsize=2,
-                  xerr=[[max(0, mean - low)], [max(0, high - mean)]])
-        axes.annotate(f"{mean:.0f}", (max(high, mean), i), (5, 0), textcoords="offset points",
-                      va="center", fontsize=9)
-    axes.set_yticks(range(len(bars)), [label for label, _, _ in bars])
-    axes.invert_yaxis()
-    axes.grid(axis="y", visible=False)
-    axes.set_xlim(0, 108)
-    axes.set_xlabel(f"accuracy at level {level_of(name)} (%)\nstages answer greedily")
-    return figure
-
-
 def pretraining(runs: list[dict]) -> Figure:
     """Training loss against tokens, with the mean of the 20 steps around each over it."""
     figure, axes = canvas()
@@ -181,10 +153,11 @@ def star_shares(runs: list[dict]) -> Figure:
     return figure
 
 
-def testtime(runs: list[dict], name: str, axis: str = "samples") -> Figure:
+def testtime(runs: list[dict], name: str, axis: str = "samples",
+             stage: str = "testtime") -> Figure:
     """Accuracy of every method against samples N or generated tokens a problem (log scale)."""
     figure, axes = canvas()
-    curves = [run["testtime"]["result"]["curves"][name] for run in runs]
+    curves = [run[stage]["result"]["curves"][name] for run in runs]
     counts = [n for n in curves[0]["points"] if all(n in curve["points"] for curve in curves)]
     x = (np.array(counts, dtype=float) if axis == "samples" else
          np.mean([[curve["points"][n]["tokens"] for n in counts] for curve in curves], axis=0))
@@ -204,16 +177,16 @@ def testtime(runs: list[dict], name: str, axis: str = "samples") -> Figure:
     return figure
 
 
-def calibration(runs: list[dict], name: str) -> Figure:
+def calibration(runs: list[dict], name: str, stage: str = "testtime") -> Figure:
     """Share of right samples against the critic's value; on the diagonal it can be believed."""
     figure, axes = canvas()
     axes.plot([0, 100], [0, 100], color="#888888", linestyle=":", label="perfectly calibrated")
     for i, run in enumerate(runs):
-        bins = run["testtime"]["result"]["calibration"][name]
+        bins = run[stage]["result"]["calibration"][name]
         size = np.array([b["n"] for b in bins], dtype=float)
         x, y = (100 * np.array([b[key] for b in bins]) for key in ("value", "accuracy"))
         colour = SEEDS[i % 5]
-        axes.plot(x, y, color=colour, label=f"seed {run['testtime']['config']['seed']}")
+        axes.plot(x, y, color=colour, label=f"seed {run[stage]['config']['seed']}")
         axes.scatter(x, y, s=8 + 120 * size / size.max(), color=colour, alpha=0.7)
     axes.set_xlabel("critic's value at the end, P(correct) (%)")
     percent_axis(axes, "samples that are right (%)")

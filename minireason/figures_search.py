@@ -1,4 +1,4 @@
-"""The figures of search: every method at equal tokens, and the tree of one solved problem."""
+"""The figures of search: the whole climb, methods at equal tokens, the tree of one problem."""
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -10,13 +10,17 @@ from minireason.figures import (
     ORANGE,
     PURPLE,
     RED,
+    RUNGS,
     SKY,
     WIDTH,
     canvas,
     legend_below,
+    measured,
     percent_axis,
+    spread,
 )
-from minireason.results import level_of
+from minireason.results import level_of, rungs
+from minireason.search.compare import SAMPLED
 
 BROWN, GREY = "#8a6500", "#888888"
 METHODS = {  # field of the search stage's curves: (label, colour, marker)
@@ -29,6 +33,57 @@ METHODS = {  # field of the search stage's curves: (label, colour, marker)
     "withdraw": ("revisions, errors in sight", GREY, "d"),
     "coverage": ("coverage (oracle bound)", RED, "v")}
 SHOWN = 5                     # children of a node that are drawn, the most visited ones
+
+
+def hardest(run: dict) -> str:
+    """The set at the top of the climb: the last that the last test-time stage measured."""
+    for stage, key in (("search", "sets"), ("rl_testtime", "curves"), ("testtime", "curves")):
+        if stage in run:
+            return list(run[stage]["result"][key])[-1]
+    return list(rungs(run)["direct answer"])[-1]
+
+
+def bars(run: dict, name: str) -> dict[str, tuple[dict, str]]:
+    """{label: (accuracy with interval, colour)} from direct answers to search, on one test set."""
+    found = {rung: (points[name], RUNGS[rung][0]) for rung, points in rungs(run).items()}
+    who = "RL, " if "rl" in run else ""
+    for stage, prefix in (("rl_testtime", "RL, "), ("testtime", "STaR, ")):
+        curve = run.get(stage, {}).get("result", {}).get("curves", {}).get(name)
+        if curve:
+            last = str(curve["samples"])
+            for method, (label, colour, _) in measured(curve).items():
+                text = label if method == "single" else f"{label}, N = {last}"
+                found[(who and prefix) + text] = curve["points"][last][method], colour
+            break
+    sets = run.get("search", {}).get("result", {}).get("sets", {})
+    curves = sets[name]["curves"] if name in sets else {}
+    for method in (m for m in METHODS if m in curves and m not in SAMPLED):
+        last = list(curves[method])[-1]
+        point, (label, colour, _) = curves[method][last], METHODS[method]
+        found[f"{who}{label}, N = {last}"] = {**point, "accuracy": point["mean"]}, colour
+    return found
+
+
+def climb(runs: list[dict], name: str) -> Figure:
+    """Every rung and, at the largest N, every method on one test set, as horizontal bars."""
+    found = [bars(run, name) for run in runs]
+    shown = [label for label in found[0] if all(label in one for one in found)]
+    figure, axes = canvas(0.8 + 0.3 * len(shown))
+    for i, label in enumerate(shown):
+        colour = found[0][label][1]
+        mean, low, high = spread([one[label][0] for one in found])
+        oracle = "oracle" in label
+        axes.barh(i, mean, color="none" if oracle else colour, edgecolor=colour, height=0.65,
+                  hatch="///" if oracle else None, alpha=0.85, ecolor="#444444", capsize=2,
+                  xerr=[[max(0, mean - low)], [max(0, high - mean)]])
+        axes.annotate(f"{mean:.0f}", (max(high, mean), i), (5, 0), textcoords="offset points",
+                      va="center", fontsize=9)
+    axes.set_yticks(range(len(shown)), shown)
+    axes.invert_yaxis()
+    axes.grid(axis="y", visible=False)
+    axes.set_xlim(0, 108)
+    axes.set_xlabel(f"accuracy at level {level_of(name)} (%)\nstages answer greedily")
+    return figure
 
 
 def equal_tokens(runs: list[dict], name: str) -> Figure:

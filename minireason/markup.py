@@ -51,3 +51,9 @@ def grid(*parts: str, kind: str = "grid") -> str:
 def share(point: dict) -> str:
     """An accuracy with its interval, in percent."""
     return f"{100 * point['accuracy']:.1f} [{100 * point['low']:.1f}, {100 * point['high']:.1f}]"
+
+
+def points(difference: dict) -> str:
+    """A difference of accuracies with its interval, in points."""
+    return (f"{100 * difference['mean']:+.1f} [{100 * difference['low']:+.1f}, "
+            f"{100 * difference['high']:+.1f}]")

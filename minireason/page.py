@@ -6,18 +6,21 @@ table. To add one: write its function and name it in report.SECTIONS.
 
 from html import escape
 
-from minireason import figures
+from minireason import figures, figures_search
 from minireason.evaluate import answer_of, marked_steps
-from minireason.markup import Page, grid, section, share, table, text
+from minireason.markup import Page, grid, points, section, share, table, text
 from minireason.problems import FAMILIES
 from minireason.results import STAGES, level_of, rungs
 
 MARKS = {"right": "✓", "wrong": "✗ wrong", "withdrawn": "↺ withdrawn by the policy"}
 
 
-def curves(page: Page) -> dict[str, dict]:
+SAMPLED = {"testtime": "", "rl_testtime": ", after RL"}   # stages that draw N samples
+
+
+def curves(page: Page, stage: str = "testtime") -> dict[str, dict]:
     """Test-time curves by set name, none without the stage."""
-    return page.run["testtime"]["result"]["curves"] if "testtime" in page.run else {}
+    return page.run[stage]["result"]["curves"] if stage in page.run else {}
 
 
 def ladder(page: Page) -> str:
@@ -26,7 +29,7 @@ def ladder(page: Page) -> str:
     names = list(steps["direct answer"])
     sizes = sorted({point["n"] for points in steps.values() for point in points.values()})
     rows = [[rung, *(share(points[name]) for name in names)] for rung, points in steps.items()]
-    hardest = list(curves(page) or names)[-1]
+    hardest = figures_search.hardest(page.run)
     return section(
         "The ladder",
         text("Greedy accuracy on frozen test problems that no stage was trained on,",
@@ -34,8 +37,8 @@ def ladder(page: Page) -> str:
              "Sampled methods at the largest N are from the test-time stage."
              if curves(page) else ""),
         grid(page.figure("ladder", "Accuracy of every stage against level", figures.ladder),
-             page.figure("climb", f"The whole climb at level {level_of(hardest)}", figures.climb,
-                         hardest)),
+             page.figure("climb", f"The whole climb at level {level_of(hardest)}",
+                         figures_search.climb, hardest)),
         "<details><summary>Numbers (percent)</summary>",
         table(["stage", *(f"level {level_of(name)}" for name in names)], rows), "</details>")
 
@@ -78,46 +81,48 @@ def star(page: Page) -> str:
 def testtime(page: Page) -> str:
     """Accuracy against samples and against tokens, and the paired differences."""
     parts = []
-    for name, curve in curves(page).items():
-        level = level_of(name)
-        parts.append(f"<h3>Level {level}</h3>" + text(
-            f"{curve['n_problems']} test problems, {curve['samples']} samples each at T =",
-            f"{curve['temperature']:g}, {curve['tokens_per_sample']:.1f} tokens a sample on",
-            "average. Bands are 95% bootstrap intervals over problems. Coverage asks the verifier",
-            "which sample is right, so it is a bound and not a method."))
-        parts.append(grid(*(
-            page.figure(f"testtime_{axis}_k{level}", f"Accuracy against {what}, level {level}",
-                        figures.testtime, name, axis)
-            for axis, what in (("samples", "samples"), ("tokens", "generated tokens")))))
-        rows = [[pair.replace("_", " "), f"{100 * d['mean']:+.1f} [{100 * d['low']:+.1f}, "
-                 f"{100 * d['high']:+.1f}]"] for pair, d in curve["differences"].items()]
-        parts.append(table([f"paired difference at N = {curve['samples']}", "points [95%]"], rows))
+    for stage, when in SAMPLED.items():
+        for name, curve in curves(page, stage).items():
+            title = f"level {level_of(name)}{when}"
+            parts.append(f"<h3>{title.capitalize()}</h3>" + text(
+                f"{curve['n_problems']} test problems, {curve['samples']} samples each at T =",
+                f"{curve['temperature']:g}, {curve['tokens_per_sample']:.1f} tokens a sample on",
+                "average. Bands are 95% bootstrap intervals over problems. Coverage asks the",
+                "verifier which sample is right, so it is a bound and not a method."))
+            parts.append(grid(*(
+                page.figure(f"{stage}_{axis}_k{level_of(name)}", f"Accuracy against {what}, "
+                            f"{title}", figures.testtime, name, axis, stage)
+                for axis, what in (("samples", "samples"), ("tokens", "generated tokens")))))
+            rows = [[pair.replace("_", " "), points(d)] for pair, d in curve["differences"].items()]
+            parts.append(table([f"paired difference at N = {curve['samples']}", "points [95%]"],
+                               rows))
     return section("Test-time compute", *parts) if parts else ""
 
 
 def calibration(page: Page) -> str:
     """May the critic's value be read as a probability?"""
-    if not curves(page):
-        return ""
-    bins = page.run["testtime"]["result"]["calibration"]
-    drawn = [page.figure(f"calibration_k{level_of(name)}",
-                         f"Critic's calibration, level {level_of(name)}; area shows samples",
-                         figures.calibration, name) for name in bins]
-    critic = page.run.get("critic", {}).get("result")
-    return section(
-        "The critic",
-        text(f"On {critic['held_out']} held-out samples of train problems it puts a right one",
-             f"above a wrong one with probability {critic['auc']:.3f} (AUC; 0.5 is chance).")
-        if critic else "",
-        text("Below: the test-time samples, binned by the critic's value at their end."),
-        grid(*drawn))
+    parts = []
+    for stage, judge in zip(SAMPLED, ("critic", "rl_critic"), strict=True):
+        if stage not in page.run:
+            continue
+        bins, critic = page.run[stage]["result"]["calibration"], page.run.get(judge)
+        if critic:
+            parts.append(text(
+                f"On {critic['result']['held_out']} held-out samples of train problems, {judge}",
+                "puts a right one above a wrong one with probability",
+                f"{critic['result']['auc']:.3f} (AUC; 0.5 is chance)."))
+        parts.append(grid(*(
+            page.figure(f"{stage}_calibration_k{level_of(name)}", "Test-time samples by the "
+                        f"critic's value at their end, level {level_of(name)}{SAMPLED[stage]}; "
+                        "area shows how many", figures.calibration, name, stage) for name in bins)))
+    return section("The critic", *parts) if parts else ""
 
 
 def samples(page: Page) -> str:
     """Completions of the final policy, each step marked by the verifier."""
-    parts = []
-    for name, records in page.run.get("testtime", {}).get("examples", {}).items():
-        family = FAMILIES[page.run["testtime"]["config"]["family"]]
+    parts, stage = [], "rl_testtime" if "rl_testtime" in page.run else "testtime"
+    for name, records in page.run.get(stage, {}).get("examples", {}).items():
+        family = FAMILIES[page.run[stage]["config"]["family"]]
         problems = [family.read(record["prompt"]) for record in records]
         judged = [(record, problem, family.verify(problem, record["example"]))
                   for record, problem in zip(records, problems, strict=True)]

@@ -1,7 +1,7 @@
 """Sections of the two scaling axes: reinforcement learning, process critic and search."""
 
 from minireason import figures_scale, figures_search
-from minireason.markup import Page, grid, section, share, table, text
+from minireason.markup import Page, grid, points, section, share, table, text
 from minireason.results import level_of
 
 
@@ -25,7 +25,40 @@ def rl(page: Page) -> str:
                          figures_scale.rl_curve),
              page.figure("rl_diagnostics", "Diagnostics against the step",
                          figures_scale.rl_diagnostics)),
-        table(["level", "one sample before (%)", "one sample after (%)", "greedy after (%)"], rows))
+        table(["level", "one sample before (%)", "one sample after (%)", "greedy after (%)"], rows),
+        *coverage(page))
+
+
+def coverage(page: Page) -> list[str]:
+    """pass@1, pass@N and best-of-N before and after RL, on the sets that both were measured on."""
+    before, after = (page.run.get(stage, {}).get("result", {}).get("curves", {})
+                     for stage in ("testtime", "rl_testtime"))
+    rows = []
+    for name in (name for name in after if name in before):
+        n = str(min(before[name]["samples"], after[name]["samples"]))
+        for what, at, method in (("pass@1", "1", "single"), (f"pass@{n}", n, "coverage"),
+                                 (f"critic best-of-{n}", n, "critic_best_of_n")):
+            rows.append([str(level_of(name)), what, *(
+                share(curve[name]["points"][at][method]) for curve in (before, after))])
+    return [text("What one sample gains and what many samples reach; pass@N asks the verifier."),
+            table(["level", "", "before RL (%)", "after RL (%)"], rows)] if rows else []
+
+
+def revise(page: Page) -> str:
+    """How often the self-correcting policy withdraws a wrong step, a right one, and mends it."""
+    if "revise" not in page.run:
+        return ""
+    result = page.run["revise"]["result"]
+    rows = [[str(level_of(name)), *(share({**rates[kind], "accuracy": rates[kind]["share"]})
+                                    for kind in ("detection", "false_alarm", "mended")),
+             share(result["accuracy"]["sampled"][name])]
+            for name, rates in result["withdrawals"].items()]
+    return section(
+        "Self-correction",
+        text(f"Taught on {result['pool_with_errors']} problems' own wrong steps, each withdrawn",
+             "before the right one. One sample a test problem, T = 1:"),
+        table(["level", "wrong steps withdrawn (%)", "right steps withdrawn (%)",
+               "wrong ones mended (%)", "accuracy (%)"], rows))
 
 
 def critics(page: Page) -> str:
@@ -88,35 +121,46 @@ def search(page: Page) -> str:
                 f"tree_k{level}", f"Tree search on {shown['prompt']}, right in "
                 f"{100 * shown['pass_rate']:.0f}% of single samples; red rings are wrong steps",
                 figures_search.tree, name))
-        rows = [[what.replace("_", " "), points(found["against_best_of_n"][what]["all"]),
-                 *(points(b) for b in found["against_best_of_n"][what]["bins"])]
-                for what in found["against_best_of_n"]]
-        bins = range(1, len(rows[0]) - 1) if rows else ()
         parts += [
             f"<h3>Level {level}</h3>", text(
                 f"{found['n_problems']} test problems; N stands for the tokens of N samples,",
                 f"{found['unit']} each, whatever the method. No method asks the verifier; only",
-                "coverage does, which is a bound."), grid(*drawn),
-            text("Difference to critic best-of-N at equal N in points [95%], over all problems and",
-                 "by difficulty (1 is easiest, by the pass rate of other samples):"),
-            table(["search, N", "all", *(f"bin {b}" for b in bins)], rows),
-            text("Tokens of critic best-of-N at the largest N for each token of an allocation",
-                 "chosen out of sample; “oracle” bins know each problem's pass rate:"),
-            table(["allocation", "tokens a problem", "factor [95%]", "accuracy, points [95%]"],
+                "coverage does, which is a bound."), grid(*drawn), *differences(found),
+            text("Tokens that an allocation chosen out of sample spends, beside critic best-of-N",
+                 "at the largest N; “oracle” bins know each problem's pass rate. The saving is one",
+                 "at equal accuracy where the last interval says so:"),
+            table(["allocation", "tokens a problem", "of best-of-N's (%) [95%]", "factor [95%]",
+                   "accuracy, points [95%]"],
                   [allocation(who, row) for who, row in found["allocation"].items()])]
     return section("Search", text(f"Critic-guided search, {config['width']} steps a prefix."),
                    *parts)
 
 
+def differences(found: dict) -> list[str]:
+    """Each method minus critic best-of-N at equal N, by difficulty: the largest N, then all."""
+    against = found["against_best_of_n"]
+    if not against:
+        return []
+    last = max((what.split()[1] for what in against), key=int)
+    bins = next(row for what, row in against.items() if what.endswith(f" {last}"))["bins"]
+    header = ["method, N", "all", *(f"bin {i}" for i, _ in enumerate(bins, 1))]
+    rows = {what: [what.replace("_", " "), points(row["all"]), *map(points, row["bins"])]
+            for what, row in against.items()}
+    first = [f"best-of-N {last} (%)", f"{100 * found['curves']['best_of_n'][last]['mean']:.1f}",
+             *(f"{100 * b['best_of_n']:.1f}" for b in bins)]
+    return [text("Difference to critic best-of-N at equal N in points [95%, paired], over all",
+                 f"problems and by difficulty: {bins[0]['n']} problems a bin, 1 is easiest by the",
+                 "pass rate of other samples. “Vote” answers by the values summed over equal",
+                 "answers:"),
+            table(header, [first, *(r for what, r in rows.items() if what.endswith(f" {last}"))]),
+            "<details><summary>At every N</summary>", table(header, list(rows.values())),
+            "</details>"]
+
+
 def allocation(who: str, row: dict) -> list[str]:
     """What one way to allocate saves against best-of-N, and what that does to the accuracy."""
-    return [who, f"{row['tokens']:.0f}",
+    low, high = (100 / row[f"factor_{end}"] for end in ("high", "low"))
+    return [who, f"{row['tokens']:.0f}", f"{100 / row['factor']:.0f} [{low:.0f}, {high:.0f}]",
             f"{row['factor']:.2f} [{row['factor_low']:.2f}, {row['factor_high']:.2f}]",
             f"{100 * row['difference']:+.1f} [{100 * row['difference_low']:+.1f}, "
             f"{100 * row['difference_high']:+.1f}]"]
-
-
-def points(difference: dict) -> str:
-    """A difference of accuracies with its interval, in points."""
-    return (f"{100 * difference['mean']:+.1f} [{100 * difference['low']:+.1f}, "
-            f"{100 * difference['high']:+.1f}]")

@@ -8,12 +8,13 @@ from pathlib import Path
 
 import numpy as np
 
-from minireason import figures, figures_scale
+from minireason import figures, figures_scale, figures_search
 from minireason.config import UserError, read_json, write_atomic
 from minireason.results import keep, level_of, load_machine, load_run, rungs
 
 BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
-PATHS = ("out", "init", "base", "start", "policy", "critic", "outcome", "seed")  # may differ
+PATHS = ("out", "init", "base", "start", "policy", "critic", "outcome", "reviser",
+         "seed")              # may differ
 
 
 def keep_runs(runs: tuple[str, ...], reference: Path) -> None:
@@ -130,7 +131,8 @@ def draw(runs: list[dict], root: Path, folder: Path) -> str:
     (root / folder).mkdir(parents=True, exist_ok=True)
     measured = runs[0].get("testtime", {}).get("result", {}).get("curves", {})
     hardest = list(measured or rungs(runs[0])["direct answer"])[-1]
-    wanted = [("climb", "The whole climb at the hardest level", figures.climb, hardest),
+    wanted = [("climb", "The whole climb at the hardest level", figures_search.climb,
+               figures_search.hardest(runs[0])),
               ("ladder", "Accuracy of every stage against level", figures.ladder)]
     if "star" in runs[0]:
         wanted += [("star_levels", "STaR: accuracy a round", figures.star_levels),
@@ -141,6 +143,9 @@ def draw(runs: list[dict], root: Path, folder: Path) -> str:
         wanted += [(f"testtime_{axis}", f"Accuracy against {axis} at test time", figures.testtime,
                     hardest, axis) for axis in ("samples", "tokens")]
         wanted.append(("calibration", "The critic's calibration", figures.calibration, hardest))
+    if "search" in runs[0]:
+        wanted.append(("search", "Every method at equal tokens", figures_search.equal_tokens,
+                       figures_search.hardest(runs[0])))
     wanted.append(("pretraining", "Pretraining loss", figures.pretraining))
     lines = []
     for name, alt, function, *arguments in wanted:

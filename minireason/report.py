@@ -16,8 +16,8 @@ from minireason.markup import Page
 from minireason.results import load_machine, load_run
 
 SECTIONS = (page.missing, page.ladder, page.pretraining, page.star, page_scale.rl, page.testtime,
-            page.calibration, page_scale.critics, page_scale.search, page_scale.flywheel,
-            page.samples, page.cost)
+            page.calibration, page_scale.critics, page_scale.revise, page_scale.search,
+            page_scale.flywheel, page.samples, page.cost)
 CSS = """
 :root { color-scheme: light dark; --ink: #1c1c1c; --paper: #fdfdfd; --line: #d5d5d5;
   --good: #00694d; --bad: #b34700; --soft: #f1f3f5 }

@@ -15,7 +15,8 @@ import numpy as np
 from minireason.config import UserError, read_json, read_lines, write_atomic
 from minireason.problems import FAMILIES
 
-STAGES = ("pretrain", "sft", "star", "rl", "critic", "testtime", "search")   # of a run, in order
+STAGES = ("pretrain", "sft", "star", "critic", "outcome", "testtime", "rl", "rl_critic",
+          "rl_testtime", "revise", "search", "flywheel")   # of a run, in order
 EXAMPLES = 24                 # problems a set whose first sample is shown or kept
 THIN = 200                    # lines of metrics that a copy keeps at most
 

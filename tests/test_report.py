@@ -8,12 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from minireason import figures, figures_search, readme, report, results
+from minireason import figures, figures_search, markup, readme, report, results
 from minireason.config import UserError, to_dict
 from minireason.evaluate import Accuracy, wilson
 from minireason.problems import chain
 from minireason.report import ReportConfig
-from minireason.stages import critic, flywheel, pretrain, rl, search, sft, star, testtime
+from minireason.search import compare
+from minireason.stages import critic, flywheel, pretrain, revise, rl, search, sft, star, testtime
 
 LEVELS = range(1, 9)
 
@@ -213,13 +214,46 @@ def test_flywheel_and_process_critic_have_their_sections(tmp_path):
     write(folder / "process", "critic", critic.CriticConfig("p", labels="mc_soft"),
           {"seconds": 9.0, "label_accuracy": 0.934, "auc": 0.9, "auc_min": 0.91, "auc_steps": 0.95,
            "auc_product": 0.92, "held_out": 800, "monte_carlo": check})
+    rate = {"share": 0.75, "n": 4, "low": 0.3, "high": 0.95}
+    kinds = {kind: rate for kind in ("detection", "false_alarm", "mended")}
+    write(folder / "revise", "revise", revise.ReviseConfig("p", "b"), {
+        "seconds": 9.0, "pool_with_errors": 77, "withdrawals": {"chain-test-k8": kinds},
+        "accuracy": {"sampled": accuracies(0.9, 0.1)}})
     report.run(ReportConfig(run=str(folder)))
     html = page_of(folder)
+    assert "<td>8</td>" + "<td>75.0 [30.0, 95.0]</td>" * 3 + "<td>10.0 [" in html
     assert "<td>2</td><td>91.2</td><td>0.870</td>" in html
     assert "<td>process</td><td>mc_soft</td><td>93.4</td><td>0.900</td>" in html
     assert "321 step ends" in html
     assert {path.name for path in (folder / "figures").iterdir()} >= {"flywheel.png",
                                                                       "labels_process.png"}
+
+
+def test_pass_at_n_before_and_after_rl(tmp_path):
+    """Only on sets that both stages measured; the climb and the samples come from the later one."""
+    folder = made_run(tmp_path / "run")
+    add_rl(folder)
+    cfg = testtime.TestTimeConfig(policy="rl", critic="rl_critic", problems=24, n=8)
+    found, curve = measured(9, cfg.problems, cfg.n)
+    write(folder / "rl_testtime", "testtime", cfg,
+          {"seconds": 1.0, "curves": {"chain-test-k8": curve, "chain-test-k7": curve},
+           "calibration": {}, "greedy": {}})
+    (folder / "rl_testtime/samples-chain-test-k8-0.json").write_text(json.dumps(found))
+    report.run(ReportConfig(run=str(folder)))
+    html, run = page_of(folder), results.load_run(folder)
+    before = run["testtime"]["result"]["curves"]["chain-test-k8"]["points"]
+    after = curve["points"]
+    for what, n, method in (("pass@1", "1", "single"), ("pass@8", "8", "coverage"),
+                            ("critic best-of-8", "8", "critic_best_of_n")):
+        assert (f"<td>8</td><td>{what}</td><td>{markup.share(before[n][method])}</td>"
+                f"<td>{markup.share(after[n][method])}</td>") in html
+    assert "<td>7</td><td>pass" not in html
+    assert "<h3>Level 8, after rl</h3>" in html.replace("after RL", "after rl")
+    assert found[0]["prompt"] in html
+    assert figures_search.hardest(run) == "chain-test-k7"       # the last of the last stage
+    bars = figures_search.bars(run, "chain-test-k8")
+    assert bars["RL, majority vote, N = 8"][0] == after["8"]["majority"]
+    assert not any(label.startswith("STaR, ") for label in bars)
 
 
 def test_search_has_its_section_and_its_tree(tmp_path):
@@ -231,8 +265,11 @@ def test_search_has_its_section_and_its_tree(tmp_path):
              "allocation": {"sample until sure": {
                  "tokens": 700.0, "factor": 3.25, "factor_low": 2.9, "factor_high": 3.6,
                  "difference": 0.004, "difference_low": -0.01, "difference_high": 0.02}},
-             "curves": {method: curve for method in ("single", "best_of_n", "tree", "tree_vote")},
-             "against_best_of_n": {"tree 16": {"all": difference, "bins": [difference] * 5}}}
+             "curves": {method: curve for method in ("single", "best_of_n", "tree", "tree_vote",
+                                                     "sequential")},
+             "against_best_of_n": {what: {"all": difference, "bins": [
+                 {"n": 40, "best_of_n": 0.125 * b, **difference} for b in range(5)]}
+                 for what in ("tree 4", "tree 16", "sequential 16")}}
     write(folder / "search", "search", search.SearchConfig("p", "c"),
           {"seconds": 9.0, "sets": {"chain-test-k8": found}})
     node = {"state": "open", "value": 0.5, "draws": 1, "visits": 2, "right": True}
@@ -245,9 +282,14 @@ def test_search_has_its_section_and_its_tree(tmp_path):
     assert figures_search.best_path(nodes) == {0, 1, 3}
     report.run(ReportConfig(run=str(folder)))
     html = page_of(folder)
-    assert "<td>tree 16</td><td>+3.2 [+1.1, +5.2]</td>" in html
+    assert html.count("<td>tree 16</td><td>+3.2 [+1.1, +5.2]</td>") == 2
+    assert html.count("<td>tree 4</td>") == 1 and html.count("<td>sequential 16</td>") == 2
+    assert "<td>best-of-N 16 (%)</td><td>40.0</td><td>0.0</td><td>12.5</td>" in html
+    bars = figures_search.bars(results.load_run(folder), "chain-test-k8")
+    assert bars["revisions, 1 chain, N = 16"][0]["accuracy"] == 0.4
+    assert not any("best-of-N" in label for label in bars)      # of search, only the searches
     assert "right in 25% of single samples" in html and "200 test problems" in html
-    assert "<td>3.25 [2.90, 3.60]</td><td>+0.4 [-1.0, +2.0]</td>" in html
+    assert ("<td>31 [28, 34]</td><td>3.25 [2.90, 3.60]</td><td>+0.4 [-1.0, +2.0]</td>") in html
     assert (folder / "figures/tree_k8.png").exists()
 
 
@@ -362,8 +404,9 @@ def test_readme_without_its_marks_is_left_alone(three, text):
     assert Path("README.md").read_text() == text
 
 
-def test_every_method_of_the_test_time_stage_is_drawn():
+def test_every_method_of_the_test_time_stages_is_drawn():
     assert set(figures.METHODS) == set(testtime.METHODS + testtime.OUTCOME)
+    assert set(figures_search.METHODS) == set(compare.SAMPLED + search.METHODS)
 
 
 def test_thinning_sums_tokens_and_averages_the_rest():
