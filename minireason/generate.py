@@ -20,6 +20,7 @@ from minireason.config import UserError
 from minireason.cpu_decode import CpuRows, Weights
 from minireason.graph_decode import decoder_for
 from minireason.model import KVCache, Transformer
+from minireason.native_decode import native_decoder
 from minireason.optim import autocast
 from minireason.sampling import Samples, Sampling, draw, prefill, uniforms
 from minireason.tokenizer import Tokenizer
@@ -45,7 +46,8 @@ def stream(model: Transformer, tokenizer: Tokenizer, prompts: list[list[int]],
         return prompts[start // how.n:(stop - 1) // how.n + 1], start, stop, u
 
     chunks = ((start, min(start + how.chunk, total)) for start in range(0, total, how.chunk))
-    decoder = decoder_for(model, tokenizer, prompts, how)    # on a GPU with our kernels
+    decoder = (decoder_for(model, tokenizer, prompts, how)   # on a GPU with our kernels
+               or native_decoder(model, tokenizer, how))     # on a CPU with a compiler
     if decoder:
         yield from (decoder.run(*work(*chunk)) for chunk in chunks)
         return

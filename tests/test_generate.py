@@ -1,5 +1,7 @@
 """The sampler: what it reports is what it sampled from, and nothing but (seed, row) decides."""
 
+import os
+import shutil
 from itertools import islice
 from types import SimpleNamespace
 
@@ -20,8 +22,18 @@ CLOSE = {"rtol": 0.0, "atol": 1e-5}
 PROMPTS = [[1, 9, 10], [1, 11], [1, 12, 13, 14, 15, 16, 17], [1, 18, 19, 20]]
 
 
+@pytest.fixture(scope="module", params=["torch", "native"])
+def decoder(request):
+    """Both ways to decode on a CPU keep every promise below."""
+    if request.param == "native" and not shutil.which(os.environ.get("CXX", "g++")):
+        pytest.skip("NOT CHECKED: needs g++")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MINIREASON_DECODE", request.param)
+        yield request.param
+
+
 @pytest.fixture(scope="module", params=[4, 2], ids=["heads", "grouped heads"])
-def model(request) -> Transformer:
+def model(request, decoder) -> Transformer:
     """Tiny and opinionated, so that filters bite and rows end at many places."""
     config = ModelConfig(TOKENIZER.vocab_size, 16, 2, 4, request.param, 8, 24, 48)
     model = Transformer(config)
@@ -118,6 +130,7 @@ def test_other_rows_change_nothing(model):
 
 @pytest.mark.parametrize("impl", ["auto", "reference"])
 def test_finished_rows_that_stay_change_nothing(model, monkeypatch, impl):
+    monkeypatch.setenv("MINIREASON_DECODE", "torch")
     monkeypatch.setattr(model, "attention_impl", impl)
     how = Sampling(n=8, max_new=20, seed=1)
     leaving = drawn(model, PROMPTS, how)
@@ -143,6 +156,7 @@ def test_the_plain_step_draws_the_same(model, monkeypatch):
 
 @pytest.mark.parametrize("n", [5, 100])
 def test_threads_share_the_rows_and_change_nothing(model, monkeypatch, n):
+    monkeypatch.setenv("MINIREASON_DECODE", "torch")
     how = Sampling(n=n, max_new=12, seed=1)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
     alone = drawn(model, PROMPTS, how)

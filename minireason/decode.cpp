@@ -1,0 +1,390 @@
+// The sampler's loop on a CPU: prompts in, drawn tokens and their logprobs out (native_decode.py).
+//
+// One kernel does all products, `tile`: a few rows times a panel of 2 W columns, summed up in
+// registers. Weights lie in panels, and so do cached keys (2 W tokens wide, D high) and values (2 W
+// numbers wide, a token high): attention is two more products. A token knows which caches it reads
+// and where it stands, so prefill and decoding are one step. A thread decodes `block` rows at a
+// time, few enough that what they cached stays near the core, and takes a new row where one ends.
+// A row's sums run in one order whoever shares its block: neither threads nor other rows change it.
+
+#include <algorithm>
+#include <atomic>
+#include <cmath>
+#include <cstdint>
+#include <cstdlib>
+#include <cstring>
+#include <functional>
+#include <limits>
+#include <memory>
+#include <new>
+#include <numeric>
+#include <thread>
+#include <utility>
+#include <vector>
+
+#if defined(__AVX512F__)
+constexpr int W = 16, TILE = 12;    // numbers in a vector; rows of a tile: 24 of 32 registers
+#elif defined(__AVX__)
+constexpr int W = 8, TILE = 6;      // 12 of 16 registers
+#else
+constexpr int W = 4, TILE = 6;
+#endif
+constexpr int PANEL = 2 * W;
+constexpr float LOWEST = -std::numeric_limits<float>::infinity();
+typedef float Vec __attribute__((vector_size(4 * W)));
+typedef float Loose __attribute__((vector_size(4 * W), aligned(4), may_alias));
+typedef int32_t Ints __attribute__((vector_size(4 * W)));
+using Int = int64_t;
+
+struct Layer {                      // matrices in panels, the norms' gains in them
+    const float *qkv, *out, *gate_up, *down;
+    const float *q_gain, *k_gain;   // (D,); q's / sqrt(D)
+};
+
+struct Job {                        // mirrored by native_decode.py
+    const Layer* layers;
+    const float *embedding, *unembedding;      // (V, d_model); panels
+    const float *cos, *sin;                    // (max_len, D / 2)
+    const Int *prompt_tokens, *prompt_starts;  // all prompts end to end; (P + 1,)
+    const Int* source;                         // (B,) prompt of a row
+    const double* uniform;                     // (B, max_new)
+    const Int* ends;                           // tokens that end a row
+    Int* tokens;                               // out (B, max_new)
+    float* logprobs;                           // out (B, max_new)
+    Int* lengths;                              // out (B,): tokens drawn
+    Int n_layers, d_model, n_heads, n_kv_heads, head_dim, d_ff, vocab;
+    Int prompts, longest, rows, max_new, n_ends, top_k, threads, block;
+    double eps, temperature, top_p;
+};
+
+static Int round_up(Int n, Int to) { return (n + to - 1) / to * to; }
+static Vec load(const float* p) { return *reinterpret_cast<const Loose*>(p); }
+static void store(float* p, Vec v) { *reinterpret_cast<Loose*>(p) = v; }
+
+// e^x to a few 1e-7 of itself, x cut to -87..88: 2^n times a polynomial of the rest (Cephes, expf).
+static Vec exp_of(Vec x) {
+    x = x < -87.0f ? Vec{} - 87.0f : x;
+    x = x > 88.0f ? Vec{} + 88.0f : x;
+    Vec n = x * 1.44269504f + 12582912.0f - 12582912.0f;    // to the nearest whole number
+    Vec r = x - n * 0.693359375f + n * 2.12194440e-4f;      // ln 2 in two parts
+    Vec y = r * 1.9875691500e-4f + 1.3981999507e-3f;
+    y = y * r + 8.3334519073e-3f;
+    y = y * r + 4.1665795894e-2f;
+    y = y * r + 1.6666665459e-1f;
+    y = y * r + 5.0000001201e-1f;
+    y = y * r * r + r + 1.0f;
+    return y * reinterpret_cast<Vec>((__builtin_convertvector(n, Ints) + 127) << 23);
+}
+
+// y (R, C W) = x (R, k) times the first C vectors of each line of a panel (k, PANEL), or y + that.
+template <int R, int C>
+static void tile(const float* x, Int ldx, const float* panel, Int k, float* y, Int ldy, bool add) {
+    Vec sum[R][C] = {};
+    for (Int i = 0; i < k; i++) {
+        Vec line[C];
+        for (int c = 0; c < C; c++) line[c] = load(panel + i * PANEL + c * W);
+#pragma GCC unroll 12
+        for (int r = 0; r < R; r++)
+            for (int c = 0; c < C; c++) sum[r][c] += x[r * ldx + i] * line[c];
+    }
+#pragma GCC unroll 12
+    for (int r = 0; r < R; r++)
+        for (int c = 0; c < C; c++) {
+            float* to = y + r * ldy + c * W;
+            store(to, add ? load(to) + sum[r][c] : sum[r][c]);
+        }
+}
+
+template <int... R>
+static auto tile_of(Int rows, bool half, std::integer_sequence<int, R...>) {
+    static constexpr decltype(&tile<1, 1>) all[][TILE] = {{tile<R + 1, 2>...},
+                                                          {tile<R + 1, 1>...}};
+    return all[half][rows - 1];
+}
+
+// y (rows, n) = x (rows, k) times panels that lie `stride` numbers apart; n is rounded up to W.
+static void multiply(const float* x, Int ldx, Int rows, const float* panels, Int stride, Int k,
+                     Int n, float* y, Int ldy, bool add = false) {
+    Int tiles = (rows + TILE - 1) / TILE;
+    for (Int c = 0; c < n; c += PANEL, panels += stride)
+        for (Int i = 0; i < tiles; i++) {
+            Int from = rows * i / tiles, to = rows * (i + 1) / tiles;
+            tile_of(to - from, n - c <= W, std::make_integer_sequence<int, TILE>())(
+                x + from * ldx, ldx, panels, k, y + from * ldy + c, ldy, add);
+        }
+}
+
+static float inverse_rms(const float* x, Int n, double eps) {
+    float sum = 0;
+#pragma omp simd reduction(+ : sum)
+    for (Int i = 0; i < n; i++) sum += x[i] * x[i];
+    return 1.0f / std::sqrt(sum / float(n) + float(eps));
+}
+
+// s = exp(s - max) for n numbers, a multiple of W; returns their sum.
+static float softmax(float* s, Int n) {
+    float top = *std::max_element(s, s + n), total = 0;
+    Vec sum = {};
+    for (Int i = 0; i < n; i += W) {
+        Vec e = exp_of(load(s + i) - top);
+        store(s + i, e);
+        sum += e;
+    }
+    for (int i = 0; i < W; i++) total += sum[i];
+    return total;
+}
+
+// Aligned and uninitialised: what stands in padding is never part of a result.
+struct Free { void operator()(float* p) const { std::free(p); } };
+using Buffer = std::unique_ptr<float[], Free>;
+static Buffer buffer(Int n) {
+    auto* p = static_cast<float*>(std::aligned_alloc(64, round_up(4 * n, 64)));
+    if (p == nullptr) throw std::bad_alloc();
+    return Buffer(p);
+}
+
+struct Cache {                      // of one row or prompt, in blocks of one layer and KV head each
+    float *k = nullptr, *v = nullptr;   // (S / PANEL, D, PANEL) and (DP / PANEL, S, PANEL) a block
+    Int room = 0, seen = 0;         // S, a multiple of PANEL; tokens to read
+};
+struct Token {
+    Int id;
+    Cache prompt, own;              // it is appended to `own` as the last one seen
+};
+struct Row {
+    Int row, t, slot, token;        // its number, tokens drawn, place of its cache, the last token
+};
+
+class Worker {                      // one thread's buffers and its part of the job
+public:
+    explicit Worker(const Job& job)
+        : j(job), D(j.head_dim), DP(round_up(D, PANEL)), width(round_up(j.d_model, PANEL)),
+          wide(round_up((j.n_heads + 2 * j.n_kv_heads) * D, PANEL)), ff(round_up(j.d_ff, PANEL)),
+          V(round_up(j.vocab, PANEL)), prompt_room(round_up(j.longest, PANEL)),
+          room(round_up(j.max_new, PANEL)), group(j.n_heads / j.n_kv_heads),
+          span(prompt_room + room), x(buffer(j.block * width)), unit(buffer(j.block * width)),
+          qkv(buffer(j.block * wide)), attended(buffer(j.block * j.n_heads * D)),
+          gates(buffer(j.block * 2 * ff)), logits(buffer(j.block * V)),
+          scores(buffer(group * span)), mixed(buffer(group * DP)), sums(buffer(group)),
+          chances(buffer(V)), own(buffer(j.block * cache_size(room))) {}
+
+    Int cache_size(Int tokens) const { return j.n_layers * j.n_kv_heads * tokens * (D + DP); }
+
+    // Fill the cache of prompt p; its next logits go to `last` (V,).
+    void prefill(Int p, float* cache, float* last) {
+        Int from = j.prompt_starts[p], n = j.prompt_starts[p + 1] - from;
+        for (Int i = 0; i < n; i += batch.size()) {
+            batch.clear();
+            for (Int t = i; t < std::min(n, i + j.block); t++)
+                batch.push_back({j.prompt_tokens[from + t], {}, at(cache, prompt_room, t + 1)});
+            step();
+        }
+        std::copy_n(&logits[(batch.size() - 1) * V], V, last);
+    }
+
+    // Decode rows next, next + 1, ... until none is left, from all prompts' caches and logits.
+    void decode(std::atomic<Int>& next, float* caches, const float* first) {
+        std::vector<Row> live;
+        std::vector<Int> slots(j.block);
+        std::iota(slots.begin(), slots.end(), 0);
+        for (bool more = true; more || !live.empty();) {
+            while (more && Int(live.size()) < j.block) {
+                Row row{next++, 0, slots.back(), 0};
+                if (!(more = row.row < j.rows)) break;
+                std::copy_n(first + j.source[row.row] * V, V, logits.get());
+                if (!draw(row, logits.get())) continue;
+                live.push_back(row);
+                slots.pop_back();
+            }
+            batch.clear();
+            for (const Row& r : live) {
+                Int p = j.source[r.row], n = j.prompt_starts[p + 1] - j.prompt_starts[p];
+                batch.push_back({r.token, at(caches + p * cache_size(prompt_room), prompt_room, n),
+                                 at(&own[r.slot * cache_size(room)], room, r.t)});
+            }
+            step();
+            size_t kept = 0;
+            for (size_t i = 0; i < live.size(); i++)
+                if (draw(live[i], &logits[i * V])) live[kept++] = live[i];
+                else slots.push_back(live[i].slot);
+            live.resize(kept);
+        }
+    }
+
+private:
+    const Job& j;
+    const Int D, DP, width, wide, ff, V, prompt_room, room, group, span;
+    Buffer x, unit, qkv, attended, gates, logits, scores, mixed, sums, chances, own;
+    std::vector<Token> batch;
+
+    Cache at(float* base, Int tokens, Int seen) const {
+        return {base, base + j.n_layers * j.n_kv_heads * tokens * D, tokens, seen};
+    }
+
+    void step() {                   // all tokens of the batch through the model, to `logits`
+        Int n = batch.size();
+        for (Int b = 0; b < n; b++) {
+            std::fill_n(&x[b * width], width, 0.0f);
+            std::copy_n(j.embedding + batch[b].id * j.d_model, j.d_model, &x[b * width]);
+        }
+        for (Int l = 0; l < j.n_layers; l++) {
+            const Layer& layer = j.layers[l];
+            product(normed(), width, layer.qkv, j.d_model, qkv.get(), wide);
+            for (Int b = 0; b < n; b++) append(l, b);
+            for (Int b = 0; b < n; b++)
+                for (Int h = 0; h < j.n_kv_heads; h++) attend(l, b, h);
+            product(attended.get(), j.n_heads * D, layer.out, j.n_heads * D, x.get(), width, true);
+            product(normed(), width, layer.gate_up, j.d_model, gates.get(), 2 * ff);
+            for (Int b = 0; b < n; b++) swiglu(&gates[b * 2 * ff]);
+            product(gates.get(), 2 * ff, layer.down, j.d_ff, x.get(), width, true);
+        }
+        product(normed(), width, j.unembedding, j.d_model, logits.get(), V);
+    }
+
+    // y (n, ldy) = the batch's rows times a weight matrix of ldy columns
+    void product(const float* from, Int ldx, const float* matrix, Int k, float* y, Int ldy,
+                 bool add = false) {
+        multiply(from, ldx, batch.size(), matrix, k * PANEL, k, ldy, y, ldy, add);
+    }
+
+    const float* normed() {         // RMSNorm of x, its gain left to the next matrix
+        for (size_t b = 0; b < batch.size(); b++) {
+            const float* row = &x[b * width];
+            float scale = inverse_rms(row, j.d_model, j.eps);
+            for (Int i = 0; i < width; i++) unit[b * width + i] = row[i] * scale;
+        }
+        return unit.get();
+    }
+
+    void swiglu(float* gate) const {
+        for (Int i = 0; i < ff; i += W) {
+            Vec g = load(gate + i);
+            store(gate + i, g / (1.0f + exp_of(-g)) * load(gate + ff + i));
+        }
+    }
+
+    // QK-norm and rotation of token b's q and k, in place; then k and v into its own cache.
+    void append(Int l, Int b) {
+        const Cache& c = batch[b].own;
+        Int place = c.seen - 1, position = batch[b].prompt.seen + place, half = D / 2;
+        const float *cos = j.cos + position * half, *sin = j.sin + position * half;
+        float *head = &qkv[b * wide], *k = head + j.n_heads * D, *v = k + j.n_kv_heads * D;
+        for (; head < v; head += D) {
+            const float* gain = head < k ? j.layers[l].q_gain : j.layers[l].k_gain;
+            float scale = inverse_rms(head, D, j.eps);
+#pragma omp simd
+            for (Int i = 0; i < half; i++) {
+                float first = head[i] * scale * gain[i];
+                float second = head[half + i] * scale * gain[half + i];
+                head[i] = first * cos[i] - second * sin[i];
+                head[half + i] = second * cos[i] + first * sin[i];
+            }
+        }
+        for (Int h = 0; h < j.n_kv_heads; h++, k += D, v += D) {
+            Int block = (l * j.n_kv_heads + h) * c.room;
+            float* to = c.k + block * D + place / PANEL * PANEL * D + place % PANEL;
+            for (Int i = 0; i < D; i++) to[i * PANEL] = k[i];
+            to = c.v + block * DP + place * PANEL;
+            for (Int i = 0; i < D; i += PANEL)
+                std::copy_n(v + i, std::min<Int>(PANEL, D - i), to + i * c.room);
+        }
+    }
+
+    // The query heads of token b that share KV head h, over the prompt and over the row's own past.
+    void attend(Int l, Int b, Int h) {
+        const float* q = &qkv[b * wide + h * group * D];
+        float* out = &attended[(b * j.n_heads + h * group) * D];
+        Int n = 0, begin = 0, block = l * j.n_kv_heads + h;
+        for (const Cache& c : {batch[b].prompt, batch[b].own}) {
+            multiply(q, D, group, c.k + block * c.room * D, D * PANEL, D, c.seen, &scores[n], span);
+            begin = n;
+            n += round_up(c.seen, W);
+            for (Int g = 0; g < group; g++)                 // behind the last key
+                std::fill(&scores[g * span + begin + c.seen], &scores[g * span + n], LOWEST);
+        }
+        std::fill_n(mixed.get(), group * DP, 0.0f);
+        for (Int g = 0; g < group; g++) sums[g] = softmax(&scores[g * span], n);
+        n = 0;
+        for (const Cache& c : {batch[b].prompt, batch[b].own}) {
+            multiply(&scores[n], span, group, c.v + block * c.room * DP, c.room * PANEL, c.seen, D,
+                     mixed.get(), DP, true);
+            n += round_up(c.seen, W);
+        }
+        for (Int g = 0; g < group; g++)
+            for (Int i = 0; i < D; i++) out[g * D + i] = mixed[g * DP + i] / sums[g];
+    }
+
+    // Draw token number t of a row from z (V,), as sampling.draw does; says whether it goes on.
+    bool draw(Row& r, float* z) {
+        Int place = r.row * j.max_new + r.t, n = j.vocab;
+        r.token = std::max_element(z, z + n) - z;
+        j.logprobs[place] = 0;
+        if (j.temperature > 0) {
+            float top = z[r.token] / float(j.temperature);
+            for (Int i = 0; i < n; i++) z[i] /= float(j.temperature);
+            truncate(z);
+            double total = 0, below = 0;
+            for (Int i = 0; i < V; i += W) store(&chances[i], exp_of(load(z + i) - top));
+            for (Int i = 0; i < n; i++) total += z[i] == LOWEST ? chances[i] = 0 : chances[i];
+            for (r.token = 0; r.token < n - 1; r.token++)
+                if ((below += chances[r.token]) > j.uniform[place] * total) break;
+            j.logprobs[place] = z[r.token] - top - float(std::log(total));
+        }
+        j.tokens[place] = r.token;
+        j.lengths[r.row] = ++r.t;
+        const Int* end = j.ends + j.n_ends;
+        return r.t < j.max_new && std::find(j.ends, end, r.token) == end;
+    }
+
+    // Top-k, then top-p: what is left out becomes -inf, as losses.truncate_logits has it.
+    void truncate(float* z) const {
+        Int n = j.vocab;
+        if (0 < j.top_k && j.top_k < n) {
+            std::vector<float> best(z, z + n);
+            auto least = best.begin() + j.top_k - 1;
+            std::nth_element(best.begin(), least, best.end(), std::greater<>());
+            for (Int i = 0; i < n; i++) z[i] = z[i] < *least ? LOWEST : z[i];
+        }
+        if (j.top_p >= 1) return;
+        std::vector<Int> order(n);
+        std::iota(order.begin(), order.end(), 0);
+        std::stable_sort(order.begin(), order.end(), [z](Int a, Int b) { return z[a] > z[b]; });
+        double total = 0, before = 0, top = z[order[0]];
+        for (Int i : order) total += std::exp(z[i] - top);
+        for (Int i : order) {
+            double mass = std::exp(z[i] - top) / total;
+            if (before >= j.top_p) z[i] = LOWEST;
+            before += mass;
+        }
+    }
+};
+
+template <class Work>
+static void in_threads(std::vector<Worker>& workers, Work work) {
+    std::vector<std::thread> threads;
+    for (size_t i = 1; i < workers.size(); i++) threads.emplace_back([&, i] { work(workers[i]); });
+    work(workers[0]);
+    for (auto& thread : threads) thread.join();
+}
+
+extern "C" {
+__attribute__((visibility("default"))) int panel_width() { return PANEL; }
+
+// Decode all rows of a job; returns 0, or 1 where there is not enough memory.
+__attribute__((visibility("default"))) int decode_rows(const Job* job) try {
+    std::vector<Worker> workers;
+    for (Int i = 0; i < job->threads; i++) workers.emplace_back(*job);
+    Int size = workers[0].cache_size(round_up(job->longest, PANEL));
+    Int vocab = round_up(job->vocab, PANEL);
+    Buffer caches = buffer(job->prompts * size), first = buffer(job->prompts * vocab);
+    std::atomic<Int> prompt{0}, row{0};
+    in_threads(workers, [&](Worker& w) {
+        for (Int p; (p = prompt++) < job->prompts;)
+            w.prefill(p, &caches[p * size], &first[p * vocab]);
+    });
+    in_threads(workers, [&](Worker& w) { w.decode(row, caches.get(), first.get()); });
+    return 0;
+} catch (const std::bad_alloc&) {
+    return 1;
+}
+}

@@ -1,0 +1,167 @@
+"""decode.cpp equals the model and the sampler in PyTorch, and says which of the two runs."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from cuda_ext import build
+from minireason import generate, native_decode
+from minireason.config import UserError
+from minireason.generate import Sampling
+from minireason.losses import truncate_logits
+from minireason.model import ModelConfig, Transformer
+from minireason.native_decode import NativeDecoder, choose_decoder, native_decoder, panels
+from minireason.sampling import draw, uniforms
+
+try:
+    native_decode.library()
+except build.BuildError:
+    pytest.skip("NOT CHECKED: needs g++", allow_module_level=True)
+
+# The bound that DESIGN sets for float32 logits; a planted error shows as 1e-2 and more.
+CLOSE = {"rtol": 0.0, "atol": 1e-5}
+ENDING = SimpleNamespace(pad=0, eos=3)
+LENGTHS = [4, 21, 1, 7, 40]       # shorter and longer than a thread's block and a panel
+# vocab, d_model, layers, heads, KV heads, head_dim, d_ff: nothing is a multiple of a panel's width
+SHAPES = [(37, 20, 2, 4, 2, 8, 30), (37, 24, 1, 3, 3, 24, 17), (65, 33, 3, 4, 1, 40, 40),
+          (16, 32, 2, 2, 2, 32, 64), (20, 16, 1, 16, 1, 64, 8)]
+
+
+def build_model(shape, tied=True) -> Transformer:
+    """Tiny, with every tensor, the gains too, away from its initial value."""
+    model = Transformer(ModelConfig(*shape, max_len=80, tied=tied))
+    generator = torch.Generator().manual_seed(sum(shape))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            noise = torch.randn(parameter.shape, generator=generator)
+            parameter.copy_(0.2 * noise + (parameter.dim() < 2))
+    return model
+
+
+def prompts_of(vocab: int, lengths=LENGTHS) -> list[list[int]]:
+    generator = torch.Generator().manual_seed(5)
+    return [torch.randint(vocab, (n,), generator=generator).tolist() for n in lengths]
+
+
+def run(model, prompts, how, tokenizer=ENDING):
+    rows = len(prompts) * how.n
+    u = uniforms(how.seed, np.arange(rows), how.max_new)
+    return NativeDecoder(model, tokenizer, how).run(prompts, 0, rows, u)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@torch.inference_mode()
+def test_logprobs_and_draws_equal_whole_rows(shape, tied):
+    """Against a fresh forward: prompts of unequal length, rows that end and make room."""
+    model, how = build_model(shape, tied), Sampling(n=7, max_new=37, seed=1)
+    prompts = prompts_of(shape[0])
+    out = run(model, prompts, how)
+    u = torch.from_numpy(uniforms(1, np.arange(35), 37))
+    lengths = out.mask.sum(1)
+    assert len(set(lengths.tolist())) > 3 and lengths.max() == out.tokens.shape[1]
+    for b in range(35):
+        prompt, n = prompts[b // 7], int(lengths[b])
+        tokens = out.tokens[b, :n]
+        assert ENDING.eos not in tokens[:-1]
+        assert tokens[-1] == ENDING.eos or n == how.max_new
+        assert (out.tokens[b, n:] == ENDING.pad).all() and (out.logprobs[b, n:] == 0).all()
+        logits = model(torch.cat((torch.tensor(prompt), tokens))[None])[0, len(prompt) - 1:-1]
+        drawn, logprobs = draw(logits, u[b, :n], how)
+        assert drawn.equal(tokens)
+        torch.testing.assert_close(out.logprobs[b, :n], logprobs, **CLOSE)
+
+
+@pytest.mark.parametrize("how", [
+    Sampling(n=5, max_new=9, seed=2, temperature=0.7), Sampling(n=5, max_new=9, seed=3, top_k=4),
+    Sampling(n=5, max_new=9, seed=4, top_p=0.8), Sampling(n=2, max_new=9, temperature=0),
+    Sampling(n=5, max_new=9, seed=5, temperature=1.3, top_k=6, top_p=0.6),
+    Sampling(n=5, max_new=9, seed=6, stop=(5, 8))], ids=str)
+def test_every_way_to_sample_is_that_of_pytorch(how, monkeypatch):
+    model, prompts = build_model(SHAPES[0]), prompts_of(37)
+    out = run(model, prompts, how)
+    monkeypatch.setenv("MINIREASON_DECODE", "torch")
+    plain, = generate.stream(model, ENDING, prompts, how)
+    assert out.tokens.equal(plain.tokens) and out.mask.equal(plain.mask)
+    torch.testing.assert_close(out.logprobs, plain.logprobs, **CLOSE)
+
+
+@torch.inference_mode()
+def test_a_large_spread_of_logits_stays_finite():
+    """Where the softmax underflows, logprobs are still right; of equal logits the first is best."""
+    model = build_model(SHAPES[0])
+    model.embedding.weight.mul_(60)
+    out = run(model, prompts_of(37), Sampling(n=3, max_new=12, seed=1))
+    for b, (tokens, mask) in enumerate(zip(out.tokens, out.mask, strict=True)):
+        prompt, tokens = prompts_of(37)[b // 3], tokens[mask]
+        logits = model(torch.cat((torch.tensor(prompt), tokens))[None])[0, len(prompt) - 1:-1]
+        expected = truncate_logits(logits, 1.0).log_softmax(-1).gather(1, tokens[:, None])[:, 0]
+        # float32 carries 1e-7 of logits of some hundreds
+        torch.testing.assert_close(out.logprobs[b, mask], expected, rtol=0.0, atol=1e-3)
+    model.embedding.weight.zero_()
+    assert (run(model, [[1]], Sampling(max_new=3, temperature=0)).tokens == 0).all()
+
+
+@pytest.mark.parametrize(("threads", "block"), [(1, 1), (1, 13), (2, 5), (3, 16), (7, 16)])
+def test_threads_and_blocks_change_not_one_bit(threads, block, monkeypatch):
+    model, prompts, how = build_model(SHAPES[2]), prompts_of(65), Sampling(n=9, max_new=30, seed=1)
+    whole = run(model, prompts, how)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    monkeypatch.setattr(native_decode, "ROWS_A_THREAD", 1)
+    monkeypatch.setattr(native_decode, "BLOCK", block)
+    out = run(model, prompts, how)
+    assert out.tokens.equal(whole.tokens) and out.logprobs.equal(whole.logprobs)
+    alone = run(model, prompts[:1], how)
+    width = alone.tokens.shape[1]
+    assert alone.tokens.equal(whole.tokens[:9, :width])
+    assert alone.logprobs.equal(whole.logprobs[:9, :width])
+
+
+def test_a_panel_holds_columns_side_by_side():
+    packed = panels(torch.arange(15.0).view(5, 3), 4)                     # (out 5, in 3)
+    assert packed.shape == (2, 3, 4) and packed.is_contiguous()
+    assert packed[0, 1].tolist() == [1, 4, 7, 10] and packed[1, 2].tolist() == [14, 0, 0, 0]
+
+
+def test_tokens_that_the_model_lacks_are_refused():
+    with pytest.raises(AssertionError):
+        run(build_model(SHAPES[0]), [[1, 37]], Sampling())
+
+
+@pytest.fixture
+def no_compiler(monkeypatch):
+    """A machine without g++; the choice is made anew."""
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    for function in (choose_decoder, native_decode.library):
+        function.cache_clear()
+    yield
+    for function in (choose_decoder, native_decode.library):
+        function.cache_clear()
+
+
+def test_without_a_compiler_pytorch_decodes_and_says_so_once(no_compiler, monkeypatch, capsys):
+    monkeypatch.delenv("MINIREASON_DECODE", raising=False)
+    model, how = build_model(SHAPES[0]), Sampling(n=2, max_new=3)
+    assert native_decoder(model, ENDING, how) is None
+    assert sum(int(c.mask.sum()) for c in generate.stream(model, ENDING, [[1, 2]], how)) > 0
+    said = capsys.readouterr().err
+    assert said.count("decoding on the CPU by torch") == 1 and "no-such-compiler not found" in said
+
+
+def test_a_decoder_asked_for_is_taken_or_refused(no_compiler, monkeypatch):
+    model, how = build_model(SHAPES[0]), Sampling(n=2, max_new=3)
+    for asked, error in (("native", "no-such-compiler not found"), ("fast", "no such decoder")):
+        monkeypatch.setenv("MINIREASON_DECODE", asked)
+        with pytest.raises(UserError, match=error):
+            native_decoder(model, ENDING, how)
+    monkeypatch.delenv("CXX")
+    for function in (choose_decoder, native_decode.library):
+        function.cache_clear()
+    for asked, found in (("native", True), ("auto", True), ("torch", False)):
+        monkeypatch.setenv("MINIREASON_DECODE", asked)
+        assert (native_decoder(model, ENDING, how) is not None) == found
+    monkeypatch.setenv("MINIREASON_DECODE", "native")
+    model.attention_impl = "reference"                      # the formula, asked for by name
+    assert native_decoder(model, ENDING, how) is None
