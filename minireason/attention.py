@@ -50,7 +50,7 @@ def choose_impl(name: str, device: torch.device, dtype: torch.dtype, head_dim: i
 def _fastest(device: torch.device, dtype: torch.dtype, head_dim: int, max_len: int,
              kind: str) -> tuple[str, str]:
     if device.type == "cpu":
-        return "by hand", ("fastest on a CPU: cpu_decode.py" if kind == "decode" else
+        return "by hand", ("fastest on a CPU: decode.cpp, cpu_decode.py" if kind == "decode" else
                            "fastest on a CPU: fused.py; sdpa where heads share keys")
     if device.type != "cuda":
         return "sdpa", f"the CUDA kernels need an NVIDIA GPU, and this is {device.type}"

@@ -4,7 +4,8 @@ Rows that end leave the batch. A token is the inverse CDF of a uniform number th
 (seed, row, position) alone, so neither chunk size nor the other rows of a batch change what a row
 draws. The logprobs are those of the distribution sampled from: temperature and truncation included.
 One loop, two ways to take a step: Transformer.decode, the plain one, and on a CPU cpu_decode.py,
-where each thread decodes its own share of the rows. A GPU with our kernels has graph_decode.py.
+where each thread decodes its own share of the rows. Two decoders replace the loop: on a CPU with a
+compiler native_decode.py, on a GPU with our kernels graph_decode.py.
 """
 
 from collections.abc import Iterator

@@ -28,7 +28,7 @@ class Mixture:
     facts_per_line: int = 6
     max_level: int = 8            # longest chain in direct and worked lines
     common_level: int = 4         # worked lines are equally frequent up to this level,
-    worked_tail: float = 0.2      # then each level has this times the share of the one before
+    worked_tail: float = 0.35     # then each level has this times the share of the one before
 
     def worked_shares(self) -> np.ndarray:
         """Share of each level 1..max_level among the worked lines."""

@@ -13,7 +13,7 @@ from minireason import parallel, report
 from minireason.config import UserError, machine, resolve_device, write_atomic
 from minireason.mixture import Mixture
 from minireason.runlog import RunLog
-from minireason.stages import critic, pretrain, sft, star, testtime
+from minireason.stages import critic, pretrain, rl, search, sft, star, testtime
 
 SMOKE = {
     "pretrain": {"steps": 300, "lines_per_step": 32, "d_model": 48, "n_layers": 2, "n_heads": 3,
@@ -24,9 +24,21 @@ SMOKE = {
              "rows_per_step": 32, "save_every": 15, "eval_n": 40},
     "critic": {"problems": 80, "min_level": 1, "max_level": 2, "n": 4, "steps": 30,
                "rows_per_step": 32, "save_every": 10, "held_out": 20},
+    "outcome": {"problems": 80, "min_level": 1, "max_level": 2, "n": 4, "steps": 30,
+                "rows_per_step": 32, "save_every": 10, "held_out": 20},
     "testtime": {"levels": (2,), "problems": 40, "n": 8, "shard": 10},
+    "rl": {"steps": 6, "prompts_per_step": 8, "group_size": 4, "min_level": 1, "max_level": 2,
+           "save_every": 2, "eval_every": 3, "validation_n": 40, "eval_n": 40},
+    "rl_critic": {"problems": 80, "min_level": 1, "max_level": 2, "n": 4, "steps": 20,
+                  "rows_per_step": 32, "save_every": 10, "held_out": 20},
+    "rl_testtime": {"levels": (2,), "problems": 40, "n": 8, "shard": 10},
+    "search": {"levels": (2,), "problems": 20, "samples": (2, 8), "shard": 10},
 }
-QUICKSTART: dict[str, dict] = {"pretrain": {}, "sft": {}, "star": {}, "critic": {}, "testtime": {}}
+QUICKSTART: dict[str, dict] = {name: {} for name in SMOKE} | {
+    "rl_critic": {"problems": 3000, "steps": 200},
+    "rl_testtime": {"levels": (7,)},
+    "search": {"levels": (7,), "problems": 500},
+}
 GPU = {
     "pretrain": {"steps": 6000, "lines_per_step": 2048, "token_budget": 65536, "d_model": 384,
                  "n_layers": 8, "n_heads": 6, "head_dim": 64, "d_ff": 1024, "max_len": 256,
@@ -37,14 +49,21 @@ GPU = {
              "token_budget": 65536},
     "critic": {"problems": 8_000, "max_level": 16, "n": 16, "steps": 600, "rows_per_step": 512,
                "token_budget": 65536},
+    "outcome": {"problems": 8_000, "max_level": 16, "n": 16, "steps": 600, "rows_per_step": 512,
+                "token_budget": 65536},
     "testtime": {"n": 256, "levels": (8,)},
+    "rl": {"prompts_per_step": 128, "max_level": 16, "max_new": 128, "token_budget": 65536},
+    "rl_critic": {"problems": 8_000, "max_level": 16, "n": 16, "steps": 300, "rows_per_step": 512,
+                  "token_budget": 65536},
+    "rl_testtime": {"n": 256, "levels": (8,)},
+    "search": {"problems": 500},
 }
 SIZES = {"smoke": SMOKE, "quickstart": QUICKSTART, "gpu": GPU}
 
 
 @dataclass(frozen=True)
 class RunConfig:
-    """All stages in order: pretrain, sft, star, critic, testtime, report."""
+    """All stages in order, from random weights through RL to search, then the report."""
 
     size: str = "quickstart"      # smoke (90 s, shows that it works) | quickstart | gpu
     out: str = ""                 # default: runs/<size>
@@ -64,8 +83,16 @@ def stages(cfg: RunConfig) -> list[tuple[str, Callable[[], dict]]]:
         ("sft", sft.run, sft.SFTConfig, {"init": at["pretrain"]}),
         ("star", star.run, star.STaRConfig, {"init": at["sft"], "base": at["pretrain"]}),
         ("critic", critic.run, critic.CriticConfig, {"init": at["star"]}),
+        ("outcome", critic.run, critic.CriticConfig, {"init": at["star"], "labels": "outcome"}),
         ("testtime", testtime.run, testtime.TestTimeConfig,
-         {"policy": at["star"], "critic": at["critic"]}))
+         {"policy": at["star"], "critic": at["critic"], "outcome": at["outcome"]}),
+        ("rl", rl.run, rl.RLConfig, {"init": at["star"]}),
+        ("rl_critic", critic.run, critic.CriticConfig,
+         {"init": at["rl"], "start": at["critic"]}),
+        ("rl_testtime", testtime.run, testtime.TestTimeConfig,
+         {"policy": at["rl"], "critic": at["rl_critic"]}),
+        ("search", search.run, search.SearchConfig,
+         {"policy": at["rl"], "critic": at["rl_critic"]}))
     configs = [(name, run_stage, config(out=at[name], **parents, **common, **sizes[name]))
                for name, run_stage, config, parents in plan]
     return [(name, lambda run_stage=run_stage, config=config: run_stage(config))

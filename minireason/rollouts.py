@@ -30,7 +30,7 @@ class Rewards:
 
     outcome: float = 1.0          # for the right answer
     format: float = 0.0           # for matching the grammar to the end
-    process: float = 0.0          # for each exactly right step, credited to its own tokens only
+    process: float = 1.0          # for each exactly right step, credited to its own tokens only
 
     def of(self, verdict: Verdict) -> float:
         """The reward of the completion as a whole."""

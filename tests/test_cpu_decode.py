@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from minireason.cpu_decode import CpuRows, Weights, group_rows
+from minireason.cpu_decode import CpuRows, Weights
 from minireason.model import KVCache, ModelConfig, Transformer
 
 # The bound that DESIGN sets for float32 logits; a planted error shows as 1e-2 and more.
@@ -26,7 +26,7 @@ def tokens_of(n: int, seed: int) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("source", [[0, 0, 1, 1, 2, 2], [0, 0, 1, 1, 1, 2]],
-                         ids=["full grid", "unequal groups"])
+                         ids=["equal groups", "unequal groups"])
 @pytest.mark.parametrize(("n_kv_heads", "tied"), [(1, True), (2, False), (4, True)])
 @torch.inference_mode()
 def test_a_step_equals_whole_rows(n_kv_heads, tied, source):
@@ -47,11 +47,3 @@ def test_a_step_equals_whole_rows(n_kv_heads, tied, source):
         rows = [torch.cat((row, d[None])) for row, d in zip(rows, drawn, strict=True)]
         fresh = torch.stack([model(row[None])[0, -1] for row in rows])
         torch.testing.assert_close(state.step(drawn), fresh, **CLOSE)
-
-
-def test_rows_of_a_prompt_stand_side_by_side():
-    slots, places = group_rows(torch.tensor([0, 0, 0, 1, 3, 3]), 4)
-    assert slots.shape == (4, 3)
-    assert slots.flatten()[places].tolist() == [0, 1, 2, 3, 4, 5]
-    assert [slots[p, :n].tolist() for p, n in enumerate((3, 1, 0, 2))] == [
-        [0, 1, 2], [3], [], [4, 5]]

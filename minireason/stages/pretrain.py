@@ -43,7 +43,7 @@ class PretrainConfig:
     max_len: int = 128            # tokens a row at most
     steps: int = 2600             # at most
     target: float = 0.45          # validation accuracy, step by step at target_level, from which
-    target_level: int = 5         # the learning rate falls; 0: a cosine over all steps
+    target_level: int = 4         # the learning rate falls; 0: a cosine over all steps
     check_every: int = 25         # steps between two looks at it
     check_n: int = 200            # validation problems
     decay: int = 150              # steps of the fall, the last ones

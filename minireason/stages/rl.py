@@ -50,11 +50,11 @@ class RLConfig:
     family: str = "chain"
     seed: int = 0
     device: str = "auto"
-    steps: int = 250
+    steps: int = 400
     prompts_per_step: int = 16    # P
     group_size: int = 16          # G rollouts a prompt; B = P * G
     min_level: int = 4
-    max_level: int = 8
+    max_level: int = 7
     temperature: float = 1.0      # of sampling and of the distribution that learns
     max_new: int = 64             # tokens a completion at most
     rewards: Rewards = field(default_factory=Rewards)
@@ -74,8 +74,8 @@ class RLConfig:
     warmup: int = 5               # steps
     lr_floor: float = 0.0         # last learning rate / peak; 1 stays constant
     weight_decay: float = 0.0
-    save_every: int = 25          # steps between saved states
-    eval_every: int = 25          # steps between points of the validation curve
+    save_every: int = 40          # steps between saved states
+    eval_every: int = 40          # steps between points of the validation curve
     eval_levels: tuple[int, ...] = ()   # of the validation curve; () means max_level
     validation_n: int = 300       # problems a level of the curve
     eval_n: int = 500             # test problems a level at the end
