@@ -9,21 +9,22 @@ model, the same number of optimizer steps and the same schedule, in three arms:
     optimal_tokens    optimal paths, as many as have the same number of tokens
     optimal_examples  optimal paths of the very same problems
 
-Then N samples a problem: countdown_curves.py.
+Then N samples a problem: countdown_curves.py. `--from FOLDER` draws the figure from its result.json.
 """
 
 import json
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 import torch
+import tyro
 
-from minireason import checkpoint, parallel
+from minireason import checkpoint, countdown_curves, parallel
 from minireason.batches import encode_lines, micro_batches
 from minireason.config import UserError, read_json, resolve_device, rng, stream_seed, write_atomic
-from minireason.countdown_curves import curve, table
 from minireason.evaluate import evaluate, frozen_sets, prompt_ids
 from minireason.generate import Sampling, stream
 from minireason.losses import nll
@@ -77,6 +78,7 @@ class CountdownConfig:
     arms: tuple[str, ...] = ARMS
     four: float = 0.8             # share of training problems with 4 numbers, the rest has 3
     token_budget: int = 1024      # tokens a micro-batch; never changes the gradient
+    source: Annotated[str, tyro.conf.arg(name="from")] = ""   # only draw this folder's result.json
     device: str = "auto"
 
     def __post_init__(self):
@@ -216,7 +218,11 @@ def one_record(problem: Problem, style: str, samples: list[tuple[str, int, float
 
 
 def run(cfg: CountdownConfig) -> dict:
-    """All cells, the finished ones read back; writes table.md and returns result.json's content."""
+    """All cells, the finished ones read back; writes table.md, coverage.png and result.json."""
+    if cfg.source:
+        result = read_json(Path(cfg.source) / "result.json")
+        countdown_curves.draw(result["cells"], Path(cfg.out))
+        return result
     device = parallel.init(resolve_device(cfg.device))
     log = RunLog(cfg.out, "countdown", cfg, parents={})
     if log.done:
@@ -231,10 +237,11 @@ def run(cfg: CountdownConfig) -> dict:
                        **{"train/loss": record["train_losses"][-1],
                           "time/seconds": record["seconds"]})
             records = record.pop("records")
-            curves = {name: curve(problems, seed) for name, problems in records.items()}
+            curves = {name: countdown_curves.curve(problems, seed) for name, problems in records.items()}
             cells.append({**record, "curves": curves})
-    text = table(cells)
+    text = countdown_curves.table(cells)
     if parallel.is_main():
+        countdown_curves.draw(cells, Path(cfg.out))
         write_atomic(Path(cfg.out) / "table.md", text)
     log.say("\n" + text)
     return log.finish(seconds=log.seconds(), cells=cells, table=text)

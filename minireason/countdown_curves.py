@@ -6,13 +6,21 @@ do not check. `random` is the policy that draws uniformly among the useful opera
 1 - (1 - p)^k with p from full enumeration, is exact and high.
 """
 
-import numpy as np
+from pathlib import Path
 
+import numpy as np
+from matplotlib.figure import Figure
+
+from minireason import figures
 from minireason.config import rng
 from minireason.evaluate import paired_bootstrap, pass_at_k
 from minireason.search.vote import best_of_n, vote_at
 
 METHODS = ("single", "majority", "likelihood", "self_check")
+LOOKS = {"sos": ("Stream of Search", figures.BLUE, "o"),
+         "optimal_tokens": ("optimal paths, equal tokens", figures.ORANGE, "s"),
+         "optimal_examples": ("optimal paths, equal examples", figures.SKY, "^")}
+SETS = {"countdown-test-n4": "new numbers", "countdown-targets-n4": "new numbers and targets"}
 
 
 def curve(records: list[dict], seed: int) -> list[dict]:
@@ -64,3 +72,39 @@ def table(cells: list[dict]) -> str:
                              "| " + " | ".join(f"{100 * p[m]['accuracy']:.1f}"
                                                for m in (*METHODS, "random")) + " |")
     return "\n".join(lines) + "\n"
+
+
+def coverage(cells: list[dict]) -> Figure:
+    """pass@k of every arm, one line a seed with its 95% interval, greedy at the left; by chance."""
+    names = list(cells[0]["curves"])
+    figure = Figure(figsize=(figures.WIDTH, 1 + 2.6 * len(names)), layout="constrained")
+    panels = np.atleast_1d(figure.subplots(len(names), 1, sharex=True))
+    for axes, name in zip(panels, names, strict=True):
+        for cell in cells:
+            label, colour, marker = LOOKS[cell["arm"]]
+            points, greedy = cell["curves"][name], cell["accuracy"][name]
+            ks, rows = [p["n"] for p in points], [interval(p["self_check"]) for p in points]
+            label = label if cell["seed"] == cells[0]["seed"] else ""
+            figures.whiskers(axes, ks, rows, colour, marker, label)
+            figures.whiskers(axes, [0.5], [interval(greedy)], colour, marker)
+        axes.plot(ks, [100 * p["random"]["accuracy"] for p in cells[0]["curves"][name]],
+                  color=figures.BLACK, linestyle="--", label="random policy, exact")
+        axes.set_xscale("log", base=2)
+        axes.set_xticks([0.5, *ks], ["greedy", *map(str, ks)])
+        figures.percent_axis(axes, "pass@k (%)")
+        axes.set_title(f"{SETS[name]}: {len(cells)} models, {greedy['n']} problems greedy",
+                       fontsize=9)
+    panels[-1].set_xlabel("samples k (log scale); a solver checks itself, so pass@k is reached")
+    figures.legend_below(figure, panels[0], 2)
+    return figure
+
+
+def interval(point: dict) -> tuple[float, float, float]:
+    """accuracy, low, high in percent."""
+    return 100 * point["accuracy"], 100 * point["low"], 100 * point["high"]
+
+
+def draw(cells: list[dict], out: Path) -> Path:
+    """Write the figure into the folder."""
+    out.mkdir(parents=True, exist_ok=True)
+    return figures.save(out / "coverage.png", coverage, cells)

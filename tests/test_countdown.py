@@ -163,5 +163,27 @@ def test_smoke_runs_resumes_and_is_the_same(tmp_path, monkeypatch):
     text = (tmp_path / "a/table.md").read_text()
     assert re.search(r"\| sos \| 0 \| .* \| 0\.0 \[", text) and "random" in text
     assert json.loads((tmp_path / "a/result.json").read_text()) == result == experiment.run(cfg)
+    experiment.run(CountdownConfig(source=str(tmp_path / "a"), out=str(tmp_path / "drawn")))
+    assert ((tmp_path / "drawn/coverage.png").read_bytes()
+            == (tmp_path / "a/coverage.png").read_bytes())       # from result.json alone
     with pytest.raises(UserError, match="--size huge"):
         CountdownConfig(size="huge")
+
+
+def test_figure_has_a_line_a_seed_and_the_random_policy():
+    def cell(arm, seed, level):
+        point = {"accuracy": level, "low": level - 0.1, "high": level + 0.1, "n": 500}
+        return {"arm": arm, "seed": seed, "accuracy": {"countdown-test-n4": point},
+                "curves": {"countdown-test-n4": [
+                    {"n": n, "self_check": point, "random": {"accuracy": 0.03 * n}}
+                    for n in (1, 2, 4)]}}
+
+    figure = countdown_curves.coverage([cell(arm, seed, 0.2 + 0.2 * i + 0.1 * seed)
+                                        for seed in (0, 1) for i, arm in enumerate(ARMS[:2])])
+    (axes,) = figure.axes
+    lines = {tuple(line.get_ydata().round(6)) for line in axes.lines}
+    assert {(y,) * 3 for y in (20, 40, 30, 50)} <= lines and (3, 6, 12) in lines
+    assert {(y,) for y in (20, 40, 30, 50)} <= lines             # greedy, beside its own arm's
+    texts = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert sorted(texts) == ["Stream of Search", "optimal paths, equal tokens",
+                             "random policy, exact"]
