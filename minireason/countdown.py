@@ -9,7 +9,7 @@ model, the same number of optimizer steps and the same schedule, in three arms:
     optimal_tokens    optimal paths, as many as have the same number of tokens
     optimal_examples  optimal paths of the very same problems
 
-Then N samples a problem: countdown_curves.py. `--from FOLDER` draws the figure from its result.json.
+Then N samples a problem: countdown_curves.py. `--from FOLDER` draws its figure from result.json.
 """
 
 import json
@@ -237,7 +237,8 @@ def run(cfg: CountdownConfig) -> dict:
                        **{"train/loss": record["train_losses"][-1],
                           "time/seconds": record["seconds"]})
             records = record.pop("records")
-            curves = {name: countdown_curves.curve(problems, seed) for name, problems in records.items()}
+            curves = {name: countdown_curves.curve(problems, seed)
+                      for name, problems in records.items()}
             cells.append({**record, "curves": curves})
     text = countdown_curves.table(cells)
     if parallel.is_main():
