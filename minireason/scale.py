@@ -3,7 +3,7 @@
     (a) loss and accuracy against pretraining compute, five model sizes or more at equal tokens
     (b) accuracy against RL compute             read from finished `minireason rl` folders
     (c) accuracy against test-time tokens, every method; coverage c = exp(a k^b) with the histogram
-        of pass@1 that explains it              read from finished `minireason testtime` folders
+        of pass@1 that explains it              read from finished testtime and search folders
     (d) a small model that may think longer against one about 14 times larger, at equal total
         FLOPs, for three ratios of inference to pretraining tokens (Snell 2024, section 7)
 
@@ -31,10 +31,10 @@ from minireason.mixture import Mixture
 from minireason.model import Transformer
 from minireason.problems import FAMILIES
 from minireason.runlog import RunLog
-from minireason.scale_laws import laws
+from minireason.scale_laws import laws, read_rl, read_search, read_testtime
 from minireason.scaling import inference_multiple, training_flops
 from minireason.search.vote import vote_at
-from minireason.stages import pretrain, testtime
+from minireason.stages import pretrain
 from minireason.tokenizer import Tokenizer
 
 RATIOS = (0.16, 0.79, 22.0)           # R, inference tokens / pretraining tokens, as in Snell 2024
@@ -78,6 +78,7 @@ class ScaleConfig:
     seeds: tuple[int, ...] = (0,)
     rl: tuple[str, ...] = ()      # folders of finished RL runs, one a seed
     testtime: tuple[str, ...] = ()   # folders of finished test-time runs, one a seed
+    search: tuple[str, ...] = ()  # folders of finished search runs, one a seed
     source: Annotated[str, tyro.conf.arg(name="from")] = ""   # only draw this folder's result.json
     device: str = "auto"
 
@@ -107,7 +108,8 @@ def run(cfg: ScaleConfig) -> dict:
                                           "train/flops": cells[-1]["flops"]})
         measured = {"cells": cells, "exchange": exchange(sweep, cells),
                     "rl": [read_rl(Path(folder)) for folder in cfg.rl],
-                    "testtime": [read_testtime(Path(folder)) for folder in cfg.testtime]}
+                    "testtime": [read_testtime(Path(folder)) for folder in cfg.testtime],
+                    "search": [read_search(Path(folder)) for folder in cfg.search]}
         log.finish(seconds=log.seconds(), **measured, fits=laws(measured))
     if parallel.is_main():
         scale_figures.draw_all(log.done, Path(cfg.out))
@@ -214,24 +216,3 @@ def interval(successes: float, n: int) -> dict:
     """A proportion with its 95% Wilson interval; for shares of a problem it is conservative."""
     return dict(zip(("accuracy", "low", "high"), (float(successes) / n, *wilson(successes, n)),
                     strict=True))
-
-
-# ---- (b), (c) what other commands have measured -------------------------------------------------
-
-def read_rl(folder: Path) -> dict:
-    """The validation curve of an RL run; UserError if the folder is none."""
-    result = read_json(folder / "result.json")
-    if not result.get("curve"):
-        raise UserError(f"{folder}: no finished RL run (its result.json has no curve)")
-    return {"curve": result["curve"]}
-
-
-def read_testtime(folder: Path) -> dict:
-    """Curves of a test-time run, and per problem how many samples were right."""
-    result = read_json(folder / "result.json")
-    if not result.get("curves"):
-        raise UserError(f"{folder}: no finished test-time run (its result.json has no curves)")
-    right = {name: [[len(r["correct"]), sum(r["correct"])]
-                    for r in testtime.read_records(folder, name)] for name in result["curves"]}
-    return {"curves": {name: curve["points"] for name, curve in result["curves"].items()},
-            "right": right}

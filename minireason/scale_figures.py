@@ -6,11 +6,11 @@ import numpy as np
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 
+from minireason import figures_search
 from minireason.figures import (
     BLACK,
     BLUE,
     GREEN,
-    METHODS,
     ORANGE,
     PURPLE,
     RED,
@@ -20,7 +20,10 @@ from minireason.figures import (
     canvas,
     legend_below,
     percent_axis,
+    spread,
+    whiskers,
 )
+from minireason.figures import METHODS as SAMPLED
 from minireason.scale_laws import (
     mean_accuracy,
     powers,
@@ -32,6 +35,7 @@ from minireason.scaling import pass_matrix
 
 COLOURS = (BLUE, ORANGE, GREEN, RED, PURPLE, SKY, BLACK)
 MARKERS = "osD^vP*"
+METHODS = {**SAMPLED, **figures_search.METHODS}   # method: (label, colour, marker)
 
 
 def draw_all(result: dict, out: Path) -> list[Path]:
@@ -43,8 +47,9 @@ def draw_all(result: dict, out: Path) -> list[Path]:
             figures["pretrain-accuracy"] = pretrain_accuracy(result)
         for key, points in rl_points(result["rl"]).items():
             figures[f"rl-{key.replace('/', '-')}"] = rl(result["fits"], key, *points)
-        for name in sorted({name for name, _ in testtime_points(result["testtime"])}):
-            figures[f"testtime-{name}"] = testtime(result, name)
+        for kind in ("testtime", "search"):
+            for name in sorted({name for name, _ in testtime_points(result[kind])}):
+                figures[f"{kind}-{name}"] = testtime(result, kind, name)
         for name, pairs in right_counts(result["testtime"]).items():
             figures[f"coverage-{name}"] = coverage(result["fits"], name, np.array(pairs))
         if result["exchange"]:
@@ -59,18 +64,24 @@ def said(fit: dict, name: str) -> str:
     return f"{fit['values'][name]:.3g} [{fit['low'][name]:.3g}, {fit['high'][name]:.3g}]"
 
 
-def line(axes, fit: dict, x: np.ndarray, scale: float, label: str, **style) -> None:
-    """The log-linear fit over x, R^2 in its label."""
+def slope(fit: dict) -> str:
+    """`12.3 [9.9, 14.0] points a decade`: accuracy per tenfold compute, with its interval."""
+    mean, low, high = (100 * fit[side]["q"] for side in ("values", "low", "high"))
+    return f"{mean:.1f} [{low:.1f}, {high:.1f}] points a decade, R² = {fit['r2']:.2f}"
+
+
+def line(axes, fit: dict, x: np.ndarray) -> None:
+    """The log-linear fit of an accuracy over x, slope and R^2 in its label."""
     grid = np.geomspace(x.min(), x.max(), 50)
-    axes.plot(grid, scale * (fit["values"]["p"] + fit["values"]["q"] * np.log10(grid)),
-              label=f"{label}, R² = {fit['r2']:.2f}" if label else None, **style)
+    axes.plot(grid, 100 * (fit["values"]["p"] + fit["values"]["q"] * np.log10(grid)),
+              label=slope(fit), color=BLACK, linestyle="--")
 
 
-def hinged(axes, fit: dict | None, x: np.ndarray, scale: float, colour: str) -> None:
+def hinged(axes, fit: dict | None, x: np.ndarray, colour: str) -> None:
     """The saturating fit, dotted, where there is one."""
     if fit:
         grid, v = np.geomspace(x.min(), x.max(), 200), fit["values"]
-        axes.plot(grid, scale * (v["p"] + v["q"] * np.log10(np.minimum(grid, v["x0"]))),
+        axes.plot(grid, 100 * (v["p"] + v["q"] * np.log10(np.minimum(grid, v["x0"]))),
                   color=colour, linestyle=":", linewidth=1.2)
 
 
@@ -122,9 +133,8 @@ def pretrain_accuracy(result: dict) -> Figure:
     x = np.array([cell["flops"] for cell in result["cells"]])
     fit = result["fits"].get("pretrain accuracy")
     if fit:
-        line(axes, fit, x, 100, f"{100 * fit['values']['q']:.1f} points a decade", color=BLACK,
-             linestyle="--")
-        hinged(axes, result["fits"].get("pretrain accuracy saturating"), x, 100, BLACK)
+        line(axes, fit, x)
+        hinged(axes, result["fits"].get("pretrain accuracy saturating"), x, BLACK)
     axes.set_xscale("log")
     axes.set_xlabel("pretraining compute 6ND (FLOPs)")
     percent_axis(axes, "accuracy, mean over levels (%)")
@@ -139,9 +149,8 @@ def rl(fits: dict, key: str, flops: list, accuracy: list) -> Figure:
     axes.plot(x, 100 * y, color=BLUE, marker="o", linestyle="none", label=key)
     fit = fits.get(f"rl {key}")
     if fit:
-        line(axes, fit, x, 100, f"{100 * fit['values']['q']:.1f} points a decade", color=BLACK,
-             linestyle="--")
-        hinged(axes, fits.get(f"rl {key} saturating"), x, 100, BLACK)
+        line(axes, fit, x)
+        hinged(axes, fits.get(f"rl {key} saturating"), x, BLACK)
     axes.set_xscale("log")
     axes.set_xlabel("RL compute (FLOPs)")
     percent_axis(axes, "validation accuracy (%)")
@@ -149,27 +158,26 @@ def rl(fits: dict, key: str, flops: list, accuracy: list) -> Figure:
     return figure
 
 
-def testtime(result: dict, name: str) -> Figure:
-    """Accuracy of every method against the tokens spent a problem; bars are intervals or seeds."""
-    figure, axes = canvas(4.0)
-    runs = [run["curves"][name] for run in result["testtime"] if name in run["curves"]]
-    methods = [m for m, value in next(iter(runs[0].values())).items() if isinstance(value, dict)]
-    for i, method in enumerate(methods):
-        label, colour, marker = METHODS.get(method, (method, COLOURS[i % 7], MARKERS[i % 7]))
-        x = np.array([np.mean([run[n]["tokens"] for run in runs]) for n in runs[0]])
-        rows = 100 * np.array([[run[n][method]["accuracy"] for n in runs[0]] for run in runs])
-        low, high = (100 * np.array([runs[0][n][method][side] for n in runs[0]])
-                     if len(runs) == 1 else f(rows, axis=0)
-                     for side, f in (("low", np.min), ("high", np.max)))
-        mean, fit = rows.mean(0), result["fits"].get(f"testtime {name} {method}")
-        axes.errorbar(x, mean, yerr=np.maximum(0, [mean - low, high - mean]), color=colour,
-                      marker=marker, capsize=2, elinewidth=1,
-                      label=f"{label}, R² = {fit['r2']:.2f}" if fit else label)
-        hinged(axes, result["fits"].get(f"testtime {name} {method} saturating"), x, 100, colour)
+def testtime(result: dict, kind: str, name: str) -> Figure:
+    """Accuracy of every method against the tokens spent a problem; bars are intervals or seeds.
+
+    kind: "testtime" or "search". Dotted: the fit that saturates.
+    """
+    runs = [run["curves"][name] for run in result[kind] if name in run["curves"]]
+    methods = [m for m in METHODS if all(m in run for run in runs)]
+    figure, axes = canvas(3.0 + 0.2 * len(methods))
+    for method in methods:
+        label, colour, marker = METHODS[method]
+        counts = list(runs[0][method])
+        x = np.array([np.mean([run[method][n]["tokens"] for run in runs]) for n in counts])
+        rows = [spread([run[method][n] for run in runs]) for n in counts]
+        fit = result["fits"].get(f"{kind} {name} {method}")
+        whiskers(axes, x, rows, colour, marker, f"{label}: {slope(fit)}" if fit else label)
+        hinged(axes, result["fits"].get(f"{kind} {name} {method} saturating"), x, colour)
     axes.set_xscale("log")
     axes.set_xlabel("tokens a problem")
     percent_axis(axes, f"accuracy on {name} (%)")
-    legend_below(figure, axes, 2)
+    legend_below(figure, axes, 1)
     return figure
 
 

@@ -1,10 +1,14 @@
-"""Every fit of `minireason scale`, computed from its measured points alone."""
+"""Every fit of `minireason scale`, from measured points alone, and where those are read from."""
 
 from dataclasses import asdict
+from pathlib import Path
 
 import numpy as np
 
+from minireason import figures_search
+from minireason.config import UserError, read_json
 from minireason.scaling import coverage_law, hinge, log_linear, power_law
+from minireason.stages import testtime
 
 
 def laws(measured: dict) -> dict:
@@ -12,8 +16,9 @@ def laws(measured: dict) -> dict:
     found = pretraining(measured["cells"])
     for key, points in rl_points(measured["rl"]).items():
         found |= curve_fits(f"rl {key}", *points)
-    for (name, method), points in testtime_points(measured["testtime"]).items():
-        found |= curve_fits(f"testtime {name} {method}", *points)
+    for kind in ("testtime", "search"):
+        for (name, method), points in testtime_points(measured[kind]).items():
+            found |= curve_fits(f"{kind} {name} {method}", *points)
     for name, pairs in right_counts(measured["testtime"]).items():
         n, correct = np.array(pairs).T
         if 0 < correct.sum() < n.sum():
@@ -66,12 +71,11 @@ def testtime_points(runs: list[dict]) -> dict[tuple[str, str], tuple[list, list]
     """{(set, method): (tokens a problem, accuracy)} over all runs."""
     points: dict[tuple[str, str], tuple[list, list]] = {}
     for run in runs:
-        for name, curve in run["curves"].items():
-            for record in curve.values():
-                for method in (m for m, value in record.items() if isinstance(value, dict)):
-                    x, y = points.setdefault((name, method), ([], []))
-                    x.append(record["tokens"])
-                    y.append(record[method]["accuracy"])
+        for name, curves in run["curves"].items():
+            for method, curve in curves.items():
+                x, y = points.setdefault((name, method), ([], []))
+                x += [point["tokens"] for point in curve.values()]
+                y += [point["accuracy"] for point in curve.values()]
     return points
 
 
@@ -82,3 +86,41 @@ def right_counts(runs: list[dict]) -> dict[str, list]:
         for name, pairs in run["right"].items():
             found.setdefault(name, []).extend(pairs)
     return {name: pairs for name, pairs in found.items() if pairs}
+
+
+# ---- what other commands have measured -----------------------------------------------------------
+
+def read_rl(folder: Path) -> dict:
+    """The validation curve of an RL run; UserError if the folder is none."""
+    result = read_json(folder / "result.json")
+    if not result.get("curve"):
+        raise UserError(f"{folder}: no finished RL run (its result.json has no curve)")
+    return {"curve": result["curve"]}
+
+
+def read_testtime(folder: Path) -> dict:
+    """{set: {method: {N: point}}} of a test-time run; per problem how many samples were right."""
+    result = read_json(folder / "result.json")
+    if not result.get("curves"):
+        raise UserError(f"{folder}: no finished test-time run (its result.json has no curves)")
+    right = {name: [[len(r["correct"]), sum(r["correct"])]
+                    for r in testtime.read_records(folder, name)] for name in result["curves"]}
+    curves: dict = {name: {} for name in result["curves"]}
+    for name, curve in result["curves"].items():
+        for n, record in curve["points"].items():
+            for method in (m for m, value in record.items() if isinstance(value, dict)):
+                point = {**record[method], "tokens": record["tokens"]}
+                curves[name].setdefault(method, {})[n] = point
+    return {"curves": curves, "right": right}
+
+
+def read_search(folder: Path) -> dict:
+    """{set: {method: {N: point}}} of a search run, answers by value only; tokens as spent."""
+    result = read_json(folder / "result.json")
+    if not result.get("sets"):
+        raise UserError(f"{folder}: no finished search run (its result.json has no sets)")
+    return {"curves": {name: {method: {n: {**point, "accuracy": point["mean"]}
+                                       for n, point in points.items()}
+                              for method, points in found["curves"].items()
+                              if method in figures_search.METHODS}
+                       for name, found in result["sets"].items()}}

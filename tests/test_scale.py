@@ -19,10 +19,12 @@ def measured() -> dict:
              for i in range(6) for s in (0, 1)]
     curve = [{"step": i, "generated_tokens": i, "flops": 1e9 * i,
               "eval/chain-validation-k8/sampled": 0.2 + 0.1 * np.log10(1 + i)} for i in range(9)]
-    run = {"curves": {"chain-test-k8": {str(n): {
-        "tokens": 40.0 * n, "single": points, "majority": points} for n in (1, 2, 4, 8)}},
-        "right": {"chain-test-k8": [[8, i % 9] for i in range(60)]}}
-    return {"cells": cells, "exchange": [], "rl": [{"curve": curve}] * 2, "testtime": [run] * 2}
+    flat = {str(n): {**points, "tokens": 40.0 * n} for n in (1, 2, 4, 8)}
+    run = {"curves": {"chain-test-k8": {"single": flat, "majority": flat}},
+           "right": {"chain-test-k8": [[8, i % 9] for i in range(60)]}}
+    rising = {n: {**p, "accuracy": 0.1 * np.log10(p["tokens"])} for n, p in flat.items()}
+    return {"cells": cells, "exchange": [], "rl": [{"curve": curve}] * 2, "testtime": [run] * 2,
+            "search": [{"curves": {"chain-test-k8": {"beam": rising, "revise": flat}}}]}
 
 
 def test_laws_recover_what_the_points_were_made_of():
@@ -31,7 +33,10 @@ def test_laws_recover_what_the_points_were_made_of():
     assert fits["pretrain accuracy"]["values"]["q"] == pytest.approx(0.1 / np.log10(2))
     assert fits["rl chain-validation-k8/sampled"]["n"] == 16     # the point before any compute: out
     assert fits["testtime chain-test-k8 majority"]["values"]["q"] == pytest.approx(0, abs=1e-9)
+    assert fits["search chain-test-k8 beam"]["values"]["q"] == pytest.approx(0.1)
     assert fits["coverage chain-test-k8"]["n"] == 120
+    assert scale_figures.slope(fits["search chain-test-k8 beam"]) == (
+        "10.0 [10.0, 10.0] points a decade, R² = 1.00")
 
 
 def test_exchange_spends_equal_flops_and_says_when_capped():
@@ -57,14 +62,29 @@ def test_figures_come_from_the_result_file_alone(tmp_path):
     scale.run(scale.ScaleConfig(source=str(tmp_path / "held"), out=str(tmp_path / "drawn")))
     assert {path.name for path in (tmp_path / "drawn").iterdir()} == {
         "pretrain-loss.png", "pretrain-accuracy.png", "rl-chain-validation-k8-sampled.png",
-        "testtime-chain-test-k8.png", "coverage-chain-test-k8.png"}
+        "testtime-chain-test-k8.png", "search-chain-test-k8.png", "coverage-chain-test-k8.png"}
     assert scale_figures.said(scale_laws.laws(result)["pretrain loss"], "a").startswith("0.4")
 
 
 def test_folders_without_curves_are_refused(tmp_path):
     (tmp_path / "result.json").write_text("{}")
-    for read in (scale.read_rl, scale.read_testtime):
+    for read in (scale_laws.read_rl, scale_laws.read_testtime, scale_laws.read_search):
         with pytest.raises(UserError, match="no finished"):
             read(tmp_path)
     with pytest.raises(UserError, match="--size huge"):
         scale.ScaleConfig(size="huge")
+
+
+def test_points_of_both_test_time_stages_have_one_shape(tmp_path):
+    """A search's tokens are its own; votes among a search's answers stay out."""
+    point = {"accuracy": 0.5, "low": 0.4, "high": 0.6}
+    (tmp_path / "result.json").write_text(json.dumps({
+        "curves": {"chain-test-k8": {"points": {"2": {"tokens": 80.0, "single": point}}}},
+        "sets": {"chain-test-k8": {"curves": {
+            method: {"2": {"mean": 0.5, "low": 0.4, "high": 0.6, "tokens": 70.0}}
+            for method in ("tree", "tree_vote")}}}}))
+    drawn, searched = scale_laws.read_testtime(tmp_path), scale_laws.read_search(tmp_path)
+    assert drawn["curves"] == {"chain-test-k8": {"single": {"2": {**point, "tokens": 80.0}}}}
+    assert searched["curves"]["chain-test-k8"].keys() == {"tree"}
+    assert scale_laws.testtime_points([searched]) == {("chain-test-k8", "tree"): ([70.0], [0.5])}
+    assert drawn["right"] == {"chain-test-k8": []}
