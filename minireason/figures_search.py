@@ -103,6 +103,10 @@ def equal_tokens(runs: list[dict], name: str) -> Figure:
                   linestyle="--" if method == "coverage" else "-")
         axes.fill_between(x, low, high, color=colour, alpha=0.1, linewidth=0)
     axes.set_xscale("log")
+    unit = runs[0]["search"]["result"]["sets"][name]["unit"]
+    ticks = [unit * int(n) for n in next(iter(curves[0].values()))]
+    axes.set_xticks(ticks, [str(tick) for tick in ticks])
+    axes.minorticks_off()
     axes.set_xlabel("generated tokens a problem (log scale)")
     percent_axis(axes, f"accuracy at level {level_of(name)} (%)")
     legend_below(figure, axes, 2)
@@ -150,9 +154,9 @@ def tree(runs: list[dict], name: str) -> Figure:
         edgecolors=["#444444" if node.get("right", True) else RED for node in found])
     for depth, height, node in drawn:
         if node["id"] in path and depth:
-            axes.annotate(node["text"].replace("<eos>", "").replace("</think>", ""),
-                          (depth, height), (0, 9), textcoords="offset points", ha="center",
-                          fontsize=8)
+            step = node["text"].removesuffix("<eos>").removesuffix("</think>").removesuffix(";")
+            axes.annotate(step, (depth, height), (0, 9), textcoords="offset points", ha="center",
+                          fontsize=8, bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.5})
     axes.axis("off")
     axes.margins(x=0.06, y=0.1)
     figure.colorbar(dots, ax=axes, label="critic's value", shrink=0.7)

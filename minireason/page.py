@@ -84,7 +84,7 @@ def testtime(page: Page) -> str:
     for stage, when in SAMPLED.items():
         for name, curve in curves(page, stage).items():
             title = f"level {level_of(name)}{when}"
-            parts.append(f"<h3>{title.capitalize()}</h3>" + text(
+            parts.append(f"<h3>L{title[1:]}</h3>" + text(
                 f"{curve['n_problems']} test problems, {curve['samples']} samples each at T =",
                 f"{curve['temperature']:g}, {curve['tokens_per_sample']:.1f} tokens a sample on",
                 "average. Bands are 95% bootstrap intervals over problems. Coverage asks the",

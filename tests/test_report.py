@@ -248,7 +248,7 @@ def test_pass_at_n_before_and_after_rl(tmp_path):
         assert (f"<td>8</td><td>{what}</td><td>{markup.share(before[n][method])}</td>"
                 f"<td>{markup.share(after[n][method])}</td>") in html
     assert "<td>7</td><td>pass" not in html
-    assert "<h3>Level 8, after rl</h3>" in html.replace("after RL", "after rl")
+    assert "<h3>Level 8, after RL</h3>" in html
     assert found[0]["prompt"] in html
     assert figures_search.hardest(run) == "chain-test-k7"       # the last of the last stage
     bars = figures_search.bars(run, "chain-test-k8")
