@@ -8,11 +8,12 @@ from pathlib import Path
 
 import numpy as np
 
-from minireason import figures, figures_scale, figures_search
-from minireason.config import UserError, read_json, write_atomic
+from minireason import figures, figures_scale, figures_search, reproduce
+from minireason.config import UserError, from_dict, read_json, write_atomic
 from minireason.results import keep, level_of, load_machine, load_run, rungs
 
 BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
+ADDITION = "<!-- addition:begin -->", "<!-- addition:end -->"      # may be missing
 PATHS = ("out", "init", "base", "start", "policy", "critic", "outcome", "reviser",
          "seed")              # may differ
 
@@ -43,12 +44,14 @@ def settings(run: dict[str, dict]) -> dict:
 
 
 def write(readme: Path, reference: Path, levels: tuple[int, ...]) -> Path:
-    """Replace the README's results block; the figures go to docs/figures beside it."""
+    """Replace the README's results block; the figures go to docs/figures beside it.
+
+    The addition table, where the README has marks for it, is made from reference/../reproduce.
+    """
     if not readme.is_file():
         raise UserError(f"{readme}: no such file")
     whole = readme.read_text(encoding="utf-8")
-    if whole.count(BEGIN) != 1 or whole.count(END) != 1 or whole.index(BEGIN) > whole.index(END):
-        raise UserError(f"{readme}: needs the lines {BEGIN} and {END}, once and in this order")
+    between(readme, whole, (BEGIN, END), "")        # refuse a file without marks before drawing
     folders = sorted(reference.glob("seed-*"))
     if not folders:
         raise UserError(f"{reference}: holds no seed-* folders; make it with minireason report "
@@ -57,9 +60,34 @@ def write(readme: Path, reference: Path, levels: tuple[int, ...]) -> Path:
     images = draw(runs, readme.parent, Path("docs/figures"))
     block = "\n\n".join([accuracy_table(runs, levels), difference_table(runs),
                          provenance(runs, folders), images])
-    head, rest = whole.split(BEGIN)
-    write_atomic(readme, f"{head}{BEGIN}\n{block}\n{END}{rest.split(END)[1]}")
+    whole = between(readme, whole, (BEGIN, END), block)
+    if ADDITION[0] in whole:
+        whole = between(readme, whole, ADDITION, addition_tables(reference.parent / "reproduce"))
+    write_atomic(readme, whole)
     return readme
+
+
+def between(readme: Path, whole: str, marks: tuple[str, str], block: str) -> str:
+    """The text with what stands between two marks replaced; UserError if they are not there."""
+    begin, end = marks
+    if whole.count(begin) != 1 or whole.count(end) != 1 or whole.index(begin) > whole.index(end):
+        raise UserError(f"{readme}: needs the lines {begin} and {end}, once and in this order")
+    head, rest = whole.split(begin)
+    return f"{head}{begin}\n{block}\n{end}{rest.split(end)[1]}"
+
+
+def addition_tables(folder: Path) -> str:
+    """Lee 2023's table from the finished cells under folder/seed-*; UserError without any."""
+    tables = []
+    for path in sorted(folder.glob("seed-*")):
+        cfg = from_dict(reproduce.ReproduceConfig, read_json(path / "config.json")["config"])
+        if cells := [read_json(found) for found in sorted(path.glob("cells/*.json"))]:
+            tables.append(reproduce.table(cfg, cells) + "\nMade by `minireason reproduce --size "
+                          f"{cfg.size} --seed {cfg.seed}` on: {load_machine(path)}.")
+    if not tables:
+        raise UserError(f"{folder}: holds no seed-*/cells/*.json; make them with minireason "
+                        f"reproduce --out {folder}/seed-0")
+    return "\n\n".join(tables)
 
 
 def cell(points: list[dict]) -> str:

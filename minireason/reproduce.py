@@ -5,10 +5,11 @@ random weights on 1,000 to 10,000 examples. Published (arXiv:2307.03381, `sample
 the authors' repository): written plainly, 2,000 sums teach nothing; worked out in detail, 1,000
 teach everything.
 
-What differs from the paper: our transformer (RMSNorm, RoPE, SwiGLU) of the same size and no dropout
-instead of NanoGPT with 0.2; one example a row instead of windows cut from running text; test
-problems from our frozen set. `size="cpu"` is a small model with short training and shows the
-ordering only; `size="paper"` has the paper's parameters, tokens per step and steps.
+What differs from the paper: our transformer (RMSNorm, RoPE, SwiGLU) and no dropout instead of
+NanoGPT with 0.2; one example a row instead of windows cut from running text; test problems from our
+frozen set. `size="paper"` has the paper's parameters, steps and tokens a step; `size="cpu"` a 70th
+of the parameters and a 160th of the tokens. Both keep the paper's rule: equal tokens, and four
+times the steps for scratchpads. Recipes are chosen with `split="validation"`.
 """
 
 import json
@@ -20,7 +21,15 @@ import torch
 
 from minireason import parallel
 from minireason.batches import encode_lines, micro_batches
-from minireason.config import UserError, read_json, resolve_device, rng, stream_seed, write_atomic
+from minireason.config import (
+    UserError,
+    machine,
+    read_json,
+    resolve_device,
+    rng,
+    stream_seed,
+    write_atomic,
+)
 from minireason.evaluate import evaluate, frozen_sets
 from minireason.generate import Sampling
 from minireason.losses import nll
@@ -63,7 +72,7 @@ class Recipe:
 
 
 SIZES = {
-    "cpu": Recipe(128, 2, 4, 32, 344, 1024, 1200, 1024, 900, lr=8e-3, warmup=50, rope_theta=100.0),
+    "cpu": Recipe(64, 3, 4, 16, 172, 2048, 1000, 512, 4000, lr=4e-3, warmup=50, rope_theta=100.0),
     "paper": Recipe(384, 6, 6, 64, 1024, 65_536, 5000, 16_384, 20_000, lr=1e-3),
     "tiny": Recipe(16, 1, 1, 16, 32, 256, 2, 256, 2, lr=1e-3),      # for tests: learns nothing
 }
@@ -78,7 +87,8 @@ class ReproduceConfig:
     styles: tuple[str, ...] = ("plain", "reverse", "simplified", "detailed")
     examples: tuple[int, ...] = (1000, 2000, 5000, 10_000)
     digits: int = 3
-    eval_n: int = 500             # test problems a cell, of the frozen set
+    split: str = "test"           # of the frozen set; validation: to choose a recipe
+    eval_n: int = 500             # problems a cell
     token_budget: int = 16_384    # tokens a micro-batch; never changes the gradient
     seed: int = 0
     device: str = "auto"
@@ -89,6 +99,8 @@ class ReproduceConfig:
         unknown = sorted(set(self.styles) - set(addition.STYLES))
         if unknown:
             raise UserError(f"--styles {unknown}: choose from {', '.join(addition.STYLES)}")
+        if self.split not in ("test", "validation"):
+            raise UserError(f"--split {self.split}: choose test or validation")
         if not self.styles or not self.examples or min(self.examples) < 1:
             raise UserError("--styles and --examples: give at least one of each, counts above 0")
 
@@ -148,7 +160,7 @@ def cell(cfg: ReproduceConfig, log: RunLog, tokenizer: Tokenizer, style: str, n:
     start = time.perf_counter()
     model, losses = train(cfg, log, tokenizer, style, n, device)
     seconds = time.perf_counter() - start
-    sets = frozen_sets("addition", "test", cfg.eval_n, (cfg.digits,))
+    sets = frozen_sets("addition", cfg.split, cfg.eval_n, (cfg.digits,))
     longest = max(len(tokenizer.encode(addition.render(p, style)))
                   for problems in sets.values() for p in problems)
     (report,) = evaluate(model, tokenizer, sets, style,
@@ -167,16 +179,23 @@ def cell(cfg: ReproduceConfig, log: RunLog, tokenizer: Tokenizer, style: str, n:
 
 
 def table(cfg: ReproduceConfig, cells: list[dict]) -> str:
-    """Markdown: measured % [95% Wilson interval] / published %, a row per number of examples."""
+    """Markdown: measured % [95% Wilson interval] / published %, a row per number of examples.
+
+    A cell that is not among `cells` says so.
+    """
     by_key = {(c["style"], c["examples"]): c for c in cells}
-    lines = [f"Test accuracy in % on {cells[0]['n']} problems of {cfg.digits}-digit addition "
-             f"[95% Wilson interval]; after the slash, Lee 2023 (10.6M parameters). Ours: "
+    lines = [f"{cfg.split.capitalize()} accuracy in % on {cells[0]['n']} problems of "
+             f"{cfg.digits}-digit addition [95% Wilson interval]; after the slash, Lee 2023 (10.6M "
+             "parameters). Ours: "
              f"{cells[0]['parameters'] / 1e6:.2f}M parameters, size `{cfg.size}`, seed {cfg.seed}.",
              "", f"| examples | {' | '.join(cfg.styles)} |", "|---:" * (1 + len(cfg.styles)) + "|"]
     for n in cfg.examples:
         row = []
         for style in cfg.styles:
-            c = by_key[style, n]
+            c = by_key.get((style, n))
+            if c is None:
+                row.append("not run")
+                continue
             published = "–" if c["published"] is None else f"{c['published']:.1f}"
             row.append(f"{100 * c['accuracy']:.1f} [{100 * c['low']:.1f}, {100 * c['high']:.1f}] "
                        f"/ {published}")
@@ -191,6 +210,8 @@ def run(cfg: ReproduceConfig) -> dict:
     if log.done:
         return log.done
     log.rewind(0)
+    if parallel.is_main():
+        write_atomic(Path(cfg.out) / "machine.json", json.dumps(machine()) + "\n")
     tokenizer = Tokenizer.build(addition.NUMBER_WIDTH)
     cells = []
     for n in cfg.examples:

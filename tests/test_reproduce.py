@@ -5,8 +5,9 @@ import json
 
 import pytest
 
-from minireason import reproduce
+from minireason import readme, reproduce
 from minireason.config import UserError
+from minireason.evaluate import frozen_sets
 from minireason.problems import addition, split_of
 from minireason.reproduce import PUBLISHED, ReproduceConfig, run, training_set
 
@@ -57,6 +58,29 @@ def test_table_states_measured_interval_n_and_published(tiny):
     assert "240 problems of 3-digit" in text and "0.60M" in text and "`tiny`" in text
 
 
+def test_readme_block_is_made_of_the_finished_cells(tiny, tmp_path):
+    """Committed cells alone make the README's block; what was not run says so."""
+    cfg = dataclasses.replace(tiny, out=str(tmp_path / "reproduce/seed-0"))
+    run(cfg)
+    (tmp_path / "reproduce/seed-0/cells/plain-40.json").unlink()
+    (tmp_path / "reproduce/seed-0/result.json").unlink()
+    text = readme.addition_tables(tmp_path / "reproduce")
+    assert "| 40 | not run | " in text and text.count("not run") == 1
+    assert "`minireason reproduce --size tiny --seed 0` on: cores " in text
+    whole = "above\n<!-- addition:begin -->\nold\n<!-- addition:end -->\nbelow\n"
+    assert readme.between(tmp_path, whole, readme.ADDITION, text) == whole.replace("old", text)
+    with pytest.raises(UserError, match="holds no seed"):
+        readme.addition_tables(tmp_path)
+
+
+def test_split_chooses_the_problems(tiny, monkeypatch):
+    asked = []
+    monkeypatch.setattr(reproduce, "frozen_sets",
+                        lambda *args: asked.append(args[1]) or frozen_sets(*args))
+    run(dataclasses.replace(tiny, split="validation", examples=(40,), styles=("plain",)))
+    assert asked == ["validation"]
+
+
 def test_training_set_is_train_split_only_unique_and_nested():
     large, small = training_set(3, 600, seed=1), training_set(3, 200, seed=1)
     assert large[:200] == small and small != training_set(3, 200, seed=2)
@@ -74,10 +98,18 @@ def test_paper_size_is_the_papers():
                                     recipe.n_heads, recipe.head_dim, recipe.d_ff))
     assert abs(model.n_params / 10.6e6 - 1) < 0.02
     assert (recipe.bare_tokens, recipe.thought_tokens) == (256 * 256, 16 * 1024)
+    assert (recipe.bare_steps, recipe.thought_steps) == (5000, 20_000)
 
 
-@pytest.mark.parametrize(("field", "value"), [("size", "huge"), ("styles", ("plain", "fancy")),
-                                              ("examples", (0,)), ("styles", ())])
+@pytest.mark.parametrize("size", reproduce.SIZES)
+def test_every_format_is_trained_on_equal_tokens(size):
+    recipe = reproduce.SIZES[size]
+    assert recipe.bare_tokens * recipe.bare_steps == recipe.thought_tokens * recipe.thought_steps
+
+
+@pytest.mark.parametrize(("field", "value"), [
+    ("size", "huge"), ("split", "train"), ("styles", ("plain", "fancy")), ("examples", (0,)),
+    ("styles", ())])
 def test_bad_configuration_is_a_user_error(tiny, field, value):
     with pytest.raises(UserError, match=f"--{field}"):
         dataclasses.replace(tiny, **{field: value})
