@@ -123,8 +123,10 @@ static float inverse_rms(const float* x, Int n, double eps) {
 
 // s = exp(s - max) for n numbers, a multiple of W; returns their sum.
 static float softmax(float* s, Int n) {
-    float top = *std::max_element(s, s + n), total = 0;
+    float top = s[0], total = 0;
     Vec sum = {};
+#pragma omp simd reduction(max : top)
+    for (Int i = 0; i < n; i++) top = s[i] > top ? s[i] : top;
     for (Int i = 0; i < n; i += W) {
         Vec e = exp_of(load(s + i) - top);
         store(s + i, e);
