@@ -35,9 +35,8 @@ SMOKE = {
     "search": {"levels": (2,), "problems": 20, "samples": (2, 8), "shard": 10},
 }
 QUICKSTART: dict[str, dict] = {name: {} for name in SMOKE} | {
-    "rl_critic": {"problems": 3000, "steps": 200},
     "rl_testtime": {"levels": (7,)},
-    "search": {"levels": (7,), "problems": 500},
+    "search": {"levels": (7,), "problems": 300},
 }
 GPU = {
     "pretrain": {"steps": 6000, "lines_per_step": 2048, "token_budget": 65536, "d_model": 384,
@@ -87,8 +86,7 @@ def stages(cfg: RunConfig) -> list[tuple[str, Callable[[], dict]]]:
         ("testtime", testtime.run, testtime.TestTimeConfig,
          {"policy": at["star"], "critic": at["critic"], "outcome": at["outcome"]}),
         ("rl", rl.run, rl.RLConfig, {"init": at["star"]}),
-        ("rl_critic", critic.run, critic.CriticConfig,
-         {"init": at["rl"], "start": at["critic"]}),
+        ("rl_critic", critic.run, critic.CriticConfig, {"init": at["rl"]}),
         ("rl_testtime", testtime.run, testtime.TestTimeConfig,
          {"policy": at["rl"], "critic": at["rl_critic"]}),
         ("search", search.run, search.SearchConfig,
