@@ -60,7 +60,6 @@ class FlywheelConfig:
     temperature: float = 1.0
     search: str = "critic"        # chooses one of N: critic | majority | single (the first)
     filter: str = "verifier"      # lets it through: verifier | critic | none
-    imitation: float = 0.15       # weight of right thoughts' tokens beside the critic's values
     threshold: float = 0.5        # least value that the critic as filter lets through
     refresh: str = "exact"        # labels of the new critic: exact | outcome | majority | no
     critic_problems: int = 600    # new train problems that the critic is refreshed on
