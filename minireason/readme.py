@@ -58,8 +58,9 @@ def write(readme: Path, reference: Path, levels: tuple[int, ...]) -> Path:
                         "--runs RUN...")
     runs = [load_run(folder) for folder in folders]
     images = draw(runs, readme.parent, Path("docs/figures"))
-    block = "\n\n".join([accuracy_table(runs, levels), difference_table(runs),
-                         provenance(runs, folders), images])
+    tables = [accuracy_table(runs, levels), difference_table(runs), rl_table(runs),
+              search_table(runs)]
+    block = "\n\n".join([*filter(None, tables), provenance(runs, folders), images])
     whole = between(readme, whole, (BEGIN, END), block)
     if ADDITION[0] in whole:
         whole = between(readme, whole, ADDITION, addition_tables(reference.parent / "reproduce"))
@@ -131,6 +132,40 @@ def difference_table(runs: list[dict]) -> str:
             rows = [run["testtime"]["result"]["curves"][name]["differences"][pair] for run in runs]
             mean, low = np.mean([row["mean"] for row in rows]), min(row["low"] for row in rows)
             lines.append(f"| {pair.replace('_', ' ')} | {100 * mean:+.1f} | {100 * low:+.1f} |")
+    return "\n".join(lines).strip()
+
+
+def rl_table(runs: list[dict]) -> str:
+    """Every test-time method before and after RL, at the levels measured both times."""
+    lines = []
+    for name, curve in runs[0].get("rl_testtime", {}).get("result", {}).get("curves", {}).items():
+        if name not in runs[0]["testtime"]["result"]["curves"]:
+            continue
+        last = str(curve["samples"])
+        lines += ["", f"| level {level_of(name)}, N = {last}, accuracy (%) | before RL "
+                  "| after RL |", "|---|---|---|"]
+        for method, (label, _, _) in figures.measured(curve).items():
+            cells = [cell([run[stage]["result"]["curves"][name]["points"][last][method]
+                           for run in runs]) for stage in ("testtime", "rl_testtime")]
+            label = "single sample, T = 1" if method == "single" else label
+            lines.append(f"| {label} | {' | '.join(cells)} |")
+    return "\n".join(lines).strip()
+
+
+def search_table(runs: list[dict]) -> str:
+    """After RL: every method at the same tokens; the differences from critic best-of-N."""
+    lines = []
+    for name, first in runs[0].get("search", {}).get("result", {}).get("sets", {}).items():
+        sets = [run["search"]["result"]["sets"][name] for run in runs]
+        budgets = [n for n in first["curves"]["best_of_n"] if all(
+            n in curve for curve in first["curves"].values())]
+        lines += ["", f"| level {level_of(name)}, after RL, n = {first['n_problems']}, accuracy "
+                  "(%) at the tokens of | " + " | ".join(f"{n} samples" for n in budgets) + " |",
+                  "|---" * (len(budgets) + 1) + "|"]
+        for method in first["curves"]:
+            points = [[one["curves"][method][n] for one in sets] for n in budgets]
+            cells = [cell([{**p, "accuracy": p["mean"]} for p in seeds]) for seeds in points]
+            lines.append(f"| {method.replace('_', ' ')} | {' | '.join(cells)} |")
     return "\n".join(lines).strip()
 
 

@@ -414,3 +414,30 @@ def test_thinning_sums_tokens_and_averages_the_rest():
     assert results.thin(lines, 5)[:2] == [{"step": 1, "train/tokens": 20, "train/loss": 0.5},
                                           {"step": 3, "train/tokens": 20, "train/loss": 2.5}]
     assert results.thin([], 5) == []
+
+
+def test_readme_tables_of_rl_and_search_take_their_numbers_from_the_runs():
+    def run(single: float, beam: float) -> dict:
+        def curve(value: float) -> dict:
+            point = {m: {"accuracy": value, "low": value - 0.1, "high": value + 0.1}
+                     for m in ("single", "majority", "critic_vote", "critic_best_of_n", "coverage")}
+            return {"chain-test-k7": {"samples": 8, "points": {"8": point}}}
+
+        def points(*values: float) -> dict:
+            return {str(n): {"mean": v, "low": v, "high": v, "tokens": n}
+                    for n, v in zip((1, 4, 8), values, strict=True)}
+
+        found = {"n_problems": 9, "curves": {
+            "best_of_n": points(0.1, 0.2, 0.3),
+            "beam": {k: v for k, v in points(0, beam, beam).items() if k != "1"}}}
+        return {"testtime": {"result": {"curves": curve(single)}},
+                "rl_testtime": {"result": {"curves": curve(single + 0.2)}},
+                "search": {"result": {"sets": {"chain-test-k7": found}}}}
+
+    runs = [run(0.3, 0.5), run(0.5, 0.7)]
+    assert ("| single sample, T = 1 | 40.0 [30, 50] (30 to 50) | 60.0 [50, 70] (50 to 70) |"
+            in readme.rl_table(runs))
+    table = readme.search_table(runs)
+    assert "n = 9" in table and "| 4 samples | 8 samples |" in table and "1 samples" not in table
+    assert "| beam | 60.0 [60, 60] (50 to 70) | 60.0 [60, 60] (50 to 70) |" in table
+    assert readme.rl_table([{}]) == readme.search_table([{}]) == ""
