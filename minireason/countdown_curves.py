@@ -83,10 +83,10 @@ def coverage(cells: list[dict]) -> Figure:
         for cell in cells:
             label, colour, marker = LOOKS[cell["arm"]]
             points, greedy = cell["curves"][name], cell["accuracy"][name]
-            ks, rows = [p["n"] for p in points], [interval(p["self_check"]) for p in points]
+            ks, rows = [p["n"] for p in points], [figures.spread([p["self_check"]]) for p in points]
             label = label if cell["seed"] == cells[0]["seed"] else ""
             figures.whiskers(axes, ks, rows, colour, marker, label)
-            figures.whiskers(axes, [0.5], [interval(greedy)], colour, marker)
+            figures.whiskers(axes, [0.5], [figures.spread([greedy])], colour, marker)
         axes.plot(ks, [100 * p["random"]["accuracy"] for p in cells[0]["curves"][name]],
                   color=figures.BLACK, linestyle="--", label="random policy, exact")
         axes.set_xscale("log", base=2)
@@ -97,11 +97,6 @@ def coverage(cells: list[dict]) -> Figure:
     panels[-1].set_xlabel("samples k (log scale); a solver checks itself, so pass@k is reached")
     figures.legend_below(figure, panels[0], 2)
     return figure
-
-
-def interval(point: dict) -> tuple[float, float, float]:
-    """accuracy, low, high in percent."""
-    return 100 * point["accuracy"], 100 * point["low"], 100 * point["high"]
 
 
 def draw(cells: list[dict], out: Path) -> Path:

@@ -78,16 +78,18 @@ def draw_groups(policy: Transformer, tokenizer: Tokenizer, problems: list[Proble
     scores = [[(1 - math.exp(lp)) ** 2 for lp in row[3]] for row in drawn]
     gains = group_advantages(torch.tensor(earned, dtype=torch.float64), how.n, advantage,
                              torch.tensor([sum(score) for score in scores])).tolist()
-    rollouts = []
-    for i in range(0, len(drawn), how.n):
-        credits = step_credits([step_spans(drawn[k][2], len(verdicts[k].marks), tokenizer)
-                                for k in range(i, i + how.n)],
-                               [verdicts[k].marks for k in range(i, i + how.n)],
-                               scores[i:i + how.n], advantage)
-        for k, credit in enumerate(credits, i):
-            problem, prompt, tokens, logprobs = drawn[k]
-            rollouts.append(Rollout(problem, verdicts[k], prompt + tokens, len(prompt), logprobs,
-                                    earned[k], [gains[k] + rewards.process * c for c in credit]))
+    advantages = [[gain] * len(score) for gain, score in zip(gains, scores, strict=True)]
+    marks = [verdict.marks for verdict in verdicts]
+    for i in range(0, len(drawn), how.n) if rewards.process else ():
+        group = slice(i, i + how.n)
+        spans = [step_spans(row[2], len(marked), tokenizer)
+                 for row, marked in zip(drawn[group], marks[group], strict=True)]
+        for own, credit in zip(advantages[group], step_credits(spans, marks[group], scores[group],
+                                                               advantage), strict=True):
+            own[:] = [a + rewards.process * c for a, c in zip(own, credit, strict=True)]
+    rollouts = [Rollout(problem, verdict, prompt + tokens, len(prompt), logprobs, reward, own)
+                for (problem, prompt, tokens, logprobs), verdict, reward, own
+                in zip(drawn, verdicts, earned, advantages, strict=True)]
     return parallel.gather([rollouts[i * how.n:(i + 1) * how.n] for i in range(len(mine))])
 
 
@@ -179,7 +181,7 @@ def fixed_logprobs(model: Transformer, rows: Batch, temperature: float) -> Tenso
 
 
 def has_signal(group: list[Rollout]) -> bool:
-    """False where all rewards are equal: such a group teaches nothing."""
+    """False where no token has an advantage: such a group teaches nothing."""
     return not all(rollout.silent for rollout in group)
 
 

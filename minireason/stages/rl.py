@@ -3,10 +3,11 @@
     G completions a prompt, rewards r:   A_i = r_i - mean(r)
     loss = - sum over tokens of  w_t min(rho_t A, clip(rho_t) A),    rho = pi / pi_old
 
-What the papers differ in is a choice here: the advantage (REINFORCE with the group's mean; RLOO,
-arXiv:2402.14740; GRPO, arXiv:2402.03300; Dr. GRPO, arXiv:2503.20783), the weight of a token, the
-clip, and drawing anew where a group has no signal (DAPO, arXiv:2503.14476). Prompts come from the
-train split. Sampling and learning see the same distribution, temperature included.
+What the papers differ in is a choice here: the advantage (losses.group_advantages), the weight of a
+token, the clip, and drawing anew where a group has no signal (DAPO, arXiv:2503.14476). A process
+reward is credited to the tokens of its own step (rollouts.step_credits); with it and the baseline
+of least variance the quickstart's policy learns, without them it hardly does (docs/LOG.md). Prompts
+come from the train split. Sampling and learning see one distribution, temperature included.
 """
 
 from dataclasses import dataclass, field
