@@ -12,16 +12,15 @@ without being opened, and every byte is checked against the stored hash before i
 
 import hashlib
 import json
-import os
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save as serialized
 from torch import Tensor
 
 from minireason import parallel
-from minireason.config import UserError, disk_errors, from_dict, to_dict, write_atomic
+from minireason.config import UserError, from_dict, to_dict, write_atomic
 from minireason.model import ModelConfig, Transformer
 from minireason.runlog import RunLog
 from minireason.tokenizer import Tokenizer
@@ -43,20 +42,9 @@ def write_tensors(path: Path, tensors: dict[str, Tensor], **metadata: object) ->
     plain = json.dumps(metadata, sort_keys=True)
     payload = _digest(tensors)
     sha256 = hashlib.sha256((payload + plain).encode()).hexdigest()
-    temporary = path.with_name(f".{path.name}.tmp")
-    with disk_errors(path):
-        try:
-            save_file(tensors, temporary, {"metadata": plain, "sha256": sha256})
-            with open(temporary, "rb+") as file:
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
-        except OSError:
-            temporary.unlink(missing_ok=True)
-            raise
-        except SafetensorError as error:
-            temporary.unlink(missing_ok=True)
-            raise UserError(f"{path}: cannot write ({error}); free some space or choose another "
-                            "--out, then run the same command again") from error
+    # save_file would write through a temporary file of its own, with a random name that stays
+    # behind when the process is killed
+    write_atomic(path, serialized(tensors, {"metadata": plain, "sha256": sha256}))
     return sha256
 
 
