@@ -20,6 +20,7 @@ from minireason.losses import (
 )
 from minireason.optim import make_optimizer, train_step
 from minireason.problems import Verdict, chain, split_of
+from minireason.problems.base import MALFORMED
 from minireason.rollouts import (
     Rewards,
     compute_curve,
@@ -175,20 +176,26 @@ def test_optimal_baseline_has_the_least_variance():
     assert all(second_moment(best) < second_moment(b) for b in (best - 0.02, best + 0.02, 0.9))
 
 
-def test_process_credit_is_added_to_the_outcome_advantage(policy):
+def test_process_credit_is_added_to_the_outcome_advantage(policy, monkeypatch):
+    """A stand-in for the verifier marks about half of the first steps right: this policy none."""
     model, tokenizer = policy
-    problems = [chain.build(n, [("+", 4), ("*", 2)]) for n in (3, 20)]
+    monkeypatch.setattr(chain, "verify", lambda problem, text: Verdict(
+        "7" in text, False, True, ("5" in text,)) if chain.parse(text) else MALFORMED)
+    problems = [chain.build(n, [("+", 4)]) for n in (3, 20, 41)]
     how = Sampling(n=6, max_new=24, seed=5)
     plain, with_steps = (draw_groups(model, tokenizer, problems, how, Rewards(process=weight),
                                      "reinforce") for weight in (0.0, 2.0))
+    credited = 0
     for before, after in zip(plain, with_steps, strict=True):
         scores = [[(1 - math.exp(lp)) ** 2 for lp in r.logprobs] for r in before]
         spans = [step_spans(r.tokens[r.first:], len(r.verdict.marks), tokenizer) for r in before]
         credits = step_credits(spans, [r.verdict.marks for r in before], scores, "reinforce")
+        credited += sum(any(credit) for credit in credits)
         for a, b, credit in zip(before, after, credits, strict=True):
             assert len(set(a.advantages)) == 1
             assert b.advantages == pytest.approx([x + 2 * c for x, c in
                                                   zip(a.advantages, credit, strict=True)])
+    assert credited, "the test wants a group with right and wrong steps"
 
 
 # --- sampling and learning ---------------------------------------------------------------------
