@@ -13,6 +13,7 @@ with RMSNorm per head as in Qwen3.
 """
 
 import json
+import os
 from pathlib import Path
 from typing import NamedTuple
 
@@ -29,6 +30,15 @@ IMPLS = ("auto", "reference", "sdpa", "cuda", "emulated")
 # Up to which row length the kernels beat SDPA, as cuda_ext/gpu_check.py measured it.
 CROSSOVER = json.loads((Path(build.__file__).parent / "crossover.json").read_text())
 NVCC = build.has_nvcc()
+
+
+def default_impl() -> str:
+    """What MINIREASON_ATTENTION asks for, else "auto"; choose_impl judges it.
+
+    An environment variable and no option of every stage: it changes rounding and speed, never what
+    a run is, as MINIREASON_DECODE does.
+    """
+    return os.environ.get("MINIREASON_ATTENTION", "auto")
 
 
 def choose_impl(name: str, device: torch.device, dtype: torch.dtype, head_dim: int, max_len: int,

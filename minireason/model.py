@@ -14,7 +14,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from minireason.attention import Prompt, decode_attention, rope_tables, self_attention
+from minireason.attention import (
+    Prompt,
+    decode_attention,
+    default_impl,
+    rope_tables,
+    self_attention,
+)
 from minireason.config import UserError
 from minireason.fused import RMSNorm, SwiGLU, by_hand
 from minireason.losses import gather_logprobs
@@ -102,7 +108,7 @@ class Transformer(nn.Module):
 
     def __init__(self, config: ModelConfig, value_head: bool = False):
         super().__init__()
-        self.config, self.attention_impl = config, "auto"
+        self.config, self.attention_impl = config, default_impl()
         self.embedding = nn.Embedding(config.vocab_size, config.d_model)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.n_layers))
         self.final_norm = nn.Parameter(torch.ones(config.d_model))

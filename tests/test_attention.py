@@ -172,6 +172,20 @@ def test_cuda_without_nvcc_says_how_to_get_it(monkeypatch):
         choose_impl("cuda", GPU, torch.bfloat16, 64, 64)
 
 
+def test_the_environment_chooses_for_every_model(monkeypatch):
+    config = ModelConfig(vocab_size=16, d_model=32, n_layers=1, n_heads=2, n_kv_heads=1,
+                         head_dim=32, d_ff=32, max_len=32)
+    tokens = torch.arange(6)[None]
+    monkeypatch.delenv("MINIREASON_ATTENTION", raising=False)
+    assert Transformer(config).attention_impl == "auto"
+    for name, words in (("cuda", "needs an NVIDIA GPU"), ("flash", "no such implementation")):
+        monkeypatch.setenv("MINIREASON_ATTENTION", name)
+        with pytest.raises(UserError, match=words):
+            Transformer(config)(tokens)
+    monkeypatch.setenv("MINIREASON_ATTENTION", "reference")
+    assert Transformer(config).attention_impl == "reference"
+
+
 @pytest.mark.skipif(shutil.which("g++") is None, reason="NOT CHECKED: the emulator needs g++")
 def test_a_model_on_the_kernels_compiles_whole(given):
     """No graph break, packed rows of any number and length, gradients included."""
