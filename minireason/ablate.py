@@ -1,85 +1,220 @@
-"""STaR ablations: what each of its choices is worth, over several seeds.
+"""`minireason ablate`: what each choice of a stage is worth, over several seeds.
 
-Every variant changes one field of the run's own STaR config and starts from the same SFT policy
-and base; the run's own STaR stage is the reference. Finished variants are not run again.
+    --stage star       rationalization, restarting, the keeping rule (Zelikman 2022)
+    --stage flywheel   who filters what the policy learns from its own search: the verifier, the
+                       critic, nobody
+    --stage revise     backtracking traces against fully right traces alone
+
+Every variant changes a field or two and starts from the same parents, stages of a finished run;
+sizes are those of the run's own STaR stage. Finished variants are not run again, and `--from
+FOLDER` draws table and figure from its JSON without any run.
 """
 
 import json
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Annotated, NamedTuple
 
 import numpy as np
+import tyro
+from matplotlib.figure import Figure
 
+from minireason import figures
 from minireason.config import UserError, from_dict, read_json, write_atomic
-from minireason.stages import star
+from minireason.results import level_of
+from minireason.stages import flywheel, revise, star
 
-VARIANTS = {
-    "no rationalization": {"rationalize": False},
-    "continue from the last policy": {"restart": False},
-    "keep only if all steps are right": {"keep": "steps"},
+SIZES = ("family", "seed", "device", "problems", "min_level", "max_level", "steps",
+         "rows_per_step", "token_budget", "save_every", "eval_n")     # read off the STaR stage
+
+
+class Study(NamedTuple):
+    """A stage, its parents among a run's stages, and what each variant changes, reference first."""
+
+    run: Callable[..., dict]
+    config: type
+    parents: dict[str, str]
+    variants: dict[str, dict]
+
+
+STUDIES = {
+    "star": Study(star.run, star.STaRConfig, {"init": "sft", "base": "pretrain"}, {
+        "reference": {},
+        "no rationalization": {"rationalize": False},
+        "continue from the last policy": {"restart": False},
+        "keep only if all steps are right": {"keep": "steps"}}),
+    "flywheel": Study(flywheel.run, flywheel.FlywheelConfig,
+                      {"init": "star", "base": "pretrain", "critic": "critic"}, {
+        "filter by the verifier": {},
+        "filter by the critic": {"filter": "critic"},
+        "the critic, never refreshed": {"filter": "critic", "refresh": "no"},
+        "no filter": {"filter": "none"}}),
+    "revise": Study(revise.run, revise.ReviseConfig, {"init": "star", "base": "pretrain"}, {
+        "backtracking traces": {},
+        "right traces only": {"mended": 0.0}}),
 }
-REFERENCE = "reference"
+EXTRAS = {          # of the last round or turn: name in its result -> heading
+    "star": {"kept": "kept", "share_wrong_steps": "right answer, wrong steps (%)"},
+    "flywheel": {"kept": "kept", "precision": "right among kept (%)",
+                 "steps_valid": "every step right (%)", "critic_auc": "critic's AUC (%)"},
+    "revise": {"detection": "wrong steps withdrawn (%)", "false_alarm": "right ones withdrawn (%)",
+               "mended": "of withdrawn, then right (%)"},
+}
+COLOURS = (figures.BLACK, figures.BLUE, figures.ORANGE, figures.GREEN)
 
 
 @dataclass(frozen=True)
 class AblateConfig:
-    """STaR with one choice changed, for every given run folder (one a seed)."""
+    """A stage with one choice changed at a time, for every given run folder (one a seed)."""
 
-    runs: tuple[str, ...]         # finished `minireason run` folders of different seeds
-    out: str = ""                 # JSON and markdown go here; default: <first run>/ablations
+    runs: tuple[str, ...] = ()    # finished `minireason run` folders of different seeds
+    stage: str = "star"           # star | flywheel | revise
+    out: str = ""                 # JSON, table, figure go here; default: <first run>/ablations
+    source: Annotated[str, tyro.conf.arg(name="from")] = ""   # only draw this folder's <stage>.json
+
+    def __post_init__(self):
+        if self.stage not in STUDIES:
+            raise UserError(f"--stage {self.stage}: choose from {', '.join(STUDIES)}")
+        if not self.runs and not self.source:
+            raise UserError("ablate: give --runs, finished run folders, or --from")
 
 
 def run(cfg: AblateConfig) -> dict:
-    """Run what is missing; writes ablations.json and ablations.md, returns the former."""
-    table: dict[str, list[dict]] = {name: [] for name in (REFERENCE, *VARIANTS)}
-    for folder in map(Path, cfg.runs):
-        record = read_json(folder / "star" / "config.json")
-        if record.get("stage") != "star":
-            raise UserError(f"{folder}/star: is a {record.get('stage')!r} folder")
-        own = from_dict(star.STaRConfig, record["config"])
-        table[REFERENCE].append(star.run(own))
-        for name, change in VARIANTS.items():
-            out = str(folder / "ablations" / name.replace(" ", "-"))
-            changed = {**record["config"], **change, "out": out}
-            table[name].append(star.run(from_dict(star.STaRConfig, changed)))
-    out = Path(cfg.out or Path(cfg.runs[0]) / "ablations")
+    """Run what is missing; writes <stage>.json, .md and .png into `out`, returns the JSON."""
+    out = Path(cfg.out or (cfg.source or Path(cfg.runs[0]) / "ablations"))
+    if cfg.source:
+        summary = read_json(Path(cfg.source) / f"{cfg.stage}.json")
+    else:
+        study = STUDIES[cfg.stage]
+        summary = {"stage": cfg.stage, "seeds": [], "before": [],
+                   "variants": {name: [] for name in study.variants}}
+        for folder in map(Path, cfg.runs):
+            own = star_config(folder)
+            summary["seeds"].append(own["seed"])
+            summary["before"].append(accuracies(
+                read_json(folder / study.parents["init"] / "result.json")["accuracy"]["cot"]))
+            for name in study.variants:
+                result = study.run(variant_config(cfg.stage, name, folder, own))
+                summary["variants"][name].append(points_of(cfg.stage, result))
     out.mkdir(parents=True, exist_ok=True)
-    summary = {"runs": list(cfg.runs), "variants": {
-        name: [[round_summary(result) for result in history["rounds"]] for history in histories]
-        for name, histories in table.items()}}
-    write_atomic(out / "ablations.json", json.dumps(summary, indent=1) + "\n")
+    if not cfg.source:
+        write_atomic(out / f"{cfg.stage}.json", json.dumps(summary, indent=1) + "\n")
     text = markdown(summary)
-    write_atomic(out / "ablations.md", text)
+    write_atomic(out / f"{cfg.stage}.md", text)
+    figures.save(out / f"{cfg.stage}.png", draw, summary)
     print(text)
     return summary
 
 
-def round_summary(result: dict) -> dict:
-    """What a round reports, without its weights' hash."""
-    return {"accuracy": {name: [point["accuracy"], point["n"]]
-                         for name, point in result["accuracy"]["cot"].items()},
-            **{key: result[key] for key in ("kept", "share_solved", "share_rationalized",
-                                            "share_wrong_steps")}}
+def star_config(folder: Path) -> dict:
+    """The run's own STaR configuration."""
+    record = read_json(folder / "star" / "config.json")
+    if record.get("stage") != "star":
+        raise UserError(f"{folder}/star: is a {record.get('stage')!r} folder")
+    return record["config"]
+
+
+def variant_config(stage: str, name: str, folder: Path, own: dict):
+    """The stage's configuration for a variant; STaR's reference is the run's own stage."""
+    study = STUDIES[stage]
+    if stage == "star":
+        start = own
+    else:
+        known = {field.name for field in fields(study.config)}
+        start = {key: own[key] for key in SIZES if key in known}
+        start |= {key: str(folder / parent) for key, parent in study.parents.items()}
+    if stage != "star" or name != next(iter(study.variants)):
+        words = "".join(c for c in name if c.isalnum() or c == " ").replace(" ", "-")
+        prefix = "" if stage == "star" else f"{stage}-"
+        start = {**start, "out": str(folder / "ablations" / (prefix + words))}
+    return from_dict(study.config, {**start, **study.variants[name]})
+
+
+def accuracies(report: dict) -> dict:
+    """{set: [accuracy, n]} of an evaluation."""
+    return {name: [point["accuracy"], point["n"]] for name, point in report.items()}
+
+
+def points_of(stage: str, result: dict) -> list[dict]:
+    """What each round (STaR), turn (flywheel) or the one training (revise) reports."""
+    if stage == "revise":
+        rates = {name: [(w[name]["share"], w[name]["n"]) for w in result["withdrawals"].values()]
+                 for name in EXTRAS[stage]}
+        pooled = {name: sum(share * n for share, n in parts) / max(1, sum(n for _, n in parts))
+                  for name, parts in rates.items()}
+        return [{"accuracy": accuracies(result["accuracy"]["cot"]), **pooled,
+                 "sampled": accuracies(result["accuracy"]["sampled"])}]
+    rounds = result["rounds" if stage == "star" else "turns"]
+    return [{"accuracy": accuracies(part["accuracy"]["cot"]),
+             **{key: part[key] for key in EXTRAS[stage] if key in part}} for part in rounds]
 
 
 def markdown(summary: dict) -> str:
-    """One row a variant: last round's accuracy a level, mean over seeds and their range."""
-    variants = summary["variants"]
-    names = list(variants[REFERENCE][0][-1]["accuracy"])
-    lines = ["| STaR variant | " + " | ".join(name.rpartition("-")[2] for name in names)
-             + " | kept | right answer, wrong steps |", "|---" * (len(names) + 3) + "|"]
-    for variant, seeds in variants.items():
-        cells = []
-        for name in names:
-            values = 100 * np.array([rounds[-1]["accuracy"][name][0] for rounds in seeds])
-            cells.append(f"{values.mean():.0f} ({values.min():.0f} to {values.max():.0f})")
-        last = [rounds[-1] for rounds in seeds]
-        cells.append(f"{np.mean([r['kept'] for r in last]):.0f}")
-        cells.append(f"{100 * np.mean([r['share_wrong_steps'] for r in last]):.0f}%")
+    """One row a variant: the end's accuracy a level and its extras, mean over seeds and range."""
+    stage, variants = summary["stage"], summary["variants"]
+    names = list(summary["before"][0])
+    rows = {"before": ([{"accuracy": before}] for before in summary["before"]), **variants}
+    if stage == "revise":
+        rows |= {f"{name}, sampled at T = 1": [[{"accuracy": end["sampled"]}] for (end,) in seeds]
+                 for name, seeds in variants.items()}
+    lines = [f"| {stage} | " + " | ".join([name.rpartition("-")[2] for name in names]
+                                          + list(EXTRAS[stage].values())) + " |",
+             "|---" * (1 + len(names) + len(EXTRAS[stage])) + "|"]
+    for variant, seeds in rows.items():
+        ends = [points[-1] for points in seeds]
+        cells = [spread_text([100 * end["accuracy"][name][0] for end in ends]) for name in names]
+        for key in EXTRAS[stage]:
+            values = [end[key] * (1 if key == "kept" else 100) for end in ends if key in end]
+            cells.append(spread_text(values) if values else "")
         lines.append(f"| {variant} | " + " | ".join(cells) + " |")
-    sizes = sorted({rounds[-1]["accuracy"][name][1] for rounds in variants[REFERENCE]
-                    for name in names})
-    lines.append(f"\nAccuracy in percent after the last round, greedy, mean (range) over "
-                 f"{len(summary['runs'])} seeds; n = {' to '.join(map(str, sizes))} problems a "
-                 "level and seed.")
+    sizes = sorted({n for before in summary["before"] for _, n in before.values()})
+    lines.append(f"\nAccuracy in percent, greedy unless said, mean (range) over seeds "
+                 f"{', '.join(map(str, summary['seeds']))}; n = {' to '.join(map(str, sizes))} "
+                 "problems a level and seed.")
     return "\n".join(lines) + "\n"
+
+
+def spread_text(values: list[float]) -> str:
+    """`77 (73 to 81)`."""
+    return f"{np.mean(values):.0f} ({min(values):.0f} to {max(values):.0f})"
+
+
+def draw(summary: dict) -> Figure:
+    """Accuracy at the end against level; where there are rounds, of the hard levels by round."""
+    variants, names = summary["variants"], list(summary["before"][0])
+    rounds = len(next(iter(variants.values()))[0])
+    hard = names[-3:-1] if len(names) > 3 else names[-1:]
+    figure = Figure(figsize=(figures.WIDTH, 3.6 if rounds == 1 else 6.2), layout="constrained")
+    panels = np.atleast_1d(figure.subplots(1 if rounds == 1 else 2, 1))
+    levels = [level_of(name) for name in names]
+    if rounds == 1:
+        lines = {"before": summary["before"]} | {
+            name: [end["accuracy"] for (end,) in seeds] for name, seeds in variants.items()}
+    else:
+        lines = {name: [points[-1]["accuracy"] for points in seeds]
+                 for name, seeds in variants.items()}
+    for (label, seeds), colour, marker in zip(lines.items(), COLOURS, "osD^", strict=False):
+        rows = [middle([100 * accuracy[name][0] for accuracy in seeds]) for name in names]
+        figures.whiskers(panels[0], levels, rows, colour, marker, label)
+    panels[0].set_xlabel("level k (operations)")
+    figures.percent_axis(panels[0], "accuracy at the end (%)")
+    if rounds > 1:
+        for seeds, colour, marker in zip(variants.values(), COLOURS, "osD^", strict=False):
+            curves = [[before, *(point["accuracy"] for point in points)]
+                      for before, points in zip(summary["before"], seeds, strict=True)]
+            rows = [middle([100 * np.mean([curve[i][name][0] for name in hard])
+                            for curve in curves]) for i in range(rounds + 1)]
+            figures.whiskers(panels[1], range(rounds + 1), rows, colour, marker)
+        panels[1].set_xticks(range(rounds + 1))
+        panels[1].set_xlabel("round (0: before)" if summary["stage"] == "star" else
+                             "turn (0: before)")
+        figures.percent_axis(panels[1], "accuracy, levels " + " and ".join(
+            str(level_of(name)) for name in hard) + " (%)")
+    figures.legend_below(figure, panels[0], 2)
+    return figure
+
+
+def middle(values: list[float]) -> tuple[float, float, float]:
+    """mean, lowest, highest over seeds."""
+    return float(np.mean(values)), min(values), max(values)

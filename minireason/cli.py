@@ -30,7 +30,7 @@ COMMANDS = {   # name: (module, config dataclass, one line of help)
     "export": ("minireason.export", "ExportConfig", "write a folder that transformers loads"),
     "import": ("minireason.export", "ImportConfig", "read such a folder back"),
     "bench": ("minireason.bench", "BenchConfig", "speed beside transformers' Qwen3"),
-    "ablate": ("minireason.ablate", "AblateConfig", "STaR with one choice changed, over seeds"),
+    "ablate": ("minireason.ablate", "AblateConfig", "a stage with one choice changed, over seeds"),
     "countdown": ("minireason.countdown", "CountdownConfig", "Stream of Search or optimal paths"),
     "scale": ("minireason.scale", "ScaleConfig", "the scaling laws: sweeps, fits, figures"),
     "reproduce": ("minireason.reproduce", "ReproduceConfig", "Lee 2023's addition table"),
