@@ -18,6 +18,7 @@ from minireason.search.vote import best_of_n, vote_at
 
 METHODS = ("single", "majority", "likelihood", "self_check")
 LOOKS = {"sos": ("Stream of Search", figures.BLUE, "o"),
+         "guided": ("guided search", figures.GREEN, "D"),
          "optimal_tokens": ("optimal paths, equal tokens", figures.ORANGE, "s"),
          "optimal_examples": ("optimal paths, equal examples", figures.SKY, "^")}
 SETS = {"countdown-test-n4": "new numbers", "countdown-targets-n4": "new numbers and targets"}
@@ -81,14 +82,16 @@ def coverage(cells: list[dict]) -> Figure:
     panels = np.atleast_1d(figure.subplots(len(names), 1, sharex=True))
     for axes, name in zip(panels, names, strict=True):
         for cell in cells:
-            label, colour, marker = LOOKS[cell["arm"]]
+            arm, _, rl = cell["arm"].partition("+")
+            label, colour, marker = LOOKS[arm]
+            label += ", then RL" if rl else ""
             points, greedy = cell["curves"][name], cell["accuracy"][name]
             ks, rows = [p["n"] for p in points], [figures.spread([p["self_check"]]) for p in points]
             label = label if cell["seed"] == cells[0]["seed"] else ""
-            figures.whiskers(axes, ks, rows, colour, marker, label)
+            figures.whiskers(axes, ks, rows, colour, marker, label, "--" if rl else "-")
             figures.whiskers(axes, [0.5], [figures.spread([greedy])], colour, marker)
         axes.plot(ks, [100 * p["random"]["accuracy"] for p in cells[0]["curves"][name]],
-                  color=figures.BLACK, linestyle="--", label="random policy, exact")
+                  color=figures.BLACK, linestyle=":", label="random policy, exact")
         axes.set_xscale("log", base=2)
         axes.set_xticks([0.5, *ks], ["greedy", *map(str, ks)])
         figures.percent_axis(axes, "pass@k (%)")

@@ -50,11 +50,12 @@ def spread(points: list[dict]) -> tuple[float, float, float]:
     return float(np.mean(values)), min(values), max(values)
 
 
-def whiskers(axes, x, rows, color: str, marker: str = "o", label: str = "") -> None:
+def whiskers(axes, x, rows, color: str, marker: str = "o", label: str = "",
+             line: str = "-") -> None:
     """A line of points with asymmetric bars from (mean, low, high) rows."""
     mean, low, high = np.array(rows).T
     axes.errorbar(x, mean, yerr=np.maximum(0, [mean - low, high - mean]), color=color,
-                  marker=marker, label=label or None, elinewidth=1, capsize=2)
+                  marker=marker, linestyle=line, label=label or None, elinewidth=1, capsize=2)
 
 
 def canvas(height: float = 3.6) -> tuple[Figure, object]:

@@ -1,14 +1,16 @@
 """countdown: `3,7,18,2>46=`, reach the target with every number once, every value whole, 0..99.
 
 Level n is how many numbers are given. A step names an operation and the numbers then at hand,
-the result first; `<wrong>` goes back to the state before the last step, `<wrong>S:` to the state S.
+the result first; each `<wrong>` takes back a step, `<wrong>S:` goes back to the state S.
 
     direct   </think>((18-3)*2)+(7...)<eos>         the expression alone
     optimal  <think>...</think>...<eos>   the shortest way: n - 1 steps
     sos      <think>...
+    guided   <think>...
 
 `sos` is a Stream of Search (Gandhi 2024, arXiv:2404.03683): one of several solvers (search.py),
-drawn at random, with its dead ends, cut off at a token budget. One that found nothing ends with
+drawn at random, with its dead ends, cut off at a token budget. `guided` is the stream of one that
+knows where solutions lie and errs on purpose. One that found nothing ends with
 `</think><wrong><eos>`: only some traces solve. Inputs are held out by the hash of the numbers
 alone (base.split_of); `sample` never draws the targets of HELD_OUT, `sample_held_out` no others.
 """
@@ -28,14 +30,15 @@ from minireason.problems.expressions import (
     expression,
     operations,
 )
-from minireason.problems.search import moves, solve, stream
+from minireason.problems.search import guided, moves, solve, stream
 
 NAME = "countdown"
 LEVELS = (3, 4)                       # levels with a frozen set: how many numbers
 LEVEL_SYMBOL = "n"
-STYLES = ("direct", "optimal", "sos")
+STYLES = ("direct", "optimal", "sos", "guided")
 ALIASES = {"cot": "sos"}
-OPENER = {"direct": "</think>", "optimal": "<think>", "sos": "<think>", "cot": "<think>"}
+OPENER = {"direct": "</think>", "optimal": "<think>", "sos": "<think>", "guided": "<think>",
+          "cot": "<think>"}
 NUMBER_WIDTH = 2                      # 0..99: one token a number
 LARGEST_INPUT, LOWEST_TARGET = 20, 10    # of what `sample` draws
 HELD_OUT = frozenset(range(14, 100, 11))    # targets kept from training: 14, 25, 36, ... 91
@@ -43,8 +46,8 @@ GAVE_UP = "<wrong>"                   # the answer of a search that found nothin
 
 _NUMBER = r"(?:0|[1-9]\d?)"
 _STATE = rf"{_NUMBER}(?:,{_NUMBER})*"
-_STEP = re.compile(rf"(<wrong>(?:({_STATE}):)?)?({_NUMBER})([-+*/])({_NUMBER})=({_STATE})",
-                   re.ASCII)
+_STEP = re.compile(rf"(?:((?:<wrong>)+)|<wrong>({_STATE}):)?"
+                   rf"({_NUMBER})([-+*/])({_NUMBER})=({_STATE})", re.ASCII)
 _PROMPT = re.compile(rf"({_STATE})>({_NUMBER})=?", re.ASCII)
 _COMPLETION = re.compile(r"(?:<think>([^<>]*(?:<wrong>[^<>]*)*))?"
                          r"</think>(<wrong>|[-+*/()0-9]+)<eos>", re.ASCII)
@@ -116,23 +119,21 @@ def render(problem: Problem, style: str) -> str:
         return f"</think>{problem.answer}<eos>"
     if style == "optimal":
         return f"<think>{';'.join(problem.steps)}</think>{problem.answer}<eos>"
-    if style != "sos":
+    if style not in ("sos", "guided"):
         raise UserError(f"countdown has no style {style!r}; choose from {', '.join(STYLES)}")
-    return search_text(problem, rng(0, "countdown", problem.prompt))
+    return search_text(problem, rng(0, "countdown", problem.prompt), style)
 
 
-def search_text(problem: Problem, generator: np.random.Generator) -> str:
-    """A stream of search by a random solver; it may end without a solution."""
-    steps, path = stream(*given(problem), generator)
+def search_text(problem: Problem, generator: np.random.Generator, style: str = "sos") -> str:
+    """A stream of search, `sos` or `guided`; it may end without a solution."""
+    steps, path = (stream if style == "sos" else guided)(*given(problem), generator)
     text = ";".join(_jump_text(jump) + step_text(move) for jump, move in steps)
     return f"<think>{text}</think>{expression(path) if path else GAVE_UP}<eos>"
 
 
-def _jump_text(jump: tuple[int, ...] | None) -> str:
-    """What leads from the step before: nothing, `<wrong>`, or `<wrong>` and a state."""
-    if jump is None:
-        return ""
-    return "<wrong>" + (",".join(map(str, jump)) + ":" if jump else "")
+def _jump_text(jump: int | tuple[int, ...]) -> str:
+    """What leads from the step before: how many steps are taken back, or the state to go to."""
+    return GAVE_UP * jump if isinstance(jump, int) else f"<wrong>{','.join(map(str, jump))}:"
 
 
 # ---- reading and checking -----------------------------------------------------------------------
@@ -167,27 +168,29 @@ def walk_steps(problem: Problem, steps: tuple[str, ...]) -> tuple[list[bool], tu
     """(marks, last state) of a search trace.
 
     A step is right if its operation uses two numbers of the state before it, is exact, and leaves
-    the others; `<wrong>S:` must name a state that was reached before. A wrong step's claimed state
-    is taken as it stands, so that one wrong step is counted once.
+    the others. Steps can only be taken back as far as the start; `<wrong>S:` must name a state that
+    was reached before. A wrong step's claimed state is taken as it stands, so that one wrong step
+    is counted once.
     """
-    before, state = None, tuple(sorted(given(problem)[0]))
-    reached, marks = {state}, []
+    way = [tuple(sorted(given(problem)[0]))]            # the states from the start to this one
+    ways, marks = {way[0]: way}, []                     # the last way to each state
     for step in steps:
         match = _STEP.fullmatch(step)
         if match is None:
             marks.append(False)
-            before = state = None
             continue
         if match[1]:
-            state = _numbers(match[2]) if match[2] else before
+            way = way[:max(0, len(way) - match[1].count(GAVE_UP))]
+        elif match[2]:
+            way = ways.get(_numbers(match[2]), [])
         left, right, after = int(match[3]), int(match[5]), tuple(map(int, match[6].split(",")))
-        rest = Counter(state or ())
+        rest = Counter(way[-1] if way else ())
         rest.subtract((left, right))
-        marks.append(state in reached and min(rest.values()) >= 0 and +rest == Counter(after[1:])
+        marks.append(bool(way) and min(rest.values()) >= 0 and +rest == Counter(after[1:])
                      and after[0] == compute(left, match[4], right))
-        before, state = state, tuple(sorted(after))
-        reached.add(state)
-    return marks, state or ()
+        way = [*way, tuple(sorted(after))]
+        ways[way[-1]] = way
+    return marks, way[-1] if marks and marks[-1] else ()
 
 
 def _numbers(text: str) -> tuple[int, ...]:
@@ -212,7 +215,7 @@ def verify(problem: Problem, completion: str) -> Verdict:
     marks, state = walk_steps(problem, steps)
     correct = solves(problem, answer)
     reached = correct and bool(steps) and state == (given(problem)[1],)
-    tried = {step.rpartition(":")[2].removeprefix(GAVE_UP).partition(",")[0] for step in steps}
+    tried = {step.rpartition(":")[2].replace(GAVE_UP, "").partition(",")[0] for step in steps}
     valid = reached and all(marks) and {f"{a}{o}{b}={c}" for a, o, b, c in
                                         operations(answer)[0]} <= tried
     return Verdict(correct, valid, True, tuple(marks))

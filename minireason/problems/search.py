@@ -13,7 +13,7 @@ import numpy as np
 
 from minireason.problems.expressions import HIGHEST, Move
 
-BUDGET = 160                          # tokens of a stream of search at most
+BUDGET = 200                          # tokens of a stream of search at most
 SOLVERS = (                           # (order, heuristic, children a state)
     ("depth", "distance", 3), ("depth", "distance", 4), ("depth", "factor", 2),
     ("depth", "factor", 3), ("depth", "factor", 4), ("breadth", "factor", 2))
@@ -90,23 +90,23 @@ def chance(state: tuple[int, ...], target: int) -> float:
     return sum(chance(move.after, target) for move in choices) / max(1, len(choices))
 
 
-Step = tuple[tuple[int, ...] | None, Move]
+Step = tuple[int | tuple[int, ...], Move]
 
 
 def stream(numbers: tuple[int, ...], target: int,
            generator: np.random.Generator) -> tuple[list[Step], list[Move] | None]:
     """(steps, way to the target or None) of a solver drawn at random, cut off at BUDGET tokens.
 
-    A step is (jump, move): jump None goes on from the state just reached, () goes back to the one
-    before the last step, a state names the one to go back to.
+    A step is (jump, move): jump says how many steps are taken back first, or names the state to
+    go back to.
     """
     order, heuristic, breadth = SOLVERS[int(generator.integers(len(SOLVERS)))]
     steps: list[Step] = []
     spent, before, state = 0, None, numbers
     for path in visits(numbers, target, order, heuristic, breadth):
         origin, move = path[-2].after if path[1:] else numbers, path[-1]
-        jump = None if origin == state else () if origin == before else origin
-        spent += 4 + 2 * len(move.after) + (0 if jump is None else 1 + 2 * len(jump))
+        jump = 0 if origin == state else 1 if origin == before else origin
+        spent += cost(jump, move)
         if spent > BUDGET:
             break
         steps.append((jump, move))
@@ -114,6 +114,64 @@ def stream(numbers: tuple[int, ...], target: int,
         if state == (target,):
             return steps, path
     return steps, None
+
+
+def cost(jump: int | tuple[int, ...], move: Move) -> int:
+    """Tokens of a step, the separator included."""
+    return 4 + 2 * len(move.after) + (jump if isinstance(jump, int) else 1 + 2 * len(jump))
+
+
+def guided(numbers: tuple[int, ...], target: int,
+           generator: np.random.Generator) -> tuple[list[Step], list[Move] | None]:
+    """(steps, way to the target or None): depth first, by one who sees which moves can succeed.
+
+    At each state it takes such a move with a chance drawn once a stream, else one near the front of
+    a heuristic's order that cannot succeed: dead ends as a policy with some intuition meets
+    them. It gives a dead state up after `patience` moves, and the search at BUDGET tokens.
+    """
+    chance_right, patience = generator.uniform(0.3, 0.9), int(generator.integers(3, 9))
+    heuristic = ("distance", "factor")[int(generator.integers(2))]
+    open_states: dict[tuple[int, ...], bool] = {}           # sorted state -> can it succeed?
+    seen: set[tuple[int, ...]] = set()
+    steps: list[Step] = []
+    spent, back = 0, 0                                      # tokens; steps to take back first
+
+    def alive(state: tuple[int, ...]) -> bool:
+        key = tuple(sorted(state))
+        if key not in open_states:
+            open_states[key] = (state[0] == target if len(state) == 1 else
+                                any(alive(move.after) for move in moves(key)))
+        return open_states[key]
+
+    def search(state: tuple[int, ...]) -> list[Move] | None:
+        nonlocal spent, back
+        if len(state) == 1:
+            return [] if state[0] == target else None
+        seen.add(tuple(sorted(state)))
+        choices = ordered(state, target, heuristic)
+        if len(state) == 2:
+            choices = choices[:1]                           # only the nearest: a hit comes first
+        for tried in range(len(choices)):
+            choices = [m for m in choices if tuple(sorted(m.after)) not in seen]
+            good = [m for m in choices if alive(m.after)]
+            bad = [m for m in choices if not alive(m.after)]
+            if not choices or (not good and len(state) > 2 and tried >= patience):
+                return None
+            move = good[0] if good and (not bad or generator.random() < chance_right) else bad[
+                min(len(bad), int(generator.geometric(0.6))) - 1]
+            choices.remove(move)
+            spent += cost(back, move)
+            if spent > BUDGET:
+                return None
+            steps.append((back, move))
+            back = 0
+            rest = search(move.after)
+            if rest is not None or spent > BUDGET:
+                return rest if rest is None else [move, *rest]
+            back += 1
+        return None
+
+    return steps, search(numbers)
 
 
 def visits(numbers: tuple[int, ...], target: int, order: str, heuristic: str,

@@ -119,7 +119,8 @@ def run(cfg: RLConfig) -> dict:
     log.record(cfg.steps, **validate(cfg, cfg.steps, policy, tokenizer, log))
     seconds = log.seconds()
     sha256 = checkpoint.save(cfg.out, policy, tokenizer)
-    greedy, single = Sampling(temperature=0), Sampling(seed=stream_seed(cfg.seed, "rl test"))
+    greedy = Sampling(temperature=0, max_new=cfg.max_new)
+    single = Sampling(max_new=cfg.max_new, seed=stream_seed(cfg.seed, "rl test"))
     sets = frozen_sets(cfg.family, "test", cfg.eval_n)
     report = {"cot": evaluate(policy, tokenizer, sets, "cot", greedy),
               "sampled": evaluate(policy, tokenizer, sets, "cot", single),
@@ -223,8 +224,8 @@ def validate(cfg: RLConfig, step: int, policy: Transformer, tokenizer, log: RunL
     """A point of the curve: single-sample and greedy accuracy on the frozen validation sets."""
     sets = frozen_sets(cfg.family, "validation", cfg.validation_n,
                        cfg.eval_levels or (cfg.max_level,))
-    greedy = Sampling(temperature=0)
-    single = Sampling(seed=stream_seed(cfg.seed, "rl validation"))
+    greedy = Sampling(temperature=0, max_new=cfg.max_new)
+    single = Sampling(max_new=cfg.max_new, seed=stream_seed(cfg.seed, "rl validation"))
     report = {f"eval/{name}/{method}": value["accuracy"]
               for method, how in (("sampled", single), ("greedy", greedy))
               for name, value in evaluate(policy, tokenizer, sets, "cot", how).items()}
