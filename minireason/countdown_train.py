@@ -26,7 +26,7 @@ from minireason.tokenizer import Tokenizer
 
 SEARCHES = ("sos", "guided")
 ARMS = (*SEARCHES, "optimal_tokens", "optimal_examples")
-MAX_NEW = 240                     # tokens a completion at most
+MAX_NEW = 330                     # tokens a completion at most
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Recipe:
     head_dim: int = 32            # D
     warmup: int = 50              # steps
     weight_decay: float = 0.05
-    max_len: int = 320
+    max_len: int = 384
     save_every: int = 50          # steps between saved states
 
 

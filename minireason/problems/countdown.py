@@ -1,7 +1,8 @@
 """countdown: `3,7,18,2>46=`, reach the target with every number once, every value whole, 0..99.
 
 Level n is how many numbers are given. A step names an operation and the numbers then at hand,
-the result first; each `<wrong>` takes back a step, `<wrong>S:` goes back to the state S.
+the result first; each `<wrong>` takes back a step, `<wrong>S:` goes back to the state S. A single
+number may be compared with the target: `49-46=3` (larger minus smaller) changes nothing.
 
     direct   </think>((18-3)*2)+(7...)<eos>         the expression alone
     optimal  <think>...</think>...<eos>   the shortest way: n - 1 steps
@@ -10,7 +11,7 @@ the result first; each `<wrong>` takes back a step, `<wrong>S:` goes back to the
 
 `sos` is a Stream of Search (Gandhi 2024, arXiv:2404.03683): one of several solvers (search.py),
 drawn at random, with its dead ends, cut off at a token budget. `guided` is the stream of one that
-knows where solutions lie and errs on purpose. One that found nothing ends with
+sees where solutions lie and errs on purpose. One that found nothing ends with
 `</think><wrong><eos>`: only some traces solve. Inputs are held out by the hash of the numbers
 alone (base.split_of); `sample` never draws the targets of HELD_OUT, `sample_held_out` no others.
 """
@@ -168,11 +169,13 @@ def walk_steps(problem: Problem, steps: tuple[str, ...]) -> tuple[list[bool], tu
     """(marks, last state) of a search trace.
 
     A step is right if its operation uses two numbers of the state before it, is exact, and leaves
-    the others. Steps can only be taken back as far as the start; `<wrong>S:` must name a state that
-    was reached before. A wrong step's claimed state is taken as it stands, so that one wrong step
-    is counted once.
+    the others; or if it compares a last number with the target, larger minus smaller, which leaves
+    the state as it is. Steps can only be taken back as far as the start; `<wrong>S:` must name a
+    state that was reached before. A wrong step's claimed state is taken as it stands, so that one
+    wrong step is counted once.
     """
-    way = [tuple(sorted(given(problem)[0]))]            # the states from the start to this one
+    numbers, target = given(problem)
+    way = [tuple(sorted(numbers))]                      # the states from the start to this one
     ways, marks = {way[0]: way}, []                     # the last way to each state
     for step in steps:
         match = _STEP.fullmatch(step)
@@ -184,6 +187,10 @@ def walk_steps(problem: Problem, steps: tuple[str, ...]) -> tuple[list[bool], tu
         elif match[2]:
             way = ways.get(_numbers(match[2]), [])
         left, right, after = int(match[3]), int(match[5]), tuple(map(int, match[6].split(",")))
+        if not (match[1] or match[2]) and way and len(way[-1]) == 1:     # compared, nothing moved
+            compared = match[4] == "-" and {left, right} == {*way[-1], target}
+            marks.append(compared and after == (compute(left, "-", right),))
+            continue
         rest = Counter(way[-1] if way else ())
         rest.subtract((left, right))
         marks.append(bool(way) and min(rest.values()) >= 0 and +rest == Counter(after[1:])

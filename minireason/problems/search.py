@@ -13,7 +13,8 @@ import numpy as np
 
 from minireason.problems.expressions import HIGHEST, Move
 
-BUDGET = 200                          # tokens of a stream of search at most
+BUDGET = 300                          # tokens of a stream of search at most
+NEAR = 5                              # a result this near to the target is compared with it
 SOLVERS = (                           # (order, heuristic, children a state)
     ("depth", "distance", 3), ("depth", "distance", 4), ("depth", "factor", 2),
     ("depth", "factor", 3), ("depth", "factor", 4), ("breadth", "factor", 2))
@@ -125,14 +126,13 @@ def guided(numbers: tuple[int, ...], target: int,
            generator: np.random.Generator) -> tuple[list[Step], list[Move] | None]:
     """(steps, way to the target or None): depth first, by one who sees which moves can succeed.
 
-    At each state it takes such a move with a chance drawn once a stream, else one near the front of
-    a heuristic's order that cannot succeed: dead ends as a policy with some intuition meets
-    them. It gives a dead state up after `patience` moves, and the search at BUDGET tokens.
+    At each state it takes such a move with a chance drawn once a stream; else, at first, any other
+    and then the next one in the order of `moves`, so that a policy learns to guess and, where its
+    guess was wrong, to go through what is left. A result within NEAR of the target is compared
+    with it by a subtraction. The search is given up at BUDGET tokens.
     """
-    chance_right, patience = generator.uniform(0.3, 0.9), int(generator.integers(3, 9))
-    heuristic = ("distance", "factor")[int(generator.integers(2))]
+    chance_right = generator.uniform(0.4, 0.8)
     open_states: dict[tuple[int, ...], bool] = {}           # sorted state -> can it succeed?
-    seen: set[tuple[int, ...]] = set()
     steps: list[Step] = []
     spent, back = 0, 0                                      # tokens; steps to take back first
 
@@ -143,31 +143,35 @@ def guided(numbers: tuple[int, ...], target: int,
                                 any(alive(move.after) for move in moves(key)))
         return open_states[key]
 
-    def search(state: tuple[int, ...]) -> list[Move] | None:
+    def add(move: Move) -> bool:
         nonlocal spent, back
-        if len(state) == 1:
-            return [] if state[0] == target else None
-        seen.add(tuple(sorted(state)))
-        choices = ordered(state, target, heuristic)
-        if len(state) == 2:
-            choices = choices[:1]                           # only the nearest: a hit comes first
-        for tried in range(len(choices)):
-            choices = [m for m in choices if tuple(sorted(m.after)) not in seen]
-            good = [m for m in choices if alive(m.after)]
-            bad = [m for m in choices if not alive(m.after)]
-            if not choices or (not good and len(state) > 2 and tried >= patience):
-                return None
-            move = good[0] if good and (not bad or generator.random() < chance_right) else bad[
-                min(len(bad), int(generator.geometric(0.6))) - 1]
-            choices.remove(move)
-            spent += cost(back, move)
-            if spent > BUDGET:
-                return None
+        spent += cost(back, move)
+        if spent <= BUDGET:
             steps.append((back, move))
             back = 0
+        return spent <= BUDGET
+
+    def search(state: tuple[int, ...]) -> list[Move] | None:
+        nonlocal back
+        if len(state) == 1:
+            high, low = max(state[0], target), min(state[0], target)
+            if high - low <= NEAR and not add(Move(high, "-", low, (high - low,))):
+                return None
+            return [] if high == low else None
+        waiting = moves(state) if len(state) > 2 else ordered(state, target, "distance")[:1]
+        for tried in range(len(waiting)):
+            good = [move for move in waiting if alive(move.after)]
+            bad = [move for move in waiting if not alive(move.after)]
+            if good and (not bad or generator.random() < chance_right):
+                move = good[int(generator.integers(len(good)))]
+            else:
+                move = bad[0 if tried else int(generator.integers(len(bad)))]
+            waiting.remove(move)
+            if not add(move):
+                return None
             rest = search(move.after)
             if rest is not None or spent > BUDGET:
-                return rest if rest is None else [move, *rest]
+                return None if rest is None else [move, *rest]
             back += 1
         return None
 
