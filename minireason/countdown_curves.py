@@ -52,20 +52,29 @@ def per_problem(record: dict, n: int, method: str, seed: int, index: int) -> flo
     return vote_at(answers, np.ones(len(answers)), right, n, rng(seed, "subsets", index, n))
 
 
-def table(cells: list[dict]) -> str:
-    """Markdown: greedy accuracy % [95% Wilson interval] a set, a row per model; then N samples."""
+def summary(cells: list[dict]) -> str:
+    """Greedy accuracy % [95% Wilson interval] a set, a row a model, as markdown."""
     names = list(cells[0]["accuracy"])
-    lines = ["| arm | seed | tokens | examples | " + " | ".join(names) + " |",
+    lines = ["| countdown arm | seed | tokens | examples | " + " | ".join(names) + " |",
              "|---" * (4 + len(names)) + "|"]
     for c in cells:
         lines.append(f"| {c['arm']} | {c['seed']} | {c['train_tokens'] / 1e6:.2f}M | "
                      f"{c['train_examples']:,} | " + " | ".join(
                          f"{100 * a['accuracy']:.1f} [{100 * a['low']:.1f}, {100 * a['high']:.1f}]"
                          for a in c["accuracy"].values()) + " |")
+    chances = [f"{100 * points[0]['random']['accuracy']:.1f} ({SETS[name]})"
+               for name, points in cells[0]["curves"].items()]
     lines += ["", f"Greedy, n = {', '.join(str(a['n']) for a in cells[0]['accuracy'].values())}; "
-              f"{cells[0]['parameters'] / 1e6:.2f}M parameters. Below: N samples at T = 1.", "",
-              "| arm | seed | set | N | tokens | " + " | ".join((*METHODS, "random")) + " |",
-              "|---" * (6 + len(METHODS)) + "|"]
+              f"{cells[0]['parameters'] / 1e6:.2f}M parameters. A random policy solves with one "
+              f"try, of 4 numbers: {', '.join(chances)}."]
+    return "\n".join(lines)
+
+
+def table(cells: list[dict]) -> str:
+    """The summary, then every method with N samples a problem."""
+    lines = [summary(cells), "", "N samples a problem at T = 1, of 4 numbers:", "",
+             "| arm | seed | set | N | tokens | " + " | ".join((*METHODS, "random")) + " |",
+             "|---" * (6 + len(METHODS)) + "|"]
     for c in cells:
         for name, points in c["curves"].items():
             for p in (points[0], points[len(points) // 2], points[-1]):

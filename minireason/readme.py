@@ -6,14 +6,23 @@ hand; every table ends with the command, the sizes, n, the seeds and the machine
 
 from pathlib import Path
 
-import numpy as np
-
-from minireason import figures, figures_scale, figures_search, reproduce
+from minireason import (
+    ablate,
+    countdown_curves,
+    figures,
+    figures_scale,
+    figures_search,
+    readme_tables,
+    reproduce,
+    scale_figures,
+)
 from minireason.config import UserError, from_dict, read_json, write_atomic
-from minireason.results import keep, level_of, load_machine, load_run, rungs
+from minireason.results import keep, load_machine, load_run, rungs
 
 BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
 ADDITION = "<!-- addition:begin -->", "<!-- addition:end -->"      # may be missing
+STUDIES = "<!-- studies:begin -->", "<!-- studies:end -->"         # may be missing
+FIGURES = Path("docs/figures")
 PATHS = ("out", "init", "base", "start", "policy", "critic", "outcome", "reviser",
          "seed")              # may differ
 
@@ -46,7 +55,8 @@ def settings(run: dict[str, dict]) -> dict:
 def write(readme: Path, reference: Path, levels: tuple[int, ...]) -> Path:
     """Replace the README's results block; the figures go to docs/figures beside it.
 
-    The addition table, where the README has marks for it, is made from reference/../reproduce.
+    Where the README has marks for them, the addition table is made from reference/../reproduce and
+    the studies from the folders beside it.
     """
     if not readme.is_file():
         raise UserError(f"{readme}: no such file")
@@ -57,13 +67,15 @@ def write(readme: Path, reference: Path, levels: tuple[int, ...]) -> Path:
         raise UserError(f"{reference}: holds no seed-* folders; make it with minireason report "
                         "--runs RUN...")
     runs = [load_run(folder) for folder in folders]
-    images = draw(runs, readme.parent, Path("docs/figures"))
-    tables = [accuracy_table(runs, levels), difference_table(runs), rl_table(runs),
-              search_table(runs)]
+    images = draw(runs, readme.parent / FIGURES)
+    tables = [readme_tables.accuracy(runs, levels), readme_tables.differences(runs),
+              readme_tables.rl_levels(runs), readme_tables.rl(runs), readme_tables.search(runs)]
     block = "\n\n".join([*filter(None, tables), provenance(runs, folders), images])
     whole = between(readme, whole, (BEGIN, END), block)
     if ADDITION[0] in whole:
         whole = between(readme, whole, ADDITION, addition_tables(reference.parent / "reproduce"))
+    if STUDIES[0] in whole:
+        whole = between(readme, whole, STUDIES, studies(reference.parent, readme.parent))
     write_atomic(readme, whole)
     return readme
 
@@ -91,82 +103,30 @@ def addition_tables(folder: Path) -> str:
     return "\n\n".join(tables)
 
 
-def cell(points: list[dict]) -> str:
-    """Mean over seeds, mean of the seeds' intervals, and the seeds' range, in percent."""
-    mean, low, high = (100 * float(np.mean([point[key] for point in points]))
-                       for key in ("accuracy", "low", "high"))
-    values = [100 * point["accuracy"] for point in points]
-    seeds = f" ({min(values):.0f} to {max(values):.0f})" if len(points) > 1 else ""
-    return f"{mean:.1f} [{low:.0f}, {high:.0f}]{seeds}"
+def studies(reference: Path, root: Path) -> str:
+    """Ablations, countdown and scaling laws: their tables and figures, redrawn from results."""
+    parts, drawn = [], root / FIGURES
+    for stage in ablate.STUDIES:
+        path = reference / "ablations" / f"{stage}.json"
+        if path.exists():
+            figures.save(drawn / f"ablate_{stage}.png", ablate.draw, read_json(path))
+            parts += [ablate.markdown(read_json(path)), image(f"ablate_{stage}", f"Ablation of "
+                      f"{stage}")]
+    path = reference / "countdown" / "result.json"
+    if path.exists():
+        cells = read_json(path)["cells"]
+        figures.save(drawn / "countdown.png", countdown_curves.coverage, cells)
+        parts += [countdown_curves.summary(cells), image("countdown", "Countdown")]
+    path = reference / "scale" / "result.json"
+    if path.exists():
+        found = scale_figures.draw_all(read_json(path), drawn, "scale-")
+        parts.append("\n".join(image(figure.stem, figure.stem) for figure in found))
+    return "\n\n".join(part.strip() for part in parts)
 
 
-def accuracy_table(runs: list[dict], levels: tuple[int, ...]) -> str:
-    """Stages and test-time methods against the hard levels, as markdown."""
-    ladders = [rungs(run) for run in runs]
-    names = list(ladders[0]["direct answer"])
-    names = [name for name in names if level_of(name) in levels] if levels else names[-3:]
-    lines = ["| accuracy (%) | " + " | ".join(f"level {level_of(name)}" for name in names) + " |",
-             "|---" * (len(names) + 1) + "|"]
-    for rung in ladders[0]:
-        cells = [cell([ladder[rung][name] for ladder in ladders]) for name in names]
-        lines.append(f"| {rung} | {' | '.join(cells)} |")
-    curves = [run.get("testtime", {}).get("result", {}).get("curves", {}) for run in runs]
-    if any(name in curves[0] for name in names):
-        last = next(str(curve["samples"]) for curve in curves[0].values())
-        for method, (label, _, _) in figures.measured(next(iter(curves[0].values()))).items():
-            cells = [cell([curve[name]["points"][last][method] for curve in curves])
-                     if name in curves[0] else "" for name in names]
-            label = "single sample, T = 1" if method == "single" else f"{label}, N = {last}"
-            lines.append(f"| {label} | {' | '.join(cells)} |")
-    return "\n".join(lines)
-
-
-def difference_table(runs: list[dict]) -> str:
-    """Paired differences at the largest N: mean over seeds, and the worst seed's lower bound."""
-    lines = []
-    for name, curve in runs[0].get("testtime", {}).get("result", {}).get("curves", {}).items():
-        lines += ["", f"| level {level_of(name)}, N = {curve['samples']}, "
-                  f"n = {curve['n_problems']} problems; points of accuracy "
-                  "| mean over seeds | lowest 95% bound of any seed |", "|---|---|---|"]
-        for pair in curve["differences"]:
-            rows = [run["testtime"]["result"]["curves"][name]["differences"][pair] for run in runs]
-            mean, low = np.mean([row["mean"] for row in rows]), min(row["low"] for row in rows)
-            lines.append(f"| {pair.replace('_', ' ')} | {100 * mean:+.1f} | {100 * low:+.1f} |")
-    return "\n".join(lines).strip()
-
-
-def rl_table(runs: list[dict]) -> str:
-    """Every test-time method before and after RL, at the levels measured both times."""
-    lines = []
-    for name, curve in runs[0].get("rl_testtime", {}).get("result", {}).get("curves", {}).items():
-        if name not in runs[0]["testtime"]["result"]["curves"]:
-            continue
-        last = str(curve["samples"])
-        lines += ["", f"| level {level_of(name)}, N = {last}, accuracy (%) | before RL "
-                  "| after RL |", "|---|---|---|"]
-        for method, (label, _, _) in figures.measured(curve).items():
-            cells = [cell([run[stage]["result"]["curves"][name]["points"][last][method]
-                           for run in runs]) for stage in ("testtime", "rl_testtime")]
-            label = "single sample, T = 1" if method == "single" else label
-            lines.append(f"| {label} | {' | '.join(cells)} |")
-    return "\n".join(lines).strip()
-
-
-def search_table(runs: list[dict]) -> str:
-    """After RL: every method at the same tokens; the differences from critic best-of-N."""
-    lines = []
-    for name, first in runs[0].get("search", {}).get("result", {}).get("sets", {}).items():
-        sets = [run["search"]["result"]["sets"][name] for run in runs]
-        budgets = [n for n in first["curves"]["best_of_n"] if all(
-            n in curve for curve in first["curves"].values())]
-        lines += ["", f"| level {level_of(name)}, after RL, n = {first['n_problems']}, accuracy "
-                  "(%) at the tokens of | " + " | ".join(f"{n} samples" for n in budgets) + " |",
-                  "|---" * (len(budgets) + 1) + "|"]
-        for method in first["curves"]:
-            points = [[one["curves"][method][n] for one in sets] for n in budgets]
-            cells = [cell([{**p, "accuracy": p["mean"]} for p in seeds]) for seeds in points]
-            lines.append(f"| {method.replace('_', ' ')} | {' | '.join(cells)} |")
-    return "\n".join(lines).strip()
+def image(name: str, text: str) -> str:
+    """A figure of docs/figures, half a page wide."""
+    return f'<img src="{FIGURES}/{name}.png" alt="{text}" width="49%">'
 
 
 def provenance(runs: list[dict], folders: list[Path]) -> str:
@@ -189,9 +149,9 @@ def provenance(runs: list[dict], folders: list[Path]) -> str:
             f"{machines}.")
 
 
-def draw(runs: list[dict], root: Path, folder: Path) -> str:
-    """Draw the README's figures into root/folder; returns the markdown that shows them."""
-    (root / folder).mkdir(parents=True, exist_ok=True)
+def draw(runs: list[dict], folder: Path) -> str:
+    """Draw the README's figures into the folder; returns the markdown that shows them."""
+    folder.mkdir(parents=True, exist_ok=True)
     measured = runs[0].get("testtime", {}).get("result", {}).get("curves", {})
     hardest = list(measured or rungs(runs[0])["direct answer"])[-1]
     wanted = [("climb", "The whole climb at the hardest level", figures_search.climb,
@@ -212,8 +172,8 @@ def draw(runs: list[dict], root: Path, folder: Path) -> str:
     wanted.append(("pretraining", "Pretraining loss", figures.pretraining))
     lines = []
     for name, alt, function, *arguments in wanted:
-        figures.save(root / folder / f"{name}.png", function, runs, *arguments)
-        lines.append(f'<img src="{folder}/{name}.png" alt="{alt}" width="49%">')
+        figures.save(folder / f"{name}.png", function, runs, *arguments)
+        lines.append(image(name, alt))
     note = ("Bars and bands: lowest to highest seed." if len(runs) > 1 else
             "Bars and bands: 95% intervals over problems.")
     return "\n".join(lines) + f"\n\n{note}"

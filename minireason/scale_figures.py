@@ -38,7 +38,7 @@ MARKERS = "osD^vP*"
 METHODS = {**SAMPLED, **figures_search.METHODS}   # method: (label, colour, marker)
 
 
-def draw_all(result: dict, out: Path) -> list[Path]:
+def draw_all(result: dict, out: Path, prefix: str = "") -> list[Path]:
     """Write every figure that the result has data for, as PNG; returns their paths."""
     figures: dict[str, Figure] = {}
     with rc_context(STYLE):
@@ -55,8 +55,8 @@ def draw_all(result: dict, out: Path) -> list[Path]:
         if result["exchange"]:
             figures["exchange"] = exchange(result["exchange"])
         for name, figure in figures.items():
-            figure.savefig(out / f"{name}.png")
-    return [out / f"{name}.png" for name in figures]
+            figure.savefig(out / f"{prefix}{name}.png")
+    return [out / f"{prefix}{name}.png" for name in figures]
 
 
 def said(fit: dict, name: str) -> str:

@@ -8,7 +8,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from minireason import figures, figures_search, markup, readme, report, results
+from minireason import (
+    figures,
+    figures_search,
+    markup,
+    readme,
+    readme_tables,
+    report,
+    results,
+)
 from minireason.config import UserError, to_dict
 from minireason.evaluate import Accuracy, wilson
 from minireason.problems import chain
@@ -436,8 +444,8 @@ def test_readme_tables_of_rl_and_search_take_their_numbers_from_the_runs():
 
     runs = [run(0.3, 0.5), run(0.5, 0.7)]
     assert ("| single sample, T = 1 | 40.0 [30, 50] (30 to 50) | 60.0 [50, 70] (50 to 70) |"
-            in readme.rl_table(runs))
-    table = readme.search_table(runs)
+            in readme_tables.rl(runs))
+    table = readme_tables.search(runs)
     assert "n = 9" in table and "| 4 samples | 8 samples |" in table and "1 samples" not in table
     assert "| beam | 60.0 [60, 60] (50 to 70) | 60.0 [60, 60] (50 to 70) |" in table
-    assert readme.rl_table([{}]) == readme.search_table([{}]) == ""
+    assert readme_tables.rl([{}]) == readme_tables.search([{}]) == ""

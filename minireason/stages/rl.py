@@ -51,11 +51,11 @@ class RLConfig:
     family: str = "chain"
     seed: int = 0
     device: str = "auto"
-    steps: int = 400
+    steps: int = 440
     prompts_per_step: int = 16    # P
     group_size: int = 16          # G rollouts a prompt; B = P * G
-    min_level: int = 4
-    max_level: int = 7
+    min_level: int = 1            # levels below it are forgotten
+    max_level: int = 8
     temperature: float = 1.0      # of sampling and of the distribution that learns
     max_new: int = 64             # tokens a completion at most
     rewards: Rewards = field(default_factory=Rewards)
@@ -71,7 +71,7 @@ class RLConfig:
     replay_rows: int = 32         # lines an update
     base: str = ""                # folder of the pretrained model, for its mixture (replay)
     token_budget: int = 4096      # tokens a micro-batch; never changes the gradient
-    lr: float = 3e-4              # peak learning rate
+    lr: float = 5e-4              # peak learning rate
     warmup: int = 5               # steps
     lr_floor: float = 0.0         # last learning rate / peak; 1 stays constant
     weight_decay: float = 0.0
