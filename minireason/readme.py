@@ -106,6 +106,7 @@ def addition_tables(folder: Path) -> str:
 def studies(reference: Path, root: Path) -> str:
     """Ablations, countdown and scaling laws: their tables and figures, redrawn from results."""
     parts, drawn = [], root / FIGURES
+    drawn.mkdir(parents=True, exist_ok=True)
     for stage in ablate.STUDIES:
         path = reference / "ablations" / f"{stage}.json"
         if path.exists():

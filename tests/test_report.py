@@ -449,3 +449,17 @@ def test_readme_tables_of_rl_and_search_take_their_numbers_from_the_runs():
     assert "n = 9" in table and "| 4 samples | 8 samples |" in table and "1 samples" not in table
     assert "| beam | 60.0 [60, 60] (50 to 70) | 60.0 [60, 60] (50 to 70) |" in table
     assert readme_tables.rl([{}]) == readme_tables.search([{}]) == ""
+
+
+def test_studies_are_redrawn_from_what_is_committed(tmp_path):
+    """The repository's own results: each has its table and its figure; none, no block."""
+    reference = Path(__file__).parents[1] / "data" / "reference"
+    text = readme.studies(reference, tmp_path)
+    drawn = sorted(path.name for path in (tmp_path / readme.FIGURES).glob("*.png"))
+    assert {"ablate_star.png", "countdown.png"} <= set(drawn)
+    assert all(f'src="docs/figures/{name}"' in text for name in drawn)
+    held = results.read_json(reference / "ablations" / "star.json")
+    worth = [100 * seed[-1]["accuracy"]["chain-test-k7"][0] for seed in
+             held["variants"]["keep only if all steps are right"]]
+    assert f"| {sum(worth) / 3:.0f} ({min(worth):.0f} to {max(worth):.0f}) |" in text
+    assert readme.studies(tmp_path, tmp_path) == ""
