@@ -61,9 +61,9 @@ def test_chance_is_that_of_a_random_player():
     assert abs(hits / draws - p) < 5 * (p * (1 - p) / draws) ** 0.5     # five standard deviations
 
 
-@pytest.mark.parametrize("style, solved", [("sos", (0.4, 0.7)), ("guided", (0.7, 0.95))])
+@pytest.mark.parametrize("style, solved", [("sos", (0.4, 0.7)), ("guided", (0.85, 1))])
 def test_streams_are_exact_bounded_and_only_some_solve(style, solved):
-    """Of 400 in a longer run `sos` solves 0.55 and `guided` 0.82."""
+    """Of 400 in a longer run `sos` solves 0.59 and `guided` 0.96."""
     tokenizer, generator, found = Tokenizer.build(2), rng(0, "streams"), []
     for _ in range(150):
         problem = countdown.sample(generator, 4)

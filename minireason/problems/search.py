@@ -131,7 +131,7 @@ def guided(numbers: tuple[int, ...], target: int,
     guess was wrong, to go through what is left. A result within NEAR of the target is compared
     with it by a subtraction. The search is given up at BUDGET tokens.
     """
-    chance_right = generator.uniform(0.4, 0.8)
+    chance_right = generator.uniform(0.6, 0.95)
     open_states: dict[tuple[int, ...], bool] = {}           # sorted state -> can it succeed?
     steps: list[Step] = []
     spent, back = 0, 0                                      # tokens; steps to take back first
