@@ -82,11 +82,14 @@ def test_what_guided_search_takes_back_could_not_succeed():
     for _ in range(60):
         numbers, target = countdown.given(countdown.sample(generator, 4))
         steps, path = guided(numbers, target, generator)
-        way, moved, tried = [numbers], [], set()
+        way, moved, tried, compared = [numbers], [], set(), False
         for back, move in steps:
             if len(way[-1]) == 1 and not back:
                 assert (abs(way[-1][0] - target),) == move.after and move.after[0] <= NEAR
+                compared = True
                 continue
+            assert len(way[-1]) > 1 or compared or abs(way[-1][0] - target) > NEAR
+            compared = False
             for state in way[len(way) - back:]:
                 assert state != (target,) and (len(state) == 1 or solve(state, target) is None)
             way, moved = way[:len(way) - back], moved[:len(moved) - back]
