@@ -117,8 +117,8 @@ def test_backtracking_is_checked_against_the_state_gone_back_to():
         assert countdown.check_steps(problem, (*undone[:i], wrong))[-1] is False, wrong
     near = ("18-3=15,7,2", "15*2=30,7", "30+7=37")
     for step, fine in (("46-37=9", True), ("46-37=8", False), ("37-46=9", False),
-                       ("46-36=10", False), ("46+37=83", False), ("37-37=0", False),
-                       ("<wrong>46-37=9", False)):
+                       ("46-36=10", False), ("46+37=83", False), ("46+37=9", False),
+                       ("37-37=0", False), ("<wrong>46-37=9", False)):
         assert countdown.check_steps(problem, (*near, step))[-1] is fine, step
     on = (*near, "46-37=9", "<wrong><wrong>15+7=22,2")
     assert countdown.check_steps(problem, on) == [True] * 5
