@@ -49,8 +49,7 @@ SETS = ("test", "targets")            # held-out numbers; held-out numbers and t
 SIZES = {
     "smoke": Recipe(16, 1, 1, 32, 4, 500, 1e-3, 6, 4, 4, rl_steps=2, rl_prompts=2, rl_group=2,
                     head_dim=16, warmup=2),
-    "cpu": Recipe(96, 4, 3, 320, 4800, 1700, 2e-3, 500, 200, 32, rl_steps=200,
-                  rl_prompts=8),
+    "cpu": Recipe(96, 4, 3, 320, 4800, 1700, 2e-3, 500, 200, 32, rl_steps=160),
     "gpu": Recipe(384, 8, 6, 1024, 8000, 30_000, 1e-3, 500, 500, 256, rl_steps=400, rl_prompts=64,
                   head_dim=64, warmup=200),
 }
