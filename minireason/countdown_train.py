@@ -1,8 +1,8 @@
 """One model of the countdown experiment: what it reads, how it is trained, what RL adds.
 
 Everything before the lines is equal between the arms: model, starting weights, optimizer steps,
-schedule. RL goes on from a finished model with the outcome alone as reward: paid for exact steps, a
-policy takes easy ones (docs/LOG.md). countdown.py is the experiment.
+schedule. RL goes on from a finished model with the outcome alone as reward, at a small learning rate
+(docs/LOG.md). countdown.py is the experiment.
 """
 
 from dataclasses import dataclass, replace
