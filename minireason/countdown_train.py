@@ -1,7 +1,7 @@
 """One model of the countdown experiment: what it reads, how it is trained, what RL adds.
 
 Everything before the lines is equal between the arms: model, starting weights, optimizer steps,
-schedule. RL goes on from a finished model with the outcome alone as reward, at a small learning rate
+schedule. RL goes on from a finished model with the outcome alone as reward, in small steps
 (docs/LOG.md). countdown.py is the experiment.
 """
 
