@@ -129,7 +129,8 @@ def cell(cfg: ScaleConfig, log: RunLog, index: int, seed: int, device: torch.dev
     result = pretrain.run(pretrain.PretrainConfig(
         out=str(out), mixture=sweep.mixture, seed=seed, device=cfg.device, d_model=d_model,
         n_layers=n_layers, n_heads=n_heads, head_dim=sweep.head_dim, d_ff=d_ff, steps=sweep.steps,
-        lines_per_step=sweep.lines_per_step, lr=sweep.lr, eval_n=sweep.eval_n))
+        lines_per_step=sweep.lines_per_step, lr=sweep.lr, target=0.0,   # equal tokens: no early end
+        eval_n=sweep.eval_n))
     model, tokenizer = checkpoint.load(out, device)
     tokens = sum(json.loads(line)["train/tokens"]
                  for line in (out / "metrics.jsonl").read_text().splitlines())

@@ -1,12 +1,13 @@
 """minireason scale: laws from measured points, the exchange at equal FLOPs, figures from a file."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from minireason import scale, scale_figures, scale_laws
-from minireason.config import UserError
+from minireason.config import UserError, read_json
 from minireason.scaling import inference_multiple
 
 
@@ -88,3 +89,18 @@ def test_points_of_both_test_time_stages_have_one_shape(tmp_path):
     assert searched["curves"]["chain-test-k8"].keys() == {"tree"}
     assert scale_laws.testtime_points([searched]) == {("chain-test-k8", "tree"): ([70.0], [0.5])}
     assert drawn["right"] == {"chain-test-k8": []}
+
+
+def test_a_sweep_trains_every_size_on_the_same_tokens(tmp_path, monkeypatch):
+    """No size stops early, however soon it is good: a pretraining target would end it."""
+    tiny = replace(scale.SIZES["smoke"], steps=3, lines_per_step=4, n=2, problems=2, eval_n=2)
+    monkeypatch.setitem(scale.SIZES, "smoke", tiny)
+    cfg = scale.ScaleConfig(size="smoke", out=str(tmp_path / "a"), device="cpu")
+    result = scale.run(cfg)
+    cells = result["cells"]
+    assert len(cells) == 5 and len({cell["tokens"] for cell in cells}) == 1
+    assert len({cell["parameters"] for cell in cells}) == 5
+    for folder in (tmp_path / "a" / "cells").iterdir():
+        assert read_json(folder / "config.json")["config"]["target"] == 0
+    assert {row["set"] for row in result["exchange"]} == {"chain-test-k1", "chain-test-k2"}
+    assert scale.run(cfg) == result
