@@ -111,16 +111,24 @@ def studies(reference: Path, root: Path) -> str:
         path = reference / "ablations" / f"{stage}.json"
         if path.exists():
             figures.save(drawn / f"ablate_{stage}.png", ablate.draw, read_json(path))
-            parts += [ablate.markdown(read_json(path)), image(f"ablate_{stage}", f"Ablation of "
-                      f"{stage}")]
+            parts += [f"`minireason ablate --stage {stage} --runs RUN...`:",
+                      ablate.markdown(read_json(path)),
+                      image(f"ablate_{stage}", f"Ablation of {stage}")]
     path = reference / "countdown" / "result.json"
     if path.exists():
         cells = read_json(path)["cells"]
         figures.save(drawn / "countdown.png", countdown_curves.coverage, cells)
-        parts += [countdown_curves.summary(cells), image("countdown", "Countdown")]
+        arms = [cell["arm"] for cell in cells if cell["seed"] == cells[0]["seed"]]
+        after = [arm.removesuffix("+rl") for arm in arms if arm.endswith("+rl")]
+        command = " --rl ".join([f"--arms {' '.join(a for a in arms if '+' not in a)}",
+                                 *([" ".join(after)] if after else [])])
+        parts += [f"`minireason countdown --init STAR {command}`:",
+                  countdown_curves.summary(cells), image("countdown", "Countdown")]
     path = reference / "scale" / "result.json"
     if path.exists():
         found = scale_figures.draw_all(read_json(path), drawn, "scale-")
+        parts.append("`minireason scale --rl RUN/rl... --testtime RUN/testtime... --search "
+                     "RUN/search...`:")
         parts.append("\n".join(image(figure.stem, figure.stem) for figure in found))
     return "\n\n".join(part.strip() for part in parts)
 
