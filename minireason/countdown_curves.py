@@ -98,11 +98,12 @@ def coverage(cells: list[dict]) -> Figure:
             ks, rows = [p["n"] for p in points], [figures.spread([p["self_check"]]) for p in points]
             label = label if cell["seed"] == cells[0]["seed"] else ""
             figures.whiskers(axes, ks, rows, colour, marker, label, "--" if rl else "-")
-            figures.whiskers(axes, [0.5], [figures.spread([greedy])], colour, marker)
+            figures.whiskers(axes, [0.6 if rl else 0.5], [figures.spread([greedy])], colour, marker)
         axes.plot(ks, [100 * p["random"]["accuracy"] for p in cells[0]["curves"][name]],
                   color=figures.BLACK, linestyle=":", label="random policy, exact")
         axes.set_xscale("log", base=2)
-        axes.set_xticks([0.5, *ks], ["greedy", *map(str, ks)])
+        then = any("+" in cell["arm"] for cell in cells)
+        axes.set_xticks([0.5, *ks], ["greedy\n(RL right)" if then else "greedy", *map(str, ks)])
         figures.percent_axis(axes, "pass@k (%)")
         axes.set_title(f"{SETS[name]}: {len(cells)} models, {greedy['n']} problems greedy",
                        fontsize=9)
