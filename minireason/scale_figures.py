@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib import rc_context
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter
 
 from minireason import figures_search
 from minireason.figures import (
@@ -143,18 +144,22 @@ def pretrain_accuracy(result: dict) -> Figure:
 
 
 def rl(fits: dict, key: str, flops: list, accuracy: list) -> Figure:
-    """Validation accuracy against RL compute, one point a validation of each run."""
-    figure, axes = canvas()
+    """Validation accuracy against RL compute, a line a run; each run's compute ascends."""
+    figure, axes = canvas(4.0)
     x, y = np.array(flops), np.array(accuracy)
-    axes.plot(x, 100 * y, color=BLUE, marker="o", linestyle="none", label=key)
+    for i, run in enumerate(np.split(np.arange(len(x)), np.flatnonzero(np.diff(x) < 0) + 1)):
+        axes.plot(x[run], 100 * y[run], color=COLOURS[i % 6], marker=MARKERS[i % 6],
+                  label=f"run {i + 1}")
     fit = fits.get(f"rl {key}")
     if fit:
         line(axes, fit, x)
         hinged(axes, fits.get(f"rl {key} saturating"), x, BLACK)
     axes.set_xscale("log")
+    axes.xaxis.set_minor_formatter(NullFormatter())
     axes.set_xlabel("RL compute (FLOPs)")
+    axes.set_title(key, fontsize=9)
     percent_axis(axes, "validation accuracy (%)")
-    legend_below(figure, axes, 2)
+    legend_below(figure, axes, 1)
     return figure
 
 
