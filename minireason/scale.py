@@ -106,7 +106,8 @@ def run(cfg: ScaleConfig) -> dict:
                 cells.append(cell(cfg, log, index, seed, device))
                 log.record(len(cells), **{"eval/loss": cells[-1]["loss"],
                                           "train/flops": cells[-1]["flops"]})
-        measured = {"cells": cells, "exchange": exchange(sweep, cells),
+        kept = [{key: value for key, value in one.items() if key != "samples"} for one in cells]
+        measured = {"cells": kept, "exchange": exchange(sweep, cells),
                     "rl": [read_rl(Path(folder)) for folder in cfg.rl],
                     "testtime": [read_testtime(Path(folder)) for folder in cfg.testtime],
                     "search": [read_search(Path(folder)) for folder in cfg.search]}
