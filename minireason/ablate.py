@@ -169,15 +169,17 @@ def markdown(summary: dict) -> str:
             cells.append(spread_text(values) if values else "")
         lines.append(f"| {variant} | " + " | ".join(cells) + " |")
     sizes = sorted({n for before in summary["before"] for _, n in before.values()})
-    lines.append(f"\nAccuracy in percent, greedy unless said, mean (range) over seeds "
-                 f"{', '.join(map(str, summary['seeds']))}; n = {' to '.join(map(str, sizes))} "
-                 "problems a level and seed.")
+    seeds = (f"seed {summary['seeds'][0]}" if len(summary["seeds"]) == 1 else "mean (range) over "
+             f"seeds {', '.join(map(str, summary['seeds']))}")
+    lines.append(f"\nAccuracy in percent, greedy unless said, {seeds}; n = "
+                 f"{' to '.join(map(str, sizes))} problems a level and seed.")
     return "\n".join(lines) + "\n"
 
 
 def spread_text(values: list[float]) -> str:
-    """`77 (73 to 81)`."""
-    return f"{np.mean(values):.0f} ({min(values):.0f} to {max(values):.0f})"
+    """`77 (73 to 81)`, or `77` of one seed."""
+    several = f" ({min(values):.0f} to {max(values):.0f})" if len(values) > 1 else ""
+    return f"{np.mean(values):.0f}{several}"
 
 
 def draw(summary: dict) -> Figure:
