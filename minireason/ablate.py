@@ -20,8 +20,9 @@ import numpy as np
 import tyro
 from matplotlib.figure import Figure
 
-from minireason import figures
+from minireason import figures, readme_tables
 from minireason.config import UserError, from_dict, read_json, write_atomic
+from minireason.evaluate import wilson
 from minireason.results import level_of
 from minireason.stages import flywheel, revise, star
 
@@ -141,9 +142,9 @@ def points_of(stage: str, result: dict) -> list[dict]:
     if stage == "revise":
         rates = {name: [(w[name]["share"], w[name]["n"]) for w in result["withdrawals"].values()]
                  for name in EXTRAS[stage]}
-        pooled = {name: sum(share * n for share, n in parts) / max(1, sum(n for _, n in parts))
+        shares = {name: sum(share * n for share, n in parts) / max(1, sum(n for _, n in parts))
                   for name, parts in rates.items()}
-        return [{"accuracy": accuracies(result["accuracy"]["cot"]), **pooled,
+        return [{"accuracy": accuracies(result["accuracy"]["cot"]), **shares,
                  "sampled": accuracies(result["accuracy"]["sampled"])}]
     rounds = result["rounds" if stage == "star" else "turns"]
     return [{"accuracy": accuracies(part["accuracy"]["cot"]),
@@ -163,16 +164,17 @@ def markdown(summary: dict) -> str:
              "|---" * (1 + len(names) + len(EXTRAS[stage])) + "|"]
     for variant, seeds in rows.items():
         ends = [points[-1] for points in seeds]
-        cells = [spread_text([100 * end["accuracy"][name][0] for end in ends]) for name in names]
+        cells = [readme_tables.cell([pooled(end["accuracy"], [name]) for end in ends])
+                 for name in names]
         for key in EXTRAS[stage]:
             values = [end[key] * (1 if key == "kept" else 100) for end in ends if key in end]
             cells.append(spread_text(values) if values else "")
         lines.append(f"| {variant} | " + " | ".join(cells) + " |")
     sizes = sorted({n for before in summary["before"] for _, n in before.values()})
-    seeds = (f"seed {summary['seeds'][0]}" if len(summary["seeds"]) == 1 else "mean (range) over "
-             f"seeds {', '.join(map(str, summary['seeds']))}")
-    lines.append(f"\nAccuracy in percent, greedy unless said, {seeds}; n = "
-                 f"{' to '.join(map(str, sizes))} problems a level and seed.")
+    seeds = (f"of seed {summary['seeds'][0]}" if len(summary["seeds"]) == 1 else "mean over seeds "
+             f"{', '.join(map(str, summary['seeds']))} with their range")
+    lines.append(f"\nAccuracy in percent, greedy unless said, {seeds} [95% interval]; "
+                 f"n = {' to '.join(map(str, sizes))} problems a level and seed.")
     return "\n".join(lines) + "\n"
 
 
@@ -182,11 +184,18 @@ def spread_text(values: list[float]) -> str:
     return f"{np.mean(values):.0f}{several}"
 
 
+def pooled(accuracy: dict, names: list[str]) -> dict:
+    """One seed's accuracy over the problems of several sets, with its 95% Wilson interval."""
+    n = sum(accuracy[name][1] for name in names)
+    right = round(sum(accuracy[name][0] * accuracy[name][1] for name in names))
+    return dict(zip(("accuracy", "low", "high"), (right / n, *wilson(right, n)), strict=True))
+
+
 def draw(summary: dict) -> Figure:
     """Accuracy at the end against level; where there are rounds, of the hard levels by round."""
     variants, names = summary["variants"], list(summary["before"][0])
     rounds = len(next(iter(variants.values()))[0])
-    hard = names[-3:-1] if len(names) > 3 else names[-1:]
+    hard = names[-3:-1] if len(names) > 3 else names[-1:]      # 6 and 7 of chain, as everywhere
     figure = Figure(figsize=(figures.WIDTH, 3.6 if rounds == 1 else 6.2), layout="constrained")
     panels = np.atleast_1d(figure.subplots(1 if rounds == 1 else 2, 1))
     levels = [level_of(name) for name in names]
@@ -197,7 +206,7 @@ def draw(summary: dict) -> Figure:
         lines = {name: [points[-1]["accuracy"] for points in seeds]
                  for name, seeds in variants.items()}
     for (label, seeds), colour, marker in zip(lines.items(), COLOURS, "osD^", strict=False):
-        rows = [middle([100 * accuracy[name][0] for accuracy in seeds]) for name in names]
+        rows = [figures.spread([pooled(accuracy, [name]) for accuracy in seeds]) for name in names]
         figures.whiskers(panels[0], levels, rows, colour, marker, label)
     panels[0].set_xlabel("level k (operations)")
     figures.percent_axis(panels[0], "accuracy at the end (%)")
@@ -205,8 +214,8 @@ def draw(summary: dict) -> Figure:
         for seeds, colour, marker in zip(variants.values(), COLOURS, "osD^", strict=False):
             curves = [[before, *(point["accuracy"] for point in points)]
                       for before, points in zip(summary["before"], seeds, strict=True)]
-            rows = [middle([100 * np.mean([curve[i][name][0] for name in hard])
-                            for curve in curves]) for i in range(rounds + 1)]
+            rows = [figures.spread([pooled(curve[i], hard) for curve in curves])
+                    for i in range(rounds + 1)]
             figures.whiskers(panels[1], range(rounds + 1), rows, colour, marker)
         panels[1].set_xticks(range(rounds + 1))
         panels[1].set_xlabel("round (0: before)" if summary["stage"] == "star" else
@@ -215,8 +224,3 @@ def draw(summary: dict) -> Figure:
             str(level_of(name)) for name in hard) + " (%)")
     figures.legend_below(figure, panels[0], 2)
     return figure
-
-
-def middle(values: list[float]) -> tuple[float, float, float]:
-    """mean, lowest, highest over seeds."""
-    return float(np.mean(values)), min(values), max(values)

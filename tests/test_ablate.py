@@ -8,6 +8,7 @@ import pytest
 
 from minireason import ablate
 from minireason.config import UserError, read_json
+from minireason.evaluate import wilson
 
 
 @pytest.mark.parametrize("stage", ablate.STUDIES)
@@ -50,7 +51,7 @@ def test_finished_stages_become_a_table_that_redraws_from_its_json(ladder, tmp_p
 
 def test_the_table_holds_means_ranges_and_pooled_rates():
     result = {"accuracy": {"cot": {"chain-test-k2": {"accuracy": 0.5, "n": 10}},
-                           "sampled": {"chain-test-k2": {"accuracy": 0.25, "n": 10}}},
+                           "sampled": {"chain-test-k2": {"accuracy": 0.2, "n": 10}}},
               "withdrawals": {name: {key: {"share": share, "n": n} for key in
                                      ("detection", "false_alarm", "mended")}
                               for name, share, n in (("k2", 0.5, 2), ("k3", 1.0, 6))}}
@@ -59,8 +60,15 @@ def test_the_table_holds_means_ranges_and_pooled_rates():
     worse = {**end, "accuracy": {"chain-test-k2": [0.3, 10]}}
     text = ablate.markdown({"stage": "revise", "seeds": [0, 1], "before": [end["accuracy"]] * 2,
                             "variants": {"backtracking traces": [[end], [worse]]}})
-    assert "| backtracking traces | 40 (30 to 50) | 88 (88 to 88)" in text
-    assert "sampled at T = 1 | 25 (25 to 25) |" in text
+    (low, high), (lower, higher) = wilson(5, 10), wilson(3, 10)
+    interval = f"[{50 * (low + lower):.0f}, {50 * (high + higher):.0f}]"
+    assert f"| backtracking traces | 40.0 {interval} (30 to 50) | 88 (88 to 88)" in text
+    assert "sampled at T = 1 | 20.0 [" in text
+
+
+def test_levels_are_pooled_by_their_problems():
+    found = ablate.pooled({"k6": [0.5, 10], "k7": [1.0, 30]}, ["k6", "k7"])
+    assert (found["accuracy"], found["low"], found["high"]) == (35 / 40, *wilson(35, 40))
 
 
 def test_what_cannot_be_ablated_is_one_clear_line(tmp_path):

@@ -461,5 +461,6 @@ def test_studies_are_redrawn_from_what_is_committed(tmp_path):
     held = results.read_json(reference / "ablations" / "star.json")
     worth = [100 * seed[-1]["accuracy"]["chain-test-k7"][0] for seed in
              held["variants"]["keep only if all steps are right"]]
-    assert f"| {sum(worth) / 3:.0f} ({min(worth):.0f} to {max(worth):.0f}) |" in text
+    assert f"| {sum(worth) / 3:.1f} [" in text
+    assert f"] ({min(worth):.0f} to {max(worth):.0f}) |" in text
     assert readme.studies(tmp_path, tmp_path) == ""
