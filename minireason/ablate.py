@@ -2,12 +2,12 @@
 
     --stage star       rationalization, restarting, the keeping rule (Zelikman 2022)
     --stage flywheel   who filters what the policy learns from its own search: the verifier, the
-                       critic, nobody
+                       critic, nobody; and whether it goes on from the last policy
     --stage revise     backtracking traces against fully right traces alone
 
 Every variant changes a field or two and starts from the same parents, stages of a finished run;
-sizes are those of the run's own STaR stage. Finished variants are not run again, and `--from
-FOLDER` draws table and figure from its JSON without any run.
+sizes are those of the run's own stage (of its STaR for revise, which no run has). Finished variants
+are not run again, and `--from FOLDER` draws table and figure from its JSON without any run.
 """
 
 import json
@@ -27,7 +27,8 @@ from minireason.results import level_of
 from minireason.stages import flywheel, revise, star
 
 SIZES = ("family", "seed", "device", "problems", "min_level", "max_level", "steps",
-         "rows_per_step", "token_budget", "save_every", "eval_n")     # read off the STaR stage
+         "rows_per_step", "token_budget", "save_every", "eval_n")     # what revise takes from STaR
+TURNS = {"turns": 3, "refresh": "exact"}
 
 
 class Study(NamedTuple):
@@ -46,11 +47,12 @@ STUDIES = {
         "continue from the last policy": {"restart": False},
         "keep only if all steps are right": {"keep": "steps"}}),
     "flywheel": Study(flywheel.run, flywheel.FlywheelConfig,
-                      {"init": "star", "base": "pretrain", "critic": "critic"}, {
-        "filter by the verifier": {},
-        "filter by the critic": {"filter": "critic"},
-        "the critic, never refreshed": {"filter": "critic", "refresh": "no"},
-        "no filter": {"filter": "none"}}),
+                      {"init": "rl", "base": "pretrain", "critic": "rl_critic"}, {
+        "filter by the verifier": TURNS,
+        "filter by the critic": TURNS | {"filter": "critic"},
+        "the critic, never refreshed": TURNS | {"filter": "critic", "refresh": "no"},
+        "no filter": TURNS | {"filter": "none"},
+        "the verifier, restarting": TURNS | {"restart": True}}),
     "revise": Study(revise.run, revise.ReviseConfig, {"init": "star", "base": "pretrain"}, {
         "backtracking traces": {},
         "right traces only": {"mended": 0.0}}),
@@ -62,7 +64,7 @@ EXTRAS = {          # of the last round or turn: name in its result -> heading
     "revise": {"detection": "wrong steps withdrawn (%)", "false_alarm": "right ones withdrawn (%)",
                "mended": "of withdrawn, then right (%)"},
 }
-COLOURS = (figures.BLACK, figures.BLUE, figures.ORANGE, figures.GREEN)
+COLOURS = (figures.BLACK, figures.BLUE, figures.ORANGE, figures.GREEN, figures.PURPLE)
 
 
 @dataclass(frozen=True)
@@ -91,7 +93,7 @@ def run(cfg: AblateConfig) -> dict:
         summary = {"stage": cfg.stage, "seeds": [], "before": [],
                    "variants": {name: [] for name in study.variants}}
         for folder in map(Path, cfg.runs):
-            own = star_config(folder)
+            own = own_config(cfg.stage, folder)
             summary["seeds"].append(own["seed"])
             summary["before"].append(accuracies(
                 read_json(folder / study.parents["init"] / "result.json")["accuracy"]["cot"]))
@@ -108,20 +110,19 @@ def run(cfg: AblateConfig) -> dict:
     return summary
 
 
-def star_config(folder: Path) -> dict:
-    """The run's own STaR configuration."""
-    record = read_json(folder / "star" / "config.json")
-    if record.get("stage") != "star":
-        raise UserError(f"{folder}/star: is a {record.get('stage')!r} folder")
+def own_config(stage: str, folder: Path) -> dict:
+    """The run's own configuration of the stage, of STaR for a stage that no run has."""
+    name = "star" if stage == "revise" else stage
+    record = read_json(folder / name / "config.json")
+    if record.get("stage") != name:
+        raise UserError(f"{folder}/{name}: is a {record.get('stage')!r} folder")
     return record["config"]
 
 
 def variant_config(stage: str, name: str, folder: Path, own: dict):
     """The stage's configuration for a variant; STaR's reference is the run's own stage."""
-    study = STUDIES[stage]
-    if stage == "star":
-        start = own
-    else:
+    study, start = STUDIES[stage], own
+    if stage == "revise":
         known = {field.name for field in fields(study.config)}
         start = {key: own[key] for key in SIZES if key in known}
         start |= {key: str(folder / parent) for key, parent in study.parents.items()}
@@ -205,13 +206,13 @@ def draw(summary: dict) -> Figure:
     else:
         lines = {name: [points[-1]["accuracy"] for points in seeds]
                  for name, seeds in variants.items()}
-    for (label, seeds), colour, marker in zip(lines.items(), COLOURS, "osD^", strict=False):
+    for (label, seeds), colour, marker in zip(lines.items(), COLOURS, "osD^v", strict=False):
         rows = [figures.spread([pooled(accuracy, [name]) for accuracy in seeds]) for name in names]
         figures.whiskers(panels[0], levels, rows, colour, marker, label)
     panels[0].set_xlabel("level k (operations)")
     figures.percent_axis(panels[0], "accuracy at the end (%)")
     if rounds > 1:
-        for seeds, colour, marker in zip(variants.values(), COLOURS, "osD^", strict=False):
+        for seeds, colour, marker in zip(variants.values(), COLOURS, "osD^v", strict=False):
             curves = [[before, *(point["accuracy"] for point in points)]
                       for before, points in zip(summary["before"], seeds, strict=True)]
             rows = [figures.spread([pooled(curve[i], hard) for curve in curves])

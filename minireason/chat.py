@@ -15,7 +15,8 @@ from minireason.evaluate import answer_of, complete, marked_steps
 from minireason.generate import Sampling
 from minireason.problems import FAMILIES, Problem
 
-POLICIES = ("rl", "star", "sft", "pretrain")   # the last finished one of a run answers
+POLICIES = ("flywheel", "rl", "star", "sft", "pretrain")   # the last finished one of a run answers
+CRITICS = {"flywheel": "rl_critic", "rl": "rl_critic"}     # of a run, by policy; else "critic"
 
 
 @dataclass(frozen=True)
@@ -45,8 +46,9 @@ def run(cfg: ChatConfig) -> int:
     device = resolve_device(cfg.device)
     folder = find_policy(cfg)
     policy, tokenizer = checkpoint.load(folder, device)
-    critic_folder = cfg.critic or (str(Path(cfg.run) / "critic") if cfg.n > 1 and
-                                   (Path(cfg.run) / "critic" / "result.json").exists() else "")
+    found = Path(cfg.run) / CRITICS.get(folder.name, "critic")
+    critic_folder = cfg.critic or (str(found) if cfg.n > 1 and (found / "result.json").exists()
+                                   else "")
     critic = checkpoint.load(critic_folder, device)[0] if critic_folder else None
     family = FAMILIES[find_family(cfg, folder)]
     print(f"{folder} answers" + (f", {critic_folder} judges" if critic else ""), file=sys.stderr)

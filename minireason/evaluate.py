@@ -149,6 +149,7 @@ def paired_bootstrap(a: np.ndarray, b: np.ndarray, seed: int = 0,
     difference = np.asarray(a, dtype=float) - np.asarray(b, dtype=float)
     generator = np.random.default_rng(seed)
     n = len(difference)
-    means = np.array([difference[generator.integers(0, n, n)].mean() for _ in range(draws)])
+    means = np.concatenate([difference[generator.integers(0, n, (part, n))].mean(axis=1)
+                            for part in np.diff([*range(0, draws, 500), draws])])
     low, high = np.quantile(means, (0.025, 0.975))
     return float(difference.mean()), float(low), float(high)

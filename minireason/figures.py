@@ -17,7 +17,7 @@ BLUE, ORANGE, GREEN, RED, PURPLE, SKY, BLACK = (
 SEEDS = (BLUE, ORANGE, GREEN, RED, PURPLE)
 RUNGS = {   # rung: (colour, marker)
     "direct answer": (BLACK, "o"), "pretrained, step by step": (ORANGE, "s"), "SFT": (SKY, "^"),
-    "STaR": (GREEN, "D"), "RL": (PURPLE, "v")}
+    "STaR": (GREEN, "D"), "RL": (PURPLE, "v"), "flywheel": (BLUE, "P")}
 SHADES = (  # viridis, darker at its yellow end
     "#440154", "#443983", "#31688e", "#21918c", "#35b779", "#7ac143", "#c9a800", "#8a6500")
 METHODS = {  # field of testtime's points: (label, colour, marker)

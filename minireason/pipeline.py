@@ -13,7 +13,7 @@ from minireason import parallel, report
 from minireason.config import UserError, machine, resolve_device, write_atomic
 from minireason.mixture import Mixture
 from minireason.runlog import RunLog
-from minireason.stages import critic, pretrain, rl, search, sft, star, testtime
+from minireason.stages import critic, flywheel, pretrain, rl, search, sft, star, testtime
 
 SMOKE = {
     "pretrain": {"steps": 300, "lines_per_step": 32, "d_model": 48, "n_layers": 2, "n_heads": 3,
@@ -33,10 +33,13 @@ SMOKE = {
                   "rows_per_step": 32, "save_every": 10, "held_out": 20},
     "rl_testtime": {"levels": (2,), "problems": 40, "n": 8, "shard": 10},
     "search": {"levels": (2,), "problems": 20, "samples": (2, 8), "shard": 10},
+    "flywheel": {"turns": 1, "problems": 100, "max_level": 2, "n": 4, "steps": 20,
+                 "rows_per_step": 32, "save_every": 10, "refresh": "no", "eval_n": 40},
 }
 QUICKSTART: dict[str, dict] = {name: {} for name in SMOKE} | {
     "rl_testtime": {"levels": (7,)},
     "search": {"levels": (7,), "problems": 300},
+    "flywheel": {"turns": 2, "steps": 150, "save_every": 50, "refresh": "no"},
 }
 GPU = {
     "pretrain": {"steps": 6000, "lines_per_step": 2048, "token_budget": 65536, "d_model": 384,
@@ -57,13 +60,15 @@ GPU = {
                   "token_budget": 65536},
     "rl_testtime": {"n": 256, "levels": (8,)},
     "search": {"problems": 500},
+    "flywheel": {"problems": 20_000, "max_level": 16, "n": 16, "critic_problems": 8_000,
+                 "steps": 600, "rows_per_step": 512, "token_budget": 65536},
 }
 SIZES = {"smoke": SMOKE, "quickstart": QUICKSTART, "gpu": GPU}
 
 
 @dataclass(frozen=True)
 class RunConfig:
-    """All stages in order, from random weights through RL to search, then the report."""
+    """All stages in order, from random weights to the flywheel, then the report."""
 
     size: str = "quickstart"      # smoke (90 s, shows that it works) | quickstart | gpu
     out: str = ""                 # default: runs/<size>
@@ -91,7 +96,9 @@ def stages(cfg: RunConfig) -> list[tuple[str, Callable[[], dict]]]:
         ("rl_testtime", testtime.run, testtime.TestTimeConfig,
          {"policy": at["rl"], "critic": at["rl_critic"]}),
         ("search", search.run, search.SearchConfig,
-         {"policy": at["rl"], "critic": at["rl_critic"]}))
+         {"policy": at["rl"], "critic": at["rl_critic"]}),
+        ("flywheel", flywheel.run, flywheel.FlywheelConfig,
+         {"init": at["rl"], "base": at["pretrain"], "critic": at["rl_critic"]}))
     configs = [(name, run_stage, config(out=at[name], **parents, **common, **sizes[name]))
                for name, run_stage, config, parents in plan]
     return [(name, lambda run_stage=run_stage, config=config: run_stage(config))

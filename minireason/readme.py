@@ -178,6 +178,9 @@ def draw(runs: list[dict], folder: Path) -> str:
     if "search" in runs[0]:
         wanted.append(("search", "Every method at equal tokens", figures_search.equal_tokens,
                        figures_search.hardest(runs[0])))
+    if "flywheel" in runs[0]:
+        wanted.append(("flywheel", "The flywheel: what search finds on new train problems",
+                       figures_scale.flywheel))
     wanted.append(("pretraining", "Pretraining loss", figures.pretraining))
     lines = []
     for name, alt, function, *arguments in wanted:

@@ -72,6 +72,8 @@ def rungs(run: dict[str, dict], rounds: bool = False) -> dict[str, dict[str, dic
                 ladder[name] = result["accuracy"]["cot"]
     if "rl" in run:
         ladder["RL"] = run["rl"]["result"]["accuracy"]["cot"]
+    if "flywheel" in run:
+        ladder["flywheel"] = run["flywheel"]["result"]["accuracy"]["cot"]
     return ladder
 
 

@@ -1,5 +1,6 @@
 """Ablations: a variant differs from its reference by its own fields alone; the table is right."""
 
+import json
 import shutil
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -7,21 +8,34 @@ from pathlib import Path
 import pytest
 
 from minireason import ablate
-from minireason.config import UserError, read_json
+from minireason.config import UserError, read_json, to_dict
 from minireason.evaluate import wilson
+from minireason.stages.flywheel import FlywheelConfig
 
 
 @pytest.mark.parametrize("stage", ablate.STUDIES)
-def test_a_variant_changes_what_it_names_and_nothing_else(ladder, stage):
-    own = {**ablate.star_config(ladder), "restart": True}         # the default, as in a real run
-    study = ablate.STUDIES[stage]
-    reference, *others = [asdict(ablate.variant_config(stage, name, ladder, own))
+def test_a_variant_changes_what_it_names_and_nothing_else(ladder, tmp_path, stage):
+    folder, study = tmp_path / "run", ablate.STUDIES[stage]
+    shutil.copytree(ladder / "star", folder / "star")
+    parents = {key: str(folder / parent) for key, parent in study.parents.items()}
+    if stage == "flywheel":
+        (folder / "flywheel").mkdir()
+        record = {"stage": "flywheel", "config": to_dict(FlywheelConfig(**parents, steps=7))}
+        (folder / "flywheel" / "config.json").write_text(json.dumps(record))
+    own = ablate.own_config(stage, folder)
+    own |= {"restart": True} if stage == "star" else {}           # the default, as in a real run
+    reference, *others = [asdict(ablate.variant_config(stage, name, folder, own))
                           for name in study.variants]
     assert reference["steps"] == own["steps"] and reference["seed"] == own["seed"]
     assert len({config["out"] for config in (reference, *others)}) == len(study.variants)
-    for config, change in zip(others, list(study.variants.values())[1:], strict=True):
+    first, *changes = study.variants.values()
+    assert all(reference[key] == value for key, value in first.items())
+    if stage != "star":                                # star's own parents come with its config
+        assert all(reference[key] == value for key, value in parents.items())
+    for config, change in zip(others, changes, strict=True):
         changed = {key for key in config if config[key] != reference[key]} - {"out"}
-        assert changed == set(change) and all(config[key] == change[key] for key in change)
+        assert changed == {key for key, value in change.items() if first.get(key) != value}
+        assert changed and all(config[key] == change[key] for key in change)
 
 
 def test_finished_stages_become_a_table_that_redraws_from_its_json(ladder, tmp_path, monkeypatch):
@@ -72,6 +86,10 @@ def test_levels_are_pooled_by_their_problems():
 
 
 def test_what_cannot_be_ablated_is_one_clear_line(tmp_path):
+    (tmp_path / "star").mkdir()
+    (tmp_path / "star" / "config.json").write_text('{"stage": "sft", "config": {}}')
+    with pytest.raises(UserError, match="is a 'sft' folder"):
+        ablate.run(ablate.AblateConfig(runs=(str(tmp_path),)))
     with pytest.raises(UserError, match="choose from star, flywheel, revise"):
         ablate.AblateConfig(runs=("x",), stage="sft")
     with pytest.raises(UserError, match="--runs"):

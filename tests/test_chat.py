@@ -79,11 +79,15 @@ def test_on_a_terminal_a_mistake_does_not_end_with_an_error(monkeypatch, capsys,
     assert "> " in capsys.readouterr().out
 
 
-def test_several_samples_vote_with_the_critic(monkeypatch, capsys, ladder):
+def test_several_samples_vote_with_the_critic(monkeypatch, capsys, ladder, tmp_path):
     cfg = ChatConfig(str(ladder), n=4, temperature=1.0)
     out, err, _ = talk(monkeypatch, capsys, "(2+3)*2\n", cfg)
     assert f"{ladder}/critic judges" in err and "of 4 samples" in out
     assert talk(monkeypatch, capsys, "(2+3)*2\n", cfg)[0] == out     # the seed decides
+    for name, source in (("rl", "star"), ("rl_critic", "critic")):
+        shutil.copytree(ladder / source, tmp_path / "run" / name)
+    cfg = ChatConfig(str(tmp_path / "run"), n=4, temperature=1.0)
+    assert "run/rl_critic judges" in talk(monkeypatch, capsys, "2+3\n", cfg)[1]
     with pytest.raises(UserError, match="temperature"):
         ChatConfig(n=4)
 

@@ -215,7 +215,7 @@ def test_flywheel_and_process_critic_have_their_sections(tmp_path):
     turns = [{"single": 0.3, "searched": 0.5, "coverage": 0.7, "precision": 0.912, "auc": 0.87,
               "accuracy": {"cot": accuracies(0.9, 0.1 - 0.02 * t)}} for t in (1, 2)]
     write(folder / "flywheel", "flywheel", flywheel.FlywheelConfig("p", "b", "c"),
-          {"seconds": 9.0, "turns": turns})
+          {"seconds": 9.0, "turns": turns, "accuracy": turns[-1]["accuracy"]})
     rates = {"accuracy": 0.9, "false_positive": 0.1, "false_negative": 0.05}
     check = {"step_ends": 321, "share_true": 0.6,
              **{str(n): {"hard": rates, "soft": rates} for n in (1, 2, 4)}}
@@ -231,6 +231,7 @@ def test_flywheel_and_process_critic_have_their_sections(tmp_path):
     html = page_of(folder)
     assert "<td>8</td>" + "<td>75.0 [30.0, 95.0]</td>" * 3 + "<td>10.0 [" in html
     assert "<td>2</td><td>91.2</td><td>0.870</td>" in html
+    assert list(results.rungs(results.load_run(folder)))[-1] == "flywheel"
     assert "<td>process</td><td>mc_soft</td><td>93.4</td><td>0.900</td>" in html
     assert "321 step ends" in html
     assert {path.name for path in (folder / "figures").iterdir()} >= {"flywheel.png",

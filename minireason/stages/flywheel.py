@@ -1,9 +1,10 @@
 """The flywheel: search improves the policy's answers, and the policy learns from what it found.
 
 Each turn: draw N solutions of many problems, choose one of each by search (best-of-N by the
-critic, or a majority vote), keep what a filter lets through, retrain the policy on it, refresh the
+critic, or a majority vote), keep what a filter lets through, train the policy on it, refresh the
 critic on the new policy (expert iteration: Anthony 2017, arXiv:1705.08439; policy and value in
-turn: Zhang 2024, arXiv:2406.03816). What may the filter know?
+turn: Zhang 2024, arXiv:2406.03816; after reinforcement learning: DeepSeek-AI 2025,
+arXiv:2501.12948, section 2.3.3). What may the filter know?
 
     verifier   the truth: only right answers are kept
     critic     an opinion: values above a threshold are kept, and what it mistakes is learnt too
@@ -43,10 +44,10 @@ CHOICES = {"search": SEARCHES, "filter": FILTERS, "refresh": ("exact", "outcome"
 
 @dataclass(frozen=True)
 class FlywheelConfig:
-    """Turns of search, filter, retraining, and a refreshed critic."""
+    """Stage 5: turns of search, filter, training, and a refreshed critic."""
 
     init: str                     # folder of the first policy
-    base: str                     # pretrained folder: each turn restarts from it and replays it
+    base: str                     # pretrained folder whose mixture is replayed; see restart
     critic: str                   # folder of the first policy's critic
     out: str = "runs/flywheel"
     family: str = "chain"
@@ -54,7 +55,7 @@ class FlywheelConfig:
     device: str = "auto"
     turns: int = 3
     problems: int = 1500          # new train problems a turn
-    min_level: int = 4
+    min_level: int = 1
     max_level: int = 8
     n: int = 8                    # N samples a problem
     temperature: float = 1.0
@@ -66,7 +67,7 @@ class FlywheelConfig:
     held_out: int = 100           # of these: kept from training, to measure the critic
     critic_steps: int = 300
     imitation: float = 0.15       # weight of right thoughts' tokens in the critic's loss
-    restart: bool = True          # retrain from `base` each turn; else go on from the last policy
+    restart: bool = False         # each turn trains `base` anew; else it goes on from the last
     replay: float = 0.5           # share of rows from the pretraining mixture
     steps: int = 300              # training steps a turn
     rows_per_step: int = 64       # B
