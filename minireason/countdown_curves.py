@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from minireason import figures
 from minireason.config import rng
 from minireason.evaluate import paired_bootstrap, pass_at_k
+from minireason.readme_tables import cell
 from minireason.search.vote import best_of_n, vote_at
 
 METHODS = ("single", "majority", "likelihood", "self_check")
@@ -53,21 +54,41 @@ def per_problem(record: dict, n: int, method: str, seed: int, index: int) -> flo
 
 
 def summary(cells: list[dict]) -> str:
-    """Greedy accuracy % [95% Wilson interval] a set, a row a model, as markdown."""
-    names = list(cells[0]["accuracy"])
-    lines = ["| countdown arm | seed | tokens | examples | " + " | ".join(names) + " |",
-             "|---" * (4 + len(names)) + "|"]
+    """Greedy accuracy in percent, a row an arm over its seeds, and what search traces gain."""
+    arms: dict[str, list[dict]] = {}
     for c in cells:
-        lines.append(f"| {c['arm']} | {c['seed']} | {c['train_tokens'] / 1e6:.2f}M | "
-                     f"{c['train_examples']:,} | " + " | ".join(
-                         f"{100 * a['accuracy']:.1f} [{100 * a['low']:.1f}, {100 * a['high']:.1f}]"
-                         for a in c["accuracy"].values()) + " |")
+        arms.setdefault(c["arm"], []).append(c)
+    names = list(cells[0]["accuracy"])
+    lines = ["| countdown arm | seeds | tokens | examples | " + " | ".join(names) + " |",
+             "|---" * (4 + len(names)) + "|"]
+    for arm, own in arms.items():
+        tokens = np.mean([c["train_tokens"] for c in own]) / 1e6
+        found = [cell([c["accuracy"][name] for c in own]) for name in names]
+        lines.append(f"| {arm} | {', '.join(str(c['seed']) for c in own)} | {tokens:.2f}M | "
+                     f"{own[0]['train_examples']:,} | {' | '.join(found)} |")
+    reference = {c["seed"]: c["accuracy"] for c in arms.get("optimal_tokens", [])}
+    for arm, own in arms.items():
+        pairs = [(c["accuracy"], reference[c["seed"]]) for c in own if c["seed"] in reference]
+        if pairs and "optimal" not in arm and "+" not in arm:
+            lines.append(f"| {arm} - optimal_tokens, points (lowest 95% bound of any seed) | | | | "
+                         + " | ".join(margin([(a[name], b[name]) for a, b in pairs])
+                                      for name in names) + " |")
     chances = [f"{100 * points[0]['random']['accuracy']:.1f} ({SETS[name]})"
                for name, points in cells[0]["curves"].items()]
-    lines += ["", f"Greedy, n = {', '.join(str(a['n']) for a in cells[0]['accuracy'].values())}; "
-              f"{cells[0]['parameters'] / 1e6:.2f}M parameters. A random policy solves with one "
-              f"try, of 4 numbers: {', '.join(chances)}."]
+    lines += ["", f"Greedy, n = {', '.join(str(a['n']) for a in cells[0]['accuracy'].values())} a "
+              f"seed; {cells[0]['parameters'] / 1e6:.2f}M parameters. A random policy solves with "
+              f"one try, of 4 numbers: {', '.join(chances)}."]
     return "\n".join(lines)
+
+
+def margin(pairs: list[tuple[dict, dict]]) -> str:
+    """Mean difference of two accuracies over seeds and the lowest bound of any seed, unpaired."""
+    gains, bounds = [], []
+    for a, b in pairs:
+        gains.append(a["accuracy"] - b["accuracy"])
+        bounds.append(gains[-1] - 1.96 * sum(
+            x["accuracy"] * (1 - x["accuracy"]) / x["n"] for x in (a, b)) ** 0.5)
+    return f"{100 * np.mean(gains):+.1f} ({100 * min(bounds):+.1f})"
 
 
 def table(cells: list[dict]) -> str:
@@ -90,19 +111,19 @@ def coverage(cells: list[dict]) -> Figure:
     figure = Figure(figsize=(figures.WIDTH, 1 + 2.6 * len(names)), layout="constrained")
     panels = np.atleast_1d(figure.subplots(len(names), 1, sharex=True))
     for axes, name in zip(panels, names, strict=True):
-        for cell in cells:
-            arm, _, rl = cell["arm"].partition("+")
+        for c in cells:
+            arm, _, rl = c["arm"].partition("+")
             label, colour, marker = LOOKS[arm]
             label += ", then RL" if rl else ""
-            points, greedy = cell["curves"][name], cell["accuracy"][name]
+            points, greedy = c["curves"][name], c["accuracy"][name]
             ks, rows = [p["n"] for p in points], [figures.spread([p["self_check"]]) for p in points]
-            label = label if cell["seed"] == cells[0]["seed"] else ""
+            label = label if c["seed"] == cells[0]["seed"] else ""
             figures.whiskers(axes, ks, rows, colour, marker, label, "--" if rl else "-")
             figures.whiskers(axes, [0.6 if rl else 0.5], [figures.spread([greedy])], colour, marker)
         axes.plot(ks, [100 * p["random"]["accuracy"] for p in cells[0]["curves"][name]],
                   color=figures.BLACK, linestyle=":", label="random policy, exact")
         axes.set_xscale("log", base=2)
-        then = any("+" in cell["arm"] for cell in cells)
+        then = any("+" in c["arm"] for c in cells)
         axes.set_xticks([0.5, *ks], ["greedy\n(RL right)" if then else "greedy", *map(str, ks)])
         figures.percent_axis(axes, "pass@k (%)")
         axes.set_title(f"{SETS[name]}: {len(cells)} models, {greedy['n']} problems greedy",

@@ -122,7 +122,8 @@ def studies(reference: Path, root: Path) -> str:
         after = [arm.removesuffix("+rl") for arm in arms if arm.endswith("+rl")]
         command = " --rl ".join([f"--arms {' '.join(a for a in arms if '+' not in a)}",
                                  *([" ".join(after)] if after else [])])
-        parts += [f"`minireason countdown --init STAR {command}`:",
+        seeds = " ".join(str(seed) for seed in sorted({cell["seed"] for cell in cells}))
+        parts += [f"`minireason countdown --init 'runs/s{{seed}}/star' --seeds {seeds} {command}`:",
                   countdown_curves.summary(cells), image("countdown", "Countdown")]
     path = reference / "scale" / "result.json"
     if path.exists():

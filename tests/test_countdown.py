@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import re
+import shutil
 from fractions import Fraction
 from itertools import permutations
 
@@ -223,13 +224,32 @@ def test_arms_start_from_a_policy_and_rl_goes_on_from_an_arm(ladder, tmp_path, m
     assert model.config.max_len == recipe.max_len != parent.config.max_len
     with pytest.raises(UserError, match="its tokenizer is not countdown's"):
         countdown_train.start(recipe, star, Tokenizer.build(1), 0, torch.device("cpu"))
+    shutil.copytree(star, tmp_path / "s0")
     result = experiment.run(CountdownConfig(
-        out=str(tmp_path / "a"), size="smoke", init=star, arms=("optimal_tokens", "guided"),
+        out=str(tmp_path / "a"), size="smoke", init=str(tmp_path / "s{seed}"), arms=("optimal_tokens", "guided"),
         rl=("guided",), device="cpu"))
     assert [c["arm"] for c in result["cells"]] == ["optimal_tokens", "guided", "guided+rl"]
+    own = json.loads((tmp_path / "a/cells/guided-s0/config.json").read_text())
+    assert own["config"]["init"] == str(tmp_path / "s0")            # "{seed}" stood for it
     assert result["cells"][2]["train_rewards"] and (tmp_path / "a/coverage.png").exists()
     with pytest.raises(UserError, match="--rl: only the --arms"):
         CountdownConfig(arms=("sos",), rl=("guided",))
+
+
+def test_summary_has_a_row_an_arm_and_the_margin_of_search_traces():
+    def made(arm, seed, level):
+        point = {"accuracy": level, "low": level - 0.1, "high": level + 0.1, "n": 100}
+        return {"arm": arm, "seed": seed, "accuracy": {"countdown-test-n4": point},
+                "train_tokens": 2e6, "train_examples": 1234, "parameters": 5e5,
+                "curves": {"countdown-test-n4": [{"n": 1, "random": {"accuracy": 0.03}}]}}
+
+    text = countdown_curves.summary([made("guided", 0, 0.5), made("optimal_tokens", 0, 0.3),
+                                     made("guided+rl", 0, 0.6), made("guided", 1, 0.7),
+                                     made("optimal_tokens", 1, 0.3)])
+    assert "| guided | 0, 1 | 2.00M | 1,234 | 60.0 [50, 70] (50 to 70) |" in text
+    bound = 100 * (0.2 - 1.96 * (0.5 * 0.5 / 100 + 0.3 * 0.7 / 100) ** 0.5)
+    assert f"any seed) | | | | +30.0 ({bound:+.1f}) |" in text
+    assert text.count("optimal_tokens, points") == 1                # RL is not at equal tokens
 
 
 def test_figure_has_a_line_a_seed_and_the_random_policy():
