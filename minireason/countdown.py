@@ -61,7 +61,8 @@ class CountdownConfig:
 
     out: str = "runs/countdown"
     size: str = "cpu"             # smoke: only shows that it works | cpu: 0.5M parameters | gpu
-    init: str = ""                # folder of a policy that knows arithmetic; "": random weights
+    init: str = ""                # folder of a policy that knows arithmetic, "{seed}" standing for
+                                  # the seed (runs/s{seed}/star); "": random weights
     seeds: tuple[int, ...] = (0,)
     arms: tuple[str, ...] = ("sos", "guided", "optimal_tokens")
     rl: tuple[str, ...] = ()      # arms that reinforcement learning goes on from
@@ -85,11 +86,11 @@ def supervised(cfg: CountdownConfig, tokenizer: Tokenizer, arm: str, seed: int,
     folder = folder_of(cfg, arm, seed)
 
     def make() -> tuple[Transformer, dict]:
-        parents = {"init": checkpoint.weights_hash(cfg.init)} if cfg.init else {}
-        own = replace(cfg, arms=(arm,), seeds=(seed,), rl=())    # a cell may serve a larger run
-        log = RunLog(str(folder), "countdown-cell", own, parents=parents)
-        return train(SIZES[cfg.size], cfg.four, cfg.token_budget, cfg.init, log, tokenizer, arm,
-                     seed, device)
+        init = init_of(cfg, seed)
+        own = replace(cfg, arms=(arm,), seeds=(seed,), rl=(), init=init)   # may serve a larger run
+        log = RunLog(str(folder), "countdown-cell", own, parents=parents_of(init))
+        return train(SIZES[cfg.size], cfg.four, cfg.token_budget, init, log, tokenizer, arm, seed,
+                     device)
 
     return cell(cfg, folder, tokenizer, arm, seed, device, make)
 
@@ -104,6 +105,16 @@ def reinforced(cfg: CountdownConfig, tokenizer: Tokenizer, arm: str, seed: int,
                          str(device))
 
     return cell(cfg, folder, tokenizer, f"{arm}+rl", seed, device, make)
+
+
+def init_of(cfg: CountdownConfig, seed: int) -> str:
+    """The folder that a seed's arms start from."""
+    return cfg.init.replace("{seed}", str(seed))
+
+
+def parents_of(init: str) -> dict[str, str]:
+    """Hash of the policy that arms start from, if there is one."""
+    return {"init": checkpoint.weights_hash(init)} if init else {}
 
 
 def folder_of(cfg: CountdownConfig, arm: str, seed: int) -> Path:
@@ -182,8 +193,9 @@ def run(cfg: CountdownConfig) -> dict:
         countdown_curves.draw(result["cells"], Path(cfg.out))
         return result
     device = parallel.init(resolve_device(cfg.device))
-    log = RunLog(cfg.out, "countdown", cfg,
-                 parents={"init": checkpoint.weights_hash(cfg.init)} if cfg.init else {})
+    parents = {f"init of seed {seed}": digest for seed in cfg.seeds
+               for digest in parents_of(init_of(cfg, seed)).values()}
+    log = RunLog(cfg.out, "countdown", cfg, parents=parents)
     if log.done:
         return log.done
     log.rewind(0)

@@ -226,8 +226,8 @@ def test_arms_start_from_a_policy_and_rl_goes_on_from_an_arm(ladder, tmp_path, m
         countdown_train.start(recipe, star, Tokenizer.build(1), 0, torch.device("cpu"))
     shutil.copytree(star, tmp_path / "s0")
     result = experiment.run(CountdownConfig(
-        out=str(tmp_path / "a"), size="smoke", init=str(tmp_path / "s{seed}"), arms=("optimal_tokens", "guided"),
-        rl=("guided",), device="cpu"))
+        out=str(tmp_path / "a"), size="smoke", init=str(tmp_path / "s{seed}"),
+        arms=("optimal_tokens", "guided"), rl=("guided",), device="cpu"))
     assert [c["arm"] for c in result["cells"]] == ["optimal_tokens", "guided", "guided+rl"]
     own = json.loads((tmp_path / "a/cells/guided-s0/config.json").read_text())
     assert own["config"]["init"] == str(tmp_path / "s0")            # "{seed}" stood for it
