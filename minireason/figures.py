@@ -118,18 +118,32 @@ def pretraining(runs: list[dict]) -> Figure:
 
 def star_levels(runs: list[dict]) -> Figure:
     """Accuracy per level after each STaR round; round 0 is the SFT policy."""
+    before = [run["sft"]["result"] if "sft" in run else None for run in runs]
+    return by_round(before, [run["star"]["result"]["rounds"] for run in runs], "SFT", "STaR round")
+
+
+def flywheel_levels(runs: list[dict]) -> Figure:
+    """Accuracy per level after each turn of the flywheel; turn 0 is the RL policy."""
+    before = [run["rl"]["result"] if "rl" in run else None for run in runs]
+    return by_round(before, [run["flywheel"]["result"]["turns"] for run in runs], "RL",
+                    "turn of the flywheel")
+
+
+def by_round(before: list[dict | None], histories: list[list[dict]], start: str,
+             what: str) -> Figure:
+    """Greedy accuracy, a line a level, against the round; 0 is what came before, where known."""
     figure, axes = canvas()
-    stages = [[run["sft"]["result"]["accuracy"]["cot"]] if "sft" in run else [] for run in runs]
-    for before, run in zip(stages, runs, strict=True):
-        before += [r["accuracy"]["cot"] for r in run["star"]["result"]["rounds"]]
-    names, first = list(stages[0][0]), 0 if "sft" in runs[0] else 1
+    first = 0 if all(before) else 1
+    stages = [[r["accuracy"]["cot"] for r in ([] if first else [one]) + history]
+              for one, history in zip(before, histories, strict=True)]
+    names = list(stages[0][0])
     rounds = np.arange(first, first + min(map(len, stages)))
     for i, name in enumerate(names):
         rows = [spread([stage[number - first][name] for stage in stages]) for number in rounds]
         whiskers(axes, rounds + 0.025 * (i - len(names) / 2), rows, color=SHADES[i % 8],
                  marker="os^Dv<>P"[i % 8], label=f"level {level_of(name)}")
-    axes.set_xticks(rounds, ["SFT" if number == 0 else str(number) for number in rounds])
-    axes.set_xlabel("STaR round")
+    axes.set_xticks(rounds, [start if number == 0 else str(number) for number in rounds])
+    axes.set_xlabel(what)
     percent_axis(axes)
     legend_below(figure, axes, 4)
     return figure

@@ -1,6 +1,6 @@
 """Sections of the two scaling axes: reinforcement learning, process critic and search."""
 
-from minireason import figures_scale, figures_search
+from minireason import figures, figures_scale, figures_search
 from minireason.markup import Page, grid, points, section, share, table, text
 from minireason.results import level_of
 
@@ -67,14 +67,14 @@ def critics(page: Page) -> str:
              if stage["stage"] == "critic" and "label_accuracy" in stage["result"]}
     if not found:
         return ""
-    rows, figures = [], []
+    rows, drawn = [], []
     for name, stage in found.items():
         result = stage["result"]
         rows.append([name, stage["config"]["labels"], f"{100 * result['label_accuracy']:.1f}",
                      *(f"{result[key]:.3f}" for key in ("auc", "auc_min", "auc_product",
                                                         "auc_steps")), str(result["held_out"])])
         if result.get("monte_carlo"):
-            figures.append(page.figure(f"labels_{name}", f"Monte Carlo labels of {name}, "
+            drawn.append(page.figure(f"labels_{name}", f"Monte Carlo labels of {name}, "
                                        f"{result['monte_carlo']['step_ends']} step ends",
                                        figures_scale.labels, name))
     return section(
@@ -83,7 +83,7 @@ def critics(page: Page) -> str:
              "AUC is the probability that the critic puts a right one above a wrong one; whole",
              "samples are scored by the last value, the lowest, or the product."),
         table(["critic", "labels", "right labels (%)", "AUC last", "AUC min", "AUC product",
-               "AUC of steps", "samples"], rows), grid(*figures))
+               "AUC of steps", "samples"], rows), grid(*drawn))
 
 
 def flywheel(page: Page) -> str:
@@ -99,8 +99,11 @@ def flywheel(page: Page) -> str:
         "Flywheel",
         text(f"Each turn: {config['problems']} new train problems, {config['n']} samples each,",
              f"one chosen by {config['search']}, kept by the filter “{config['filter']}”; the",
-             "policy is retrained on those and tested greedily on the frozen sets."),
-        grid(page.figure("flywheel", "What search finds, and how much of what is kept is right",
+             "pretrained model" if config["restart"] else "last policy", "is trained on those and",
+             "tested greedily on the frozen sets."),
+        grid(page.figure("flywheel_levels", "Accuracy per level after each turn",
+                         figures.flywheel_levels),
+             page.figure("flywheel", "What search finds, and how much of what is kept is right",
                          figures_scale.flywheel)),
         table(["turn", "right among kept (%)", "critic's AUC",
                *(f"level {level_of(name)} (%)" for name in names)], rows))

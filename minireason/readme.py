@@ -180,8 +180,8 @@ def draw(runs: list[dict], folder: Path) -> str:
         wanted.append(("search", "Every method at equal tokens", figures_search.equal_tokens,
                        figures_search.hardest(runs[0])))
     if "flywheel" in runs[0]:
-        wanted.append(("flywheel", "The flywheel: what search finds on new train problems",
-                       figures_scale.flywheel))
+        wanted.append(("flywheel_levels", "The flywheel: accuracy a turn",
+                       figures.flywheel_levels))
     wanted.append(("pretraining", "Pretraining loss", figures.pretraining))
     lines = []
     for name, alt, function, *arguments in wanted:

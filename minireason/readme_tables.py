@@ -32,6 +32,7 @@ def accuracy(runs: list[dict], levels: tuple[int, ...]) -> str:
             cells = [cell([curve[name]["points"][last][method] for curve in curves])
                      if name in curves[0] else "" for name in names]
             label = "single sample, T = 1" if method == "single" else f"{label}, N = {last}"
+            label = f"STaR, {label}"
             lines.append(f"| {label} | {' | '.join(cells)} |")
     return "\n".join(lines)
 

@@ -231,11 +231,15 @@ def test_flywheel_and_process_critic_have_their_sections(tmp_path):
     html = page_of(folder)
     assert "<td>8</td>" + "<td>75.0 [30.0, 95.0]</td>" * 3 + "<td>10.0 [" in html
     assert "<td>2</td><td>91.2</td><td>0.870</td>" in html
-    assert list(results.rungs(results.load_run(folder)))[-1] == "flywheel"
+    run = results.load_run(folder)
+    assert list(results.rungs(run))[-1] == "flywheel"
+    bars = figures_search.bars(run, "chain-test-k8")
+    assert bars["flywheel"][0]["accuracy"] == turns[-1]["accuracy"]["cot"]["chain-test-k8"][
+        "accuracy"]
     assert "<td>process</td><td>mc_soft</td><td>93.4</td><td>0.900</td>" in html
     assert "321 step ends" in html
-    assert {path.name for path in (folder / "figures").iterdir()} >= {"flywheel.png",
-                                                                      "labels_process.png"}
+    assert {path.name for path in (folder / "figures").iterdir()} >= {
+        "flywheel.png", "flywheel_levels.png", "labels_process.png"}
 
 
 def test_pass_at_n_before_and_after_rl(tmp_path):
