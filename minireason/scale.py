@@ -8,8 +8,9 @@
         FLOPs, for three ratios of inference to pretraining tokens (Snell 2024, section 7)
 
 (a) and (d) are run here, one resumable cell a model. Everything that a figure shows stands in
-result.json: `--from FOLDER` draws the figures from it without any run. The validation loss counts
-the completion of worked lines, which the prompt determines: its entropy, the ideal E, is zero.
+result.json: `--from FOLDER` fits its points anew and draws them without any run. The validation
+loss counts the completion of worked lines, which the prompt determines: its entropy, the ideal E,
+is zero.
 """
 
 import json
@@ -79,7 +80,7 @@ class ScaleConfig:
     rl: tuple[str, ...] = ()      # folders of finished RL runs, one a seed
     testtime: tuple[str, ...] = ()   # folders of finished test-time runs, one a seed
     search: tuple[str, ...] = ()  # folders of finished search runs, one a seed
-    source: Annotated[str, tyro.conf.arg(name="from")] = ""   # only draw this folder's result.json
+    source: Annotated[str, tyro.conf.arg(name="from")] = ""   # only fit and draw this result.json
     device: str = "auto"
 
     def __post_init__(self):
@@ -93,7 +94,9 @@ def run(cfg: ScaleConfig) -> dict:
     """All cells, the finished ones read back; writes result.json and the figures."""
     if cfg.source:
         result = read_json(Path(cfg.source) / "result.json")
+        result["fits"] = laws(result)
         Path(cfg.out).mkdir(parents=True, exist_ok=True)
+        write_atomic(Path(cfg.out) / "result.json", json.dumps(result, indent=1) + "\n")
         scale_figures.draw_all(result, Path(cfg.out))
         return result
     device = parallel.init(resolve_device(cfg.device))

@@ -75,7 +75,7 @@ def line(axes, fit: dict, x: np.ndarray) -> None:
     """The log-linear fit of an accuracy over x, slope and R^2 in its label."""
     grid = np.geomspace(x.min(), x.max(), 50)
     axes.plot(grid, 100 * (fit["values"]["p"] + fit["values"]["q"] * np.log10(grid)),
-              label=slope(fit), color=BLACK, linestyle="--")
+              label=slope(fit), color=BLACK, linestyle="-.")
 
 
 def hinged(axes, fit: dict | None, x: np.ndarray, colour: str) -> None:
@@ -143,14 +143,20 @@ def pretrain_accuracy(result: dict) -> Figure:
     return figure
 
 
-def rl(fits: dict, key: str, flops: list, accuracy: list) -> Figure:
-    """Validation accuracy against RL compute, a line a run; each run's compute ascends."""
-    figure, axes = canvas(4.0)
-    x, y = np.array(flops), np.array(accuracy)
-    for i, run in enumerate(np.split(np.arange(len(x)), np.flatnonzero(np.diff(x) < 0) + 1)):
-        axes.plot(x[run], 100 * y[run], color=COLOURS[i % 6], marker=MARKERS[i % 6],
+def rl(fits: dict, key: str, flops: list, accuracy: list, run: list) -> Figure:
+    """Validation accuracy against RL compute, a line a run, with the slope that all share."""
+    figure, axes = canvas(4.2)
+    x, y, member = np.array(flops), np.array(accuracy), np.array(run)
+    fit, own = fits.get(f"rl {key}"), fits.get(f"rl {key} own starts")
+    for i in np.unique(member):
+        mine, colour = member == i, COLOURS[i % 6]
+        axes.plot(x[mine], 100 * y[mine], color=colour, marker=MARKERS[i % 6],
                   label=f"run {i + 1}")
-    fit = fits.get(f"rl {key}")
+        if own:
+            logs = np.log10(x[mine])
+            axes.plot(x[mine], 100 * (y[mine].mean() + own["values"]["q"] * (logs - logs.mean())),
+                      color=colour, linestyle="--", linewidth=1, label="a start each: "
+                      f"{slope(own)}" if i == member[-1] else None)
     if fit:
         line(axes, fit, x)
         hinged(axes, fits.get(f"rl {key} saturating"), x, BLACK)
@@ -166,7 +172,8 @@ def rl(fits: dict, key: str, flops: list, accuracy: list) -> Figure:
 def testtime(result: dict, kind: str, name: str) -> Figure:
     """Accuracy of every method against the tokens spent a problem; bars are intervals or seeds.
 
-    kind: "testtime" or "search". Dotted: the fit that saturates.
+    kind: "testtime" or "search". Slopes: one for all runs, a start each. Dotted: the fit over all
+    points that saturates.
     """
     runs = [run["curves"][name] for run in result[kind] if name in run["curves"]]
     methods = [m for m in METHODS if all(m in run for run in runs)]
@@ -176,9 +183,10 @@ def testtime(result: dict, kind: str, name: str) -> Figure:
         counts = list(runs[0][method])
         x = np.array([np.mean([run[method][n]["tokens"] for run in runs]) for n in counts])
         rows = [spread([run[method][n] for run in runs]) for n in counts]
-        fit = result["fits"].get(f"{kind} {name} {method}")
+        key = f"{kind} {name} {method}"
+        fit = result["fits"].get(f"{key} own starts") or result["fits"].get(key)
         whiskers(axes, x, rows, colour, marker, f"{label}: {slope(fit)}" if fit else label)
-        hinged(axes, result["fits"].get(f"{kind} {name} {method} saturating"), x, colour)
+        hinged(axes, result["fits"].get(f"{key} saturating"), x, colour)
     axes.set_xscale("log")
     axes.set_xlabel("tokens a problem")
     percent_axis(axes, f"accuracy on {name} (%)")

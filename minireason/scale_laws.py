@@ -7,7 +7,7 @@ import numpy as np
 
 from minireason import figures_search
 from minireason.config import UserError, read_json
-from minireason.scaling import coverage_law, hinge, log_linear, power_law
+from minireason.scaling import coverage_law, hinge, log_linear, log_linear_runs, power_law
 from minireason.stages import testtime
 
 
@@ -46,36 +46,41 @@ def pretraining(cells: list[dict]) -> dict:
                          [mean_accuracy(cell) for cell in cells])}
 
 
-def curve_fits(name: str, x, y) -> dict:
-    """Log-linear over all points, and the hinge that shows where it saturates."""
+def curve_fits(name: str, x, y, run=()) -> dict:
+    """Log-linear over all points, the hinge that shows where it saturates, and one slope for all
+    runs with a start each; run (n,) names the run of a point."""
     kinds = len(set(x))
     fits = {name: log_linear(x, y)} if len(x) > 2 and kinds > 2 else {}
+    if fits and len(set(run)) > 1 and len(x) > len(set(run)) + 1:
+        fits[f"{name} own starts"] = log_linear_runs(x, y, run)
     if len(x) > 3 and kinds > 3:
         fits[f"{name} saturating"] = hinge(x, y)
     return fits
 
 
-def rl_points(runs: list[dict]) -> dict[str, tuple[list, list]]:
-    """{eval key: (FLOPs, accuracy)} over all runs, but for the points before any compute."""
-    points: dict[str, tuple[list, list]] = {}
-    for run in runs:
+def rl_points(runs: list[dict]) -> dict[str, tuple[list, list, list]]:
+    """{eval key: (FLOPs, accuracy, run)} of all runs, but for the points before any compute."""
+    points: dict[str, tuple[list, list, list]] = {}
+    for i, run in enumerate(runs):
         for record in run["curve"]:
             for key in (key for key in record if key.startswith("eval/") and record["flops"] > 0):
-                x, y = points.setdefault(key.removeprefix("eval/"), ([], []))
+                x, y, member = points.setdefault(key.removeprefix("eval/"), ([], [], []))
                 x.append(record["flops"])
                 y.append(record[key])
+                member.append(i)
     return points
 
 
-def testtime_points(runs: list[dict]) -> dict[tuple[str, str], tuple[list, list]]:
-    """{(set, method): (tokens a problem, accuracy)} over all runs."""
-    points: dict[tuple[str, str], tuple[list, list]] = {}
-    for run in runs:
+def testtime_points(runs: list[dict]) -> dict[tuple[str, str], tuple[list, list, list]]:
+    """{(set, method): (tokens a problem, accuracy, run)} over all runs."""
+    points: dict[tuple[str, str], tuple[list, list, list]] = {}
+    for i, run in enumerate(runs):
         for name, curves in run["curves"].items():
             for method, curve in curves.items():
-                x, y = points.setdefault((name, method), ([], []))
+                x, y, member = points.setdefault((name, method), ([], [], []))
                 x += [point["tokens"] for point in curve.values()]
                 y += [point["accuracy"] for point in curve.values()]
+                member += [i] * len(curve)
     return points
 
 

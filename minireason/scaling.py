@@ -2,7 +2,8 @@
 
     power_law       L = E + A / N^a               Kaplan 2020 (arXiv:2001.08361), Hoffmann 2022
     log_linear      y = p + q log10(x)            the shape of OpenAI o1's two curves (2024)
-    hinge           the same, flat from x0 on     where it saturates
+    log_linear_runs y = p_r + q log10(x)          each run its own start, one slope for all
+    hinge           log-linear, flat from x0 on   where it saturates
     coverage_law    c = exp(a k^b)                Brown 2024 (arXiv:2407.21787, section 3.1)
 
 Grid search over the exponent with linear least squares inside, and Gauss-Newton for coverage.
@@ -33,24 +34,26 @@ class Fit:
 
 
 def r_squared(y: np.ndarray, fitted: np.ndarray) -> float:
-    """1 - residual / total sum of squares; 0 if y is constant."""
+    """1 - residual / total sum of squares; 0 if y is constant but for rounding."""
     total = float(((y - y.mean()) ** 2).sum())
-    return 1 - float(((y - fitted) ** 2).sum()) / total if total else 0.0
+    return 1 - float(((y - fitted) ** 2).sum()) / total if total > 1e-20 * len(y) else 0.0
 
 
 def fit_points(solve: Callable, predict: Callable, x, y, names: tuple[str, ...], seed: int = 0,
-               draws: int = 1000) -> Fit:
+               draws: int = 1000, nuisance: int = 0) -> Fit:
     """Fit y(x) and bootstrap it over residuals.
 
     solve(x, ys) with ys (R, n) returns parameters (R, P); predict(x, parameters) is (n,). Residuals
-    are scaled by sqrt(n / (n - P)), as the fit itself has made them smaller.
+    are scaled by sqrt(n / (n - P)), as the fit itself has made them smaller; P counts `nuisance`
+    parameters too, which were taken out of y before.
     """
     x, y = np.asarray(x, dtype=float), np.asarray(y, dtype=float)
-    if len(x) != len(y) or len(x) <= len(names):
-        raise UserError(f"{len(names)} parameters need more than {len(x)} points")
+    fitted_away = len(names) + nuisance
+    if len(x) != len(y) or len(x) <= fitted_away:
+        raise UserError(f"{fitted_away} parameters need more than {len(x)} points")
     best = solve(x, y[None])[0]
     fitted = predict(x, best)
-    residuals = (y - fitted) * np.sqrt(len(x) / (len(x) - len(names)))
+    residuals = (y - fitted) * np.sqrt(len(x) / (len(x) - fitted_away))
     chosen = np.random.default_rng(seed).integers(0, len(x), (draws, len(x)))
     low, high = np.quantile(solve(x, fitted + residuals[chosen]), (0.025, 0.975), axis=0)
     return Fit(*(dict(zip(names, map(float, part), strict=True)) for part in (best, low, high)),
@@ -102,6 +105,23 @@ def log_linear(x, y, seed: int = 0, draws: int = 1000) -> Fit:
 
     return fit_points(solve, lambda x, t: t[0] + t[1] * np.log10(x), x, y, ("p", "q"),
                       seed, draws)
+
+
+def log_linear_runs(x, y, run, seed: int = 0, draws: int = 1000) -> Fit:
+    """y = p_r + q log10(x): every run r its own start p_r, one slope q; R^2 is within runs.
+
+    run (n,) names the run of each point. Where runs start far apart, log_linear's R^2 mostly says
+    so.
+    """
+    names, member = np.unique(np.asarray(run), return_inverse=True)
+
+    def within(values):
+        means = np.bincount(member, values) / np.bincount(member)
+        return values - means[member]
+
+    u = within(np.log10(np.asarray(x, dtype=float)))
+    return fit_points(lambda _, ys: (ys @ u / (u @ u))[:, None], lambda _, t: t[0] * u, x,
+                      within(np.asarray(y, dtype=float)), ("q",), seed, draws, len(names))
 
 
 def hinge(x, y, seed: int = 0, draws: int = 1000) -> Fit:

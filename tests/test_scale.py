@@ -33,6 +33,9 @@ def test_laws_recover_what_the_points_were_made_of():
     assert fits["pretrain loss"]["values"]["a"] == pytest.approx(0.4, rel=0.02)   # grid: 1.4%
     assert fits["pretrain accuracy"]["values"]["q"] == pytest.approx(0.1 / np.log10(2))
     assert fits["rl chain-validation-k8/sampled"]["n"] == 16     # the point before any compute: out
+    slopes = [fits[f"rl chain-validation-k8/sampled{which}"]["values"]["q"]
+              for which in ("", " own starts")]
+    assert slopes[0] == pytest.approx(slopes[1])                 # equal runs
     assert fits["testtime chain-test-k8 majority"]["values"]["q"] == pytest.approx(0, abs=1e-9)
     assert fits["search chain-test-k8 beam"]["values"]["q"] == pytest.approx(0.1)
     assert fits["coverage chain-test-k8"]["n"] == 120
@@ -58,10 +61,10 @@ def test_exchange_spends_equal_flops_and_says_when_capped():
 def test_figures_come_from_the_result_file_alone(tmp_path):
     result = measured()
     (tmp_path / "held").mkdir()
-    (tmp_path / "held/result.json").write_text(json.dumps({**result,
-                                                           "fits": scale_laws.laws(result)}))
+    (tmp_path / "held/result.json").write_text(json.dumps({**result, "fits": {}}))
     scale.run(scale.ScaleConfig(source=str(tmp_path / "held"), out=str(tmp_path / "drawn")))
-    assert {path.name for path in (tmp_path / "drawn").iterdir()} == {
+    assert read_json(tmp_path / "drawn/result.json")["fits"] == scale_laws.laws(result)
+    assert {path.name for path in (tmp_path / "drawn").glob("*.png")} == {
         "pretrain-loss.png", "pretrain-accuracy.png", "rl-chain-validation-k8-sampled.png",
         "testtime-chain-test-k8.png", "search-chain-test-k8.png", "coverage-chain-test-k8.png"}
     assert scale_figures.said(scale_laws.laws(result)["pretrain loss"], "a").startswith("0.4")
@@ -87,7 +90,8 @@ def test_points_of_both_test_time_stages_have_one_shape(tmp_path):
     drawn, searched = scale_laws.read_testtime(tmp_path), scale_laws.read_search(tmp_path)
     assert drawn["curves"] == {"chain-test-k8": {"single": {"2": {**point, "tokens": 80.0}}}}
     assert searched["curves"]["chain-test-k8"].keys() == {"tree"}
-    assert scale_laws.testtime_points([searched]) == {("chain-test-k8", "tree"): ([70.0], [0.5])}
+    assert scale_laws.testtime_points([searched] * 2) == {
+        ("chain-test-k8", "tree"): ([70.0] * 2, [0.5] * 2, [0, 1])}
     assert drawn["right"] == {"chain-test-k8": []}
 
 

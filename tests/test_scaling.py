@@ -62,6 +62,22 @@ def test_log_linear_covers_the_truth_at_its_rate():
     assert 45 <= hits
 
 
+def test_runs_with_starts_of_their_own_share_a_slope():
+    generator, x = np.random.default_rng(0), np.tile(10.0 ** np.arange(1, 9), 3)
+    run = np.repeat([7, 3, 5], 8)
+    y = np.array([0.1, 0.5, 0.8])[np.argsort([7, 3, 5]).argsort()].repeat(8) + 0.04 * np.log10(x)
+    exact = scaling.log_linear_runs(x, y, run)
+    assert exact.values["q"] == pytest.approx(0.04) and exact.r2 == pytest.approx(1)
+    assert scaling.log_linear(x, y).r2 < 0.2                       # the starts hide the slope
+    covered = 0
+    for _ in range(60):
+        fit = scaling.log_linear_runs(x, y + 0.05 * generator.standard_normal(24), run, draws=300)
+        covered += fit.low["q"] <= 0.04 <= fit.high["q"]
+    assert covered >= 52                                   # 95% of 60 is 57, less three deviations
+    with pytest.raises(UserError, match="parameters need more than"):
+        scaling.log_linear_runs(x[:4], y[:4], [0, 1, 2, 3])
+
+
 def test_hinge_finds_where_it_saturates():
     x = np.geomspace(1, 1e4, 13)
     y = 0.1 + 0.2 * np.log10(np.minimum(x, 300))
