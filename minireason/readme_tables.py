@@ -38,16 +38,19 @@ def accuracy(runs: list[dict], levels: tuple[int, ...]) -> str:
 
 
 def differences(runs: list[dict]) -> str:
-    """Paired differences at the largest N: mean over seeds, and the worst seed's lower bound."""
+    """Paired differences at the largest N: means over seeds, and the worst seed's lower bound."""
     lines = []
     for name, curve in runs[0].get("testtime", {}).get("result", {}).get("curves", {}).items():
         lines += ["", f"| level {level_of(name)}, N = {curve['samples']}, "
                   f"n = {curve['n_problems']} problems; points of accuracy "
-                  "| mean over seeds | lowest 95% bound of any seed |", "|---|---|---|"]
+                  "| mean over seeds [of their 95% intervals] | lowest bound of any seed |",
+                  "|---|---|---|"]
         for pair in curve["differences"]:
             rows = [run["testtime"]["result"]["curves"][name]["differences"][pair] for run in runs]
-            mean, low = np.mean([row["mean"] for row in rows]), min(row["low"] for row in rows)
-            lines.append(f"| {pair.replace('_', ' ')} | {100 * mean:+.1f} | {100 * low:+.1f} |")
+            mean, low, high = (100 * np.mean([row[key] for row in rows])
+                               for key in ("mean", "low", "high"))
+            lines.append(f"| {pair.replace('_', ' ')} | {mean:+.1f} [{low:+.1f}, {high:+.1f}] | "
+                         f"{100 * min(row['low'] for row in rows):+.1f} |")
     return "\n".join(lines).strip()
 
 
