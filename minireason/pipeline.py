@@ -60,8 +60,8 @@ GPU = {
                   "token_budget": 65536},
     "rl_testtime": {"n": 256, "levels": (8,)},
     "search": {"problems": 500},
-    "flywheel": {"problems": 20_000, "max_level": 16, "n": 16, "critic_problems": 8_000,
-                 "steps": 600, "rows_per_step": 512, "token_budget": 65536},
+    "flywheel": {"turns": 2, "problems": 8_000, "max_level": 16, "steps": 300,
+                 "rows_per_step": 512, "token_budget": 65536, "refresh": "no"},
 }
 SIZES = {"smoke": SMOKE, "quickstart": QUICKSTART, "gpu": GPU}
 
