@@ -203,7 +203,7 @@ axes[0].plot(losses, color="#0072B2")
 axes[0].axhline(math.log(shape.vocab_size), color="#999999", linestyle="--")
 axes[0].text(STEPS - 1, math.log(shape.vocab_size) - 0.08, "ln V", ha="right", va="top")
 axes[0].set(xlabel="step", ylabel="loss (nats a token)", title="Learning one batch by heart")
-axes[1].imshow(weights, cmap="Blues", vmin=0, vmax=1)
+axes[1].imshow(weights.numpy(), cmap="Blues", vmin=0, vmax=1)
 names = [tokenizer.decode([i]) for i in tokens.tolist()]
 axes[1].set_xticks(range(len(names)), names, rotation=90, fontsize=6)
 axes[1].set_yticks(range(len(names)), names, fontsize=6)

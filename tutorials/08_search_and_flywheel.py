@@ -120,11 +120,12 @@ for n in NS:                              # an interval that holds 0 has decided
 
 # %%
 figure, axes = panels(2)
-for method, color, marker in (("best-of-N", BLUE, "D"), ("critic vote", ORANGE, "s"),
-                              ("beam", GREEN, "o"), ("tree", PURPLE, "^")):
+for method, color, marker, shift in (           # shifted a little, so that bars do not overlap
+        ("best-of-N", BLUE, "D", 0.97), ("critic vote", ORANGE, "s", 0.99),
+        ("beam", GREEN, "o", 1.01), ("tree", PURPLE, "^", 1.03)):
     rows = [[100 * x for x in paired_bootstrap(np.array(results[method, n], dtype=float),
                                                np.zeros(PROBLEMS), draws=1000)] for n in NS]
-    whiskers(axes[0], NS, rows, color, marker, method)
+    whiskers(axes[0], [n * shift for n in NS], rows, color, marker, method)
 axes[0].set(xscale="log", xlabel="budget in samples' tokens", ylabel="right (%)", xticks=NS,
             xticklabels=NS, title=f"Level {LEVEL}, n = {PROBLEMS} problems")
 axes[0].minorticks_off()
