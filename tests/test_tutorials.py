@@ -7,7 +7,6 @@ import sys
 from pathlib import Path
 
 import matplotlib
-import matplotlib.pyplot as plt
 import pytest
 import torch
 
@@ -50,12 +49,8 @@ def run_tutorial(name: str, run: Path, folder: Path, monkeypatch) -> dict:
     monkeypatch.setenv("MINIREASON_RUN", str(run))
     monkeypatch.syspath_prepend(TUTORIALS)
     monkeypatch.chdir(folder)
-    matplotlib.use("Agg")
-    try:
-        with matplotlib.rc_context():
-            return runpy.run_path(str(TUTORIALS / f"{name}.py"), run_name="__main__")
-    finally:
-        plt.close("all")
+    with matplotlib.rc_context():
+        return runpy.run_path(str(TUTORIALS / f"{name}.py"), run_name="__main__")
 
 
 def test_every_tutorial_is_tested():

@@ -2,13 +2,14 @@
 
 from pathlib import Path
 
-import matplotlib.pyplot as plt
+import matplotlib
 import numpy as np
+from matplotlib.figure import Figure
 
 from minireason.evaluate import paired_bootstrap, wilson
 from minireason.figures import STYLE, WIDTH
 
-plt.rcParams.update(STYLE)
+matplotlib.rcParams.update(STYLE)
 
 
 def finished(run: str, *stages: str) -> Path:
@@ -36,15 +37,29 @@ def mean(values, others=None) -> str:
     return f"{middle:.1f} [{low:.1f}, {high:.1f}], n = {len(values)}"
 
 
-def panels(columns: int = 1, height: float = 3.6):
-    """(figure, axes) in the house's style."""
-    return plt.subplots(1, columns, figsize=(WIDTH * columns, height), layout="constrained")
+def panels(columns: int = 1, height: float = 3.6) -> tuple[Figure, object]:
+    """(figure, its axes) in the house's style; no window opens."""
+    figure = Figure(figsize=(WIDTH * columns, height), layout="constrained")
+    return figure, figure.subplots(1, columns)
 
 
-def keep(figure, name: str):
-    """Save the figure as tutorial_figures/<name>.png; returned, so that a notebook shows it."""
+class Saved:
+    """A figure in its file: a script ignores it, a notebook shows it."""
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    def __repr__(self) -> str:
+        return f"figure in {self.path}"
+
+    def _repr_png_(self) -> bytes:
+        return self.path.read_bytes()
+
+
+def keep(figure: Figure, name: str) -> Saved:
+    """Save the figure as tutorial_figures/<name>.png."""
     path = Path("tutorial_figures") / f"{name}.png"
     path.parent.mkdir(exist_ok=True)
     figure.savefig(path, dpi=110)
     print(f"figure: {path}")
-    return figure
+    return Saved(path)
