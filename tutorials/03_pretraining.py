@@ -3,7 +3,7 @@
 #
 # A language model learns to predict the next token of its data. We train three tiny models on the
 # project's mixture, measure them on problems that no training line can hold, and fit a law to the
-# curve. It needs no trained model. About 60 seconds.
+# curve. It needs no trained model. About 40 seconds.
 
 # %%
 import os
@@ -121,9 +121,8 @@ for before, after, low, high in zip(doublings[:-1], doublings[1:], at[:-1], at[1
           f"gain {low - high:+.3f}")
 
 # %% [markdown]
-# The first doublings buy most. But the returns need not shrink every time: where the gain grows
-# again, the model has begun to find operations inside nested expressions, which it learns all at
-# once and not bit by bit. A law describes the stretch between two such steps.
+# The trend is down, but the returns need not shrink every time: a doubling in which something new
+# is learnt buys more than the one before it. A law describes the trend and not each stretch.
 #
 # Kaplan 2020 (arXiv:2001.08361) found that loss falls as a power of the tokens D: L = E + A / D^a.
 # E is what no amount of this data removes. We fit it to each curve, with a bootstrap interval over

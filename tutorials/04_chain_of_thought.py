@@ -3,7 +3,7 @@
 #
 # The same weights answer directly or step by step. We measure both, explain the difference by the
 # accuracy of single steps, and fine-tune for a few steps on worked traces. It reads a finished run
-# (`minireason run`). About 30 seconds.
+# (`minireason run`). About 20 seconds.
 
 # %%
 import os

@@ -3,7 +3,7 @@
 #
 # A policy writes its own training data: it samples rationales, keeps those that end in the right
 # answer, and learns from them (Zelikman 2022, arXiv:2203.14465). The verifier shows what that rule
-# lets through: right answers by wrong steps. It reads a finished run (`minireason run`). About 30
+# lets through: right answers by wrong steps. It reads a finished run (`minireason run`). About 10
 # seconds.
 
 # %%

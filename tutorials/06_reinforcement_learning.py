@@ -4,7 +4,7 @@
 # The policy answers a prompt several times, the verifier pays for what is right, and samples better
 # than their group become more likely. We compute the advantages and the loss by hand, see why a
 # group of equal rewards teaches nothing, and make a handful of updates. It reads a finished run
-# (`minireason run`). About 45 seconds.
+# (`minireason run`). About 40 seconds.
 
 # %%
 import os
@@ -208,7 +208,7 @@ print(f"level {LEVEL}, one sample: before {share(before.sum(), N)}; after {STEPS
 # %% [markdown]
 # Read the interval before the numbers: if it holds 0, nothing has been shown. And do not expect a
 # gain from so few updates. Each step rests on a few hundred rewards, and at this learning rate the
-# first updates often cost accuracy. The run's own curve shows what hundreds of them do.
+# first updates can cost accuracy. The run's own curve shows what hundreds of them do.
 
 # %%
 curve = read_json(RUN / "rl" / "result.json")["curve"]

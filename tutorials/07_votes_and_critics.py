@@ -3,7 +3,7 @@
 #
 # More samples help only if one can choose among them. We draw N samples a problem and choose by
 # majority, by a learned critic, and by both; and we bound all of it by an oracle. It reads a
-# finished run (`minireason run`). About 45 seconds.
+# finished run (`minireason run`). About 15 seconds.
 
 # %%
 import os
