@@ -1,0 +1,183 @@
+# %% [markdown]
+# # 3. Pretraining and its diminishing returns
+#
+# A language model learns to predict the next token of its data. We train three tiny models on the
+# project's mixture, measure them on problems that no training line can hold, and fit a law to the
+# curve. It needs no trained model. About 40 seconds.
+
+# %%
+import os
+
+import numpy as np
+import torch
+from tutorial_tools import keep, panels
+
+from minireason.batches import encode_lines, micro_batches
+from minireason.config import rng
+from minireason.evaluate import frozen_sets
+from minireason.figures import BLUE, GREEN, ORANGE
+from minireason.losses import nll
+from minireason.mixture import Mixture, draw_line
+from minireason.model import ModelConfig, Transformer
+from minireason.optim import make_optimizer, train_step
+from minireason.problems import chain
+from minireason.scaling import log_linear, power_law, training_flops
+from minireason.tokenizer import Tokenizer
+
+SMALL = os.environ.get("MINIREASON_TUTORIAL_SMALL") == "1"
+STEPS = 48 if SMALL else 400
+WIDTHS = (16, 32) if SMALL else (16, 32, 64)
+LINES = 8 if SMALL else 32                                                # a step
+tokenizer = Tokenizer.build(chain.NUMBER_WIDTH)
+
+# %% [markdown]
+# ## The data
+#
+# Three kinds of lines, in random order: facts as they stand in the world, questions with bare
+# answers, and a thin tail of worked lines that gets thinner with length. All from the train split.
+
+# %%
+mixture = Mixture(max_level=4, common_level=2)
+shown = rng(0, "tutorial 3 shown")
+for _ in range(6):
+    print(draw_line(mixture, "chain", shown))
+print("share of each level among worked lines:", np.round(mixture.worked_shares(), 2))
+
+# %% [markdown]
+# ## The yardstick
+#
+# The loss on frozen validation problems, worked step by step. Split by hash of the problem, so
+# falling loss here is not memory of a line. It counts the completion only: the prompt is random and
+# nobody can predict it. Beside the mean we keep the loss of every problem, for an interval.
+
+# %%
+problems = [p for members in frozen_sets("chain", "validation", 40, (1, 2, 3)).values()
+            for p in members]
+rows = encode_lines(tokenizer, [p.prompt for p in problems],
+                    [chain.render(p, "cot") for p in problems])
+(held_out,), _ = micro_batches(rows, 10 ** 6, tokenizer.pad, packed=False)
+
+
+@torch.inference_mode()
+def validation_loss(model):
+    """nats a token of the completion; (mean, half of the 95% interval over problems)."""
+    logprobs = model(held_out.inputs).log_softmax(dim=-1)
+    nats = -logprobs.gather(-1, held_out.targets[..., None]).squeeze(-1)
+    each = ((nats * held_out.loss_mask).sum(1) / held_out.loss_mask.sum(1)).numpy()
+    return float(each.mean()), float(1.96 * each.std(ddof=1) / len(each) ** 0.5)
+
+
+# %% [markdown]
+# ## The loop
+#
+# Draw lines, make a batch, take a step: that is all of pretraining. The learning rate stays
+# constant after a short warm-up, so that a point in the middle of the curve is the end of a shorter
+# run. `minireason/stages/pretrain.py` is the same loop with a falling rate and saved states.
+
+
+# %%
+def pretrain(width, seed=0):
+    """Points (tokens seen, validation loss, half its interval) of a model of this width."""
+    shape = ModelConfig(tokenizer.vocab_size, d_model=width, n_layers=2, n_heads=2, n_kv_heads=2,
+                        head_dim=16, d_ff=2 * width, max_len=64)
+    model = Transformer(shape).init_weights(torch.Generator().manual_seed(seed))
+    optimizer = make_optimizer(model, weight_decay=0.1)
+    measured_at = set(np.unique(np.geomspace(8, STEPS, 12).astype(int)))
+    points, seen = [], 0
+    for step in range(1, STEPS + 1):
+        lines_rng = rng(seed, "tutorial 3", step)
+        lines = [draw_line(mixture, "chain", lines_rng) for _ in range(LINES)]
+        batches, count = micro_batches(encode_lines(tokenizer, [""] * LINES, lines), 2048,
+                                       tokenizer.pad)
+        train_step(model, optimizer, batches,
+                   lambda b, n=count: nll(model(b.inputs, b.cu_seqlens, b.max_len), b.targets,
+                                          b.loss_mask, n), lr=4e-3 * min(1, step / 10))
+        seen += count
+        if step in measured_at:
+            points.append((seen, *validation_loss(model)))
+    return model, points
+
+
+curves = {}
+for width in WIDTHS:
+    model, curves[width] = pretrain(width)
+    tokens, loss, half = curves[width][-1]
+    print(f"width {width}: {model.n_params:,} parameters, {tokens:,} tokens, "
+          f"{training_flops(model.n_params, tokens):.1e} FLOPs, validation loss {loss:.3f} "
+          f"[{loss - half:.3f}, {loss + half:.3f}], n = {len(problems)}")
+assert curves[WIDTHS[-1]][-1][1] < curves[WIDTHS[-1]][0][1]
+
+# %% [markdown]
+# ## Diminishing returns
+#
+# What does one doubling of the data buy, early and late?
+
+# %%
+tokens, losses, _ = np.array(curves[WIDTHS[-1]]).T
+doublings = tokens[-1] / 2.0 ** np.arange(5)[::-1]
+at = np.interp(np.log(doublings), np.log(tokens), losses)
+for before, after, low, high in zip(doublings[:-1], doublings[1:], at[:-1], at[1:], strict=True):
+    print(f"from {before:>9,.0f} to {after:>9,.0f} tokens: loss {low:.3f} -> {high:.3f}, "
+          f"gain {low - high:+.3f}")
+
+# %% [markdown]
+# The trend is down, but the returns need not shrink every time: a doubling in which something new
+# is learnt buys more than the one before it. A law describes the trend and not each stretch.
+#
+# Kaplan 2020 (arXiv:2001.08361) found that loss falls as a power of the tokens D: L = E + A / D^a.
+# E is what no amount of this data removes. We fit it to each curve, with a bootstrap interval over
+# residuals. Points of one run lean on each other, so the true uncertainty is larger; several seeds
+# would show it.
+
+# %%
+figure, axes = panels(2)
+for (width, points), color, marker in zip(curves.items(), (BLUE, ORANGE, GREEN), "osD",
+                                          strict=False):
+    tokens, losses, halves = np.array(points).T
+    law = power_law(tokens, losses)
+    print(f"width {width}: a = {law.text('a')}, E = {law.text('E')} nats, r2 = {law.r2:.3f}, "
+          f"{law.n} points")
+    axes[0].errorbar(tokens, losses, yerr=halves, color=color, marker=marker, linestyle="none",
+                     elinewidth=1, label=f"width {width}")
+    smooth = np.geomspace(tokens[0], tokens[-1], 100)
+    values = law.values
+    axes[0].plot(smooth, values["E"] + values["A"] * (smooth / values["N0"]) ** -values["a"],
+                 color=color, linewidth=1)
+    axes[1].plot(doublings[1:], -np.diff(np.interp(np.log(doublings), np.log(tokens), losses)),
+                 color=color, marker=marker, label=f"width {width}")
+axes[0].set(xscale="log", yscale="log", xlabel="tokens seen", ylabel="validation loss (nats)",
+            title="Loss and fitted power law")
+axes[1].axhline(0, color="#999999", linewidth=1)
+axes[1].set(xscale="log", xlabel="tokens after the doubling", ylabel="loss removed (nats)",
+            title="What a doubling of the data buys")
+axes[0].set_yticks([1.5, 2, 3, 4, 5], ["1.5", "2", "3", "4", "5"])
+axes[0].minorticks_off()
+for part in axes:
+    part.legend()
+keep(figure, "03_pretraining")
+
+# %% [markdown]
+# A law is only as good as what it says about points it has not seen. We fit the first two thirds of
+# the widest model's points and predict the last one, and do the same with a straight line in
+# log D.
+
+# %%
+tokens, losses, halves = np.array(curves[WIDTHS[-1]]).T
+early = len(tokens) * 2 // 3
+law, line = power_law(tokens[:early], losses[:early]), log_linear(tokens[:early], losses[:early])
+by_law = law.values["E"] + law.values["A"] * (tokens[-1] / law.values["N0"]) ** -law.values["a"]
+by_line = line.values["p"] + line.values["q"] * np.log10(tokens[-1])
+print(f"last point {losses[-1]:.3f} +- {halves[-1]:.3f}; power law {by_law:.3f}, "
+      f"straight line {by_line:.3f}, from the first {early} points")
+
+# %% [markdown]
+# The project's own sweep over sizes and seeds is `minireason scale`; docs/LOG.md tells what it
+# found.
+#
+# ## Try it
+#
+# 1. Train at 1e-3 and at 1e-2 instead of 4e-3. How much does the exponent a change? What does that
+#    say about comparing exponents between papers?
+# 2. Which of the three widths is best at equal FLOPs instead of equal tokens? Use
+#    `training_flops` and `np.interp`.
+# 3. Set `Mixture(facts=1.0)`. The validation loss of worked lines now rises after a while. Why?

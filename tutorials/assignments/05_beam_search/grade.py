@@ -1,0 +1,175 @@
+"""Grades assignment 5 on toy worlds that keep their own account of every drawn token."""
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+sys.path.append(str(Path(__file__).resolve().parents[1]))
+from grading import Check, Mismatch, expect, grade, require
+
+from minireason.config import rng
+
+LONGEST = 6
+
+
+@dataclass(frozen=True)
+class Step:
+    """One drawn step."""
+
+    text: str
+    tokens: int
+    state: str
+
+
+class World:
+    """A toy policy and critic: `choices` texts after every prefix, complete at `depth`.
+
+    What follows a prefix is a function of (seed, prefix); what is drawn, of the draw's number too.
+    """
+
+    def __init__(self, seed=0, depth=4, choices=4, budget=10 ** 6, dead=0.0):
+        self.seed, self.depth, self.choices, self.dead = seed, depth, choices, dead
+        self.budget, self.spent, self.draws = budget, 0, 0
+        self.drawn_from: list[tuple] = []                # prefixes in order, one a call of draw
+        self.seen: dict[tuple, str] = {}                 # every drawn prefix and its state
+
+    def step(self, prefix, text):
+        """The step of that text after the prefix: its length and state never change."""
+        generator = rng(self.seed, "step", *prefix, text)
+        tokens = int(generator.integers(1, LONGEST + 1))
+        if generator.random() < self.dead:
+            return Step(text, tokens, "dead")
+        return Step(text, tokens, "complete" if len(prefix) + 1 == self.depth else "open")
+
+    def draw(self, prefix, n):
+        """n random steps; an unpayable or impossible request is a mismatch."""
+        if n * LONGEST > self.budget - self.spent:
+            raise Mismatch(f"expected no draw that could overspend, came a draw of {n} steps with "
+                           f"{self.budget - self.spent} tokens left (a step has up to {LONGEST})")
+        require(n >= 1, "draws of at least one step", f"a draw of {n}")
+        require(prefix == () or self.seen.get(prefix) == "open", "draws after open prefixes",
+                f"a draw after {prefix}, which is {self.seen.get(prefix, 'unknown')}")
+        self.drawn_from.append(prefix)
+        generator = rng(self.seed, "draw", self.draws)
+        self.draws += 1
+        steps = [self.step(prefix, "abcdefgh"[int(i)])
+                 for i in generator.integers(0, self.choices, n)]
+        self.spent += sum(step.tokens for step in steps)
+        self.seen |= {(*prefix, step.text): step.state for step in steps}
+        return steps
+
+    def value(self, prefix):
+        """A value that has nothing to do with length; different prefixes differ."""
+        return float(rng(self.seed, "value", *prefix).random())
+
+    def search(self, solution, beams, width, budget=None):
+        """Run the student's search and check its account."""
+        self.budget = self.budget if budget is None else budget
+        came = solution.beam_search(self.draw, self.value, beams, width, LONGEST, self.budget)
+        require(isinstance(came, tuple) and len(came) == 2, "a pair (best, spent)", f"{came!r}")
+        expect(came[1], self.spent, "tokens spent")
+        return came[0]
+
+    def finished(self):
+        """Finished prefixes, the best first."""
+        return sorted((p for p, state in self.seen.items() if state == "complete"),
+                      key=lambda p: -self.value(p))
+
+
+def account(solution):
+    for seed in range(40):
+        World(seed, depth=5).search(solution, beams=3, width=4, budget=7 * seed)
+
+
+def tight(solution):
+    for budget in range(0, 3 * LONGEST):
+        world = World(3, depth=6)
+        best = world.search(solution, beams=2, width=3, budget=budget)
+        require(world.draws > 0 or budget < LONGEST, f"a draw where {budget} tokens pay for a step",
+                "none")
+        if budget < LONGEST:
+            expect(best, None, f"the result of a budget of {budget}")
+
+
+def spends_what_helps(solution):
+    for seed in range(10):
+        world = World(seed, depth=30)
+        world.search(solution, beams=2, width=3, budget=200)
+        require(world.budget - world.spent < LONGEST, "at the end too few tokens for one more step",
+                f"{world.budget - world.spent} left while open prefixes were")
+
+
+def best_finished(solution):
+    for seed in range(20):
+        world = World(seed, depth=3)
+        best = world.search(solution, beams=3, width=6)
+        expect(best, world.finished()[0], "the finished prefix of highest value")
+
+
+def best_when_cut_short(solution):
+    for seed in range(20):
+        world = World(seed, depth=2)
+        best = world.search(solution, beams=4, width=4, budget=70)
+        finished = world.finished()
+        expect(best, finished[0] if finished else None, "what was finished before the end")
+
+
+def keeps_the_best(solution):
+    for seed in range(20):
+        world = World(seed, depth=5, choices=6)
+        world.search(solution, beams=3, width=6)
+        for length in range(1, 5):
+            candidates = sorted((p for p in world.seen if len(p) == length),
+                                key=lambda p: -world.value(p))
+            came = [p for p in world.drawn_from if len(p) == length]
+            expect(came, candidates[:3], f"prefixes of {length} steps that were drawn after")
+
+
+def merges(solution):
+    for seed in range(10):
+        world = World(seed, depth=4, choices=2)
+        world.search(solution, beams=4, width=8)
+        came = world.drawn_from
+        require(len(set(came)) == len(came), "one draw after each prefix",
+                f"{len(came) - len(set(came))} prefixes that were drawn after again")
+
+
+def dead_ends(solution):
+    for seed in range(20):
+        world = World(seed, depth=4, dead=0.5)
+        best = world.search(solution, beams=3, width=4)
+        finished = world.finished()
+        expect(best, finished[0] if finished else None, "a world in which half the steps are dead")
+    expect(World(0, dead=1.0).search(solution, beams=2, width=3), None, "a world of dead ends")
+
+
+class Trap(World):
+    """The best first step leads nowhere; the second best leads to the answer."""
+
+    def value(self, prefix):
+        """High for `a`, low for everything below it."""
+        if len(prefix) == 1:
+            return {"a": 0.9, "b": 0.7, "c": 0.2, "d": 0.1}[prefix[0]]
+        good = {"a": 0.1, "b": 0.8, "c": 0.3, "d": 0.2}[prefix[0]]
+        return good + super().value(prefix) / 100
+
+
+def trap(solution):
+    best = Trap(1, depth=4).search(solution, beams=2, width=8)
+    require(best is not None and best[0] == "b", "an answer that begins with b", f"{best}")
+
+
+CHECKS = [
+    Check("the account: never a token too much", 4, account),
+    Check("budgets of a few tokens", 2, tight),
+    Check("goes on while a step can be paid", 2, spends_what_helps),
+    Check("returns the best finished prefix", 2, best_finished),
+    Check("returns it when the budget cut it short", 2, best_when_cut_short),
+    Check("keeps the best prefixes, best first", 3, keeps_the_best),
+    Check("equal prefixes are one", 2, merges),
+    Check("dead ends", 1, dead_ends),
+    Check("a trap for greedy search", 2, trap),
+]
+
+if __name__ == "__main__":
+    raise SystemExit(grade(CHECKS, __file__))

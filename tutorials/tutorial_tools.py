@@ -1,0 +1,65 @@
+"""What the tutorials share: the finished run that they read, percentages, figures."""
+
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+from matplotlib.figure import Figure
+
+from minireason.evaluate import paired_bootstrap, wilson
+from minireason.figures import STYLE, WIDTH
+
+matplotlib.rcParams.update(STYLE)
+
+
+def finished(run: str, *stages: str) -> Path:
+    """The run folder, if these stages are finished in it; else the script ends with one line."""
+    folder = Path(run)
+    lacking = [stage for stage in stages if not (folder / stage / "result.json").is_file()]
+    if lacking:
+        raise SystemExit(f"{folder}: holds no finished stage {', '.join(lacking)}; run "
+                         "`minireason run` first, or let MINIREASON_RUN name a finished run folder")
+    return folder
+
+
+def share(successes: float, n: int) -> str:
+    """A share of n in percent, with its 95% Wilson interval."""
+    low, high = wilson(successes, n)
+    return f"{100 * successes / n:.1f}% [{100 * low:.1f}, {100 * high:.1f}], n = {n}"
+
+
+def mean(values, others=None) -> str:
+    """The mean over problems in percent, of values or of values - others, with its 95% bootstrap
+    interval."""
+    values = np.asarray(values, dtype=float)
+    others = np.zeros(len(values)) if others is None else np.asarray(others, dtype=float)
+    middle, low, high = (100 * x for x in paired_bootstrap(values, others, draws=2000))
+    return f"{middle:.1f} [{low:.1f}, {high:.1f}], n = {len(values)}"
+
+
+def panels(columns: int = 1, height: float = 3.6) -> tuple[Figure, object]:
+    """(figure, its axes) in the house's style; no window opens."""
+    figure = Figure(figsize=(WIDTH * columns, height), layout="constrained")
+    return figure, figure.subplots(1, columns)
+
+
+class Saved:
+    """A figure in its file: a script ignores it, a notebook shows it."""
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    def __repr__(self) -> str:
+        return f"figure in {self.path}"
+
+    def _repr_png_(self) -> bytes:
+        return self.path.read_bytes()
+
+
+def keep(figure: Figure, name: str) -> Saved:
+    """Save the figure as tutorial_figures/<name>.png."""
+    path = Path("tutorial_figures") / f"{name}.png"
+    path.parent.mkdir(exist_ok=True)
+    figure.savefig(path, dpi=110)
+    print(f"figure: {path}")
+    return Saved(path)
