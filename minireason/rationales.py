@@ -30,11 +30,12 @@ class Solution:
 def final_values(critic: Transformer, tokenizer: Tokenizer, problems: list[Problem],
                  completions: list[list[str]]) -> list[list[float]]:
     """The critic's last value of every completion, 0 where it has no step end."""
-    flat = [(problem, text) for problem, texts in zip(problems, completions, strict=True)
-            for text in texts]
-    values = step_values(critic, tokenizer, [p for p, _ in flat], [t for _, t in flat])
-    last = iter([v[-1] if v else 0.0 for v in values])
-    return [[next(last) for _ in texts] for texts in completions]
+    distinct = list(dict.fromkeys((problem, text) for problem, texts in
+                                  zip(problems, completions, strict=True) for text in texts))
+    values = step_values(critic, tokenizer, [p for p, _ in distinct], [t for _, t in distinct])
+    last = {pair: v[-1] if v else 0.0 for pair, v in zip(distinct, values, strict=True)}
+    return [[last[problem, text] for text in texts]
+            for problem, texts in zip(problems, completions, strict=True)]
 
 
 def choose(how: str, answers: list[str | None], values: list[float]) -> int | None:
