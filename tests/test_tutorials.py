@@ -10,6 +10,7 @@ import matplotlib
 import pytest
 import torch
 
+from cuda_ext import build
 from minireason import checkpoint
 from minireason.stages import rl
 
@@ -174,7 +175,55 @@ def saved(reference, tokens, rows):
     low, high = np.quantile(factors, (0.025, 0.975))
     return float(reference.mean() / tokens.mean()), float(low), float(high)
 """,
+    "07_cuda_kernel": """
+#include "vocabulary.h"
+
+constexpr int THREADS = 128;
+
+static __device__ float power(float x, float largest) { return expf(x - largest); }
+
+template <bool LARGEST> static __device__ float reduce(float x, float *shared) {
+    int t = threadIdx.x;
+    shared[t] = x;
+    __syncthreads();                                      // written
+    for (int n = THREADS / 2; n > 0; n /= 2) {
+        float other = t < n ? shared[t + n] : 0.f;
+        if (t < n) shared[t] = LARGEST ? fmaxf(shared[t], other) : shared[t] + other;
+        __syncthreads();                                  // reduced
+    }
+    float all = shared[0];
+    __syncthreads();                                      // read
+    return all;
 }
+
+__global__ void softmax_row(const float *scores, float *weights, int n_queries, int n_keys) {
+    float *shared = shared_memory<float>();
+    int t = threadIdx.x, query = blockIdx.x;
+    int64_t first = (int64_t(blockIdx.y) * n_queries + query) * n_keys;
+    const float *row = scores + first;
+    int seen = n_keys - n_queries + query + 1;
+    float largest = -INFINITY, sum = 0.f;
+    for (int j = t; j < seen; j += THREADS) largest = fmaxf(largest, row[j]);
+    largest = reduce<true>(largest, shared);
+    for (int j = t; j < seen; j += THREADS) sum += power(row[j], largest);
+    sum = reduce<false>(sum, shared);
+    for (int j = t; j < n_keys; j += THREADS)
+        weights[first + j] = j < seen ? power(row[j], largest) / sum : 0.f;
+}
+
+EXPORT int causal_softmax(const float *scores, float *weights, int n_matrices, int n_queries,
+                          int n_keys, void *stream) {
+    dim3 grid(n_queries, n_matrices);
+    return launch(softmax_row, grid, THREADS, THREADS * sizeof(float), stream, scores, weights,
+                  n_queries, n_keys);
+}
+""",
+}
+WHOLE, ANY, ZEROS, HIDDEN, SEVERAL, LARGE, BARRIERS, MEMORY = (     # the checks of assignment 7
+    "values: rows of whole blocks", "values: rows of any length",
+    "mask: zeros where nothing is seen", "mask: hidden scores are NaN",
+    "launch: several matrices, and none", "large scores", "barriers: every order of warps",
+    "memory: nothing out of bounds")
 MISTAKES = [   # (folder, what replaces a part of the right solution, the checks that it must lose)
     ("01_step_checker", "fractions are cut", """
 def compute(left, operator, right):
@@ -432,7 +481,47 @@ def saved(reference, tokens, rows):
     return (float(reference.mean() / tokens.mean()),
             *map(float, np.quantile(factors, (0.025, 0.975))))
 """, {"saved: its interval"}),
+    ("07_cuda_kernel", "exponentials overflow", ("expf(x - largest)", "expf(x)"), {LARGE}),
+    ("07_cuda_kernel", "the largest score starts at 0", ("largest = -INFINITY", "largest = 0.f"),
+     {LARGE}),
+    ("07_cuda_kernel", "the largest is read before all have written",
+     ("__syncthreads();                                      // written",
+      "if (!LARGEST) __syncthreads();"), {BARRIERS}),
+    ("07_cuda_kernel", "no barrier after the last step",
+     ("__syncthreads();                                  // reduced",
+      "if (n > 1) __syncthreads();"), {BARRIERS}),
+    ("07_cuda_kernel", "written again before all have read",
+     ("__syncthreads();                                      // read", ""),
+     {WHOLE, ANY, ZEROS, HIDDEN, SEVERAL, LARGE, BARRIERS}),
+    ("07_cuda_kernel", "threads without a key leave before a barrier",
+     ("float largest = -INF", "if (t >= seen) return;\n    float largest = -INF"),
+     {ANY, ZEROS, HIDDEN, SEVERAL, BARRIERS}),
+    ("07_cuda_kernel", "only whole blocks of keys are summed",
+     ("j < seen; j += THREADS) sum", "j < seen / THREADS * THREADS; j += THREADS) sum"),
+     {ANY, ZEROS, HIDDEN, SEVERAL}),
+    ("07_cuda_kernel", "written past the row",
+     ("j < n_keys; j += THREADS)", "j - t < n_keys; j += THREADS)"), {MEMORY}),
+    ("07_cuda_kernel", "hidden weights are not written",
+     ("j < n_keys; j += THREADS)", "j < seen; j += THREADS)"), {ZEROS, HIDDEN}),
+    ("07_cuda_kernel", "a mask that multiplies",
+     ("j < seen ? power(row[j], largest) / sum : 0.f", "(j < seen) * power(row[j], largest) / sum"),
+     {HIDDEN}),
+    ("07_cuda_kernel", "the first matrix only",
+     ("dim3 grid(n_queries, n_matrices)", "dim3 grid(n_queries)"), {SEVERAL}),
 ]
+
+
+def no_nvcc() -> str:
+    raise build.BuildError("nvcc not found")
+
+
+def need_host_compiler() -> None:
+    """Skip where assignment 7 cannot be graded."""
+    if shutil.which("g++") is None:
+        pytest.skip("NOT CHECKED: assignment 7 needs g++")
+    found = build.run(["g++", "-print-file-name=libasan.so"])
+    if not Path(found.strip()).is_absolute():
+        pytest.skip("NOT CHECKED: this compiler comes without AddressSanitizer")
 
 
 @pytest.fixture
@@ -442,9 +531,12 @@ def graded(tmp_path, monkeypatch, capsys):
     Without `apart` all checks run in this process, which is faster.
     """
     monkeypatch.setattr(sys, "path", [*sys.path])         # a grader adds its folder
+    monkeypatch.setattr(build, "find_nvcc", no_nvcc)      # slow, and worth no points
 
     def run(folder: str, source: str, *options: str,
             apart: bool = True) -> tuple[int, dict[str, str], str]:
+        if folder == "07_cuda_kernel":
+            need_host_compiler()
         solution = tmp_path / "solution.py"
         solution.write_text(source)
         grader = str(ASSIGNMENTS / folder / "grade.py")
@@ -465,12 +557,16 @@ def graded(tmp_path, monkeypatch, capsys):
     return run
 
 
+def starter(folder: str) -> Path:
+    return ASSIGNMENTS / folder / ("starter.cu" if folder == "07_cuda_kernel" else "starter.py")
+
+
 def test_every_assignment_is_tested():
     folders = sorted(path.name for path in ASSIGNMENTS.iterdir() if path.is_dir()
                      and path.name != "__pycache__")
     assert folders == sorted(LIBRARY_CALLS)
     for folder in folders:
-        assert {"README.md", "grade.py", "starter.py"} <= {
+        assert {"README.md", "grade.py", starter(folder).name} <= {
             path.name for path in (ASSIGNMENTS / folder).iterdir()}
         assert sum(name == folder for name, *_ in MISTAKES) >= 5
 
@@ -478,7 +574,7 @@ def test_every_assignment_is_tested():
 @pytest.mark.parametrize("folder", LIBRARY_CALLS)
 def test_the_library_gets_full_points_and_the_starter_none(folder, graded):
     assert graded(folder, LIBRARY_CALLS[folder]) == (0, {}, "20 / 20 points")
-    code, lost, total = graded(folder, (ASSIGNMENTS / folder / "starter.py").read_text())
+    code, lost, total = graded(folder, starter(folder).read_text())
     assert (code, total) == (1, "0 / 20 points")
     assert all("nothing is written yet" in line for line in lost.values())
 
@@ -539,3 +635,66 @@ def test_a_grader_runs_as_a_command(tmp_path):
     assert done.returncode == 1 and done.stdout.endswith("0 / 20 points\n")
     done = subprocess.run([*command, "nowhere.py"], capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 2 and "nowhere.py: no such file" in done.stderr
+
+
+# ---- assignment 7 compiles its solution ----------------------------------------------------------
+
+KERNEL = LIBRARY_CALLS["07_cuda_kernel"]
+
+
+def test_a_kernel_that_crashes_or_never_ends_costs_its_checks_only(graded):
+    at = "int seen = n_keys - n_queries + query + 1;"
+    faults = """
+    if (n_keys == 31) *(volatile int *)nullptr = 0;
+    for (volatile bool on = n_keys == 258; on;) { }
+"""
+    code, lost, total = graded("07_cuda_kernel", KERNEL.replace(at, at + faults), "--seconds", "2")
+    assert (code, total, set(lost)) == (1, "14 / 20 points", {ANY, ZEROS})
+    assert "SEGV" in lost[ANY] and "an endless loop?" in lost[ZEROS]
+
+
+def test_a_read_out_of_bounds_is_shown_with_its_line(graded):
+    loop = "j < seen; j += THREADS) largest = fmaxf(largest, row[j]);"
+    assert KERNEL.count(loop) == 1
+    source = KERNEL.replace(loop, """j - t < seen; j += THREADS) {
+    float x = row[j];
+    if (j < seen) largest = fmaxf(largest, x);
+}""")
+    _, lost, _ = graded("07_cuda_kernel", source, apart=False)
+    assert set(lost) == {MEMORY}
+    number = source.splitlines().index("    float x = row[j];") + 1
+    assert f"a read of 4 bytes out of bounds in line {number}: " in lost[MEMORY]
+
+
+def test_what_does_not_compile_says_so(graded):
+    code, lost, total = graded("07_cuda_kernel", KERNEL.replace("int t = ", "int u = "),
+                               apart=False)
+    assert (code, total, len(lost)) == (1, "0 / 20 points", 8)
+    assert "expected a file that compiles, came solution.cu:" in lost[LARGE]
+
+
+def test_without_a_compiler_assignment_7_says_so_in_one_line(graded, monkeypatch):
+    need_host_compiler()
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    with pytest.raises(SystemExit) as stop:
+        graded("07_cuda_kernel", KERNEL)
+    assert str(stop.value.code).startswith("not graded: no-such-compiler not found: install g++")
+    assert "\n" not in str(stop.value.code)
+
+
+@pytest.mark.parametrize(("body", "told"), [
+    ("exit 0", "nvcc: compiles for a GPU as well (sm_80, sm_90)"),
+    ("echo '/a/b/solution.cu(7): error: no' >&2; exit 1",
+     "nvcc: does not compile for a GPU: solution.cu(7): error: no"),
+])
+def test_nvcc_is_asked_where_it_is_found(body, told, tmp_path, monkeypatch):
+    nvcc = tmp_path / "nvcc"
+    nvcc.write_text(f"#!/bin/sh\n{body}\n")
+    nvcc.chmod(0o755)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    runpy.run_path(str(ASSIGNMENTS / "07_cuda_kernel" / "grade.py"))
+    gpu_line = sys.modules["emulated"].gpu_line
+    monkeypatch.setattr(build, "find_nvcc", no_nvcc)
+    assert gpu_line(tmp_path / "solution.cu") == ""
+    monkeypatch.setattr(build, "find_nvcc", lambda: str(nvcc))
+    assert gpu_line(tmp_path / "solution.cu") == told

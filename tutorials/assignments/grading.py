@@ -11,6 +11,7 @@ import multiprocessing
 import runpy
 import sys
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -127,22 +128,28 @@ def run_check(checks: list[Check], number: int, grader: str, path: str, seconds:
         process.join()
 
 
-def grade(checks: list[Check], grader: str, arguments: list[str] | None = None) -> int:
-    """Run all checks, print a line each and the total; returns the exit code."""
+def grade(checks: list[Check], grader: str, arguments: list[str] | None = None, *,
+          starter: str = "starter.py",
+          prepare: Callable[[str], AbstractContextManager[str]] = contextlib.nullcontext) -> int:
+    """Run all checks, print a line each and the total; returns the exit code.
+
+    prepare: makes the Python module that the checks get from a solution that is none.
+    """
     parser = argparse.ArgumentParser(description="Grade a solution of this assignment.")
-    parser.add_argument("solution", nargs="?", default=str(Path(grader).with_name("starter.py")))
+    parser.add_argument("solution", nargs="?", default=str(Path(grader).with_name(starter)))
     parser.add_argument("--seconds", type=float, default=30, help="limit of one check")
     options = parser.parse_args(arguments)
     if not Path(options.solution).is_file():
         parser.error(f"{options.solution}: no such file")
     torch.set_num_threads(1)                  # a forked process must not wait for lost threads
     total = 0
-    for number, check in enumerate(checks):
-        wrong = run_check(checks, number, grader, options.solution, options.seconds)
-        gained = 0 if wrong else check.points
-        total += gained
-        print(f"{'FAIL' if wrong else 'pass'}  {gained}/{check.points}  {check.name}"
-              + (f": {wrong}" if wrong else ""), flush=True)
+    with prepare(options.solution) as module:
+        for number, check in enumerate(checks):
+            wrong = run_check(checks, number, grader, module, options.seconds)
+            gained = 0 if wrong else check.points
+            total += gained
+            print(f"{'FAIL' if wrong else 'pass'}  {gained}/{check.points}  {check.name}"
+                  + (f": {wrong}" if wrong else ""), flush=True)
     most = sum(check.points for check in checks)
     print(f"{total} / {most} points")
     return 0 if total == most else 1
