@@ -194,9 +194,15 @@ def test_problems_of_a_turn_are_new_ones_of_the_train_split(config, ladder):
     assert len(set(keys)) == 4
 
 
-def test_nothing_kept_is_said(config):
-    with pytest.raises(UserError, match="no solution passed the filter"):
-        flywheel.run(replace(config, filter="critic", threshold=1.01))
+@pytest.mark.parametrize("restart", [False, True])
+def test_nothing_kept_is_said_and_the_policy_passed_on(config, capfd, restart):
+    """The critic is refreshed all the same: on samples of the policy as it was."""
+    result = flywheel.run(replace(config, filter="critic", threshold=1.01, restart=restart))
+    said = capfd.readouterr().err
+    assert said.count("no solution passed the filter, so this turn trains nothing") == config.turns
+    assert [turn["kept"] for turn in result["turns"]] == [0, 0]
+    assert result["weights"] == checkpoint.weights_hash(config.init)
+    assert checkpoint.load(Path(config.out) / "turn-2" / "critic")[0].value is not None
 
 
 def test_unknown_choices_are_refused(config):

@@ -45,6 +45,16 @@ def test_a_run_leaves_a_page(whole):
     assert any(path.suffix in PICTURES for path in whole.rglob("*.png"))
 
 
+def test_smoke_ends_with_a_policy_that_knows_nothing(tmp_path, monkeypatch):
+    """Whether smoke ends may not depend on what the policy learned: here it learned nothing."""
+    one_step = {name: {**pipeline.SMOKE[name], "steps": 1} for name in ("pretrain", "sft")}
+    monkeypatch.setitem(pipeline.SIZES, "ignorant", {**pipeline.SMOKE, **one_step})
+    results = pipeline.run(pipeline.RunConfig(size="ignorant", out=str(tmp_path / "run"),
+                                              device="cpu"))
+    assert results["star"]["rounds"][0]["kept"] == results["flywheel"]["turns"][0]["kept"] == 0
+    assert (tmp_path / "run" / "report.html").stat().st_size > 10_000
+
+
 def test_sizes_and_seeds_reach_every_stage():
     with pytest.raises(UserError, match="--size huge"):
         pipeline.stages(pipeline.RunConfig(size="huge"))

@@ -170,11 +170,15 @@ def test_star_keeps_what_its_rule_says_and_never_a_test_problem(ladder, monkeypa
         dataclasses.replace(config, keep="fancy")
 
 
-def test_star_without_any_right_answer_says_so(ladder, tmp_path, monkeypatch):
+@pytest.mark.parametrize("restart", [False, True])
+def test_star_without_any_right_answer_says_so_and_passes_its_policy_on(
+        ladder, tmp_path, monkeypatch, capfd, restart):
     monkeypatch.setattr(star, "complete", lambda *a, **k: [["<eos>"] * 4] * len(a[2]))
     run, config = tiny_stages(ladder)["star"]
-    with pytest.raises(UserError, match="no rationale was kept"):
-        run(dataclasses.replace(config, out=str(tmp_path / "star")))
+    result = run(dataclasses.replace(config, out=str(tmp_path / "star"), restart=restart))
+    assert capfd.readouterr().err.count("no rationale was kept, so this round trains nothing") == 2
+    assert [found["kept"] for found in result["rounds"]] == [0, 0]
+    assert result["weights"] == checkpoint.weights_hash(ladder / "sft")
 
 
 def test_testtime_points_are_the_estimators_of_its_samples(ladder):

@@ -136,11 +136,14 @@ def run_turn(cfg: FlywheelConfig, number: int, policy_folder: str, critic_folder
         parallel.barrier()
     found = read_json(path)
     log.seconds_before = max(log.seconds_before, found["seconds"])
-    if not found["solutions"]:
-        raise UserError(f"{log.out}: no solution passed the filter; lower --threshold or "
-                        "--min-level, or raise --n")
-    model, tokenizer = checkpoint.load(cfg.base if cfg.restart else policy_folder, device)
-    retrain(cfg, number, log, model, tokenizer, found["solutions"], mixture)
+    trains = bool(found["solutions"])
+    start = cfg.base if cfg.restart and trains else policy_folder
+    model, tokenizer = checkpoint.load(start, device)
+    if trains:
+        retrain(cfg, number, log, model, tokenizer, found["solutions"], mixture)
+    else:
+        log.say("no solution passed the filter, so this turn trains nothing and passes its policy "
+                "on; lower --threshold or --min-level, or raise --n")
     sha256 = checkpoint.save(log.out, model, tokenizer)
     refreshed = {} if cfg.refresh == "no" else refresh(cfg, number, log)
     sets = frozen_sets(cfg.family, "test", cfg.eval_n)

@@ -108,12 +108,14 @@ def run_round(cfg: STaRConfig, number: int, policy_folder: str, mixture: Mixture
         parallel.barrier()
     kept = read_json(path)
     log.seconds_before = max(log.seconds_before, kept["seconds"])
-    if not kept["rationales"]:
-        raise UserError(f"{log.out}: no rationale was kept; the first policy answers nothing right "
-                        "at these levels, lower --min-level or train it longer")
-    model, tokenizer = checkpoint.load(cfg.base if cfg.restart else policy_folder, device)
+    trains = bool(kept["rationales"])
+    if not trains:
+        log.say("no rationale was kept, so this round trains nothing and passes its policy on; "
+                "lower --min-level, raise --n, or train the first policy longer")
+    start = cfg.base if cfg.restart and trains else policy_folder
+    model, tokenizer = checkpoint.load(start, device)
     optimizer = make_optimizer(model, cfg.weight_decay)
-    for step in log.steps(checkpoint.resume(log, model, optimizer), cfg.steps):
+    for step in log.steps(checkpoint.resume(log, model, optimizer), cfg.steps if trains else 0):
         rows = draw_rows(cfg, number, step, kept["rationales"], mixture, tokenizer)
         batches, count = micro_batches(rows, cfg.token_budget, tokenizer.pad)
         lr = schedule(step, cfg.steps, cfg.lr, cfg.warmup)
