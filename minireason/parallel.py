@@ -4,6 +4,7 @@ The gradients of a sum over rows add up, so ranks need only sum them; the divisi
 count of counted tokens happens once, in the loss. Without torchrun every function is the identity.
 """
 
+import atexit
 import os
 
 import torch
@@ -14,10 +15,21 @@ def init(device: torch.device) -> torch.device:
     """Join the process group that torchrun describes; returns this rank's device."""
     if "RANK" in os.environ and not dist.is_initialized():
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+        atexit.register(leave)
     if device.type == "cuda" and dist.is_initialized():
         device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
         torch.cuda.set_device(device)
     return device
+
+
+def leave() -> None:
+    """Leave the process group while the interpreter is whole.
+
+    Left to its shutdown, Gloo's threads abort the finished process now and then
+    (pytorch/pytorch issue 179291).
+    """
+    if dist.is_initialized():
+        dist.destroy_process_group()
 
 
 def rank() -> int:

@@ -1,5 +1,9 @@
 """Sharing rows over ranks, without processes: the ranks are played one after the other."""
 
+import os
+import subprocess
+import sys
+
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -20,6 +24,23 @@ def test_one_process_is_the_identity():
     assert tensor.tolist() == [1, 1] and parallel.is_main()
     assert parallel.share([1, 2, 3]) == parallel.gather([1, 2, 3]) == [1, 2, 3]
     assert parallel.init(torch.device("cpu")) == torch.device("cpu")
+
+
+LEAVES = """
+import atexit, torch, torch.distributed as dist
+from minireason import parallel
+atexit.register(lambda: print("left" if not dist.is_initialized() else "still in"))   # runs last
+parallel.init(torch.device("cpu"))
+print("joined" if dist.is_initialized() else "alone")
+"""
+
+
+def test_a_process_leaves_its_group_before_the_interpreter_ends():
+    """Else Gloo's threads abort it now and then, with all its work done."""
+    one = {"RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}
+    done = subprocess.run([sys.executable, "-c", LEAVES], env={**os.environ, **one}, text=True,
+                          capture_output=True, timeout=120)
+    assert (done.returncode, done.stdout.split("\n")[:2]) == (0, ["joined", "left"]), done.stderr
 
 
 @settings(max_examples=60, deadline=None, derandomize=True)
