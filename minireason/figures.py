@@ -158,7 +158,8 @@ def star_shares(runs: list[dict]) -> Figure:
     histories = [run["star"]["result"]["rounds"] for run in runs]
     rounds = np.arange(1, 1 + min(map(len, histories)))
     for key, (label, colour, marker) in lines.items():
-        values = 100 * np.array([[r[key] for r in history[:len(rounds)]] for history in histories])
+        values = 100 * np.array([[r.get(key, np.nan) for r in history[:len(rounds)]]
+                                 for history in histories])
         rows = np.stack([values.mean(0), values.min(0), values.max(0)], axis=1)
         whiskers(axes, rounds, rows, color=colour, marker=marker, label=label)
     axes.set_xticks(rounds)

@@ -92,7 +92,7 @@ def flywheel(runs: list[dict]) -> Figure:
     histories = [run["flywheel"]["result"]["turns"] for run in runs]
     turns = np.arange(1, 1 + min(map(len, histories)))
     for key, (label, colour, marker, style) in lines.items():
-        rows = 100 * np.array([[turn[key] for turn in history[:len(turns)]]
+        rows = 100 * np.array([[turn.get(key, np.nan) for turn in history[:len(turns)]]
                                for history in histories])
         axes.plot(turns, rows.mean(0), color=colour, marker=marker, linestyle=style, label=label)
         axes.fill_between(turns, rows.min(0), rows.max(0), color=colour, alpha=0.15, linewidth=0)

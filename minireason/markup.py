@@ -53,6 +53,11 @@ def share(point: dict) -> str:
     return f"{100 * point['accuracy']:.1f} [{100 * point['low']:.1f}, {100 * point['high']:.1f}]"
 
 
+def percent(value: float | None) -> str:
+    """A share in percent, a dash for a share of nothing."""
+    return "–" if value is None else f"{100 * value:.1f}"
+
+
 def points(difference: dict) -> str:
     """A difference of accuracies with its interval, in points."""
     return (f"{100 * difference['mean']:+.1f} [{100 * difference['low']:+.1f}, "

@@ -8,7 +8,7 @@ from html import escape
 
 from minireason import figures, figures_search
 from minireason.evaluate import answer_of, marked_steps
-from minireason.markup import Page, grid, points, section, share, table, text
+from minireason.markup import Page, grid, percent, points, section, share, table, text
 from minireason.problems import FAMILIES
 from minireason.results import STAGES, level_of, rungs
 
@@ -62,7 +62,7 @@ def star(page: Page) -> str:
     if "star" not in page.run:
         return ""
     config, rounds = page.run["star"]["config"], page.run["star"]["result"]["rounds"]
-    rows = [[str(i), str(r["kept"]), *(f"{100 * r[key]:.1f}" for key in
+    rows = [[str(i), str(r["kept"]), *(percent(r.get(key)) for key in
              ("share_solved", "share_rationalized", "share_wrong_steps"))]
             for i, r in enumerate(rounds, 1)]
     return section(

@@ -1,7 +1,7 @@
 """Sections of the two scaling axes: reinforcement learning, process critic and search."""
 
 from minireason import figures, figures_scale, figures_search
-from minireason.markup import Page, grid, points, section, share, table, text
+from minireason.markup import Page, grid, percent, points, section, share, table, text
 from minireason.results import level_of
 
 
@@ -92,7 +92,7 @@ def flywheel(page: Page) -> str:
         return ""
     config, turns = page.run["flywheel"]["config"], page.run["flywheel"]["result"]["turns"]
     names = list(turns[0]["accuracy"]["cot"])[-3:]
-    rows = [[str(i), f"{100 * turn['precision']:.1f}", f"{turn['auc']:.3f}",
+    rows = [[str(i), percent(turn.get("precision")), f"{turn['auc']:.3f}",
              *(share(turn["accuracy"]["cot"][name]) for name in names)]
             for i, turn in enumerate(turns, 1)]
     return section(

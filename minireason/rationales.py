@@ -83,10 +83,14 @@ def passes(how: str, solution: Solution, threshold: float) -> bool:
 
 
 def truth(kept: list[Solution]) -> dict[str, float]:
-    """How much of what was kept is right, with a 95% interval, and how sure the critic was."""
+    """How much of what was kept is right, with a 95% interval, and how sure the critic was.
+
+    A share of nothing is left out: where nothing was kept, only `kept` remains.
+    """
     n, right = len(kept), sum(s.verdict.correct for s in kept)
+    if n == 0:
+        return {"kept": 0}
     low, high = wilson(right, n)
-    return {"kept": n, "precision": right / max(1, n), "precision_low": low,
-            "precision_high": high,
-            "steps_valid": sum(s.verdict.steps_valid for s in kept) / max(1, n),
-            "mean_value": sum(s.value for s in kept) / max(1, n)}
+    return {"kept": n, "precision": right / n, "precision_low": low, "precision_high": high,
+            "steps_valid": sum(s.verdict.steps_valid for s in kept) / n,
+            "mean_value": sum(s.value for s in kept) / n}

@@ -178,6 +178,7 @@ def test_star_without_any_right_answer_says_so_and_passes_its_policy_on(
     result = run(dataclasses.replace(config, out=str(tmp_path / "star"), restart=restart))
     assert capfd.readouterr().err.count("no rationale was kept, so this round trains nothing") == 2
     assert [found["kept"] for found in result["rounds"]] == [0, 0]
+    assert not any("share_wrong_steps" in found for found in result["rounds"])
     assert result["weights"] == checkpoint.weights_hash(ladder / "sft")
 
 

@@ -68,7 +68,7 @@ print(f"kept {sum(map(len, kept))} rationales of {PROBLEMS} problems; by hand th
 pairs = [(p, texts[0]) for p, texts in zip(problems, kept, strict=True) if texts]
 sound = np.array([chain.verify(p, text).steps_valid for p, text in pairs], dtype=bool)
 unsound = [pair for pair, good in zip(pairs, sound, strict=True) if not good]
-print(f"kept with a wrong step: {share(len(unsound), max(1, len(pairs)))}")
+print(f"kept with a wrong step: {share(len(unsound), len(pairs))}")
 for p, text in unsound[:3]:
     marked = " ".join(step if mark == "right" else f"[{step}]"
                       for step, mark in marked_steps(p, text))
@@ -126,10 +126,10 @@ hinted = complete(policy, tokenizer, failed, "cot", Sampling(n=4, temperature=0.
                   hinted=True)
 explained = [(p, texts[0]) for p, texts in
              zip(failed, keep_right(by_answer, failed, hinted), strict=True) if texts]
-print(f"failed problems explained with a hint: {share(len(explained), max(1, len(failed)))}")
+print(f"failed problems explained with a hint: {share(len(explained), len(failed))}")
 wrong = sum(not chain.verify(p, text).steps_valid for p, text in explained)
-print(f"of these explanations with a wrong step: {share(wrong, max(1, len(explained)))}")
-print(f"of what was kept without a hint:         {share(len(unsound), max(1, len(pairs)))}")
+print(f"of these explanations with a wrong step: {share(wrong, len(explained))}")
+print(f"of what was kept without a hint:         {share(len(unsound), len(pairs))}")
 
 # %% [markdown]
 # ## Three rounds
@@ -142,9 +142,9 @@ rounds = read_json(RUN / "star" / "result.json")["rounds"]
 before = read_json(RUN / "sft" / "result.json")["accuracy"]["cot"]
 shares, reached = [], []
 for number, result in enumerate(rounds, 1):
-    unsound_n = round(result["share_wrong_steps"] * result["kept"])
-    shares.append([100 * x for x in (result["share_wrong_steps"],
-                                     *wilson(unsound_n, result["kept"]))])
+    share_unsound = result.get("share_wrong_steps", np.nan)       # nan: nothing was kept
+    unsound_n = round(share_unsound * result["kept"]) if result["kept"] else 0
+    shares.append([100 * x for x in (share_unsound, *wilson(unsound_n, result["kept"]))])
     print(f"round {number}: kept {result['kept']}, with a wrong step "
           f"{share(unsound_n, result['kept'])}; solved {result['share_solved']:.1%}, "
           f"explained {result['share_rationalized']:.1%} of the problems")

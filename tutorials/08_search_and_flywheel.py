@@ -178,11 +178,15 @@ print(f"one sample right (%) {mean(single)}; chosen by the critic "
 bars = []
 for how in ("verifier", "critic", "none"):
     report = truth([s for s in chosen if passes(how, s, threshold=0.5)])
+    if not report["kept"]:
+        print(f"filter {how:<9} kept nothing")
+        bars.append([np.nan] * 3)
+        continue
     bars.append([100 * report[key] for key in ("precision", "precision_low", "precision_high")])
     print(f"filter {how:<9} kept {report['kept']:>3} of {TRAIN}, right {report['precision']:.1%} "
           f"[{report['precision_low']:.1%}, {report['precision_high']:.1%}], every step right "
           f"{report['steps_valid']:.1%}")
-    assert how != "verifier" or report["precision"] == 1 or not report["kept"]
+    assert how != "verifier" or report["precision"] == 1
 whiskers(axes[1], range(3), bars, RED, line="none")
 axes[1].set(xticks=range(3), xticklabels=("verifier", "critic", "none"), xlabel="filter",
             ylabel="right among what is kept (%)", ylim=(0, 105), xlim=(-0.5, 2.5),
@@ -195,9 +199,10 @@ keep(figure, "08_search_and_flywheel")
 # %%
 if (RUN / "flywheel" / "result.json").is_file():
     for number, turn in enumerate(read_json(RUN / "flywheel" / "result.json")["turns"], 1):
-        print(f"turn {number}: kept {turn['kept']}, right {turn['precision']:.1%} "
-              f"[{turn['precision_low']:.1%}, {turn['precision_high']:.1%}]; one sample of the "
-              f"policy that drew: {turn['single']:.1%}")
+        right = (f", right {turn['precision']:.1%} [{turn['precision_low']:.1%}, "
+                 f"{turn['precision_high']:.1%}]" if turn["kept"] else "")
+        print(f"turn {number}: kept {turn['kept']}{right}; one sample of the policy that drew: "
+              f"{turn['single']:.1%}")
     after, _ = checkpoint.load(RUN / "flywheel")
     greedy = Sampling(temperature=0)
     for name, model in (("STaR", policy), ("flywheel", after)):

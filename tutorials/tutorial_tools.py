@@ -23,7 +23,9 @@ def finished(run: str, *stages: str) -> Path:
 
 
 def share(successes: float, n: int) -> str:
-    """A share of n in percent, with its 95% Wilson interval."""
+    """A share of n in percent, with its 95% Wilson interval; a dash for a share of nothing."""
+    if n == 0:
+        return "–, n = 0"
     low, high = wilson(successes, n)
     return f"{100 * successes / n:.1f}% [{100 * low:.1f}, {100 * high:.1f}], n = {n}"
 

@@ -175,8 +175,8 @@ def search(cfg: FlywheelConfig, number: int, policy, critic, tokenizer, log: Run
     chosen = searched(cfg.search, problems, completions, values, verdicts)
     kept = [solution for solution in chosen if passes(cfg.filter, solution, cfg.threshold)]
     drawn, report = [v.correct for row in verdicts for v in row], truth(kept)
-    log.say(f"kept {len(kept)} solutions of {len(problems)} problems, "
-            f"{100 * report['precision']:.0f}% of them right")
+    right = f", {100 * report['precision']:.0f}% of them right" if kept else ""
+    log.say(f"kept {len(kept)} solutions of {len(problems)} problems{right}")
     return {"solutions": [[s.problem.prompt, s.text] for s in kept], **report,
             "single": sum(drawn) / len(drawn),
             "searched": sum(s.verdict.correct for s in chosen) / len(problems),

@@ -159,7 +159,7 @@ def collect(cfg: STaRConfig, number: int, policy, tokenizer, log: RunLog) -> dic
     return {"rationales": [[p.prompt, text] for p, text, _ in pairs],
             "share_solved": 1 - len(failed) / len(problems),
             "share_rationalized": sum(map(bool, explained)) / len(problems),
-            "share_wrong_steps": 1 - sum(sound) / max(1, len(sound)),
+            **({"share_wrong_steps": 1 - sum(sound) / len(sound)} if sound else {}),
             "kept": len(pairs),
             "kept_per_level": {str(level): sum(p.level == level for p, _, _ in pairs)
                                for level in range(cfg.min_level, cfg.max_level + 1)}}
