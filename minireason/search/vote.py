@@ -1,57 +1,96 @@
-"""Choosing one answer from N samples, with unbiased estimates for every N up to those drawn.
+"""Rationales that a policy writes for itself: chosen by search, kept by a filter, measured exactly.
 
-From n samples of a problem the expected result for N <= n is an average over all subsets of N:
-exact where order statistics give it (coverage, best-of-N), by random subsets for the votes.
-Majority vote: Wang 2022 (arXiv:2203.11171); best-of-N: Cobbe 2021 (arXiv:2110.14168); weighted
-vote: Li 2022 (arXiv:2206.02336).
+Search and filter may know only what they are given (answers, values, or the verifier's verdicts).
+The truth about what was kept is measured in every case, and decides nothing.
 """
 
-import math
+from collections import Counter
+from dataclasses import dataclass
 
-import numpy as np
+from minireason.critic import step_values
+from minireason.evaluate import answer_of, wilson
+from minireason.model import Transformer
+from minireason.problems import Problem, Verdict
+from minireason.tokenizer import Tokenizer
+
+SEARCHES = ("critic", "majority", "single")
+FILTERS = ("verifier", "critic", "none")
 
 
-def best_of_n(correct: np.ndarray, scores: np.ndarray, n: int) -> float:
-    """P(the top-scored of n random samples is right), exact over all subsets.
+@dataclass(frozen=True)
+class Solution:
+    """The sample that search chose for one problem."""
 
-    correct and scores (S,); ties share the credit evenly. An oracle's scores give pass@n, a
-    constant score gives the mean.
+    problem: Problem
+    text: str                     # completion, opener included
+    value: float                  # the critic's, after the whole completion
+    verdict: Verdict              # the exact truth
+
+
+def final_values(critic: Transformer, tokenizer: Tokenizer, problems: list[Problem],
+                 completions: list[list[str]]) -> list[list[float]]:
+    """The critic's last value of every completion, 0 where it has no step end."""
+    distinct = list(dict.fromkeys((problem, text) for problem, texts in
+                                  zip(problems, completions, strict=True) for text in texts))
+    values = step_values(critic, tokenizer, [p for p, _ in distinct], [t for _, t in distinct])
+    last = {pair: v[-1] if v else 0.0 for pair, v in zip(distinct, values, strict=True)}
+    return [[last[problem, text] for text in texts]
+            for problem, texts in zip(problems, completions, strict=True)]
+
+
+def choose(how: str, answers: list[str | None], values: list[float]) -> int | None:
+    """Index of the sample that search settles on, None if no sample is well-formed.
+
+    critic: the highest value; single: the first; majority: of those with the most frequent answer
+    (the earliest of equally frequent ones) the one of highest value.
     """
-    size = len(correct)
-    assert size >= n, "cannot estimate N beyond the samples drawn"
-    order = np.argsort(scores, kind="stable")
-    correct, scores = correct[order].astype(float), scores[order]
-    edges = np.flatnonzero(np.diff(scores)) + 1
-    total, below = 0.0, 0
-    for group in np.split(correct, edges):          # ascending groups of equal scores
-        above = below + len(group)
-        chance = (math.comb(above, n) - math.comb(below, n)) / math.comb(size, n)
-        total += chance * group.mean()              # P(the maximum falls in this group)
-        below = above
-    return total
+    valid = [i for i, answer in enumerate(answers) if answer is not None]
+    if not valid:
+        return None
+    if how == "single":
+        return valid[0]
+    if how == "majority":
+        agreeing = agreement(answers)
+        valid = [i for i in valid if agreeing[i]]
+    return max(valid, key=lambda i: values[i])
 
 
-def vote(answers: np.ndarray, weights: np.ndarray, right: int | np.ndarray) -> float:
-    """Weighted vote over answer ids (S,), -1 meaning none; 1 if `right` wins, shared on ties.
+def agreement(answers: list[str | None]) -> list[bool]:
+    """For each sample: is its answer the majority's? It stands for the truth where there is none.
 
-    `right` may be several ids, where a problem has several right answers.
+    Of equally frequent answers the earliest is the majority's.
     """
-    valid = answers >= 0
-    if not valid.any():
-        return 0.0
-    ids, index = np.unique(answers[valid], return_inverse=True)
-    mass = np.bincount(index, weights=weights[valid])
-    winners = ids[mass >= mass.max() * (1 - 1e-12)]
-    return float(np.isin(winners, right).mean())
+    votes = Counter(answer for answer in answers if answer is not None).most_common(1)
+    return [bool(votes) and answer == votes[0][0] for answer in answers]
 
 
-def vote_at(answers: np.ndarray, weights: np.ndarray, right: int | np.ndarray, n: int,
-            generator: np.random.Generator, subsets: int = 32) -> float:
-    """Expected vote over n of the samples, averaged over random subsets (exact if n is all)."""
-    if n == len(answers):
-        return vote(answers, weights, right)
-    total = 0.0
-    for _ in range(subsets):
-        chosen = generator.permutation(len(answers))[:n]
-        total += vote(answers[chosen], weights[chosen], right)
-    return total / subsets
+def searched(how: str, problems: list[Problem], completions: list[list[str]],
+             values: list[list[float]], verdicts: list[list[Verdict]]) -> list[Solution]:
+    """What search settles on for each problem, those without a well-formed sample left out."""
+    found = []
+    for problem, texts, marks, row in zip(problems, completions, values, verdicts, strict=True):
+        i = choose(how, [answer_of(problem, text) for text in texts], marks)
+        if i is not None:
+            found.append(Solution(problem, texts[i], marks[i], row[i]))
+    return found
+
+
+def passes(how: str, solution: Solution, threshold: float) -> bool:
+    """Does the filter let a solution through? Only "verifier" looks at the truth."""
+    if how == "verifier":
+        return solution.verdict.correct
+    return how == "none" or solution.value >= threshold
+
+
+def truth(kept: list[Solution]) -> dict[str, float]:
+    """How much of what was kept is right, with a 95% interval, and how sure the critic was.
+
+    A share of nothing is left out: where nothing was kept, only `kept` remains.
+    """
+    n, right = len(kept), sum(s.verdict.correct for s in kept)
+    if n == 0:
+        return {"kept": 0}
+    low, high = wilson(right, n)
+    return {"kept": n, "precision": right / n, "precision_low": low, "precision_high": high,
+            "steps_valid": sum(s.verdict.steps_valid for s in kept) / n,
+            "mean_value": sum(s.value for s in kept) / n}
