@@ -17,7 +17,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 import cuda_ext.autograd  # noqa: F401  (registers torch.ops.minireason)
 from cuda_ext.timing import measure, minus, row
-from minireason.attention import rope_tables, self_attention
+from minireason.model.attention import rope_tables, self_attention
 
 OPS, EPS = torch.ops.minireason, 1e-6
 # B, H, T, D: the shapes of the project; CUDA.md's targets are stated for these.

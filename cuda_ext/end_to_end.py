@@ -11,13 +11,13 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from minireason.batches import Batch, encode_lines, micro_batches
-from minireason.generate import Sampling, stream
-from minireason.losses import nll
-from minireason.mixture import Mixture, draw_line
-from minireason.model import ModelConfig, Transformer
-from minireason.optim import make_optimizer, train_step
-from minireason.tokenizer import Tokenizer
+from minireason.model.tokenizer import Tokenizer
+from minireason.model.transformer import ModelConfig, Transformer
+from minireason.problems.corpus import Mixture, draw_line
+from minireason.sampling.sampler import Sampling, stream
+from minireason.training.batches import Batch, encode_lines, micro_batches
+from minireason.training.losses import nll
+from minireason.training.optim import make_optimizer, train_step
 
 
 @dataclass(frozen=True)

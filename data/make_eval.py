@@ -15,7 +15,7 @@ import tempfile
 from pathlib import Path
 from types import SimpleNamespace
 
-from minireason.config import rng
+from minireason.core.config import rng
 from minireason.problems import FAMILIES, countdown
 from minireason.problems.base import sample_unique, save_problems
 

@@ -8,12 +8,13 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from minireason import checkpoint
-from minireason.config import UserError, read_json, resolve_device, stream_seed
-from minireason.critic import step_values
-from minireason.evaluate import answer_of, complete, marked_steps
-from minireason.generate import Sampling
+from minireason.core.config import UserError, read_json, resolve_device, stream_seed
+from minireason.critics.value_head import Critic, step_values
+from minireason.measure.evaluate import answer_of, marked_steps
+from minireason.model import checkpoint
 from minireason.problems import FAMILIES, Problem
+from minireason.sampling.complete import complete
+from minireason.sampling.sampler import Sampling
 
 POLICIES = ("flywheel", "rl", "star", "sft", "pretrain")   # the last finished one of a run answers
 CRITICS = {"flywheel": "rl_critic", "rl": "rl_critic"}     # of a run, by policy; else "critic"
@@ -49,7 +50,7 @@ def run(cfg: ChatConfig) -> int:
     found = Path(cfg.run) / CRITICS.get(folder.name, "critic")
     critic_folder = cfg.critic or (str(found) if cfg.n > 1 and (found / "result.json").exists()
                                    else "")
-    critic = checkpoint.load(critic_folder, device)[0] if critic_folder else None
+    critic = checkpoint.load(critic_folder, device, Critic)[0] if critic_folder else None
     family = FAMILIES[find_family(cfg, folder)]
     print(f"{folder} answers" + (f", {critic_folder} judges" if critic else ""), file=sys.stderr)
     answered = failed = 0

@@ -11,7 +11,7 @@ import sys
 
 import tyro
 
-from minireason.config import UserError
+from minireason.core.config import UserError
 
 COMMANDS = {   # name: (module, config dataclass, one line of help)
     "run": ("minireason.pipeline", "RunConfig", "all stages in order, then the report"),
@@ -23,17 +23,21 @@ COMMANDS = {   # name: (module, config dataclass, one line of help)
     "revise": ("minireason.stages.revise", "ReviseConfig", "a policy that withdraws its errors"),
     "flywheel": ("minireason.stages.flywheel", "FlywheelConfig", "search, keep, retrain, repeat"),
     "testtime": ("minireason.stages.testtime", "TestTimeConfig", "stage 6: vote, best-of-N"),
-    "search": ("minireason.stages.search", "SearchConfig", "beam and tree search at equal tokens"),
-    "report": ("minireason.report", "ReportConfig", "figures and report.html of a run"),
+    "search": ("minireason.stages.guided_search", "SearchConfig",
+               "beam and tree search at equal tokens"),
+    "report": ("minireason.report.build", "ReportConfig", "figures and report.html of a run"),
     "chat": ("minireason.chat", "ChatConfig", "type expressions, see answers"),
     "eval": ("minireason.evalset", "EvalConfig", "a checkpoint on a frozen set or a JSONL file"),
     "export": ("minireason.export", "ExportConfig", "write a folder that transformers loads"),
     "import": ("minireason.export", "ImportConfig", "read such a folder back"),
-    "bench": ("minireason.bench", "BenchConfig", "speed beside transformers' Qwen3"),
-    "ablate": ("minireason.ablate", "AblateConfig", "a stage with one choice changed, over seeds"),
-    "countdown": ("minireason.countdown", "CountdownConfig", "Stream of Search or optimal paths"),
-    "scale": ("minireason.scale", "ScaleConfig", "the scaling laws: sweeps, fits, figures"),
-    "reproduce": ("minireason.reproduce", "ReproduceConfig", "Lee 2023's addition table"),
+    "bench": ("minireason.studies.bench", "BenchConfig", "speed beside transformers' Qwen3"),
+    "ablate": ("minireason.studies.ablate", "AblateConfig",
+               "a stage with one choice changed, over seeds"),
+    "countdown": ("minireason.studies.stream_of_search", "CountdownConfig",
+                  "Stream of Search or optimal paths"),
+    "scale": ("minireason.studies.scaling", "ScaleConfig",
+              "the scaling laws: sweeps, fits, figures"),
+    "reproduce": ("minireason.studies.lee2023", "ReproduceConfig", "Lee 2023's addition table"),
 }
 FUNCTIONS = {"export": "run_export", "import": "run_import"}   # all others are called run
 

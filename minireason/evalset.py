@@ -11,19 +11,14 @@ from pathlib import Path
 
 import numpy as np
 
-from minireason import checkpoint, parallel
-from minireason.config import UserError, resolve_device, rng, stream_seed, write_atomic
-from minireason.evaluate import (
-    accuracy_of,
-    answer_of,
-    complete,
-    judge,
-    paired_bootstrap,
-    pass_at_k,
-)
-from minireason.generate import Sampling
+from minireason.core import parallel
+from minireason.core.config import UserError, resolve_device, rng, stream_seed, write_atomic
+from minireason.measure.estimates import vote_at
+from minireason.measure.evaluate import accuracy_of, answer_of, judge, paired_bootstrap, pass_at_k
+from minireason.model import checkpoint
 from minireason.problems import FAMILIES, Problem, load_frozen, load_problems
-from minireason.search.vote import vote_at
+from minireason.sampling.complete import complete
+from minireason.sampling.sampler import Sampling
 
 
 @dataclass(frozen=True)

@@ -13,11 +13,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from minireason import checkpoint
-from minireason.config import UserError, disk_errors, read_json, write_atomic
-from minireason.model import ModelConfig, Transformer
-from minireason.runlog import RunLog
-from minireason.tokenizer import SPECIALS, Tokenizer
+from minireason.core.config import UserError, disk_errors, read_json, write_atomic
+from minireason.core.runlog import RunLog
+from minireason.model import checkpoint
+from minireason.model.tokenizer import SPECIALS, Tokenizer
+from minireason.model.transformer import ModelConfig, Transformer
 
 ARCHITECTURE = "Qwen3ForCausalLM"
 
@@ -41,8 +41,6 @@ class ImportConfig:
 def run_export(cfg: ExportConfig) -> Path:
     """Write config, weights, tokenizer and generation defaults; returns the folder."""
     model, tokenizer = checkpoint.load(cfg.checkpoint)
-    if model.value is not None:
-        raise UserError(f"{cfg.checkpoint}: a critic, and Qwen3 has no value head; export a policy")
     out = Path(cfg.out)
     with disk_errors(out):
         if out.exists() and (not out.is_dir() or any(out.iterdir())):

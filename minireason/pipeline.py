@@ -9,11 +9,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from minireason import parallel, report
-from minireason.config import UserError, machine, resolve_device, write_atomic
-from minireason.mixture import Mixture
-from minireason.runlog import RunLog
-from minireason.stages import critic, flywheel, pretrain, rl, search, sft, star, testtime
+from minireason.core import parallel
+from minireason.core.config import UserError, machine, resolve_device, write_atomic
+from minireason.core.runlog import RunLog
+from minireason.problems.corpus import Mixture
+from minireason.report import build as report
+from minireason.stages import critic, flywheel, pretrain, rl, sft, star, testtime
+from minireason.stages import guided_search as search
 
 SMOKE = {
     "pretrain": {"steps": 300, "lines_per_step": 32, "d_model": 48, "n_layers": 2, "n_heads": 3,

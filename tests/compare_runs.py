@@ -68,7 +68,9 @@ def run(code: str, out: str) -> None:
 def lines(path: Path) -> list[dict]:
     """A metrics file without what a clock measured."""
     records = map(json.loads, path.read_text().splitlines())
-    return [{k: v for k, v in record.items() if not k.startswith("time/")} for record in records]
+    return [{key: value for key, value in record.items()
+             if not key.startswith("time/") and not key.endswith("/seconds")}
+            for record in records]
 
 
 def differences(old: Path, new: Path) -> tuple[list[str], int]:

@@ -21,7 +21,7 @@ from pathlib import Path
 
 import numpy as np
 
-from minireason import checkpoint
+from minireason.model import checkpoint
 
 PICTURES = (".png", ".html")      # drawn from the rest, wall-clock times included
 STAGE = re.compile(r"\[run\] stage (\d+) of \d+: (\w+)$", re.MULTILINE)

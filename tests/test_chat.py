@@ -8,7 +8,7 @@ import pytest
 
 from minireason import chat
 from minireason.chat import ChatConfig, choose, find_policy, reply
-from minireason.config import UserError
+from minireason.core.config import UserError
 from minireason.problems import chain
 
 PROBLEM = chain.read("(23+4)*3")

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from minireason import evalset
-from minireason.config import UserError, read_json
+from minireason.core.config import UserError, read_json
 from minireason.evalset import EvalConfig, measure, read, run, table
-from minireason.evaluate import wilson
+from minireason.measure.evaluate import wilson
 from minireason.problems import chain
 
 PROBLEMS = [chain.read("(23+4)*3"), chain.read("(9-5)*2")]

@@ -7,13 +7,14 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from minireason import checkpoint
-from minireason.config import UserError
+from minireason.core.config import UserError
+from minireason.critics.value_head import Critic
 from minireason.export import ExportConfig, ImportConfig, run_export, run_import, views
-from minireason.model import ModelConfig, Transformer
+from minireason.model import checkpoint
+from minireason.model.tokenizer import Tokenizer
+from minireason.model.transformer import ModelConfig, Transformer
 from minireason.stages.sft import SFTConfig
 from minireason.stages.sft import run as run_sft
-from minireason.tokenizer import Tokenizer
 
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -23,10 +24,10 @@ TOKENIZER = Tokenizer.build(2)
 TEXT = "<bos>((23+4)*3)=<think>23+4=27;27*3=81</think>81<eos>"
 
 
-def model_of(n_kv_heads: int = 2, tied: bool = True, value_head: bool = False) -> Transformer:
+def model_of(n_kv_heads: int = 2, tied: bool = True, kind=Transformer) -> Transformer:
     """A tiny model whose every tensor, gains included, differs from its initial value."""
     config = ModelConfig(TOKENIZER.vocab_size, 24, 2, 4, n_kv_heads, 8, 40, 64, tied=tied)
-    model = Transformer(config, value_head)
+    model = kind(config)
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -151,7 +152,7 @@ def test_damaged_weights_are_refused(folder, tmp_path):
 
 def test_critic_and_occupied_folder_are_refused(folder, tmp_path):
     (tmp_path / "critic").mkdir()
-    checkpoint.save(tmp_path / "critic", model_of(value_head=True), TOKENIZER)
+    checkpoint.save(tmp_path / "critic", model_of(kind=Critic), TOKENIZER)
     with pytest.raises(UserError, match="critic"):
         run_export(ExportConfig(str(tmp_path / "critic"), str(tmp_path / "new")))
     assert not (tmp_path / "new").exists()

@@ -11,7 +11,7 @@ from kill_run import PICTURES, differences, timeless
 from tiny_run import tiny_pipeline
 
 from minireason import pipeline
-from minireason.config import UserError
+from minireason.core.config import UserError
 
 HERE = Path(__file__).parent
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from cuda_ext import build
-from minireason import checkpoint
+from minireason.model import checkpoint
 from minireason.stages import rl
 
 TUTORIALS = Path(__file__).resolve().parents[1] / "tutorials"
@@ -116,7 +116,7 @@ def verify(prompt, completion):
 """,
     "02_attention": """
 import torch
-from minireason import attention
+from minireason.model import attention
 qk_norm, causal_attention = attention.head_norm, attention.attention_reference
 def rope(x, positions, theta):
     cos, sin = attention.rope_tables(int(positions.max()) + 1, x.shape[-1], theta)
@@ -129,15 +129,15 @@ def self_attention(qkv, q_gain, k_gain, n_heads, n_kv_heads, theta, eps):
 """,
     "03_votes": """
 import numpy as np
-from minireason.evaluate import pass_at_k
-from minireason.rationales import agreement
-from minireason.search.vote import best_of_n, vote as weighted_vote
+from minireason.measure.evaluate import pass_at_k
+from minireason.search.vote import agreement
+from minireason.measure.estimates import best_of_n, vote as weighted_vote
 def majority(answers):
     return next((a for a, good in zip(answers, agreement(answers)) if good), None)
 """,
     "04_policy_gradient": """
 import torch
-from minireason.losses import group_advantages, policy_gradient_loss, token_weights
+from minireason.training.losses import group_advantages, policy_gradient_loss, token_weights
 """,
     "05_beam_search": """
 from minireason.search.steps import Ledger

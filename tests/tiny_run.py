@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 from minireason import pipeline
-from minireason.mixture import Mixture
+from minireason.problems.corpus import Mixture
 from minireason.stages import critic, pretrain, sft, star, testtime
 
 MIXTURE = Mixture(facts=0.2, direct=0.2, facts_per_line=3, max_level=2)

@@ -13,10 +13,10 @@ from collections import Counter
 import numpy as np
 from tutorial_tools import keep, panels, share
 
-from minireason.config import rng
-from minireason.evaluate import wilson
-from minireason.figures import BLUE, RED, whiskers
+from minireason.core.config import rng
+from minireason.measure.evaluate import wilson
 from minireason.problems import chain, load_frozen, sample_split, split_of
+from minireason.report.figures import BLUE, RED, whiskers
 
 SMALL = os.environ.get("MINIREASON_TUTORIAL_SMALL") == "1"
 DRAWS = 300 if SMALL else 5000

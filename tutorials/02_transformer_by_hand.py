@@ -12,15 +12,15 @@ import os
 import torch
 from tutorial_tools import keep, panels
 
-from minireason.attention import attention_reference, head_norm, rope_tables, rotate
-from minireason.batches import encode_lines, micro_batches
-from minireason.config import rng
-from minireason.losses import nll
-from minireason.mixture import Mixture, draw_line
-from minireason.model import ModelConfig, Transformer
-from minireason.optim import make_optimizer, schedule, train_step
-from minireason.sampling import prefill
-from minireason.tokenizer import Tokenizer
+from minireason.core.config import rng
+from minireason.model.attention import attention_reference, head_norm, rope_tables, rotate
+from minireason.model.tokenizer import Tokenizer
+from minireason.model.transformer import ModelConfig, Transformer
+from minireason.problems.corpus import Mixture, draw_line
+from minireason.sampling.draws import prefill
+from minireason.training.batches import encode_lines, micro_batches
+from minireason.training.losses import nll
+from minireason.training.optim import make_optimizer, schedule, train_step
 
 SMALL = os.environ.get("MINIREASON_TUTORIAL_SMALL") == "1"
 STEPS = 20 if SMALL else 150

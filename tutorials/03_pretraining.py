@@ -12,17 +12,17 @@ import numpy as np
 import torch
 from tutorial_tools import keep, panels
 
-from minireason.batches import encode_lines, micro_batches
-from minireason.config import rng
-from minireason.evaluate import frozen_sets
-from minireason.figures import BLUE, GREEN, ORANGE
-from minireason.losses import nll
-from minireason.mixture import Mixture, draw_line
-from minireason.model import ModelConfig, Transformer
-from minireason.optim import make_optimizer, train_step
+from minireason.core.config import rng
+from minireason.measure.evaluate import frozen_sets
+from minireason.measure.fits import log_linear, power_law, training_flops
+from minireason.model.tokenizer import Tokenizer
+from minireason.model.transformer import ModelConfig, Transformer
 from minireason.problems import chain
-from minireason.scaling import log_linear, power_law, training_flops
-from minireason.tokenizer import Tokenizer
+from minireason.problems.corpus import Mixture, draw_line
+from minireason.report.figures import BLUE, GREEN, ORANGE
+from minireason.training.batches import encode_lines, micro_batches
+from minireason.training.losses import nll
+from minireason.training.optim import make_optimizer, train_step
 
 SMALL = os.environ.get("MINIREASON_TUTORIAL_SMALL") == "1"
 STEPS = 48 if SMALL else 400

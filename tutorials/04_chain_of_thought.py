@@ -11,16 +11,17 @@ import os
 import numpy as np
 from tutorial_tools import finished, keep, mean, panels, share
 
-from minireason import checkpoint
-from minireason.batches import encode_lines, micro_batches
-from minireason.config import rng
-from minireason.evaluate import complete, frozen_sets, judge, show, wilson
-from minireason.figures import BLACK, ORANGE, SKY, whiskers
-from minireason.generate import Sampling
-from minireason.losses import nll
-from minireason.optim import make_optimizer, schedule, train_step
+from minireason.core.config import rng
+from minireason.measure.evaluate import frozen_sets, judge, show, wilson
+from minireason.model import checkpoint
 from minireason.problems import chain
+from minireason.report.figures import BLACK, ORANGE, SKY, whiskers
+from minireason.sampling.complete import complete
+from minireason.sampling.sampler import Sampling
 from minireason.stages.sft import SFTConfig, traces
+from minireason.training.batches import encode_lines, micro_batches
+from minireason.training.losses import nll
+from minireason.training.optim import make_optimizer, schedule, train_step
 
 RUN = os.environ.get("MINIREASON_RUN", "runs/quickstart")
 SMALL = os.environ.get("MINIREASON_TUTORIAL_SMALL") == "1"

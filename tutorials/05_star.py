@@ -14,12 +14,13 @@ from collections import Counter
 import numpy as np
 from tutorial_tools import finished, keep, panels, share
 
-from minireason import checkpoint
-from minireason.config import read_json, rng
-from minireason.evaluate import complete, judge, marked_steps, wilson
-from minireason.figures import BLUE, GREEN, ORANGE, RED, whiskers
-from minireason.generate import Sampling
+from minireason.core.config import read_json, rng
+from minireason.measure.evaluate import judge, marked_steps, wilson
+from minireason.model import checkpoint
 from minireason.problems import chain, sample_split
+from minireason.report.figures import BLUE, GREEN, ORANGE, RED, whiskers
+from minireason.sampling.complete import complete
+from minireason.sampling.sampler import Sampling
 from minireason.stages.star import STaRConfig, keep_right
 
 RUN = os.environ.get("MINIREASON_RUN", "runs/quickstart")
@@ -178,4 +179,4 @@ keep(figure, "05_star")
 # 2. A guess is right with the frequency of its answer (tutorial 1). How much of the unsound share
 #    can luck of that kind explain?
 # 3. Without a verifier of steps, can the majority of the four answers stand in for the right one?
-#    Use `minireason.rationales.agreement` in place of `verdict.correct` and count what is kept.
+#    Use `minireason.search.vote.agreement` in place of `verdict.correct` and count what is kept.

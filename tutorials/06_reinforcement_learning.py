@@ -13,16 +13,23 @@ import numpy as np
 import torch
 from tutorial_tools import finished, keep, mean, panels, share
 
-from minireason import checkpoint
-from minireason.config import read_json, rng
-from minireason.evaluate import complete, frozen_sets, judge, wilson
-from minireason.figures import BLUE, GREEN, ORANGE, PURPLE
-from minireason.generate import Sampling
-from minireason.losses import group_advantages, policy_gradient_loss, token_weights
-from minireason.optim import make_optimizer, schedule
+from minireason.core.config import read_json, rng
+from minireason.measure.evaluate import frozen_sets, judge, wilson
+from minireason.model import checkpoint
 from minireason.problems import chain, sample_split
-from minireason.rollouts import Rewards, draw_groups, drawn_logprobs, has_signal, make_batches
+from minireason.report.figures import BLUE, GREEN, ORANGE, PURPLE
+from minireason.sampling.complete import complete
+from minireason.sampling.sampler import Sampling
 from minireason.stages.rl import RLConfig, batches_of, collect, learn
+from minireason.training.losses import group_advantages, policy_gradient_loss, token_weights
+from minireason.training.optim import make_optimizer, schedule
+from minireason.training.rollouts import (
+    Rewards,
+    draw_groups,
+    drawn_logprobs,
+    has_signal,
+    make_batches,
+)
 
 RUN = os.environ.get("MINIREASON_RUN", "runs/quickstart")
 SMALL = os.environ.get("MINIREASON_TUTORIAL_SMALL") == "1"

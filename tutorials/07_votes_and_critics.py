@@ -12,28 +12,28 @@ from itertools import combinations
 import numpy as np
 from tutorial_tools import finished, keep, mean, panels, share
 
-from minireason import checkpoint
-from minireason.config import rng
-from minireason.critic import aggregate, auc, step_values
+from minireason.core.config import rng
+from minireason.critics.value_head import Critic, aggregate, auc, step_values
 from minireason.evalset import answer_ids
-from minireason.evaluate import (
-    complete,
+from minireason.measure.estimates import best_of_n, vote_at
+from minireason.measure.evaluate import (
     frozen_sets,
     judge,
     marked_steps,
     paired_bootstrap,
     pass_at_k,
 )
-from minireason.figures import BLUE, METHODS, whiskers
-from minireason.generate import Sampling
-from minireason.search.vote import best_of_n, vote_at
+from minireason.model import checkpoint
+from minireason.report.figures import BLUE, METHODS, whiskers
+from minireason.sampling.complete import complete
+from minireason.sampling.sampler import Sampling
 
 RUN = os.environ.get("MINIREASON_RUN", "runs/quickstart")
 SMALL = os.environ.get("MINIREASON_TUTORIAL_SMALL") == "1"
 PROBLEMS, SAMPLES, LEVEL = (6, 4, 2) if SMALL else (120, 32, 6)
 RUN = finished(RUN, "star", "critic")
 policy, tokenizer = checkpoint.load(RUN / "star")
-critic, _ = checkpoint.load(RUN / "critic")
+critic, _ = checkpoint.load(RUN / "critic", kind=Critic)
 
 # %% [markdown]
 # ## Many samples of one problem

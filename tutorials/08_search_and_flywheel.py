@@ -13,25 +13,26 @@ from functools import partial
 import numpy as np
 from tutorial_tools import finished, keep, mean, panels, share
 
-from minireason import checkpoint
-from minireason.config import read_json, rng
-from minireason.critic import prefix_values
-from minireason.evaluate import complete, evaluate, frozen_sets, judge, paired_bootstrap, prompt_ids
-from minireason.figures import BLUE, GREEN, ORANGE, PURPLE, RED, whiskers
-from minireason.generate import Sampling
+from minireason.core.config import read_json, rng
+from minireason.critics.value_head import Critic, prefix_values
+from minireason.measure.estimates import best_of_n, vote_at
+from minireason.measure.evaluate import evaluate, frozen_sets, judge, paired_bootstrap
+from minireason.model import checkpoint
 from minireason.problems import chain, sample_split
-from minireason.rationales import final_values, passes, searched, truth
+from minireason.report.figures import BLUE, GREEN, ORANGE, PURPLE, RED, whiskers
+from minireason.sampling.complete import complete, prompt_ids
+from minireason.sampling.sampler import Sampling
 from minireason.search.beam import BeamConfig, beam_search
 from minireason.search.steps import COMPLETE, Ledger, Request, Stepper, expand, plant, tree_record
 from minireason.search.tree import TreeConfig, tree_search
-from minireason.search.vote import best_of_n, vote_at
+from minireason.search.vote import final_values, passes, searched, truth
 
 RUN = os.environ.get("MINIREASON_RUN", "runs/quickstart")
 SMALL = os.environ.get("MINIREASON_TUTORIAL_SMALL") == "1"
 PROBLEMS, LEVEL, NS, TRAIN = (4, 2, (2, 4), 8) if SMALL else (100, 7, (4, 16), 200)
 RUN = finished(RUN, "star", "critic")
 policy, tokenizer = checkpoint.load(RUN / "star")
-critic, _ = checkpoint.load(RUN / "critic")
+critic, _ = checkpoint.load(RUN / "critic", kind=Critic)
 (problems,) = frozen_sets("chain", "test", PROBLEMS, (LEVEL,)).values()
 prompts = prompt_ids(tokenizer, problems, "cot")
 

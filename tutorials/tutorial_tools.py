@@ -6,8 +6,8 @@ import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
-from minireason.evaluate import paired_bootstrap, wilson
-from minireason.figures import STYLE, WIDTH
+from minireason.measure.evaluate import paired_bootstrap, wilson
+from minireason.report.figures import STYLE, WIDTH
 
 matplotlib.rcParams.update(STYLE)
 

@@ -12,12 +12,10 @@ import sys
 import time
 from pathlib import Path
 
-import torch
 from tqdm import tqdm
 
-from minireason import parallel
-from minireason.attention import choose_impl
-from minireason.config import UserError, disk_errors, read_json, to_dict, write_atomic
+from minireason.core import parallel
+from minireason.core.config import UserError, disk_errors, read_json, to_dict, write_atomic
 
 
 class RunLog:
@@ -106,10 +104,7 @@ class RunLog:
         self.say(f"{model.n_params:,} parameters on {device}, "
                  f"{'bf16' if device.type == 'cuda' else 'fp32'}, {parallel.world_size()} "
                  f"process(es), parents: {parents or 'none'}")
-        impl, why = choose_impl(model.attention_impl, device,
-                                torch.bfloat16 if device.type == "cuda" else torch.float32,
-                                model.config.head_dim, model.config.max_len)
-        self.say(f"attention {impl}: {why}")
+        self.say(model.attention_choice(device))
 
     def samples(self, text: str) -> None:
         """Write samples.txt and show it."""

@@ -14,12 +14,12 @@ from dataclasses import replace
 
 import numpy as np
 
-from minireason import parallel
-from minireason.evaluate import prompt_ids
-from minireason.generate import Sampling, sample
-from minireason.model import Transformer
+from minireason.core import parallel
+from minireason.model.tokenizer import Tokenizer
+from minireason.model.transformer import Transformer
 from minireason.problems import FAMILIES, Problem
-from minireason.tokenizer import Tokenizer
+from minireason.sampling.complete import prompt_ids
+from minireason.sampling.sampler import Sampling, sample
 
 END = re.compile(r";|</think>|<eos>")    # the texts of critic.STEP_ENDS
 

@@ -3,19 +3,60 @@
 import math
 
 import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
 
-from minireason import parallel
-from minireason.batches import Batch
-from minireason.config import UserError
-from minireason.evaluate import prompt_ids
-from minireason.losses import value_bce
-from minireason.model import Transformer
-from minireason.optim import autocast
+from minireason.core import parallel
+from minireason.core.config import UserError
+from minireason.model.tokenizer import OPENERS, STEP_ENDS, Tokenizer
+from minireason.model.transformer import ModelConfig, Transformer
 from minireason.problems import Problem
-from minireason.tokenizer import Tokenizer
+from minireason.sampling.complete import prompt_ids
+from minireason.training.batches import Batch
+from minireason.training.losses import gather_logprobs, value_bce
+from minireason.training.optim import autocast
 
-STEP_ENDS = (";", "</think>", "<eos>")   # tokens after which a value is trained and read
 AGGREGATIONS = ("last", "min", "product")
+
+
+class Critic(Transformer):
+    """A transformer with a value head: P(correct | prefix) beside the next-token logits."""
+
+    KIND = "critic"
+
+    def __init__(self, config: ModelConfig):
+        super().__init__(config)
+        self.value = nn.Linear(config.d_model, 1, bias=False)
+        self.likelihood = nn.Parameter(torch.ones(1))                     # beta of `judge`
+
+    @classmethod
+    def from_policy(cls, policy: Transformer) -> "Critic":
+        """The policy's weights, a value head of zeros, beta 1; on the policy's device."""
+        critic = cls(policy.config)
+        critic.load_state_dict(policy.state_dict() | {
+            "value.weight": torch.zeros(1, policy.config.d_model), "likelihood": torch.ones(1)})
+        return critic.to(policy.embedding.weight.device)
+
+    def values(self, tokens: Tensor) -> Tensor:
+        """Logit of P(correct | prefix up to each token); (B, T) -> (B, T)."""
+        return self.judge(tokens)[0]
+
+    def judge(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """(values (B, T), logprobs (B, T - 1)) of whole rows; logprobs are 0 outside the thought.
+
+            value(prefix) = w . h + beta * sum of log p(token | before) over the thought so far
+
+        The second term is the implicit reward of Yuan 2024 (arXiv:2412.01981, without its
+        constant reference): a backbone that learnt to write steps already knows what surprises
+        it, and a head that reads hidden states alone learns how hard the problem is before it
+        learns to check a step (docs/LOG.md). Thoughts start behind the first opener.
+        """
+        hidden = self.hidden(tokens)
+        opened = (tokens == OPENERS[0]) | (tokens == OPENERS[1])
+        inside = opened.cumsum(dim=1)[:, :-1] > 0                         # (B, T - 1)
+        logprobs = gather_logprobs(self.logits(hidden[:, :-1]), tokens[:, 1:]) * inside
+        likelihood = F.pad(logprobs.cumsum(dim=1), (1, 0))                # (B, T)
+        return self.value(hidden).squeeze(-1) + self.likelihood * likelihood, logprobs
 
 
 def aggregate(values: list[float], how: str) -> float:
@@ -43,7 +84,7 @@ def rollout_ids(tokenizer: Tokenizer, problems: list[Problem], completions: list
 
 
 @torch.inference_mode()
-def step_values(critic: Transformer, tokenizer: Tokenizer, problems: list[Problem],
+def step_values(critic: Critic, tokenizer: Tokenizer, problems: list[Problem],
                 completions: list[str], token_budget: int = 8192) -> list[list[float]]:
     """P(correct | prefix) after each step end of each completion; [] if there is none."""
     ends = set(tokenizer.ids_of(*STEP_ENDS))
@@ -61,7 +102,7 @@ def step_values(critic: Transformer, tokenizer: Tokenizer, problems: list[Proble
 
 
 @torch.inference_mode()
-def prefix_values(critic: Transformer, tokenizer: Tokenizer, prefixes: list[list[int]],
+def prefix_values(critic: Critic, tokenizer: Tokenizer, prefixes: list[list[int]],
                   token_budget: int = 8192) -> list[float]:
     """P(correct | prefix) at the last token of each token row, prompt and opener included."""
     device = critic.embedding.weight.device
@@ -114,7 +155,7 @@ def value_batches(rows: list[tuple[list[int], int, list[float]]], ends: torch.Te
     return batches, max(1, count)
 
 
-def critic_loss(critic: Transformer, batch: Batch, count: int, imitation: float) -> torch.Tensor:
+def critic_loss(critic: Critic, batch: Batch, count: int, imitation: float) -> torch.Tensor:
     """Cross-entropy of the values at step ends, and of the tokens that led to a good one.
 
     The second part keeps the backbone a model of right thoughts, which the values lean on (Cobbe

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from minireason import parallel
-from minireason.generate import Sampling, sample
-from minireason.model import Transformer
+from minireason.model.tokenizer import Tokenizer
+from minireason.model.transformer import Transformer
 from minireason.problems import FAMILIES, Problem, Verdict, load_frozen
-from minireason.tokenizer import Tokenizer
+from minireason.sampling.complete import complete
+from minireason.sampling.sampler import Sampling
 
 
 def frozen_sets(family: str, split: str, n: int,
@@ -20,36 +20,6 @@ def frozen_sets(family: str, split: str, n: int,
     """The first n problems of each frozen level, {set name: problems}; no levels means all."""
     return {name: load_frozen(name)[:n] for level in levels or FAMILIES[family].LEVELS
             for name in [f"{family}-{split}-{FAMILIES[family].LEVEL_SYMBOL}{level}"]}
-
-
-def prompt_ids(tokenizer: Tokenizer, problems: list[Problem], style: str,
-               hinted: bool = False) -> list[list[int]]:
-    """Prompt tokens, the style's opener included: the sampler starts after it.
-
-    With `hinted` the right answer stands before the opener (training data only: STaR).
-    """
-    texts = ["<bos>" + p.prompt + (f"<hint>{p.answer}" if hinted else "")
-             + FAMILIES[p.family].OPENER[style] for p in problems]
-    return tokenizer.encode_batch(texts)
-
-
-def complete(model: Transformer, tokenizer: Tokenizer, problems: list[Problem], style: str,
-             how: Sampling, hinted: bool = False) -> list[list[str]]:
-    """N completions a problem, opener included; ranks share the problems, all get all.
-
-    A problem's random numbers follow its place in the list, so that any number of ranks draws
-    the same completions.
-    """
-    mine = parallel.share(list(range(len(problems))))
-    if not mine:
-        return parallel.gather([])
-    chosen = [problems[i] for i in mine]
-    texts = sample(model, tokenizer, prompt_ids(tokenizer, chosen, style, hinted), how, mine)
-    grouped = []
-    for i, problem in enumerate(chosen):
-        opener = FAMILIES[problem.family].OPENER[style]
-        grouped.append([opener + text for text in texts[i * how.n:(i + 1) * how.n]])
-    return parallel.gather(grouped)
 
 
 def judge(problems: list[Problem], completions: list[list[str]]) -> list[list[Verdict]]:

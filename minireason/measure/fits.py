@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from minireason.config import UserError
+from minireason.core.config import UserError
 
 
 @dataclass(frozen=True)

@@ -23,8 +23,8 @@ from torch import Tensor
 
 import cuda_ext.autograd  # noqa: F401  (registers torch.ops.minireason)
 from cuda_ext import build, calls
-from minireason.config import UserError
-from minireason.fused import CausalAttention, by_hand
+from minireason.core.config import UserError
+from minireason.model.cpu_layers import CausalAttention, by_hand
 
 IMPLS = ("auto", "reference", "sdpa", "cuda", "emulated")
 # Up to which row length the kernels beat SDPA, as cuda_ext/gpu_check.py measured it.
@@ -60,7 +60,7 @@ def choose_impl(name: str, device: torch.device, dtype: torch.dtype, head_dim: i
 def _fastest(device: torch.device, dtype: torch.dtype, head_dim: int, max_len: int,
              kind: str) -> tuple[str, str]:
     if device.type == "cpu":
-        return "by hand", ("fastest on a CPU: decode.cpp, cpu_decode.py" if kind == "decode" else
+        return "by hand", ("fastest on a CPU: native.cpp, cpu_decode.py" if kind == "decode" else
                            "fastest on a CPU: fused.py; sdpa where heads share keys")
     if device.type != "cuda":
         return "sdpa", f"the CUDA kernels need an NVIDIA GPU, and this is {device.type}"

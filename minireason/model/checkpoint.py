@@ -13,17 +13,20 @@ without being opened, and every byte is checked against the stored hash before i
 import hashlib
 import json
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as serialized
 from torch import Tensor
 
-from minireason import parallel
-from minireason.config import UserError, from_dict, to_dict, write_atomic
-from minireason.model import ModelConfig, Transformer
-from minireason.runlog import RunLog
-from minireason.tokenizer import Tokenizer
+from minireason.core import parallel
+from minireason.core.config import UserError, from_dict, to_dict, write_atomic
+from minireason.core.runlog import RunLog
+from minireason.model.tokenizer import Tokenizer
+from minireason.model.transformer import ModelConfig, Transformer
+
+Model = TypeVar("Model", bound=Transformer)
 
 
 def _digest(tensors: dict[str, Tensor]) -> str:
@@ -73,14 +76,14 @@ def save(folder: Path | str, model: Transformer, tokenizer: Tokenizer) -> str:
         return ""
     write_atomic(folder / "tokenizer.json", tokenizer.to_json())
     return write_tensors(folder / "model.safetensors", model.state_dict(),
-                         model=to_dict(model.config), value_head=model.value is not None)
+                         model=to_dict(model.config), value_head=model.KIND == "critic")
 
 
 def load(folder: Path | str, device: torch.device | str = "cpu",
-         value_head: bool | None = None) -> tuple[Transformer, Tokenizer]:
-    """Policy or critic with its tokenizer; UserError says which file is wrong and why.
+         kind: type[Model] = Transformer) -> tuple[Model, Tokenizer]:
+    """A model with its tokenizer; UserError says which file is wrong and why.
 
-    value_head=True gives a policy a new value head of zeros (the start of a critic).
+    kind: the class that the folder must hold, Transformer for a policy, Critic for a critic.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -89,12 +92,12 @@ def load(folder: Path | str, device: torch.device | str = "cpu",
     tensors, metadata, _ = read_tensors(folder / "model.safetensors")
     try:
         config = from_dict(ModelConfig, metadata["model"])
-        has_head = metadata["value_head"]
+        found = "critic" if metadata["value_head"] else "policy"
     except (KeyError, TypeError) as error:
         raise UserError(f"{folder}/model.safetensors: no model config inside ({error})") from None
-    model = Transformer(config, value_head=has_head or bool(value_head))
-    if value_head and not has_head:
-        tensors |= {"value.weight": torch.zeros(1, config.d_model), "likelihood": torch.ones(1)}
+    if found != kind.KIND:
+        raise UserError(f"{folder}: holds a {found}; give the folder of a {kind.KIND}")
+    model = kind(config)
     try:
         model.load_state_dict(tensors)
     except RuntimeError as error:

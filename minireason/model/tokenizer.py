@@ -11,9 +11,10 @@ from pathlib import Path
 from tokenizers import AddedToken, Regex, decoders, models, pre_tokenizers
 from tokenizers import Tokenizer as Backend
 
-from minireason.config import UserError
+from minireason.core.config import UserError
 
 SPECIALS = ("<pad>", "<bos>", "<eos>", "<think>", "</think>", "<hint>", "<wrong>")
+STEP_ENDS = (";", "</think>", "<eos>")   # tokens after which a critic's value is taught and read
 OPENERS = (SPECIALS.index("<think>"), SPECIALS.index("</think>"))   # ids; specials come first
 
 

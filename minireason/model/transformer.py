@@ -14,17 +14,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from minireason.attention import (
+from minireason.core.config import UserError
+from minireason.model.attention import (
     Prompt,
+    choose_impl,
     decode_attention,
     default_impl,
     rope_tables,
     self_attention,
 )
-from minireason.config import UserError
-from minireason.fused import RMSNorm, SwiGLU, by_hand
-from minireason.losses import gather_logprobs
-from minireason.tokenizer import OPENERS
+from minireason.model.cpu_layers import RMSNorm, SwiGLU, by_hand
 
 
 @dataclass(frozen=True)
@@ -104,9 +103,11 @@ def swiglu(gate_up: Tensor) -> Tensor:
 
 
 class Transformer(nn.Module):
-    """Tokens in, next-token logits out; `value_head` adds P(correct | prefix) for the critic."""
+    """Tokens in, next-token logits out."""
 
-    def __init__(self, config: ModelConfig, value_head: bool = False):
+    KIND = "policy"               # what a checkpoint of this class holds
+
+    def __init__(self, config: ModelConfig):
         super().__init__()
         self.config, self.attention_impl = config, default_impl()
         self.embedding = nn.Embedding(config.vocab_size, config.d_model)
@@ -114,8 +115,6 @@ class Transformer(nn.Module):
         self.final_norm = nn.Parameter(torch.ones(config.d_model))
         self.unembedding = None if config.tied else nn.Linear(
             config.d_model, config.vocab_size, bias=False)
-        self.value = nn.Linear(config.d_model, 1, bias=False) if value_head else None
-        self.likelihood = nn.Parameter(torch.ones(1)) if value_head else None   # beta of values()
         cos, sin = rope_tables(config.max_len, config.head_dim, config.rope_theta)
         self.register_buffer("cos", cos, persistent=False)
         self.register_buffer("sin", sin, persistent=False)
@@ -136,6 +135,13 @@ class Transformer(nn.Module):
     def n_params(self) -> int:
         """Number of trained numbers, embedding included."""
         return sum(parameter.numel() for parameter in self.parameters())
+
+    def attention_choice(self, device: torch.device) -> str:
+        """Which attention runs on the device, and why: one line for the log."""
+        dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
+        impl, why = choose_impl(self.attention_impl, device, dtype, self.config.head_dim,
+                                self.config.max_len)
+        return f"attention {impl}: {why}"
 
     def _layout(self) -> dict:
         return {"n_heads": self.config.n_heads, "n_kv_heads": self.config.n_kv_heads,
@@ -170,29 +176,6 @@ class Transformer(nn.Module):
                 max_len: int | None = None) -> Tensor:
         """Next-token logits; (B, T) -> (B, T, V), or packed (N,) -> (N, V)."""
         return self.logits(self.hidden(tokens, cu_seqlens, max_len))
-
-    def values(self, tokens: Tensor) -> Tensor:
-        """Logit of P(correct | prefix up to each token); (B, T) -> (B, T). Critics only."""
-        return self.judge(tokens)[0]
-
-    def judge(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        """(values (B, T), logprobs (B, T - 1)) of whole rows; logprobs are 0 outside the thought.
-
-            value(prefix) = w . h + beta * sum of log p(token | before) over the thought so far
-
-        The second term is the implicit reward of Yuan 2024 (arXiv:2412.01981, without its
-        constant reference): a backbone that learnt to write steps already knows what surprises
-        it, and a head that reads hidden states alone learns how hard the problem is before it
-        learns to check a step (docs/LOG.md). Thoughts start behind the first opener.
-        """
-        if self.value is None:
-            raise UserError("this checkpoint is a policy and has no value head; give a critic")
-        hidden = self.hidden(tokens)
-        opened = (tokens == OPENERS[0]) | (tokens == OPENERS[1])
-        inside = opened.cumsum(dim=1)[:, :-1] > 0                         # (B, T - 1)
-        logprobs = gather_logprobs(self.logits(hidden[:, :-1]), tokens[:, 1:]) * inside
-        likelihood = F.pad(logprobs.cumsum(dim=1), (1, 0))                # (B, T)
-        return self.value(hidden).squeeze(-1) + self.likelihood * likelihood, logprobs
 
     def decode(self, tokens: Tensor, cache: KVCache, span: int | None = None) -> Tensor:
         """One more token a row, (B,), appended to the cache; returns the next logits (B, V)."""

@@ -1,13 +1,7 @@
 """Problem families behind one contract (base.py): each samples, renders, reads and verifies."""
 
 from minireason.problems import addition, base, chain, countdown
-from minireason.problems.base import (
-    Problem,
-    Verdict,
-    load_problems,
-    sample_split,
-    split_of,
-)
+from minireason.problems.base import Problem, Verdict, load_problems, sample_split, split_of
 
 FAMILIES = {"chain": chain, "addition": addition, "countdown": countdown}
 

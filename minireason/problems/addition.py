@@ -21,7 +21,7 @@ import re
 
 import numpy as np
 
-from minireason.config import UserError
+from minireason.core.config import UserError
 from minireason.problems.base import MALFORMED, Problem, Verdict
 
 NAME = "addition"

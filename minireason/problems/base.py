@@ -20,7 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
-from minireason.config import UserError
+from minireason.core.config import UserError
 
 SPLITS = ("train", "validation", "test")
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from minireason.config import UserError, from_dict, read_json
+from minireason.core.config import UserError, from_dict, read_json
 from minireason.problems import FAMILIES, sample_split
 
 

@@ -21,9 +21,8 @@ from collections import Counter
 
 import numpy as np
 
-from minireason.config import UserError, rng
-from minireason.problems.base import MALFORMED, Problem, Verdict
-from minireason.problems.expressions import (
+from minireason.core.config import UserError, rng
+from minireason.problems.arithmetic import (
     HIGHEST,
     MOST_NUMBERS,
     Move,
@@ -31,7 +30,8 @@ from minireason.problems.expressions import (
     expression,
     operations,
 )
-from minireason.problems.search import guided, moves, solve, stream
+from minireason.problems.base import MALFORMED, Problem, Verdict
+from minireason.problems.countdown_solver import guided, moves, solve, stream
 
 NAME = "countdown"
 LEVELS = (3, 4)                       # levels with a frozen set: how many numbers

@@ -11,7 +11,7 @@ from itertools import combinations
 
 import numpy as np
 
-from minireason.problems.expressions import HIGHEST, Move
+from minireason.problems.arithmetic import HIGHEST, Move
 
 BUDGET = 300                          # tokens of a stream of search at most
 NEAR = 5                              # a result this near to the target is compared with it

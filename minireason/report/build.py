@@ -10,10 +10,12 @@ from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 
-from minireason import page, page_scale, readme
-from minireason.config import write_atomic
-from minireason.markup import Page
-from minireason.results import load_machine, load_run
+from minireason.core.config import write_atomic
+from minireason.report import readme
+from minireason.report import sections as page
+from minireason.report import sections_scale as page_scale
+from minireason.report.markup import Page
+from minireason.report.runs import load_machine, load_run
 
 SECTIONS = (page.missing, page.ladder, page.pretraining, page.star, page_scale.rl, page.testtime,
             page.calibration, page_scale.critics, page_scale.revise, page_scale.search,

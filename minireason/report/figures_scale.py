@@ -3,7 +3,7 @@
 import numpy as np
 from matplotlib.figure import Figure
 
-from minireason.figures import (
+from minireason.report.figures import (
     BLACK,
     BLUE,
     GREEN,

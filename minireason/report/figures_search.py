@@ -3,7 +3,7 @@
 import numpy as np
 from matplotlib.figure import Figure
 
-from minireason.figures import (
+from minireason.report.figures import (
     BLACK,
     BLUE,
     GREEN,
@@ -19,7 +19,7 @@ from minireason.figures import (
     percent_axis,
     spread,
 )
-from minireason.results import level_of, rungs
+from minireason.report.runs import level_of, rungs
 from minireason.search.compare import SAMPLED
 
 BROWN, GREY = "#8a6500", "#888888"

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 
-from minireason import figures
+from minireason.report import figures
 
 
 @dataclass(frozen=True)

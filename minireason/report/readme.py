@@ -6,18 +6,14 @@ hand; every table ends with the command, the sizes, n, the seeds and the machine
 
 from pathlib import Path
 
-from minireason import (
-    ablate,
-    countdown_curves,
-    figures,
-    figures_scale,
-    figures_search,
-    readme_tables,
-    reproduce,
-    scale_figures,
-)
-from minireason.config import UserError, from_dict, read_json, write_atomic
-from minireason.results import keep, load_machine, load_run, rungs
+from minireason.core.config import UserError, from_dict, read_json, write_atomic
+from minireason.report import figures, figures_scale, figures_search
+from minireason.report import tables as readme_tables
+from minireason.report.runs import keep, load_machine, load_run, rungs
+from minireason.studies import ablate
+from minireason.studies import lee2023 as reproduce
+from minireason.studies import scaling_figures as scale_figures
+from minireason.studies import stream_of_search_curves as countdown_curves
 
 BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
 ADDITION = "<!-- addition:begin -->", "<!-- addition:end -->"      # may be missing

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from minireason.config import UserError, read_json, read_lines, write_atomic
+from minireason.core.config import UserError, read_json, read_lines, write_atomic
 from minireason.problems import FAMILIES
 
 STAGES = ("pretrain", "sft", "star", "critic", "outcome", "testtime", "rl", "rl_critic",

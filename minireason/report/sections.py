@@ -6,11 +6,11 @@ table. To add one: write its function and name it in report.SECTIONS.
 
 from html import escape
 
-from minireason import figures, figures_search
-from minireason.evaluate import answer_of, marked_steps
-from minireason.markup import Page, grid, percent, points, section, share, table, text
+from minireason.measure.evaluate import answer_of, marked_steps
 from minireason.problems import FAMILIES
-from minireason.results import STAGES, level_of, rungs
+from minireason.report import figures, figures_search
+from minireason.report.markup import Page, grid, percent, points, section, share, table, text
+from minireason.report.runs import STAGES, level_of, rungs
 
 MARKS = {"right": "✓", "wrong": "✗ wrong", "withdrawn": "↺ withdrawn by the policy"}
 

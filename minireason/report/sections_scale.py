@@ -1,8 +1,8 @@
 """Sections of the two scaling axes: reinforcement learning, process critic and search."""
 
-from minireason import figures, figures_scale, figures_search
-from minireason.markup import Page, grid, percent, points, section, share, table, text
-from minireason.results import level_of
+from minireason.report import figures, figures_scale, figures_search
+from minireason.report.markup import Page, grid, percent, points, section, share, table, text
+from minireason.report.runs import level_of
 
 
 def rl(page: Page) -> str:

@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from minireason import figures
-from minireason.results import level_of, rungs
+from minireason.report import figures
+from minireason.report.runs import level_of, rungs
 
 
 def cell(points: list[dict]) -> str:

@@ -4,7 +4,7 @@ Weights are prepared once a call: the gain of each RMSNorm goes into the matrix 
 gains of QK-norm and 1 / sqrt(D) into the rotary tables. Rotary scores depend on distances alone, so
 each prompt is turned back until it ends before position 0: then all rows stand at one position, t.
 Activations between the projections stand heads first, (H, B, D). The plain form of the same step is
-Transformer.decode, the fast one decode.cpp, which needs a compiler; the tests hold them together.
+Transformer.decode, the fast one native.cpp, which needs a compiler; the tests hold them together.
 """
 
 from typing import NamedTuple
@@ -13,9 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from minireason.attention import rotate
-from minireason.fused import inverse_rms, swap_halves
-from minireason.model import Block, KVCache, Transformer
+from minireason.model.attention import rotate
+from minireason.model.cpu_layers import inverse_rms, swap_halves
+from minireason.model.transformer import Block, KVCache, Transformer
 
 
 class Layer(NamedTuple):

@@ -15,11 +15,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from minireason.attention import Prompt, choose_impl
-from minireason.config import UserError
-from minireason.model import KVCache, Transformer
-from minireason.sampling import Samples, Sampling, draw, prefill
-from minireason.tokenizer import Tokenizer
+from minireason.core.config import UserError
+from minireason.model.attention import Prompt, choose_impl
+from minireason.model.tokenizer import Tokenizer
+from minireason.model.transformer import KVCache, Transformer
+from minireason.sampling.draws import Samples, Sampling, draw, prefill
 
 CHECK_EVERY = 8                   # steps between two looks at whether any row is still alive
 

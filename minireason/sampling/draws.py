@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from minireason.losses import truncate_logits
-from minireason.model import KVCache, Transformer
-from minireason.tokenizer import Tokenizer
+from minireason.model.tokenizer import Tokenizer
+from minireason.model.transformer import KVCache, Transformer
+from minireason.training.losses import truncate_logits
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
-"""The sampler's whole loop on a CPU in one call of C++: decode.cpp, built with g++ when first used.
+"""The sampler's whole loop on a CPU in one call of C++: native.cpp, built with g++ when first used.
 
 PyTorch leaves a small model's time between the matrix products: dozens of operations a token, each
-of which walks over memory. decode.cpp keeps a token's numbers near the core from the embedding to
+of which walks over memory. native.cpp keeps a token's numbers near the core from the embedding to
 the draw. Only the form of the weights is made here: panels of columns, RMSNorm's gains in them.
 """
 
@@ -20,13 +20,13 @@ from torch import Tensor
 from tqdm import tqdm
 
 from cuda_ext import build
-from minireason.attention import choose_impl
-from minireason.config import UserError
-from minireason.model import Transformer
-from minireason.sampling import Samples, Sampling
-from minireason.tokenizer import Tokenizer
+from minireason.core.config import UserError
+from minireason.model.attention import choose_impl
+from minireason.model.tokenizer import Tokenizer
+from minireason.model.transformer import Transformer
+from minireason.sampling.draws import Samples, Sampling
 
-SOURCE = Path(__file__).with_name("decode.cpp")
+SOURCE = Path(__file__).with_name("native.cpp")
 FLAGS = ("-std=c++17", "-O3", "-march=native", "-fopenmp-simd", "-fno-math-errno", "-fPIC",
          "-shared", "-pthread", "-fvisibility=hidden")
 BLOCK = 16                        # rows a thread decodes at a time
@@ -46,16 +46,16 @@ def choose_decoder(asked: str) -> str:
         except (build.BuildError, OSError) as error:
             if asked == "native":
                 raise UserError(f"MINIREASON_DECODE=native: {error}") from None
-            name, why = "torch", f"slower; decode.cpp was not built: {error}"
+            name, why = "torch", f"slower; native.cpp was not built: {error}"
         else:
-            name, why = "native", "fastest on a CPU: decode.cpp" if asked == "auto" else why
+            name, why = "native", "fastest on a CPU: native.cpp" if asked == "auto" else why
     tqdm.write(f"[sampler] decoding on the CPU by {name}: {why}", file=sys.stderr)
     return name
 
 
 @functools.cache
 def library() -> ctypes.CDLL:
-    """decode.cpp, built for this processor if the cache has no such build."""
+    """native.cpp, built for this processor if the cache has no such build."""
     compiler = build.find_host_compiler()
     target = build.run([compiler, "-march=native", "-dM", "-E", "-x", "c++", os.devnull])
     # target: every macro that this compiler defines for this processor, so a home folder that two
@@ -71,14 +71,14 @@ def library() -> ctypes.CDLL:
 
 
 class Layer(ctypes.Structure):
-    """One block's weights, as in decode.cpp."""
+    """One block's weights, as in native.cpp."""
 
     _fields_ = [(name, ctypes.c_void_p) for name in (
         "qkv", "out", "gate_up", "down", "q_gain", "k_gain")]
 
 
 class Job(ctypes.Structure):
-    """A chunk of rows to decode, as in decode.cpp."""
+    """A chunk of rows to decode, as in native.cpp."""
 
     _fields_ = [(name, kind) for kind, names in (
         (ctypes.c_void_p, "layers embedding unembedding cos sin prompt_tokens prompt_starts source "
@@ -89,7 +89,7 @@ class Job(ctypes.Structure):
 
 
 def panels(matrix: Tensor, width: int) -> Tensor:
-    """(out, in) -> (out / width, in, width), filled up with zeros: how decode.cpp reads it."""
+    """(out, in) -> (out / width, in, width), filled up with zeros: how native.cpp reads it."""
     padded = F.pad(matrix, (0, 0, 0, -len(matrix) % width))
     return padded.unflatten(0, (-1, width)).transpose(1, 2).contiguous()
 
@@ -107,7 +107,7 @@ def native_decoder(model: Transformer, tokenizer: Tokenizer,
 
 
 class NativeDecoder:
-    """A model's weights prepared for decode.cpp, and how to sample; made anew for every call."""
+    """A model's weights prepared for native.cpp, and how to sample; made anew for every call."""
 
     @torch.inference_mode()
     def __init__(self, model: Transformer, tokenizer: Tokenizer, how: Sampling):

@@ -16,15 +16,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from minireason.attention import choose_impl
-from minireason.config import UserError
-from minireason.cpu_decode import CpuRows, Weights
-from minireason.graph_decode import decoder_for
-from minireason.model import KVCache, Transformer
-from minireason.native_decode import native_decoder
-from minireason.optim import autocast
-from minireason.sampling import Samples, Sampling, draw, prefill, uniforms
-from minireason.tokenizer import Tokenizer
+from minireason.core.config import UserError
+from minireason.model.attention import choose_impl
+from minireason.model.tokenizer import Tokenizer
+from minireason.model.transformer import KVCache, Transformer
+from minireason.sampling.cpu_decode import CpuRows, Weights
+from minireason.sampling.cuda_graph import decoder_for
+from minireason.sampling.draws import Samples, Sampling, draw, prefill, uniforms
+from minireason.sampling.native import native_decoder
+from minireason.training.optim import autocast
 
 __all__ = ["Samples", "Sampling", "draw", "sample", "stream", "uniforms"]
 

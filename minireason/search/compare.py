@@ -7,8 +7,9 @@ one cell a search and budget. A budget of N samples is N times `unit` tokens, fo
 
 import numpy as np
 
-from minireason.config import rng
-from minireason.evaluate import paired_bootstrap, pass_at_k
+from minireason.core.config import rng
+from minireason.measure.estimates import best_of_n, vote, vote_at
+from minireason.measure.evaluate import paired_bootstrap, pass_at_k
 from minireason.search.allocate import (
     Table,
     allocate_to_match,
@@ -20,7 +21,6 @@ from minireason.search.allocate import (
     stop_when_sure,
 )
 from minireason.search.steps import COMPLETE
-from minireason.search.vote import best_of_n, vote, vote_at
 
 SAMPLED = ("single", "majority", "critic_vote", "best_of_n", "coverage")   # coverage: an oracle
 THRESHOLDS = (0.3, 0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.93, 0.95, 0.97, 0.98, 0.99, 0.995, 2.0)

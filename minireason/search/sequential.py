@@ -15,9 +15,9 @@ from itertools import pairwise
 import numpy as np
 import torch
 
-from minireason.config import UserError, rng
-from minireason.model import Transformer
-from minireason.optim import autocast
+from minireason.core.config import UserError, rng
+from minireason.model.tokenizer import Tokenizer
+from minireason.model.transformer import Transformer
 from minireason.search.steps import (
     COMPLETE,
     OPEN,
@@ -30,7 +30,7 @@ from minireason.search.steps import (
     expand,
     plant,
 )
-from minireason.tokenizer import Tokenizer
+from minireason.training.optim import autocast
 
 PICKS = ("sample", "worst", "random", "start")
 CHECKED = (";", "</think>")           # what `<wrong>` can stand in place of

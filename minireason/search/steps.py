@@ -10,10 +10,10 @@ from collections import Counter, defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from minireason.config import UserError, stream_seed
-from minireason.generate import Sampling, stream
-from minireason.model import Transformer
-from minireason.tokenizer import Tokenizer
+from minireason.core.config import UserError, stream_seed
+from minireason.model.tokenizer import Tokenizer
+from minireason.model.transformer import Transformer
+from minireason.sampling.sampler import Sampling, stream
 
 OPEN, COMPLETE, DEAD = "open", "complete", "dead"   # dead: cut inside a step, or out of room
 STEP_STOPS = (";", "</think>")                      # <eos> ends the answer, as always

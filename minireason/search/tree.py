@@ -12,7 +12,7 @@ not enumerated, so a prefix is drawn from again as its visits grow (progressive 
 import math
 from dataclasses import dataclass, field
 
-from minireason.config import UserError
+from minireason.core.config import UserError
 from minireason.search.steps import (
     COMPLETE,
     DEAD,

@@ -7,11 +7,11 @@ The truth about what was kept is measured in every case, and decides nothing.
 from collections import Counter
 from dataclasses import dataclass
 
-from minireason.critic import step_values
-from minireason.evaluate import answer_of, wilson
-from minireason.model import Transformer
+from minireason.critics.value_head import step_values
+from minireason.measure.evaluate import answer_of, wilson
+from minireason.model.tokenizer import Tokenizer
+from minireason.model.transformer import Transformer
 from minireason.problems import Problem, Verdict
-from minireason.tokenizer import Tokenizer
 
 SEARCHES = ("critic", "majority", "single")
 FILTERS = ("verifier", "critic", "none")

@@ -13,11 +13,25 @@ from dataclasses import dataclass
 
 import torch
 
-from minireason import checkpoint, parallel
-from minireason.config import UserError, read_json, resolve_device, rng, stream_seed, write_atomic
-from minireason.critic import (
+from minireason.core import parallel
+from minireason.core.config import (
+    UserError,
+    read_json,
+    resolve_device,
+    rng,
+    stream_seed,
+    write_atomic,
+)
+from minireason.core.runlog import RunLog
+from minireason.critics.step_labels import (
+    exact_labels,
+    label_accuracy,
+    monte_carlo_labels,
+    step_prefixes,
+)
+from minireason.critics.value_head import (
     AGGREGATIONS,
-    STEP_ENDS,
+    Critic,
     aggregate,
     auc,
     critic_loss,
@@ -25,12 +39,13 @@ from minireason.critic import (
     step_values,
     value_batches,
 )
-from minireason.evaluate import complete, judge
-from minireason.generate import Sampling
-from minireason.labels import exact_labels, label_accuracy, monte_carlo_labels, step_prefixes
-from minireason.optim import make_optimizer, schedule, train_step
+from minireason.measure.evaluate import judge
+from minireason.model import checkpoint
+from minireason.model.tokenizer import STEP_ENDS
 from minireason.problems import FAMILIES, Problem, sample_split
-from minireason.runlog import RunLog
+from minireason.sampling.complete import complete
+from minireason.sampling.sampler import Sampling
+from minireason.training.optim import make_optimizer, schedule, train_step
 
 LABELS = ("outcome", "exact", "mc_hard", "mc_soft")
 CHECKED = 16                      # rollouts a step end when labels are compared with the truth
@@ -85,7 +100,11 @@ def run(cfg: CriticConfig) -> dict:
     problems = [FAMILIES[cfg.family].read(prompt) for prompt, _, _ in rollouts]
     texts = [text for _, text, _ in rollouts]
     labels = label(cfg, log, device, problems, rollouts)
-    model, tokenizer = checkpoint.load(cfg.start or cfg.init, device, value_head=True)
+    if cfg.start:
+        model, tokenizer = checkpoint.load(cfg.start, device, Critic)
+    else:
+        policy, tokenizer = checkpoint.load(cfg.init, device)
+        model = Critic.from_policy(policy)
     log.start(model, device)
     ends = torch.tensor(tokenizer.ids_of(*STEP_ENDS))
     ids = rollout_ids(tokenizer, problems, texts)

@@ -17,18 +17,26 @@ from itertools import chain
 
 import torch
 
-from minireason import checkpoint, parallel
-from minireason.batches import encode_lines, micro_batches
-from minireason.config import UserError, read_json, resolve_device, rng, stream_seed, write_atomic
-from minireason.critic import STEP_ENDS, auc, critic_loss, rollout_ids, value_batches
-from minireason.evaluate import answer_of, complete, evaluate, frozen_sets, judge, show
-from minireason.generate import Sampling
-from minireason.labels import exact_labels, step_prefixes
-from minireason.losses import nll
-from minireason.mixture import Mixture, draw_line
-from minireason.optim import make_optimizer, schedule, train_step
+from minireason.core import parallel
+from minireason.core.config import (
+    UserError,
+    read_json,
+    resolve_device,
+    rng,
+    stream_seed,
+    write_atomic,
+)
+from minireason.core.runlog import RunLog
+from minireason.critics.step_labels import exact_labels, step_prefixes
+from minireason.critics.value_head import Critic, auc, critic_loss, rollout_ids, value_batches
+from minireason.measure.evaluate import answer_of, evaluate, frozen_sets, judge, show
+from minireason.model import checkpoint
+from minireason.model.tokenizer import STEP_ENDS
 from minireason.problems import FAMILIES, Problem, sample_split
-from minireason.rationales import (
+from minireason.problems.corpus import Mixture, draw_line
+from minireason.sampling.complete import complete
+from minireason.sampling.sampler import Sampling
+from minireason.search.vote import (
     FILTERS,
     SEARCHES,
     agreement,
@@ -37,7 +45,9 @@ from minireason.rationales import (
     searched,
     truth,
 )
-from minireason.runlog import RunLog
+from minireason.training.batches import encode_lines, micro_batches
+from minireason.training.losses import nll
+from minireason.training.optim import make_optimizer, schedule, train_step
 
 CHOICES = {"search": SEARCHES, "filter": FILTERS, "refresh": ("exact", "outcome", "majority", "no")}
 
@@ -129,7 +139,7 @@ def run_turn(cfg: FlywheelConfig, number: int, policy_folder: str, critic_folder
     path = log.out / "solutions.json"
     if not path.exists():
         policy, tokenizer = checkpoint.load(policy_folder, device)
-        critic, _ = checkpoint.load(critic_folder, device)
+        critic, _ = checkpoint.load(critic_folder, device, Critic)
         found = search(cfg, number, policy, critic, tokenizer, log)
         if parallel.is_main():
             write_atomic(path, json.dumps({**found, "seconds": log.seconds()}))
@@ -225,7 +235,7 @@ def refresh(cfg: FlywheelConfig, number: int, turn: RunLog) -> dict:
             for text, ends in zip(texts, row, strict=True)]
     ids = rollout_ids(tokenizer, [p for p, _, _ in flat], [text for _, text, _ in flat])
     rows = [(*row, ends) for row, (_, _, ends) in zip(ids, flat, strict=True)]
-    model, _ = checkpoint.load(turn.out, device, value_head=True)
+    model = Critic.from_policy(policy)
     teach(cfg, number, log, model, tokenizer, rows)
     sha256 = checkpoint.save(log.out, model, tokenizer)
     values = chain(*final_values(model, tokenizer, problems[cut:], completions[cut:]))

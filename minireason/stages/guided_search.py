@@ -12,16 +12,18 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from minireason import checkpoint, parallel
-from minireason.config import UserError, read_json, resolve_device, stream_seed, write_atomic
-from minireason.critic import prefix_values, rollout_ids
-from minireason.evaluate import answer_of, frozen_sets, judge, prompt_ids
-from minireason.generate import Sampling, sample
+from minireason.core import parallel
+from minireason.core.config import UserError, read_json, resolve_device, stream_seed, write_atomic
+from minireason.core.runlog import RunLog
+from minireason.critics.value_head import Critic, prefix_values, rollout_ids
+from minireason.measure.evaluate import answer_of, frozen_sets, judge
+from minireason.model import checkpoint
 from minireason.problems import FAMILIES, Problem
-from minireason.runlog import RunLog
+from minireason.sampling.complete import prompt_ids
+from minireason.sampling.sampler import Sampling, sample
 from minireason.search import compare
 from minireason.search.beam import BeamConfig, beam_search
-from minireason.search.revise import ReviseSearchConfig, revise_search, standing
+from minireason.search.sequential import ReviseSearchConfig, revise_search, standing
 from minireason.search.steps import COMPLETE, Outcome, Stepper, tree_record
 from minireason.search.tree import TreeConfig, tree_search
 
@@ -72,7 +74,7 @@ def run(cfg: SearchConfig) -> dict:
     if log.done:
         return log.done
     policy, tokenizer = checkpoint.load(cfg.policy, device)
-    critic, _ = checkpoint.load(cfg.critic, device)
+    critic, _ = checkpoint.load(cfg.critic, device, Critic)
     log.start(policy, device)
     log.rewind(0)
     stepper = Stepper(policy, tokenizer, lambda rows: prefix_values(critic, tokenizer, rows),

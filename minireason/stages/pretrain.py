@@ -12,18 +12,19 @@ from dataclasses import dataclass, field
 
 import torch
 
-from minireason import checkpoint, parallel
-from minireason.batches import encode_lines, micro_batches
-from minireason.config import read_lines, resolve_device, rng, stream_seed
-from minireason.evaluate import evaluate, frozen_sets, show
-from minireason.generate import Sampling
-from minireason.losses import nll
-from minireason.mixture import Mixture, draw_line
-from minireason.model import ModelConfig, Transformer
-from minireason.optim import make_optimizer, schedule, train_step, trapezoid
+from minireason.core import parallel
+from minireason.core.config import read_lines, resolve_device, rng, stream_seed
+from minireason.core.runlog import RunLog
+from minireason.measure.evaluate import evaluate, frozen_sets, show
+from minireason.model import checkpoint
+from minireason.model.tokenizer import Tokenizer
+from minireason.model.transformer import ModelConfig, Transformer
 from minireason.problems import FAMILIES
-from minireason.runlog import RunLog
-from minireason.tokenizer import Tokenizer
+from minireason.problems.corpus import Mixture, draw_line
+from minireason.sampling.sampler import Sampling
+from minireason.training.batches import encode_lines, micro_batches
+from minireason.training.losses import nll
+from minireason.training.optim import make_optimizer, schedule, train_step, trapezoid
 
 
 @dataclass(frozen=True)

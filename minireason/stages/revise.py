@@ -16,16 +16,25 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from minireason import checkpoint, parallel
-from minireason.batches import Batch, encode_lines, micro_batches
-from minireason.config import UserError, read_json, resolve_device, rng, stream_seed, write_atomic
-from minireason.evaluate import accuracy_of, complete, evaluate, frozen_sets, judge, show, wilson
-from minireason.generate import Sampling
-from minireason.losses import nll
-from minireason.mixture import Mixture, draw_line
-from minireason.optim import make_optimizer, schedule, train_step
+from minireason.core import parallel
+from minireason.core.config import (
+    UserError,
+    read_json,
+    resolve_device,
+    rng,
+    stream_seed,
+    write_atomic,
+)
+from minireason.core.runlog import RunLog
+from minireason.measure.evaluate import accuracy_of, evaluate, frozen_sets, judge, show, wilson
+from minireason.model import checkpoint
 from minireason.problems import FAMILIES, Problem, sample_split
-from minireason.runlog import RunLog
+from minireason.problems.corpus import Mixture, draw_line
+from minireason.sampling.complete import complete
+from minireason.sampling.sampler import Sampling
+from minireason.training.batches import Batch, encode_lines, micro_batches
+from minireason.training.losses import nll
+from minireason.training.optim import make_optimizer, schedule, train_step
 
 SEPARATORS = ("<wrong>", ";", "<think>", "</think>", "<eos>")   # what stands between two steps
 

@@ -15,17 +15,19 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from minireason import checkpoint, parallel
-from minireason.batches import Batch, encode_lines, micro_batches
-from minireason.config import UserError, resolve_device, rng, stream_seed
-from minireason.evaluate import evaluate, frozen_sets, show
-from minireason.generate import Sampling
-from minireason.losses import clipped, kl_k3, nll, policy_gradient_loss, token_weights
-from minireason.mixture import Mixture, draw_line
-from minireason.model import Transformer
-from minireason.optim import make_optimizer, schedule, train_step
+from minireason.core import parallel
+from minireason.core.config import UserError, resolve_device, rng, stream_seed
+from minireason.core.runlog import RunLog
+from minireason.measure.evaluate import evaluate, frozen_sets, show
+from minireason.model import checkpoint
+from minireason.model.transformer import Transformer
 from minireason.problems import FAMILIES, sample_split
-from minireason.rollouts import (
+from minireason.problems.corpus import Mixture, draw_line
+from minireason.sampling.sampler import Sampling
+from minireason.training.batches import Batch, encode_lines, micro_batches
+from minireason.training.losses import clipped, kl_k3, nll, policy_gradient_loss, token_weights
+from minireason.training.optim import make_optimizer, schedule, train_step
+from minireason.training.rollouts import (
     Rewards,
     Rollout,
     RolloutBatch,
@@ -36,7 +38,6 @@ from minireason.rollouts import (
     has_signal,
     make_batches,
 )
-from minireason.runlog import RunLog
 
 ADVANTAGES = ("reinforce", "rloo", "grpo", "dr_grpo", "optimal")
 AGGREGATIONS = ("token", "sequence", "constant")

@@ -9,16 +9,17 @@ knew; the quickstart does without, and leaves STaR something to mend.
 
 from dataclasses import dataclass
 
-from minireason import checkpoint, parallel
-from minireason.batches import encode_lines, micro_batches
-from minireason.config import resolve_device, rng
-from minireason.evaluate import evaluate, frozen_sets, show
-from minireason.generate import Sampling
-from minireason.losses import nll
-from minireason.mixture import Mixture, draw_line
-from minireason.optim import make_optimizer, schedule, train_step
+from minireason.core import parallel
+from minireason.core.config import resolve_device, rng
+from minireason.core.runlog import RunLog
+from minireason.measure.evaluate import evaluate, frozen_sets, show
+from minireason.model import checkpoint
 from minireason.problems import FAMILIES, sample_split
-from minireason.runlog import RunLog
+from minireason.problems.corpus import Mixture, draw_line
+from minireason.sampling.sampler import Sampling
+from minireason.training.batches import encode_lines, micro_batches
+from minireason.training.losses import nll
+from minireason.training.optim import make_optimizer, schedule, train_step
 
 
 @dataclass(frozen=True)

@@ -15,16 +15,25 @@ without replay makes a small model forget (docs/LOG.md).
 import json
 from dataclasses import dataclass, replace
 
-from minireason import checkpoint, parallel
-from minireason.batches import encode_lines, micro_batches
-from minireason.config import UserError, read_json, resolve_device, rng, stream_seed, write_atomic
-from minireason.evaluate import complete, evaluate, frozen_sets, judge, show
-from minireason.generate import Sampling
-from minireason.losses import nll
-from minireason.mixture import Mixture, draw_line
-from minireason.optim import make_optimizer, schedule, train_step
+from minireason.core import parallel
+from minireason.core.config import (
+    UserError,
+    read_json,
+    resolve_device,
+    rng,
+    stream_seed,
+    write_atomic,
+)
+from minireason.core.runlog import RunLog
+from minireason.measure.evaluate import evaluate, frozen_sets, judge, show
+from minireason.model import checkpoint
 from minireason.problems import FAMILIES, Problem, sample_split
-from minireason.runlog import RunLog
+from minireason.problems.corpus import Mixture, draw_line
+from minireason.sampling.complete import complete
+from minireason.sampling.sampler import Sampling
+from minireason.training.batches import encode_lines, micro_batches
+from minireason.training.losses import nll
+from minireason.training.optim import make_optimizer, schedule, train_step
 
 
 @dataclass(frozen=True)

@@ -12,23 +12,24 @@ from pathlib import Path
 
 import numpy as np
 
-from minireason import checkpoint, parallel
-from minireason.config import read_json, resolve_device, rng, stream_seed, write_atomic
-from minireason.critic import step_values
-from minireason.evaluate import (
+from minireason.core import parallel
+from minireason.core.config import read_json, resolve_device, rng, stream_seed, write_atomic
+from minireason.core.runlog import RunLog
+from minireason.critics.value_head import Critic, step_values
+from minireason.measure.estimates import best_of_n, vote_at
+from minireason.measure.evaluate import (
     answer_of,
-    complete,
     evaluate,
     frozen_sets,
     judge,
     paired_bootstrap,
     pass_at_k,
 )
-from minireason.generate import Sampling
-from minireason.model import Transformer
+from minireason.model import checkpoint
+from minireason.model.transformer import Transformer
 from minireason.problems import Problem
-from minireason.runlog import RunLog
-from minireason.search.vote import best_of_n, vote_at
+from minireason.sampling.complete import complete
+from minireason.sampling.sampler import Sampling
 
 METHODS = ("single", "majority", "critic_vote", "critic_best_of_n", "coverage")
 FIELDS = {"critic": "values", "outcome": "outcome_values"}   # of a record, by critic
@@ -63,7 +64,7 @@ def run(cfg: TestTimeConfig) -> dict:
     if log.done:
         return log.done
     policy, tokenizer = checkpoint.load(cfg.policy, device)
-    critics = {name: checkpoint.load(folder, device)[0] for name, folder in folders.items()}
+    critics = {name: checkpoint.load(folder, device, Critic)[0] for name, folder in folders.items()}
     log.start(policy, device)
     log.rewind(0)
     sets = frozen_sets(cfg.family, "test", cfg.problems, cfg.levels)

@@ -20,10 +20,11 @@ import numpy as np
 import tyro
 from matplotlib.figure import Figure
 
-from minireason import figures, readme_tables
-from minireason.config import UserError, from_dict, read_json, write_atomic
-from minireason.evaluate import wilson
-from minireason.results import level_of
+from minireason.core.config import UserError, from_dict, read_json, write_atomic
+from minireason.measure.evaluate import wilson
+from minireason.report import figures
+from minireason.report import tables as readme_tables
+from minireason.report.runs import level_of
 from minireason.stages import flywheel, revise, star
 
 SIZES = ("family", "seed", "device", "problems", "min_level", "max_level", "steps",

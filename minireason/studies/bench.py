@@ -21,19 +21,27 @@ from types import SimpleNamespace
 import torch
 import torch.nn.functional as F
 
-from minireason import checkpoint
-from minireason.batches import Batch, encode_lines, micro_batches
-from minireason.config import UserError, resolve_device, rng, stream_seed, to_dict, write_atomic
-from minireason.evaluate import frozen_sets, prompt_ids
+from minireason.core.config import (
+    UserError,
+    resolve_device,
+    rng,
+    stream_seed,
+    to_dict,
+    write_atomic,
+)
 from minireason.export import write_folder
-from minireason.generate import Sampling, stream
-from minireason.losses import nll
-from minireason.mixture import draw_line
-from minireason.model import ModelConfig, Transformer
-from minireason.optim import autocast, make_optimizer, train_step
+from minireason.measure.evaluate import frozen_sets
+from minireason.model import checkpoint
+from minireason.model.tokenizer import Tokenizer
+from minireason.model.transformer import ModelConfig, Transformer
 from minireason.problems import FAMILIES
+from minireason.problems.corpus import draw_line
+from minireason.sampling.complete import prompt_ids
+from minireason.sampling.sampler import Sampling, stream
 from minireason.stages.pretrain import PretrainConfig
-from minireason.tokenizer import Tokenizer
+from minireason.training.batches import Batch, encode_lines, micro_batches
+from minireason.training.losses import nll
+from minireason.training.optim import autocast, make_optimizer, train_step
 
 
 @dataclass(frozen=True)
@@ -92,10 +100,7 @@ def run(cfg: BenchConfig) -> dict:
 def load_ours(cfg: BenchConfig) -> tuple[Transformer, Tokenizer]:
     """The checkpoint, or random weights of the wanted shape."""
     if cfg.checkpoint:
-        model, tokenizer = checkpoint.load(cfg.checkpoint)
-        if model.value is not None:
-            raise UserError(f"{cfg.checkpoint}: a critic; bench needs a policy")
-        return model, tokenizer
+        return checkpoint.load(cfg.checkpoint)
     s, tokenizer = cfg.shape, Tokenizer.build(FAMILIES["chain"].NUMBER_WIDTH)
     config = ModelConfig(tokenizer.vocab_size, s.d_model, s.n_layers, s.n_heads, s.n_heads,
                          s.head_dim, s.d_ff, s.max_len)

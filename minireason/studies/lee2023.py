@@ -19,9 +19,8 @@ from pathlib import Path
 
 import torch
 
-from minireason import parallel
-from minireason.batches import encode_lines, micro_batches
-from minireason.config import (
+from minireason.core import parallel
+from minireason.core.config import (
     UserError,
     machine,
     read_json,
@@ -30,14 +29,15 @@ from minireason.config import (
     stream_seed,
     write_atomic,
 )
-from minireason.evaluate import evaluate, frozen_sets
-from minireason.generate import Sampling
-from minireason.losses import nll
-from minireason.model import ModelConfig, Transformer
-from minireason.optim import make_optimizer, schedule, train_step
+from minireason.core.runlog import RunLog
+from minireason.measure.evaluate import evaluate, frozen_sets
+from minireason.model.tokenizer import Tokenizer
+from minireason.model.transformer import ModelConfig, Transformer
 from minireason.problems import Problem, addition, split_of
-from minireason.runlog import RunLog
-from minireason.tokenizer import Tokenizer
+from minireason.sampling.sampler import Sampling
+from minireason.training.batches import encode_lines, micro_batches
+from minireason.training.losses import nll
+from minireason.training.optim import make_optimizer, schedule, train_step
 
 PUBLISHED = {                         # test accuracy in %, by number of training examples
     "plain": {250: 0.0, 500: 0.0, 1000: 0.4, 2000: 1.7, 3000: 28.7, 4000: 62.3, 5000: 81.1,

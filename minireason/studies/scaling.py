@@ -22,21 +22,31 @@ import numpy as np
 import torch
 import tyro
 
-from minireason import checkpoint, parallel, scale_figures
-from minireason.batches import encode_lines, micro_batches
-from minireason.config import UserError, read_json, resolve_device, rng, stream_seed, write_atomic
-from minireason.evaluate import answer_of, complete, frozen_sets, judge, pass_at_k, wilson
-from minireason.generate import Sampling
-from minireason.losses import nll
-from minireason.mixture import Mixture
-from minireason.model import Transformer
+from minireason.core import parallel
+from minireason.core.config import (
+    UserError,
+    read_json,
+    resolve_device,
+    rng,
+    stream_seed,
+    write_atomic,
+)
+from minireason.core.runlog import RunLog
+from minireason.measure.estimates import vote_at
+from minireason.measure.evaluate import answer_of, frozen_sets, judge, pass_at_k, wilson
+from minireason.measure.fits import inference_multiple, training_flops
+from minireason.model import checkpoint
+from minireason.model.tokenizer import Tokenizer
+from minireason.model.transformer import Transformer
 from minireason.problems import FAMILIES
-from minireason.runlog import RunLog
-from minireason.scale_laws import laws, read_rl, read_search, read_testtime
-from minireason.scaling import inference_multiple, training_flops
-from minireason.search.vote import vote_at
+from minireason.problems.corpus import Mixture
+from minireason.sampling.complete import complete
+from minireason.sampling.sampler import Sampling
 from minireason.stages import pretrain
-from minireason.tokenizer import Tokenizer
+from minireason.studies import scaling_figures as scale_figures
+from minireason.studies.scaling_laws import laws, read_rl, read_search, read_testtime
+from minireason.training.batches import encode_lines, micro_batches
+from minireason.training.losses import nll
 
 RATIOS = (0.16, 0.79, 22.0)           # R, inference tokens / pretraining tokens, as in Snell 2024
 

@@ -7,8 +7,9 @@ from matplotlib import rc_context
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter
 
-from minireason import figures_search
-from minireason.figures import (
+from minireason.measure.fits import pass_matrix
+from minireason.report import figures_search
+from minireason.report.figures import (
     BLACK,
     BLUE,
     GREEN,
@@ -24,15 +25,14 @@ from minireason.figures import (
     spread,
     whiskers,
 )
-from minireason.figures import METHODS as SAMPLED
-from minireason.scale_laws import (
+from minireason.report.figures import METHODS as SAMPLED
+from minireason.studies.scaling_laws import (
     mean_accuracy,
     powers,
     right_counts,
     rl_points,
     testtime_points,
 )
-from minireason.scaling import pass_matrix
 
 COLOURS = (BLUE, ORANGE, GREEN, RED, PURPLE, SKY, BLACK)
 MARKERS = "osD^vP*"

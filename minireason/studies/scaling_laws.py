@@ -5,9 +5,9 @@ from pathlib import Path
 
 import numpy as np
 
-from minireason import figures_search
-from minireason.config import UserError, read_json
-from minireason.scaling import coverage_law, hinge, log_linear, log_linear_runs, power_law
+from minireason.core.config import UserError, read_json
+from minireason.measure.fits import coverage_law, hinge, log_linear, log_linear_runs, power_law
+from minireason.report import figures_search
 from minireason.stages import testtime
 
 

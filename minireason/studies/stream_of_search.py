@@ -26,9 +26,20 @@ from typing import Annotated
 import torch
 import tyro
 
-from minireason import checkpoint, countdown_curves, parallel
-from minireason.config import UserError, read_json, resolve_device, stream_seed, write_atomic
-from minireason.countdown_train import (
+from minireason.core import parallel
+from minireason.core.config import UserError, read_json, resolve_device, stream_seed, write_atomic
+from minireason.core.runlog import RunLog
+from minireason.measure.evaluate import evaluate, frozen_sets
+from minireason.model import checkpoint
+from minireason.model.tokenizer import Tokenizer
+from minireason.model.transformer import Transformer
+from minireason.problems import Problem
+from minireason.problems import countdown as family
+from minireason.problems.countdown_solver import chance
+from minireason.sampling.complete import prompt_ids
+from minireason.sampling.sampler import Sampling, stream
+from minireason.studies import stream_of_search_curves as countdown_curves
+from minireason.studies.stream_of_search_train import (
     ARMS,
     MAX_NEW,
     Recipe,
@@ -36,14 +47,6 @@ from minireason.countdown_train import (
     style_of,
     train,
 )
-from minireason.evaluate import evaluate, frozen_sets, prompt_ids
-from minireason.generate import Sampling, stream
-from minireason.model import Transformer
-from minireason.problems import Problem
-from minireason.problems import countdown as family
-from minireason.problems.search import chance
-from minireason.runlog import RunLog
-from minireason.tokenizer import Tokenizer
 
 SETS = ("test", "targets")            # held-out numbers; held-out numbers and targets
 SIZES = {

@@ -11,11 +11,11 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
-from minireason import figures
-from minireason.config import rng
-from minireason.evaluate import paired_bootstrap, pass_at_k
-from minireason.readme_tables import cell
-from minireason.search.vote import best_of_n, vote_at
+from minireason.core.config import rng
+from minireason.measure.estimates import best_of_n, vote_at
+from minireason.measure.evaluate import paired_bootstrap, pass_at_k
+from minireason.report import figures
+from minireason.report.tables import cell
 
 METHODS = ("single", "majority", "likelihood", "self_check")
 LOOKS = {"sos": ("Stream of Search", figures.BLUE, "o"),

@@ -11,18 +11,19 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from minireason import checkpoint, parallel
-from minireason.batches import encode_lines, micro_batches
-from minireason.config import UserError, read_lines, rng, stream_seed
-from minireason.losses import nll
-from minireason.model import ModelConfig, Transformer
-from minireason.optim import make_optimizer, schedule, train_step
+from minireason.core import parallel
+from minireason.core.config import UserError, read_lines, rng, stream_seed
+from minireason.core.runlog import RunLog
+from minireason.model import checkpoint
+from minireason.model.tokenizer import Tokenizer
+from minireason.model.transformer import ModelConfig, Transformer
 from minireason.problems import countdown as family
 from minireason.problems import sample_split
-from minireason.rollouts import Rewards
-from minireason.runlog import RunLog
 from minireason.stages import rl
-from minireason.tokenizer import Tokenizer
+from minireason.training.batches import encode_lines, micro_batches
+from minireason.training.losses import nll
+from minireason.training.optim import make_optimizer, schedule, train_step
+from minireason.training.rollouts import Rewards
 
 SEARCHES = ("sos", "guided")
 ARMS = (*SEARCHES, "optimal_tokens", "optimal_examples")

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from minireason import parallel
-from minireason.tokenizer import Tokenizer
+from minireason.core import parallel
+from minireason.model.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True)

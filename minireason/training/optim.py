@@ -11,9 +11,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from minireason import parallel
-from minireason.batches import Batch
-from minireason.config import UserError
+from minireason.core import parallel
+from minireason.core.config import UserError
+from minireason.training.batches import Batch
 
 
 def make_optimizer(model: nn.Module, weight_decay: float,

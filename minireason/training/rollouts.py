@@ -12,16 +12,15 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from minireason import parallel
-from minireason.batches import Batch, micro_batches
-from minireason.critic import STEP_ENDS
-from minireason.evaluate import prompt_ids
-from minireason.generate import Sampling, stream
-from minireason.losses import gather_logprobs, group_advantages, truncate_logits
-from minireason.model import Transformer
-from minireason.optim import autocast
+from minireason.core import parallel
+from minireason.model.tokenizer import STEP_ENDS, Tokenizer
+from minireason.model.transformer import Transformer
 from minireason.problems import FAMILIES, Problem, Verdict
-from minireason.tokenizer import Tokenizer
+from minireason.sampling.complete import prompt_ids
+from minireason.sampling.sampler import Sampling, stream
+from minireason.training.batches import Batch, micro_batches
+from minireason.training.losses import gather_logprobs, group_advantages, truncate_logits
+from minireason.training.optim import autocast
 
 
 @dataclass(frozen=True)

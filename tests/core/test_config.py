@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from minireason import config
-from minireason.config import (
+from minireason.core import config
+from minireason.core.config import (
     UserError,
     from_dict,
     read_json,

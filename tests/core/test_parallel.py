@@ -8,8 +8,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from minireason import parallel
-from minireason.batches import micro_batches
+from minireason.core import parallel
+from minireason.training.batches import micro_batches
 
 
 def as_rank(monkeypatch, rank: int, size: int) -> None:
@@ -28,7 +28,7 @@ def test_one_process_is_the_identity():
 
 LEAVES = """
 import atexit, torch, torch.distributed as dist
-from minireason import parallel
+from minireason.core import parallel
 atexit.register(lambda: print("left" if not dist.is_initialized() else "still in"))   # runs last
 parallel.init(torch.device("cpu"))
 print("joined" if dist.is_initialized() else "alone")

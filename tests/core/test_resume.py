@@ -10,7 +10,7 @@ import pytest
 from kill_run import differences, trial
 from tiny_run import tiny_stages
 
-from minireason import runlog
+from minireason.core import runlog
 from minireason.stages import pretrain
 
 STAGES = list(tiny_stages("x"))
@@ -95,5 +95,5 @@ def test_a_fresh_run_is_identical_and_the_comparison_can_fail(ladder, tmp_path):
 @pytest.mark.slow
 def test_sigkill_in_the_tiny_pipeline(tmp_path):
     """The short form of `python tests/kill_run.py`, which kills `smoke` 20 times."""
-    script = Path(__file__).with_name("tiny_run.py")
+    script = Path(__file__).parents[1] / "tiny_run.py"
     assert trial([sys.executable, str(script), "run"], tmp_path / "kill", kills=3, seed=1) == []

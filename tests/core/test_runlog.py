@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
-from minireason.config import UserError
-from minireason.runlog import RunLog
+from minireason.core.config import UserError
+from minireason.core.runlog import RunLog
 
 
 @dataclass(frozen=True)

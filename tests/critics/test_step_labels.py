@@ -7,19 +7,22 @@ import numpy as np
 import pytest
 import torch
 
-from minireason import checkpoint, labels
-from minireason.config import UserError
-from minireason.critic import STEP_ENDS, aggregate, rollout_ids, step_values
-from minireason.evaluate import complete, judge
-from minireason.generate import Sampling
-from minireason.labels import (
+from minireason.core.config import UserError
+from minireason.critics import step_labels as labels
+from minireason.critics.step_labels import (
     exact_labels,
     go_on,
     label_accuracy,
     monte_carlo_labels,
     step_prefixes,
 )
+from minireason.critics.value_head import Critic, aggregate, rollout_ids, step_values
+from minireason.measure.evaluate import judge
+from minireason.model import checkpoint
+from minireason.model.tokenizer import STEP_ENDS
 from minireason.problems import addition, chain, sample_split
+from minireason.sampling.complete import complete
+from minireason.sampling.sampler import Sampling
 from minireason.stages import critic
 from minireason.stages.critic import CriticConfig, auc, value_batches
 
@@ -219,7 +222,7 @@ def test_refreshed_critic_starts_from_the_old_one(tiny, ladder, policy, tmp_path
     assert parents == {"init": checkpoint.weights_hash(ladder / "sft"),
                        "start": checkpoint.weights_hash(ladder / "critic")}
     text = "<think>23+4=27;27*3=81</think>81<eos>"
-    old, new = (step_values(checkpoint.load(folder)[0], policy[1], [PROBLEM], [text])
+    old, new = (step_values(checkpoint.load(folder, kind=Critic)[0], policy[1], [PROBLEM], [text])
                 for folder in (ladder / "critic", cfg.out))
     assert old == new and len(old[0]) == 3
 

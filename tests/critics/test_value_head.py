@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from minireason import checkpoint
-from minireason.critic import STEP_ENDS, auc, rollout_ids, step_values
+from minireason.critics.value_head import Critic, auc, rollout_ids, step_values
+from minireason.model import checkpoint
+from minireason.model.tokenizer import STEP_ENDS, Tokenizer
 from minireason.problems import chain
-from minireason.tokenizer import Tokenizer
 
 PROBLEMS = [chain.read("(2+3)"), chain.read("((7-2)*3)")]
 TEXTS = [chain.render(p, "cot") for p in PROBLEMS]
@@ -15,7 +15,7 @@ TEXTS = [chain.render(p, "cot") for p in PROBLEMS]
 
 @pytest.fixture(scope="module")
 def model(ladder):
-    model, tokenizer = checkpoint.load(ladder / "critic")
+    model, tokenizer = checkpoint.load(ladder / "critic", kind=Critic)
     with torch.no_grad():                                # far from zero, so that places differ
         model.value.weight.normal_(0, 2, generator=torch.Generator().manual_seed(0))
         model.likelihood.fill_(0.1)                      # and far from a sigmoid's flat ends

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from minireason.config import rng
-from minireason.evaluate import pass_at_k
-from minireason.search.vote import best_of_n, vote, vote_at
+from minireason.core.config import rng
+from minireason.measure.estimates import best_of_n, vote, vote_at
+from minireason.measure.evaluate import pass_at_k
 
 quick = settings(max_examples=80, deadline=None, derandomize=True)
 SUM = 1e-12                               # float64 rounding of some hundred terms of size 1

@@ -8,23 +8,22 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from minireason import evaluate as module
-from minireason.evaluate import (
+from minireason.measure.evaluate import (
     accuracy_of,
     answer_of,
-    complete,
     evaluate,
     frozen_sets,
     judge,
     paired_bootstrap,
     pass_at_k,
-    prompt_ids,
     show,
     wilson,
 )
-from minireason.generate import Sampling
+from minireason.model.tokenizer import Tokenizer
 from minireason.problems import FAMILIES, Verdict, chain, load_frozen, split_of
-from minireason.tokenizer import Tokenizer
+from minireason.sampling import complete as completing
+from minireason.sampling.complete import complete, prompt_ids
+from minireason.sampling.sampler import Sampling
 
 quick = settings(max_examples=80, deadline=None, derandomize=True)
 
@@ -128,7 +127,7 @@ def test_evaluate_reads_the_models_completions(monkeypatch):
         return [chain.render(p, "cot").removeprefix("<think>") if good else "<eos>"
                 for p, good in zip(problems, right, strict=True)]
 
-    monkeypatch.setattr(module, "sample", half_right)
+    monkeypatch.setattr(completing, "sample", half_right)
     tokenizer = Tokenizer.build(2)
     report = evaluate(None, tokenizer, sets, "cot", Sampling(temperature=0))
     assert {name: (r["accuracy"], r["n"]) for name, r in report.items()} == {
@@ -146,7 +145,8 @@ def test_answers_are_read_without_the_truth():
 @pytest.mark.parametrize("n", [1, 3])
 def test_two_ranks_draw_what_one_process_draws(ladder, monkeypatch, n):
     """A row's random numbers follow its problem, not its place on a rank."""
-    from minireason import checkpoint, parallel
+    from minireason.core import parallel
+    from minireason.model import checkpoint
     torch.manual_seed(0)
     model, tokenizer = checkpoint.load(ladder / "sft")
     problems = frozen_sets("chain", "test", 5, (1,))["chain-test-k1"]

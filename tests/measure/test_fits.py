@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from minireason import scaling
-from minireason.config import UserError
-from minireason.evaluate import pass_at_k
+from minireason.core.config import UserError
+from minireason.measure import fits as scaling
+from minireason.measure.evaluate import pass_at_k
 
 SIZES = np.geomspace(3e4, 3e7, 7).repeat(3)              # seven sizes, three seeds each
 

@@ -8,8 +8,9 @@ import pytest
 import torch
 
 import cuda_ext
-from minireason import attention
-from minireason.attention import (
+from minireason.core.config import UserError
+from minireason.model import attention
+from minireason.model.attention import (
     Prompt,
     choose_impl,
     decode_attention,
@@ -17,10 +18,9 @@ from minireason.attention import (
     rotate,
     self_attention,
 )
-from minireason.config import UserError
-from minireason.losses import nll
-from minireason.model import ModelConfig, Transformer
-from minireason.optim import make_optimizer, train_step
+from minireason.model.transformer import ModelConfig, Transformer
+from minireason.training.losses import nll
+from minireason.training.optim import make_optimizer, train_step
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
 H, HKV, D, SPAN = 4, 2, 32, 24

@@ -11,14 +11,15 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from minireason import checkpoint
-from minireason.batches import pad_right
-from minireason.config import UserError
-from minireason.losses import nll
-from minireason.model import ModelConfig, Transformer
-from minireason.optim import make_optimizer, train_step
-from minireason.runlog import RunLog
-from minireason.tokenizer import Tokenizer
+from minireason.core.config import UserError
+from minireason.core.runlog import RunLog
+from minireason.critics.value_head import Critic
+from minireason.model import checkpoint
+from minireason.model.tokenizer import Tokenizer
+from minireason.model.transformer import ModelConfig, Transformer
+from minireason.training.batches import pad_right
+from minireason.training.losses import nll
+from minireason.training.optim import make_optimizer, train_step
 
 TOKENIZER = Tokenizer.build(1)
 
@@ -67,14 +68,16 @@ def test_the_hash_names_weights_and_shape(tmp_path, folder):
 
 
 def test_a_critic_starts_as_its_policy_with_a_head_of_zeros(tmp_path, folder):
-    critic, _ = checkpoint.load(folder, value_head=True)
+    critic = Critic.from_policy(checkpoint.load(folder)[0])
     assert critic.values(torch.zeros(1, 3, dtype=torch.long)).abs().max() == 0
     with torch.no_grad():
         critic.value.weight.fill_(0.5)
     checkpoint.save(tmp_path, critic, TOKENIZER)
-    assert same(checkpoint.load(tmp_path)[0], critic)
-    with pytest.raises(UserError, match="no value head"):
-        checkpoint.load(folder)[0].values(torch.zeros(1, 3, dtype=torch.long))
+    assert same(checkpoint.load(tmp_path, kind=Critic)[0], critic)
+    with pytest.raises(UserError, match="holds a policy; give the folder of a critic"):
+        checkpoint.load(folder, kind=Critic)
+    with pytest.raises(UserError, match="holds a critic; give the folder of a policy"):
+        checkpoint.load(tmp_path)
 
 
 def size_of(folder) -> int:

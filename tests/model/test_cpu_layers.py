@@ -4,8 +4,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from minireason.attention import padding, rope_tables, self_attention
-from minireason.fused import CausalAttention, RMSNorm, SwiGLU
+from minireason.model.attention import padding, rope_tables, self_attention
+from minireason.model.cpu_layers import CausalAttention, RMSNorm, SwiGLU
 
 # Float64 throughout, where both sides round at 1e-16; attention's tables are float32 for both.
 CLOSE = {"rtol": 0.0, "atol": 1e-12}

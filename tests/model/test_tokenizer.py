@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from minireason.config import UserError
-from minireason.tokenizer import SPECIALS, Tokenizer
+from minireason.core.config import UserError
+from minireason.model.tokenizer import SPECIALS, Tokenizer
 
 quick = settings(max_examples=100, deadline=None, derandomize=True)
 WIDTHS = {width: Tokenizer.build(width) for width in (1, 2, 3)}

@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from minireason import mixture as module
-from minireason.config import UserError, rng
-from minireason.mixture import Mixture, draw_line
+from minireason.core.config import UserError, rng
 from minireason.problems import chain, split_of
+from minireason.problems import corpus as module
+from minireason.problems.corpus import Mixture, draw_line
 
 CHAIN = Mixture(facts=0.3, direct=0.25, facts_per_line=4, max_level=5, common_level=2,
                 worked_tail=0.5)

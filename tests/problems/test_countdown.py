@@ -11,16 +11,18 @@ import numpy as np
 import pytest
 import torch
 
-from minireason import checkpoint, countdown_curves, countdown_train
-from minireason import countdown as experiment
-from minireason.config import UserError, rng
-from minireason.countdown import CountdownConfig
-from minireason.countdown_train import ARMS, draw_lines, rows_per_step
-from minireason.evaluate import pass_at_k
+from minireason.core.config import UserError, rng
+from minireason.measure.evaluate import pass_at_k
+from minireason.model import checkpoint
+from minireason.model.tokenizer import Tokenizer
 from minireason.problems import countdown, load_frozen, split_of
-from minireason.problems.expressions import operations
-from minireason.problems.search import BUDGET, NEAR, chance, guided, moves, solve
-from minireason.tokenizer import Tokenizer
+from minireason.problems.arithmetic import operations
+from minireason.problems.countdown_solver import BUDGET, NEAR, chance, guided, moves, solve
+from minireason.studies import stream_of_search as experiment
+from minireason.studies import stream_of_search_curves as countdown_curves
+from minireason.studies import stream_of_search_train as countdown_train
+from minireason.studies.stream_of_search import CountdownConfig
+from minireason.studies.stream_of_search_train import ARMS, draw_lines, rows_per_step
 
 
 def reachable(state: tuple[int, ...]) -> set[int]:

@@ -15,7 +15,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from minireason import problems
-from minireason.config import UserError, rng
+from minireason.core.config import UserError, rng
+from minireason.model.tokenizer import Tokenizer
 from minireason.problems import (
     FAMILIES,
     addition,
@@ -27,9 +28,8 @@ from minireason.problems import (
     split_of,
 )
 from minireason.problems.base import sample_split, sample_unique
-from minireason.tokenizer import Tokenizer
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 NAMES = sorted(FAMILIES)
 SCRATCHPADS = [("chain", "cot"), ("countdown", "optimal"),
                *(("addition", s) for s in ("simplified", "detailed", "star"))]

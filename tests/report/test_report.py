@@ -8,21 +8,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from minireason import (
-    figures,
-    figures_search,
-    markup,
-    readme,
-    readme_tables,
-    report,
-    results,
-)
-from minireason.config import UserError, to_dict
-from minireason.evaluate import Accuracy, wilson
+from minireason.core.config import UserError, to_dict
+from minireason.measure.evaluate import Accuracy, wilson
 from minireason.problems import chain
-from minireason.report import ReportConfig
+from minireason.report import build as report
+from minireason.report import figures, figures_search, markup, readme
+from minireason.report import runs as results
+from minireason.report import tables as readme_tables
+from minireason.report.build import ReportConfig
 from minireason.search import compare
-from minireason.stages import critic, flywheel, pretrain, revise, rl, search, sft, star, testtime
+from minireason.stages import critic, flywheel, pretrain, revise, rl, sft, star, testtime
+from minireason.stages import guided_search as search
 
 LEVELS = range(1, 9)
 
@@ -460,7 +456,7 @@ def test_readme_tables_of_rl_and_search_take_their_numbers_from_the_runs():
 
 def test_studies_are_redrawn_from_what_is_committed(tmp_path):
     """The repository's own results: each has its table and its figure; none, no block."""
-    reference = Path(__file__).parents[1] / "data" / "reference"
+    reference = Path(__file__).parents[2] / "data" / "reference"
     text = readme.studies(reference, tmp_path)
     drawn = sorted(path.name for path in (tmp_path / readme.FIGURES).glob("*.png"))
     assert {"ablate_star.png", "countdown.png"} <= set(drawn)

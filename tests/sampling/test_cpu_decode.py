@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from minireason.cpu_decode import CpuRows, Weights
-from minireason.model import KVCache, ModelConfig, Transformer
+from minireason.model.transformer import KVCache, ModelConfig, Transformer
+from minireason.sampling.cpu_decode import CpuRows, Weights
 
 # The bound that DESIGN sets for float32 logits; a planted error shows as 1e-2 and more.
 CLOSE = {"rtol": 0.0, "atol": 1e-5}

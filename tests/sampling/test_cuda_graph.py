@@ -7,12 +7,12 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from minireason import graph_decode
-from minireason.config import UserError
-from minireason.generate import Sampling, stream, uniforms
-from minireason.graph_decode import GraphDecoder
-from minireason.model import ModelConfig, Transformer
-from minireason.tokenizer import Tokenizer
+from minireason.core.config import UserError
+from minireason.model.tokenizer import Tokenizer
+from minireason.model.transformer import ModelConfig, Transformer
+from minireason.sampling import cuda_graph as graph_decode
+from minireason.sampling.cuda_graph import GraphDecoder
+from minireason.sampling.sampler import Sampling, stream, uniforms
 
 pytestmark = pytest.mark.skipif(shutil.which("g++") is None,
                                 reason="NOT CHECKED: the emulator needs g++")

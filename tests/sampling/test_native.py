@@ -7,13 +7,14 @@ import pytest
 import torch
 
 from cuda_ext import build
-from minireason import generate, native_decode
-from minireason.config import UserError
-from minireason.generate import Sampling
-from minireason.losses import truncate_logits
-from minireason.model import ModelConfig, Transformer
-from minireason.native_decode import NativeDecoder, choose_decoder, native_decoder, panels
-from minireason.sampling import draw, uniforms
+from minireason.core.config import UserError
+from minireason.model.transformer import ModelConfig, Transformer
+from minireason.sampling import native as native_decode
+from minireason.sampling import sampler as generate
+from minireason.sampling.draws import draw, uniforms
+from minireason.sampling.native import NativeDecoder, choose_decoder, native_decoder, panels
+from minireason.sampling.sampler import Sampling
+from minireason.training.losses import truncate_logits
 
 try:
     native_decode.library()

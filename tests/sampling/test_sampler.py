@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 import torch
 
-from minireason import generate
-from minireason.config import UserError
-from minireason.generate import Sampling, draw, sample, stream, uniforms
-from minireason.losses import truncate_logits
-from minireason.model import ModelConfig, Transformer
-from minireason.tokenizer import Tokenizer
+from minireason.core.config import UserError
+from minireason.model.tokenizer import Tokenizer
+from minireason.model.transformer import ModelConfig, Transformer
+from minireason.sampling import sampler as generate
+from minireason.sampling.sampler import Sampling, draw, sample, stream, uniforms
+from minireason.training.losses import truncate_logits
 
 TOKENIZER = Tokenizer.build(1)
 # The bound that DESIGN sets for float32 logits; a wrong temperature or filter shows as 1e-2.

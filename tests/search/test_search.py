@@ -12,18 +12,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import minireason.search
-from minireason.config import UserError
-from minireason.critic import prefix_values, step_values
-from minireason.evaluate import pass_at_k, wilson
-from minireason.generate import stream as real_stream
-from minireason.model import ModelConfig, Transformer
+from minireason.core.config import UserError
+from minireason.critics.value_head import Critic, prefix_values, step_values
+from minireason.measure.estimates import best_of_n
+from minireason.measure.evaluate import pass_at_k, wilson
+from minireason.model.tokenizer import Tokenizer
+from minireason.model.transformer import ModelConfig, Transformer
 from minireason.problems import chain
+from minireason.sampling.sampler import stream as real_stream
 from minireason.search import steps
 from minireason.search.beam import BeamConfig, beam_search
 from minireason.search.steps import COMPLETE, DEAD, Ledger, Stepper, answer_tokens, tree_record
 from minireason.search.tree import TreeConfig, tree_search
-from minireason.search.vote import best_of_n
-from minireason.tokenizer import Tokenizer
 
 TOKENIZER = Tokenizer.build(number_width=1)
 END_THINK = TOKENIZER.end_think
@@ -147,7 +147,7 @@ def tiny():
     config = ModelConfig(vocab_size=TOKENIZER.vocab_size, d_model=16, n_layers=1, n_heads=1,
                          n_kv_heads=1, head_dim=16, d_ff=16, max_len=48)
     policy = Transformer(config).init_weights(torch.Generator().manual_seed(0))
-    critic = Transformer(config, value_head=True).init_weights(torch.Generator().manual_seed(1))
+    critic = Critic(config).init_weights(torch.Generator().manual_seed(1))
     return policy, critic
 
 

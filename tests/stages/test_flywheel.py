@@ -9,11 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from kill_run import differences
 
-from minireason import checkpoint
-from minireason.config import UserError, rng
-from minireason.critic import step_values
+from minireason.core.config import UserError, rng
+from minireason.critics.value_head import Critic, step_values
+from minireason.model import checkpoint
 from minireason.problems import base, chain
-from minireason.rationales import (
+from minireason.search.vote import (
     SEARCHES,
     Solution,
     agreement,
@@ -130,7 +130,7 @@ def test_critic_is_refreshed_on_the_new_policy(config, scripted, refresh, accura
         folder = Path(cfg.out) / f"turn-{number}"
         held = json.loads((folder / "critic" / "config.json").read_text())
         assert held["parents"]["policy"] == checkpoint.weights_hash(folder)
-        assert checkpoint.load(folder / "critic")[0].value is not None
+        assert checkpoint.load(folder / "critic", kind=Critic)
     parents = json.loads((Path(cfg.out) / "turn-2" / "config.json").read_text())["parents"]
     assert parents == {"policy": checkpoint.weights_hash(Path(cfg.out) / "turn-1"),
                        "critic": checkpoint.weights_hash(Path(cfg.out) / "turn-1" / "critic")}
@@ -202,7 +202,7 @@ def test_nothing_kept_is_said_and_the_policy_passed_on(config, capfd, restart):
     assert said.count("no solution passed the filter, so this turn trains nothing") == config.turns
     assert [turn["kept"] for turn in result["turns"]] == [0, 0]
     assert result["weights"] == checkpoint.weights_hash(config.init)
-    assert checkpoint.load(Path(config.out) / "turn-2" / "critic")[0].value is not None
+    assert checkpoint.load(Path(config.out) / "turn-2" / "critic", kind=Critic)
 
 
 def test_unknown_choices_are_refused(config):
@@ -215,9 +215,10 @@ def test_unknown_choices_are_refused(config):
 
 def test_teaching_moves_the_value_towards_the_labels(config, ladder, tmp_path):
     """One right and one wrong completion, overfitted."""
-    from minireason.critic import rollout_ids
-    from minireason.runlog import RunLog
-    model, tokenizer = checkpoint.load(ladder / "star", value_head=True)
+    from minireason.core.runlog import RunLog
+    from minireason.critics.value_head import rollout_ids
+    policy, tokenizer = checkpoint.load(ladder / "star")
+    model = Critic.from_policy(policy)
     problems = [chain.sample(rng(i, "taught"), 2) for i in range(4)]
     texts = [chain.render(p, "cot") for p in problems]
     rows = [(*ids, [float(i % 2)] * 3) for i, ids in
@@ -230,7 +231,7 @@ def test_teaching_moves_the_value_towards_the_labels(config, ladder, tmp_path):
 
 def test_every_completion_has_its_own_last_value(ladder):
     """Equal completions of one problem have one value; of another problem, another one."""
-    model, tokenizer = checkpoint.load(ladder / "critic")
+    model, tokenizer = checkpoint.load(ladder / "critic", kind=Critic)
     model.likelihood.data.fill_(0.01)               # so small a critic says 0 to everything
     problems = [chain.sample(rng(i, "valued"), 2) for i in range(2)]
     right, open_end = chain.render(problems[0], "cot"), "<think>1+1"

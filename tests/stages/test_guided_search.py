@@ -6,12 +6,12 @@ import json
 import numpy as np
 import pytest
 
-from minireason import checkpoint
-from minireason.config import UserError
+from minireason.core.config import UserError
+from minireason.model import checkpoint
 from minireason.search import compare
-from minireason.search.revise import standing
-from minireason.stages import search
-from minireason.stages.search import SearchConfig
+from minireason.search.sequential import standing
+from minireason.stages import guided_search as search
+from minireason.stages.guided_search import SearchConfig
 
 
 @pytest.fixture

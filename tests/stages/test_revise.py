@@ -12,14 +12,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from kill_run import differences
 
-from minireason import checkpoint
-from minireason.batches import encode_lines, micro_batches
-from minireason.config import UserError
-from minireason.evaluate import prompt_ids
-from minireason.mixture import Mixture
+from minireason.core.config import UserError
+from minireason.model import checkpoint
+from minireason.model.tokenizer import Tokenizer
 from minireason.problems import chain, load_frozen
+from minireason.problems.corpus import Mixture
+from minireason.sampling.complete import prompt_ids
 from minireason.search import steps
-from minireason.search.revise import (
+from minireason.search.sequential import (
     PICKS,
     Chain,
     ReviseSearchConfig,
@@ -31,7 +31,7 @@ from minireason.search.revise import (
 )
 from minireason.search.steps import COMPLETE, Node, Stepper
 from minireason.stages import revise
-from minireason.tokenizer import Tokenizer
+from minireason.training.batches import encode_lines, micro_batches
 
 PROBLEM = chain.read("((23+4)*3-2)")
 RIGHT = "<think>23+4=27;27*3=81;81-2=79</think>79<eos>"
@@ -349,7 +349,7 @@ def test_a_constant_critic_gains_nothing_and_an_oracle_reaches_coverage(policy):
     (1, [60, 60], [1, 1]), (4, [60, 33], [4, 2]), (9, [60, 7], [4, 1])])
 def test_chains_split_the_budget(policy, monkeypatch, chains, budgets, expected):
     """A problem has no more chains than first attempts that it can pay."""
-    from minireason.search import revise as search
+    from minireason.search import sequential as search
     rounds, real = [], search.expand
 
     def spy(stepper, ledger, requests, *purpose):

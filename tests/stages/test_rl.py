@@ -7,21 +7,23 @@ from dataclasses import replace
 import pytest
 import torch
 
-from minireason import checkpoint
-from minireason.config import UserError
-from minireason.evaluate import prompt_ids
-from minireason.generate import Sampling, stream
-from minireason.losses import (
+from minireason.core.config import UserError
+from minireason.model import checkpoint
+from minireason.problems import Verdict, chain, split_of
+from minireason.problems.base import MALFORMED
+from minireason.sampling.complete import prompt_ids
+from minireason.sampling.sampler import Sampling, stream
+from minireason.stages import rl
+from minireason.stages.rl import RLConfig, batches_of, collect, rl_loss, split
+from minireason.training.losses import (
     clipped,
     group_advantages,
     kl_k3,
     policy_gradient_loss,
     token_weights,
 )
-from minireason.optim import make_optimizer, train_step
-from minireason.problems import Verdict, chain, split_of
-from minireason.problems.base import MALFORMED
-from minireason.rollouts import (
+from minireason.training.optim import make_optimizer, train_step
+from minireason.training.rollouts import (
     Rewards,
     compute_curve,
     diagnostics,
@@ -33,8 +35,6 @@ from minireason.rollouts import (
     step_credits,
     step_spans,
 )
-from minireason.stages import rl
-from minireason.stages.rl import RLConfig, batches_of, collect, rl_loss, split
 
 # Two summation orders of the same float32 terms; some hundred roundings of 6e-8, relative.
 FLOAT32_SUM = 2e-5

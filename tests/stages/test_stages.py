@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 from tiny_run import tiny_stages
 
-from minireason import checkpoint
-from minireason.batches import encode_lines
-from minireason.config import UserError
-from minireason.critic import step_values
+from minireason.core.config import UserError
+from minireason.critics.value_head import Critic, step_values
+from minireason.model import checkpoint
 from minireason.problems import chain, split_of
 from minireason.stages import critic, pretrain, sft, star, testtime
+from minireason.training.batches import encode_lines
 
 MODULES = {"pretrain": pretrain, "sft": sft, "star": star, "critic": critic, "testtime": testtime}
 TRAINED = {"config.json", "model.safetensors", "tokenizer.json", "metrics.jsonl", "result.json"}
@@ -139,7 +139,8 @@ def test_critic_learns_its_samples_by_heart(ladder, tmp_path, monkeypatch):
     assert result["share_right"] == 0.5
     seen = json.loads((tmp_path / "critic" / "rollouts.json").read_text())["rollouts"][:8]
     problems, texts, right = zip(*((chain.read(p), t, r) for p, t, r in seen), strict=True)
-    values = step_values(*checkpoint.load(tmp_path / "critic"), list(problems), list(texts))
+    model, tokenizer = checkpoint.load(tmp_path / "critic", kind=Critic)
+    values = step_values(model, tokenizer, list(problems), list(texts))
     assert all((v[-1] > 0.9) if r else (v[-1] < 0.1) for v, r in zip(values, right, strict=True))
 
 

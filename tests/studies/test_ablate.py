@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from minireason import ablate
-from minireason.config import UserError, read_json, to_dict
-from minireason.evaluate import wilson
+from minireason.core.config import UserError, read_json, to_dict
+from minireason.measure.evaluate import wilson
 from minireason.stages.flywheel import FlywheelConfig
+from minireason.studies import ablate
 
 
 @pytest.mark.parametrize("stage", ablate.STUDIES)

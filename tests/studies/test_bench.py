@@ -5,11 +5,12 @@ import json
 import pytest
 import torch
 
-from minireason import bench, checkpoint
-from minireason.bench import BenchConfig, compare, load_ours, load_theirs, logit_gap, run
-from minireason.config import UserError
-from minireason.model import Transformer
+from minireason.core.config import UserError
+from minireason.critics.value_head import Critic
+from minireason.model import checkpoint
 from minireason.stages.pretrain import PretrainConfig
+from minireason.studies import bench
+from minireason.studies.bench import BenchConfig, compare, load_ours, load_theirs, logit_gap, run
 
 pytest.importorskip("transformers")
 TINY = PretrainConfig(d_model=16, n_layers=1, n_heads=2, head_dim=8, d_ff=24, lines_per_step=6)
@@ -78,6 +79,6 @@ def test_a_checkpoint_can_be_measured_and_a_critic_cannot(tmp_path):
     checkpoint.save(tmp_path, ours, tokenizer)
     again, _ = load_ours(config(checkpoint=str(tmp_path)))
     assert again.embedding.weight.equal(ours.embedding.weight)
-    checkpoint.save(tmp_path, Transformer(ours.config, value_head=True), tokenizer)
+    checkpoint.save(tmp_path, Critic(ours.config), tokenizer)
     with pytest.raises(UserError, match="a critic"):
         load_ours(config(checkpoint=str(tmp_path)))

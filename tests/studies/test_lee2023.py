@@ -5,11 +5,12 @@ import json
 
 import pytest
 
-from minireason import readme, reproduce
-from minireason.config import UserError
-from minireason.evaluate import frozen_sets
+from minireason.core.config import UserError
+from minireason.measure.evaluate import frozen_sets
 from minireason.problems import addition, split_of
-from minireason.reproduce import PUBLISHED, ReproduceConfig, run, training_set
+from minireason.report import readme
+from minireason.studies import lee2023 as reproduce
+from minireason.studies.lee2023 import PUBLISHED, ReproduceConfig, run, training_set
 
 
 class Killed(Exception):
@@ -92,7 +93,7 @@ def test_training_set_is_train_split_only_unique_and_nested():
 
 def test_paper_size_is_the_papers():
     """10.6M parameters, 256 x 256 and 16 x 1024 tokens a step (config2/ of the authors)."""
-    from minireason.model import ModelConfig, Transformer
+    from minireason.model.transformer import ModelConfig, Transformer
     recipe = reproduce.SIZES["paper"]
     model = Transformer(ModelConfig(45, recipe.d_model, recipe.n_layers, recipe.n_heads,
                                     recipe.n_heads, recipe.head_dim, recipe.d_ff))

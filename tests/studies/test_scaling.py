@@ -6,9 +6,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from minireason import scale, scale_figures, scale_laws
-from minireason.config import UserError, read_json
-from minireason.scaling import inference_multiple
+from minireason.core.config import UserError, read_json
+from minireason.measure.fits import inference_multiple
+from minireason.studies import scaling as scale
+from minireason.studies import scaling_figures as scale_figures
+from minireason.studies import scaling_laws as scale_laws
 
 
 def measured() -> dict:

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from minireason import parallel
-from minireason.batches import encode_lines, micro_batches, pack, pad_right
-from minireason.tokenizer import Tokenizer
+from minireason.core import parallel
+from minireason.model.tokenizer import Tokenizer
+from minireason.training.batches import encode_lines, micro_batches, pack, pad_right
 
 ROWS = [([1, 5, 6, 7, 2], 3), ([1, 8, 2], 1), ([1, 9, 9, 9, 9, 9, 2], 5), ([1, 4, 4, 2], 0)]
 

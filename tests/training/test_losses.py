@@ -7,9 +7,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from minireason.batches import micro_batches
-from minireason.losses import gather_logprobs, nll, truncate_logits, value_bce
-from minireason.model import ModelConfig, Transformer
+from minireason.model.transformer import ModelConfig, Transformer
+from minireason.training.batches import micro_batches
+from minireason.training.losses import gather_logprobs, nll, truncate_logits, value_bce
 
 quick = settings(max_examples=60, deadline=None, derandomize=True)
 seeds = st.integers(0, 2 ** 32)

@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch import nn
 
-from minireason.batches import pad_right
-from minireason.config import UserError
-from minireason.optim import make_optimizer, schedule, train_step, trapezoid
+from minireason.core.config import UserError
+from minireason.training.batches import pad_right
+from minireason.training.optim import make_optimizer, schedule, train_step, trapezoid
 
 BATCH = pad_right([([0, 1, 2], 1)], pad=0)
 

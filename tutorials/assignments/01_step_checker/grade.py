@@ -7,7 +7,7 @@ from pathlib import Path
 sys.path.append(str(Path(__file__).resolve().parents[1]))
 from grading import Check, expect, grade
 
-from minireason.config import rng
+from minireason.core.config import rng
 from minireason.problems import chain
 
 PROBLEM = chain.read("((23+4)*3)")

@@ -7,7 +7,7 @@ sys.path.append(str(Path(__file__).resolve().parents[1]))
 import torch
 from grading import Check, close, grade, require
 
-from minireason import attention
+from minireason.model import attention
 
 THETA, EPS = 10_000.0, 1e-6
 

@@ -8,10 +8,10 @@ sys.path.append(str(Path(__file__).resolve().parents[1]))
 import numpy as np
 from grading import Check, close, expect, grade
 
-from minireason.config import rng
-from minireason.evaluate import pass_at_k
-from minireason.rationales import agreement
-from minireason.search.vote import best_of_n, vote
+from minireason.core.config import rng
+from minireason.measure.estimates import best_of_n, vote
+from minireason.measure.evaluate import pass_at_k
+from minireason.search.vote import agreement
 
 
 def pass_subsets(solution):

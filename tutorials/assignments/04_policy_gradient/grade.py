@@ -7,7 +7,7 @@ sys.path.append(str(Path(__file__).resolve().parents[1]))
 import torch
 from grading import Check, close, grade, require
 
-from minireason import losses
+from minireason.training import losses
 
 
 def draws(seed):

@@ -7,7 +7,7 @@ from pathlib import Path
 sys.path.append(str(Path(__file__).resolve().parents[1]))
 from grading import Check, Mismatch, expect, grade, require
 
-from minireason.config import rng
+from minireason.core.config import rng
 
 LONGEST = 6
 

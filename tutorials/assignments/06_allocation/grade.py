@@ -7,7 +7,7 @@ sys.path.append(str(Path(__file__).resolve().parents[1]))
 import numpy as np
 from grading import Check, close, expect, grade
 
-from minireason.config import rng
+from minireason.core.config import rng
 from minireason.search import allocate as library
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from emulated import SCHEDULES, Run, compiled, place, run
 from grading import Check, Mismatch, close
 
-from minireason.config import rng
+from minireason.core.config import rng
 
 BLOCK = 128                            # threads of a block, as the task says
 NOT_WRITTEN = -1                       # the starter's status

@@ -1,0 +1,1 @@
+"""Learned judges: values at step ends, the labels that teach them, and their training."""

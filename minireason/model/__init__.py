@@ -1,0 +1,1 @@
+"""The transformer and what surrounds it: tokens, attention, its CPU layers, checkpoints."""

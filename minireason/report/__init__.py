@@ -1,0 +1,1 @@
+"""From finished runs to figures, the page and the README's tables."""

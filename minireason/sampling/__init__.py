@@ -1,0 +1,1 @@
+"""Drawing completions: one plain loop, and faster ones that draw the same."""

@@ -1,0 +1,1 @@
+"""Questions beyond the ladder, each with its own table and pictures."""

@@ -1,0 +1,1 @@
+"""Batches, losses, the optimizer step, and the rollouts of reinforcement learning."""
