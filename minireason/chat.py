@@ -21,7 +21,7 @@ CRITICS = {"flywheel": "rl_critic", "rl": "rl_critic"}     # of a run, by policy
 
 
 @dataclass(frozen=True)
-class ChatConfig:
+class Config:
     """Read expressions from standard input, one a line; an empty line ends."""
 
     run: str = "runs/quickstart"  # a run folder, or the folder of one checkpoint
@@ -39,7 +39,7 @@ class ChatConfig:
             raise UserError(f"--n {self.n}: several samples need --temperature above 0, such as 1")
 
 
-def run(cfg: ChatConfig) -> int:
+def run(cfg: Config) -> int:
     """Answer until an empty line or the end of input; returns how many lines were answered.
 
     Exits with code 2 at the end if standard input is no terminal and a line was unreadable.
@@ -80,7 +80,7 @@ def next_line() -> str:
         return ""
 
 
-def find_policy(cfg: ChatConfig) -> Path:
+def find_policy(cfg: Config) -> Path:
     """--checkpoint, the run's last finished policy, or --run itself if it is a checkpoint."""
     if cfg.checkpoint:
         return Path(cfg.checkpoint)
@@ -94,7 +94,7 @@ def find_policy(cfg: ChatConfig) -> Path:
                     "`minireason run` makes one")
 
 
-def find_family(cfg: ChatConfig, folder: Path) -> str:
+def find_family(cfg: Config, folder: Path) -> str:
     """--family, else what the checkpoint's config.json says, else chain."""
     record = folder / "config.json"
     config = read_json(record).get("config", {}) if record.exists() else {}
@@ -115,7 +115,7 @@ def choose(answers: list[str | None], values: list[float]) -> tuple[str | None, 
     return winner, best
 
 
-def reply(cfg: ChatConfig, problem: Problem, texts: list[str], values: list[float]) -> str:
+def reply(cfg: Config, problem: Problem, texts: list[str], values: list[float]) -> str:
     """What is printed for one problem."""
     answers = [answer_of(problem, text) for text in texts]
     answer, best = choose(answers, values)

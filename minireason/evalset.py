@@ -22,7 +22,7 @@ from minireason.sampling.sampler import Sampling
 
 
 @dataclass(frozen=True)
-class EvalConfig:
+class Config:
     """Accuracy with n and a 95% interval, level by level."""
 
     checkpoint: str               # folder of a policy
@@ -41,7 +41,7 @@ class EvalConfig:
             raise UserError(f"--n {self.n}: several samples need --temperature above 0, such as 1")
 
 
-def run(cfg: EvalConfig) -> dict:
+def run(cfg: Config) -> dict:
     """Print a table and return {"groups": {"chain level 6": {...}}} with what was asked for."""
     device = parallel.init(resolve_device(cfg.device))
     problems = read(cfg.problems)
@@ -79,7 +79,7 @@ def read(name: str) -> list[Problem]:
     return load_problems(name, FAMILIES)
 
 
-def measure(cfg: EvalConfig, problems: list[Problem], completions: list[list[str]]) -> dict:
+def measure(cfg: Config, problems: list[Problem], completions: list[list[str]]) -> dict:
     """Accuracy, step validity and, with several samples, pass@k and maj@k of one group."""
     verdicts = judge(problems, completions)
     if cfg.n == 1:

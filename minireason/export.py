@@ -23,7 +23,7 @@ ARCHITECTURE = "Qwen3ForCausalLM"
 
 
 @dataclass(frozen=True)
-class ExportConfig:
+class Config:
     """Write a policy as a folder that transformers loads."""
 
     checkpoint: str               # folder of a policy
@@ -38,7 +38,7 @@ class ImportConfig:
     out: str                      # checkpoint folder to write
 
 
-def run_export(cfg: ExportConfig) -> Path:
+def run_export(cfg: Config) -> Path:
     """Write config, weights, tokenizer and generation defaults; returns the folder."""
     model, tokenizer = checkpoint.load(cfg.checkpoint)
     out = Path(cfg.out)

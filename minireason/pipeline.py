@@ -70,7 +70,7 @@ SIZES = {"smoke": SMOKE, "quickstart": QUICKSTART, "gpu": GPU}
 
 
 @dataclass(frozen=True)
-class RunConfig:
+class Config:
     """All stages in order, from random weights to the flywheel, then the report."""
 
     size: str = "quickstart"      # smoke (90 s, shows that it works) | quickstart | gpu
@@ -79,7 +79,7 @@ class RunConfig:
     device: str = "auto"          # auto | cpu | cuda
 
 
-def stages(cfg: RunConfig) -> list[tuple[str, Callable[[], dict]]]:
+def stages(cfg: Config) -> list[tuple[str, Callable[[], dict]]]:
     """(name, function that runs it) of every stage, parents wired to the folders before."""
     if cfg.size not in SIZES:
         raise UserError(f"--size {cfg.size}: must be one of {', '.join(SIZES)}")
@@ -87,20 +87,20 @@ def stages(cfg: RunConfig) -> list[tuple[str, Callable[[], dict]]]:
     common = {"seed": cfg.seed, "device": cfg.device}
     at = {name: str(root / name) for name in sizes}
     plan = (
-        ("pretrain", pretrain.run, pretrain.PretrainConfig, {}),
-        ("sft", sft.run, sft.SFTConfig, {"init": at["pretrain"]}),
-        ("star", star.run, star.STaRConfig, {"init": at["sft"], "base": at["pretrain"]}),
-        ("critic", critic.run, critic.CriticConfig, {"init": at["star"]}),
-        ("outcome", critic.run, critic.CriticConfig, {"init": at["star"], "labels": "outcome"}),
-        ("testtime", testtime.run, testtime.TestTimeConfig,
+        ("pretrain", pretrain.run, pretrain.Config, {}),
+        ("sft", sft.run, sft.Config, {"init": at["pretrain"]}),
+        ("star", star.run, star.Config, {"init": at["sft"], "base": at["pretrain"]}),
+        ("critic", critic.run, critic.Config, {"init": at["star"]}),
+        ("outcome", critic.run, critic.Config, {"init": at["star"], "labels": "outcome"}),
+        ("testtime", testtime.run, testtime.Config,
          {"policy": at["star"], "critic": at["critic"], "outcome": at["outcome"]}),
-        ("rl", rl.run, rl.RLConfig, {"init": at["star"]}),
-        ("rl_critic", critic.run, critic.CriticConfig, {"init": at["rl"]}),
-        ("rl_testtime", testtime.run, testtime.TestTimeConfig,
+        ("rl", rl.run, rl.Config, {"init": at["star"]}),
+        ("rl_critic", critic.run, critic.Config, {"init": at["rl"]}),
+        ("rl_testtime", testtime.run, testtime.Config,
          {"policy": at["rl"], "critic": at["rl_critic"]}),
-        ("search", search.run, search.SearchConfig,
+        ("search", search.run, search.Config,
          {"policy": at["rl"], "critic": at["rl_critic"]}),
-        ("flywheel", flywheel.run, flywheel.FlywheelConfig,
+        ("flywheel", flywheel.run, flywheel.Config,
          {"init": at["rl"], "base": at["pretrain"], "critic": at["rl_critic"]}))
     configs = [(name, run_stage, config(out=at[name], **parents, **common, **sizes[name]))
                for name, run_stage, config, parents in plan]
@@ -108,12 +108,12 @@ def stages(cfg: RunConfig) -> list[tuple[str, Callable[[], dict]]]:
             for name, run_stage, config in configs]
 
 
-def folder(cfg: RunConfig) -> Path:
+def folder(cfg: Config) -> Path:
     """The run's output folder."""
     return Path(cfg.out or f"runs/{cfg.size}")
 
 
-def run(cfg: RunConfig) -> dict:
+def run(cfg: Config) -> dict:
     """Run what is not finished yet; returns {stage: result}."""
     plan = stages(cfg)
     parallel.init(resolve_device(cfg.device))   # before the folder is claimed, by one rank only
@@ -127,7 +127,7 @@ def run(cfg: RunConfig) -> dict:
         log.say(f"stage {number} of {len(plan)}: {name} done, "
                 f"{results[name]['seconds']:.0f} s in all")
     if parallel.is_main():
-        page = report.run(report.ReportConfig(run=str(folder(cfg))))
+        page = report.run(report.Config(run=str(folder(cfg))))
         log.say(f"report: {page}")
     parallel.barrier()
     return results

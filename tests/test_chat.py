@@ -7,7 +7,8 @@ import sys
 import pytest
 
 from minireason import chat
-from minireason.chat import ChatConfig, choose, find_policy, reply
+from minireason.chat import Config as ChatConfig
+from minireason.chat import choose, find_policy, reply
 from minireason.core.config import UserError
 from minireason.problems import chain
 

@@ -237,5 +237,5 @@ def test_disk_full_at_one_write_after_the_other(capsys, disk, ladder, stage):
 def test_presets_build_their_configs():
     from minireason import pipeline
     for size in pipeline.SIZES:
-        assert [name for name, _ in pipeline.stages(pipeline.RunConfig(size=size))] == list(
+        assert [name for name, _ in pipeline.stages(pipeline.Config(size=size))] == list(
             pipeline.SIZES[size])

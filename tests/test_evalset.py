@@ -7,7 +7,8 @@ import pytest
 
 from minireason import evalset
 from minireason.core.config import UserError, read_json
-from minireason.evalset import EvalConfig, measure, read, run, table
+from minireason.evalset import Config as EvalConfig
+from minireason.evalset import measure, read, run, table
 from minireason.measure.evaluate import wilson
 from minireason.problems import chain
 

@@ -9,11 +9,12 @@ from safetensors.torch import load_file, save_file
 
 from minireason.core.config import UserError
 from minireason.critics.value_head import Critic
-from minireason.export import ExportConfig, ImportConfig, run_export, run_import, views
+from minireason.export import Config as ExportConfig
+from minireason.export import ImportConfig, run_export, run_import, views
 from minireason.model import checkpoint
 from minireason.model.tokenizer import Tokenizer
 from minireason.model.transformer import ModelConfig, Transformer
-from minireason.stages.sft import SFTConfig
+from minireason.stages.sft import Config as SFTConfig
 from minireason.stages.sft import run as run_sft
 
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")

@@ -49,7 +49,7 @@ def test_smoke_ends_with_a_policy_that_knows_nothing(tmp_path, monkeypatch):
     """Whether smoke ends may not depend on what the policy learned: here it learned nothing."""
     one_step = {name: {**pipeline.SMOKE[name], "steps": 1} for name in ("pretrain", "sft")}
     monkeypatch.setitem(pipeline.SIZES, "ignorant", {**pipeline.SMOKE, **one_step})
-    results = pipeline.run(pipeline.RunConfig(size="ignorant", out=str(tmp_path / "run"),
+    results = pipeline.run(pipeline.Config(size="ignorant", out=str(tmp_path / "run"),
                                               device="cpu"))
     assert results["star"]["rounds"][0]["kept"] == results["flywheel"]["turns"][0]["kept"] == 0
     page = (tmp_path / "run" / "report.html").read_text()
@@ -59,8 +59,8 @@ def test_smoke_ends_with_a_policy_that_knows_nothing(tmp_path, monkeypatch):
 
 def test_sizes_and_seeds_reach_every_stage():
     with pytest.raises(UserError, match="--size huge"):
-        pipeline.stages(pipeline.RunConfig(size="huge"))
-    assert pipeline.folder(pipeline.RunConfig(size="smoke")) == Path("runs/smoke")
+        pipeline.stages(pipeline.Config(size="huge"))
+    assert pipeline.folder(pipeline.Config(size="smoke")) == Path("runs/smoke")
 
 
 @pytest.mark.slow

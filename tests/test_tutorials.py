@@ -38,7 +38,7 @@ def finished_run(ladder, tmp_path_factory) -> Path:
     """The tiny ladder with one step of reinforcement learning, as a run folder has it."""
     run = tmp_path_factory.mktemp("tutorials") / "run"
     shutil.copytree(ladder, run)
-    rl.run(rl.RLConfig(init=f"{run}/star", out=f"{run}/rl", device="cpu", steps=1,
+    rl.run(rl.Config(init=f"{run}/star", out=f"{run}/rl", device="cpu", steps=1,
                        prompts_per_step=2, group_size=2, max_level=2, max_new=24, eval_every=1,
                        validation_n=4, eval_n=2))
     return run

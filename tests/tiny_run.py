@@ -22,23 +22,23 @@ def tiny_stages(root: Path | str) -> dict:
     """{stage: (run, config)} in order, each in its folder below root."""
     at = {name: f"{root}/{name}" for name in ("pretrain", "sft", "star", "critic", "testtime")}
     return {
-        "pretrain": (pretrain.run, pretrain.PretrainConfig(
+        "pretrain": (pretrain.run, pretrain.Config(
             out=at["pretrain"], device="cpu", mixture=MIXTURE, d_model=32, n_layers=1, n_heads=2,
             head_dim=16, d_ff=32, max_len=64, steps=60, lines_per_step=24, lr=1e-2, warmup=3,
             token_budget=256, save_every=20, eval_n=2, check_every=20, check_n=4, decay=20)),
-        "sft": (sft.run, sft.SFTConfig(
+        "sft": (sft.run, sft.Config(
             init=at["pretrain"], out=at["sft"], device="cpu", traces=200, max_level=1, hinted=0.5,
             steps=60, rows_per_step=24, token_budget=256, lr=1e-2, warmup=2, save_every=20,
             eval_n=2)),
-        "star": (star.run, star.STaRConfig(
+        "star": (star.run, star.Config(
             init=at["sft"], base=at["pretrain"], out=at["star"], device="cpu", rounds=2,
             problems=120, min_level=1, max_level=2, n=4, restart=False, steps=6, rows_per_step=12,
             token_budget=256, warmup=2, save_every=2, eval_n=2)),
-        "critic": (critic.run, critic.CriticConfig(
+        "critic": (critic.run, critic.Config(
             init=at["star"], out=at["critic"], device="cpu", problems=16, min_level=1,
             max_level=2, n=2, steps=6, rows_per_step=8, token_budget=256, warmup=2, save_every=2,
             held_out=4)),
-        "testtime": (testtime.run, testtime.TestTimeConfig(
+        "testtime": (testtime.run, testtime.Config(
             policy=at["star"], critic=at["critic"], out=at["testtime"], device="cpu",
             levels=(1, 2), problems=6, n=4, shard=2)),
     }
@@ -50,7 +50,7 @@ def tiny_pipeline(out: Path | str) -> dict:
              for name, (_, config) in tiny_stages(out).items()}
     kept = {"flywheel": pipeline.SMOKE["flywheel"] | {"filter": "none"}}   # it is never right
     pipeline.SIZES["tiny"] = {**pipeline.SMOKE, **kept, **sizes}
-    return pipeline.run(pipeline.RunConfig(size="tiny", out=str(out), device="cpu"))
+    return pipeline.run(pipeline.Config(size="tiny", out=str(out), device="cpu"))
 
 
 def apart(out: str, parents: str) -> None:

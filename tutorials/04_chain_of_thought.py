@@ -18,7 +18,8 @@ from minireason.problems import chain
 from minireason.report.figures import BLACK, ORANGE, SKY, whiskers
 from minireason.sampling.complete import complete
 from minireason.sampling.sampler import Sampling
-from minireason.stages.sft import SFTConfig, traces
+from minireason.stages.sft import Config as SFTConfig
+from minireason.stages.sft import traces
 from minireason.training.batches import encode_lines, micro_batches
 from minireason.training.losses import nll
 from minireason.training.optim import make_optimizer, schedule, train_step

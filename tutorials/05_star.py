@@ -21,7 +21,8 @@ from minireason.problems import chain, sample_split
 from minireason.report.figures import BLUE, GREEN, ORANGE, RED, whiskers
 from minireason.sampling.complete import complete
 from minireason.sampling.sampler import Sampling
-from minireason.stages.star import STaRConfig, keep_right
+from minireason.stages.star import Config as STaRConfig
+from minireason.stages.star import keep_right
 
 RUN = os.environ.get("MINIREASON_RUN", "runs/quickstart")
 SMALL = os.environ.get("MINIREASON_TUTORIAL_SMALL") == "1"

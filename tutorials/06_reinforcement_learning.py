@@ -20,7 +20,8 @@ from minireason.problems import chain, sample_split
 from minireason.report.figures import BLUE, GREEN, ORANGE, PURPLE
 from minireason.sampling.complete import complete
 from minireason.sampling.sampler import Sampling
-from minireason.stages.rl import RLConfig, batches_of, collect, learn
+from minireason.stages.rl import Config as RLConfig
+from minireason.stages.rl import batches_of, collect, learn
 from minireason.training.losses import group_advantages, policy_gradient_loss, token_weights
 from minireason.training.optim import make_optimizer, schedule
 from minireason.training.rollouts import (

@@ -10,6 +10,7 @@ import math
 import os
 import sys
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from tqdm import tqdm
@@ -112,10 +113,32 @@ class RunLog:
             write_atomic(self.out / "samples.txt", text + "\n")
             self.say("samples:\n" + text)
 
-    def finish(self, **result: object) -> dict:
-        """Write result.json, the mark of a finished stage, and remove the trainer state."""
+    def once(self, name: str, make: Callable[[], dict]) -> dict:
+        """What `make` returned, computed once and kept in the folder as JSON; ranks all get it.
+
+        A resumed run reads it back, and counts the seconds that it took.
+        """
+        path = self.out / name
+        if not path.exists():
+            made = make()
+            if parallel.is_main():
+                write_atomic(path, json.dumps({**made, "seconds": self.seconds()}))
+            parallel.barrier()
+        found = read_json(path)
+        self.seconds_before = max(self.seconds_before, found.pop("seconds"))
+        return found
+
+    def finish(self, rows: Sequence[dict] = (), **result: object) -> dict:
+        """Write rows.jsonl and result.json, the mark of a finished stage; drop the trainer state.
+
+        A row is flat: set, method, n (samples per problem), tokens (per problem), accuracy, low,
+        high (95%), problems, and what else tells it apart: round, step. The seed is added here.
+        """
         result = {"stage": self.stage, **result}
         if parallel.is_main():
+            seed = self.record_of_config["config"].get("seed", 0)
+            write_atomic(self.out / "rows.jsonl",
+                         "".join(json.dumps({**row, "seed": seed}) + "\n" for row in rows))
             write_atomic(self.out / "result.json", json.dumps(result, indent=1) + "\n")
             (self.out / "state.safetensors").unlink(missing_ok=True)
         parallel.barrier()

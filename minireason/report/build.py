@@ -51,7 +51,7 @@ code { font-size: .9em; overflow-wrap: anywhere } ol { margin: .25rem 0; padding
 
 
 @dataclass(frozen=True)
-class ReportConfig:
+class Config:
     """Figures and report.html of a run, or the README's results from several."""
 
     run: str = "runs/quickstart"  # run folder whose page is written
@@ -61,7 +61,7 @@ class ReportConfig:
     levels: tuple[int, ...] = ()  # levels of the README's table; default: the three hardest
 
 
-def run(cfg: ReportConfig) -> Path:
+def run(cfg: Config) -> Path:
     """Write what is asked for; returns the path of the page, the README or the reference."""
     if not cfg.runs and not cfg.readme:
         return write_page(Path(cfg.run))

@@ -89,7 +89,7 @@ def addition_tables(folder: Path) -> str:
     """Lee 2023's table from the finished cells under folder/seed-*; UserError without any."""
     tables = []
     for path in sorted(folder.glob("seed-*")):
-        cfg = from_dict(reproduce.ReproduceConfig, read_json(path / "config.json")["config"])
+        cfg = from_dict(reproduce.Config, read_json(path / "config.json")["config"])
         if cells := [read_json(found) for found in sorted(path.glob("cells/*.json"))]:
             tables.append(reproduce.table(cfg, cells) + "\nMade by `minireason reproduce --size "
                           f"{cfg.size} --seed {cfg.seed}` on: {load_machine(path)}.")

@@ -52,7 +52,7 @@ CHECKED = 16                      # rollouts a step end when labels are compared
 
 
 @dataclass(frozen=True)
-class CriticConfig:
+class Config:
     """Stage 5: a learned judge of the policy's own solutions."""
 
     init: str                     # folder of the policy that it judges and starts from
@@ -87,7 +87,7 @@ class CriticConfig:
             raise UserError("critic: --held-out must be at least 1 and below --problems")
 
 
-def run(cfg: CriticConfig) -> dict:
+def run(cfg: Config) -> dict:
     """Sample, verify, label, train; returns result.json's content."""
     device = parallel.init(resolve_device(cfg.device))
     parents = {"init": cfg.init, **({"start": cfg.start} if cfg.start else {})}
@@ -150,7 +150,7 @@ def measure(values: list[list[float]], right: list[bool], labels: list[list[floa
             "held_out": len(texts)}
 
 
-def check(cfg: CriticConfig, device: torch.device, problems: list[Problem],
+def check(cfg: Config, device: torch.device, problems: list[Problem],
           texts: list[str]) -> dict | None:
     """Monte Carlo labels against the truth at n = 1 .. CHECKED, whatever step labels are taught.
 
@@ -165,7 +165,7 @@ def check(cfg: CriticConfig, device: torch.device, problems: list[Problem],
     return label_accuracy(policy, tokenizer, problems[rows], texts[rows], how)
 
 
-def collect(cfg: CriticConfig, log: RunLog, device: torch.device) -> list[list]:
+def collect(cfg: Config, log: RunLog, device: torch.device) -> list[list]:
     """[prompt, completion, right] of every sample, kept in rollouts.json once drawn."""
     path = log.out / "rollouts.json"
     if not path.exists():
@@ -189,7 +189,7 @@ def collect(cfg: CriticConfig, log: RunLog, device: torch.device) -> list[list]:
     return held["rollouts"]
 
 
-def label(cfg: CriticConfig, log: RunLog, device: torch.device, problems: list[Problem],
+def label(cfg: Config, log: RunLog, device: torch.device, problems: list[Problem],
           rollouts: list[list]) -> list[list[float]]:
     """The label of every step end of every rollout; Monte Carlo ones are kept once drawn."""
     if cfg.labels == "outcome":

@@ -53,7 +53,7 @@ CHOICES = {"search": SEARCHES, "filter": FILTERS, "refresh": ("exact", "outcome"
 
 
 @dataclass(frozen=True)
-class FlywheelConfig:
+class Config:
     """Stage 5: turns of search, filter, training, and a refreshed critic."""
 
     init: str                     # folder of the first policy
@@ -97,7 +97,7 @@ class FlywheelConfig:
             raise UserError("flywheel: --held-out must be at least 1 and below --critic-problems")
 
 
-def run(cfg: FlywheelConfig) -> dict:
+def run(cfg: Config) -> dict:
     """All turns, each its own folder `turn-t` below `out`; returns result.json's content."""
     device = parallel.init(resolve_device(cfg.device))
     mixture = Mixture.of(cfg.base)
@@ -127,7 +127,7 @@ def run(cfg: FlywheelConfig) -> dict:
                       accuracy=history[-1]["accuracy"])
 
 
-def run_turn(cfg: FlywheelConfig, number: int, policy_folder: str, critic_folder: str,
+def run_turn(cfg: Config, number: int, policy_folder: str, critic_folder: str,
              mixture: Mixture) -> dict:
     """Search, filter, retrain, refresh, evaluate; returns the turn's result.json."""
     device = resolve_device(cfg.device)
@@ -165,7 +165,7 @@ def run_turn(cfg: FlywheelConfig, number: int, policy_folder: str, critic_folder
            if key in ("auc", "label_accuracy")})
 
 
-def draw(cfg: FlywheelConfig, problems: int, purpose: str, number: int, policy,
+def draw(cfg: Config, problems: int, purpose: str, number: int, policy,
          tokenizer) -> tuple[list[Problem], list[list[str]]]:
     """New train problems of a turn and N completions of each."""
     generator, family = rng(cfg.seed, f"{purpose} problems", number), FAMILIES[cfg.family]
@@ -177,7 +177,7 @@ def draw(cfg: FlywheelConfig, problems: int, purpose: str, number: int, policy,
     return drawn, complete(policy, tokenizer, drawn, "cot", how)
 
 
-def search(cfg: FlywheelConfig, number: int, policy, critic, tokenizer, log: RunLog) -> dict:
+def search(cfg: Config, number: int, policy, critic, tokenizer, log: RunLog) -> dict:
     """The solutions that search chose and the filter kept, and the exact truth about them."""
     problems, completions = draw(cfg, cfg.problems, "flywheel", number, policy, tokenizer)
     values = final_values(critic, tokenizer, problems, completions)
@@ -194,7 +194,7 @@ def search(cfg: FlywheelConfig, number: int, policy, critic, tokenizer, log: Run
             "auc": auc([v for row in values for v in row], drawn)}
 
 
-def retrain(cfg: FlywheelConfig, number: int, log: RunLog, model, tokenizer,
+def retrain(cfg: Config, number: int, log: RunLog, model, tokenizer,
             solutions: list[list[str]], mixture: Mixture) -> None:
     """Train the policy on the kept solutions, half of each batch replayed (as STaR does)."""
     optimizer = make_optimizer(model, cfg.weight_decay)
@@ -218,7 +218,7 @@ def retrain(cfg: FlywheelConfig, number: int, log: RunLog, model, tokenizer,
             checkpoint.save_state(log, step + 1, model, optimizer)
 
 
-def refresh(cfg: FlywheelConfig, number: int, turn: RunLog) -> dict:
+def refresh(cfg: Config, number: int, turn: RunLog) -> dict:
     """A critic anew from the turn's policy, on its own samples; result.json of `turn-t/critic`."""
     device = resolve_device(cfg.device)
     log = RunLog(f"{turn.out}/critic", f"flywheel critic {number}", cfg,
@@ -257,7 +257,7 @@ def labels_of(how: str, problem: Problem, texts: list[str]) -> list[list[float]]
             for right, text in zip(good, texts, strict=True)]
 
 
-def teach(cfg: FlywheelConfig, number: int, log: RunLog, model, tokenizer,
+def teach(cfg: Config, number: int, log: RunLog, model, tokenizer,
           rows: list[tuple[list[int], int, list[float]]]) -> None:
     """Train the value head and its backbone on (tokens, first, labels) rows."""
     ends = torch.tensor(tokenizer.ids_of(*STEP_ENDS))

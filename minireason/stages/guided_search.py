@@ -32,7 +32,7 @@ METHODS = ("beam", "beam_sqrt", "lookahead", "tree", "uct", *REVISIONS)
 
 
 @dataclass(frozen=True)
-class SearchConfig:
+class Config:
     """Accuracy at equal tokens: sampling, beam search, tree search, allocation."""
 
     policy: str                   # folder of the policy
@@ -65,7 +65,7 @@ class SearchConfig:
                             "--reviser, the folder of a policy that `minireason revise` taught")
 
 
-def run(cfg: SearchConfig) -> dict:
+def run(cfg: Config) -> dict:
     """Sample, search, compare; returns result.json's content."""
     device = parallel.init(resolve_device(cfg.device))
     folders = [name for name in ("policy", "critic", "reviser") if getattr(cfg, name)]
@@ -109,7 +109,7 @@ def run(cfg: SearchConfig) -> dict:
     return log.finish(seconds=log.seconds(), sets=report)
 
 
-def unit_of(cfg: SearchConfig, stepper: Stepper, level: int) -> int:
+def unit_of(cfg: Config, stepper: Stepper, level: int) -> int:
     """Tokens of one sample, rounded up: the mean over validation problems of the level."""
     (problems,) = frozen_sets(cfg.family, "validation", 50, (level,)).values()
     how = Sampling(n=4, temperature=cfg.temperature, max_new=room(stepper, problems),
@@ -118,7 +118,7 @@ def unit_of(cfg: SearchConfig, stepper: Stepper, level: int) -> int:
     return math.ceil(np.mean([len(ids) - 1 for ids in stepper.tokenizer.encode_batch(texts)]))
 
 
-def search_shard(cfg: SearchConfig, stepper: Stepper, problems: list[Problem], purpose: str,
+def search_shard(cfg: Config, stepper: Stepper, problems: list[Problem], purpose: str,
                  unit: int, reviser: Stepper) -> list[dict]:
     """Per problem: two pools of samples, and what every search at every budget chose and cost."""
     n = cfg.samples[-1] + cfg.samples[-1] // 8              # some samples end early
@@ -141,7 +141,7 @@ def search_shard(cfg: SearchConfig, stepper: Stepper, problems: list[Problem], p
     return records
 
 
-def search(cfg: SearchConfig, method: str, stepper: Stepper, prompts: list[list[int]],
+def search(cfg: Config, method: str, stepper: Stepper, prompts: list[list[int]],
            budgets: list[int], unit: int) -> list[Outcome]:
     """Run one method on all prompts."""
     if method in ("tree", "uct"):
@@ -157,7 +157,7 @@ def search(cfg: SearchConfig, method: str, stepper: Stepper, prompts: list[list[
     return beam_search(stepper, shape, prompts, budgets, unit)
 
 
-def sample_pools(cfg: SearchConfig, stepper: Stepper, problems: list[Problem], purpose: str,
+def sample_pools(cfg: Config, stepper: Stepper, problems: list[Problem], purpose: str,
                  n: int) -> list[dict]:
     """Answers, verdicts, tokens and final values of n samples a problem."""
     how = Sampling(n=n, temperature=cfg.temperature, max_new=room(stepper, problems),

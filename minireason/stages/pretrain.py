@@ -28,7 +28,7 @@ from minireason.training.optim import make_optimizer, schedule, train_step, trap
 
 
 @dataclass(frozen=True)
-class PretrainConfig:
+class Config:
     """Stage 1: pretraining on facts, direct answers and a thin tail of worked lines."""
 
     out: str = "runs/pretrain"
@@ -58,7 +58,7 @@ class PretrainConfig:
     compile: bool = False         # torch.compile; pays for itself on a GPU only
 
 
-def run(cfg: PretrainConfig) -> dict:
+def run(cfg: Config) -> dict:
     """Train from random weights; returns result.json's content."""
     device = parallel.init(resolve_device(cfg.device))
     log = RunLog(cfg.out, "pretrain", cfg, parents={})
@@ -98,7 +98,7 @@ def run(cfg: PretrainConfig) -> dict:
     return finish(cfg, log, model, tokenizer)
 
 
-def checked(cfg: PretrainConfig, step: int, fall: int | None, model: Transformer,
+def checked(cfg: Config, step: int, fall: int | None, model: Transformer,
             tokenizer: Tokenizer) -> dict[str, float]:
     """The validation accuracy that is compared with the target, where this step looks at it."""
     if not cfg.target or fall is not None or (step + 1) % cfg.check_every:
@@ -108,7 +108,7 @@ def checked(cfg: PretrainConfig, step: int, fall: int | None, model: Transformer
     return {"eval/target": found["accuracy"]}
 
 
-def fall_of(cfg: PretrainConfig, step: int, records: list[dict]) -> int | None:
+def fall_of(cfg: Config, step: int, records: list[dict]) -> int | None:
     """The step from which the learning rate falls, as far as the records before `step` tell."""
     for record in records:
         if record.get("eval/target", 0.0) >= cfg.target > 0:
@@ -117,7 +117,7 @@ def fall_of(cfg: PretrainConfig, step: int, records: list[dict]) -> int | None:
     return last if cfg.target and step >= last else None
 
 
-def finish(cfg: PretrainConfig, log: RunLog, model: Transformer, tokenizer: Tokenizer) -> dict:
+def finish(cfg: Config, log: RunLog, model: Transformer, tokenizer: Tokenizer) -> dict:
     """Save the weights, then measure direct and chain-of-thought accuracy on the frozen sets."""
     sha256 = checkpoint.save(cfg.out, model, tokenizer)
     sets = frozen_sets(cfg.family, "test", cfg.eval_n)

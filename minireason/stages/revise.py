@@ -40,7 +40,7 @@ SEPARATORS = ("<wrong>", ";", "<think>", "</think>", "<eos>")   # what stands be
 
 
 @dataclass(frozen=True)
-class ReviseConfig:
+class Config:
     """A policy that corrects itself, from backtracking traces of its own samples."""
 
     init: str                     # folder of the policy to start from and to sample
@@ -75,7 +75,7 @@ class ReviseConfig:
             raise UserError(f"--family {self.family}: its steps cannot be withdrawn; use chain")
 
 
-def run(cfg: ReviseConfig) -> dict:
+def run(cfg: Config) -> dict:
     """Sample, splice, train, measure; returns result.json's content."""
     device = parallel.init(resolve_device(cfg.device))
     mixture = Mixture.of(cfg.base)
@@ -108,7 +108,7 @@ def run(cfg: ReviseConfig) -> dict:
     return finish(cfg, log, model, tokenizer, pool)
 
 
-def finish(cfg: ReviseConfig, log: RunLog, model, tokenizer, pool: list) -> dict:
+def finish(cfg: Config, log: RunLog, model, tokenizer, pool: list) -> dict:
     """Save the weights; measure accuracy and, at T = 1, what is withdrawn and rightly so."""
     sha256 = checkpoint.save(cfg.out, model, tokenizer)
     sets = frozen_sets(cfg.family, "test", cfg.eval_n)
@@ -126,7 +126,7 @@ def finish(cfg: ReviseConfig, log: RunLog, model, tokenizer, pool: list) -> dict
                       pool_with_errors=sum(bool(errors) for _, _, errors in pool))
 
 
-def collect(cfg: ReviseConfig, log: RunLog, policy, tokenizer) -> list[list]:
+def collect(cfg: Config, log: RunLog, policy, tokenizer) -> list[list]:
     """[prompt, right steps, first wrong steps] of every problem with a fully right sample.
 
     The wrong steps are [index, step], each different one once. Kept in pool.json once drawn.
@@ -171,7 +171,7 @@ def splice(steps: list[str], errors: list[list]) -> str:
                     for i, right in enumerate(steps))
 
 
-def draw_rows(cfg: ReviseConfig, step: int, pool: list[list], mixture: Mixture,
+def draw_rows(cfg: Config, step: int, pool: list[list], mixture: Mixture,
               tokenizer) -> list[tuple[list[int], int]]:
     """One step's rows: backtracking traces, fully right rationales, and the mixture replayed."""
     generator = rng(cfg.seed, "revise rows", step)

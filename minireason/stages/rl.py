@@ -44,7 +44,7 @@ AGGREGATIONS = ("token", "sequence", "constant")
 
 
 @dataclass(frozen=True)
-class RLConfig:
+class Config:
     """Stage 4: reinforcement learning against the exact verifier."""
 
     init: str                     # folder of the policy to start from; also the KL reference
@@ -93,7 +93,7 @@ class RLConfig:
             raise UserError("rl: --replay needs --base, the pretrained folder, for its mixture")
 
 
-def run(cfg: RLConfig) -> dict:
+def run(cfg: Config) -> dict:
     """Sample, verify, learn; returns result.json's content."""
     device = parallel.init(resolve_device(cfg.device))
     policy, tokenizer = checkpoint.load(cfg.init, device)
@@ -131,7 +131,7 @@ def run(cfg: RLConfig) -> dict:
                       curve=compute_curve(log.out / "metrics.jsonl", policy.n_params))
 
 
-def collect(cfg: RLConfig, step: int, policy: Transformer,
+def collect(cfg: Config, step: int, policy: Transformer,
             tokenizer) -> tuple[list[list[Rollout]], list[list[Rollout]]]:
     """(groups to learn from, all groups drawn); with redraws, silent groups are replaced.
 
@@ -153,7 +153,7 @@ def collect(cfg: RLConfig, step: int, policy: Transformer,
     return kept, drawn
 
 
-def split(cfg: RLConfig, step: int, groups: list[list[Rollout]]) -> list[list[Rollout]]:
+def split(cfg: Config, step: int, groups: list[list[Rollout]]) -> list[list[Rollout]]:
     """The step's rollouts in `minibatches` random parts, one an update."""
     rollouts = [rollout for group in groups for rollout in group]
     if cfg.minibatches > 1:
@@ -162,7 +162,7 @@ def split(cfg: RLConfig, step: int, groups: list[list[Rollout]]) -> list[list[Ro
     return [rollouts[i::cfg.minibatches] for i in range(cfg.minibatches)]
 
 
-def batches_of(cfg: RLConfig, rollouts: list[Rollout], policy: Transformer,
+def batches_of(cfg: Config, rollouts: list[Rollout], policy: Transformer,
                reference: Transformer, pad: int) -> list[RolloutBatch]:
     """This rank's micro-batches of one update; the weights count the rollouts of all ranks.
 
@@ -175,7 +175,7 @@ def batches_of(cfg: RLConfig, rollouts: list[Rollout], policy: Transformer,
                         old, reference if cfg.kl else None)
 
 
-def rl_loss(cfg: RLConfig, policy: Transformer, batch: RolloutBatch) -> tuple[Tensor, Tensor]:
+def rl_loss(cfg: Config, policy: Transformer, batch: RolloutBatch) -> tuple[Tensor, Tensor]:
     """The loss of a micro-batch, and its sums (tokens, clipped, KL(old || policy))."""
     logprobs = drawn_logprobs(policy, batch.rows, cfg.temperature)        # (M,)
     old = logprobs.detach() if batch.old_logprobs is None else batch.old_logprobs
@@ -190,7 +190,7 @@ def rl_loss(cfg: RLConfig, policy: Transformer, batch: RolloutBatch) -> tuple[Te
     return loss, sums
 
 
-def learn(cfg: RLConfig, step: int, policy: Transformer, optimizer, parts: list[list[RolloutBatch]],
+def learn(cfg: Config, step: int, policy: Transformer, optimizer, parts: list[list[RolloutBatch]],
           lr: float, mixture: Mixture | None, tokenizer) -> dict[str, float]:
     """All updates of a step; returns their mean loss, grad_norm, clip_fraction and approx_kl."""
     sums = torch.zeros(3, device=policy.embedding.weight.device)
@@ -221,7 +221,7 @@ def learn(cfg: RLConfig, step: int, policy: Transformer, optimizer, parts: list[
             "clip_fraction": stopped / max(1.0, tokens), "approx_kl": moved / max(1.0, tokens)}
 
 
-def validate(cfg: RLConfig, step: int, policy: Transformer, tokenizer, log: RunLog) -> dict:
+def validate(cfg: Config, step: int, policy: Transformer, tokenizer, log: RunLog) -> dict:
     """A point of the curve: single-sample and greedy accuracy on the frozen validation sets."""
     sets = frozen_sets(cfg.family, "validation", cfg.validation_n,
                        cfg.eval_levels or (cfg.max_level,))

@@ -23,7 +23,7 @@ from minireason.training.optim import make_optimizer, schedule, train_step
 
 
 @dataclass(frozen=True)
-class SFTConfig:
+class Config:
     """Stage 2: chain-of-thought fine-tuning on few exact traces."""
 
     init: str                     # folder of the pretrained model; for replay, with its mixture
@@ -45,7 +45,7 @@ class SFTConfig:
     eval_n: int = 500             # problems a level
 
 
-def traces(cfg: SFTConfig) -> list[tuple[str, str, str]]:
+def traces(cfg: Config) -> list[tuple[str, str, str]]:
     """(prompt, hint, completion) of every trace, levels 1..max_level in equal shares."""
     generator, family = rng(cfg.seed, "sft traces"), FAMILIES[cfg.family]
     problems = [sample_split(family, generator, 1 + i % cfg.max_level, "train")
@@ -53,7 +53,7 @@ def traces(cfg: SFTConfig) -> list[tuple[str, str, str]]:
     return [(p.prompt, f"<hint>{p.answer}", family.render(p, "cot")) for p in problems]
 
 
-def run(cfg: SFTConfig) -> dict:
+def run(cfg: Config) -> dict:
     """Fine-tune the model in `init`; returns result.json's content."""
     device = parallel.init(resolve_device(cfg.device))
     model, tokenizer = checkpoint.load(cfg.init, device)

@@ -37,7 +37,7 @@ from minireason.training.optim import make_optimizer, schedule, train_step
 
 
 @dataclass(frozen=True)
-class STaRConfig:
+class Config:
     """Stage 3: self-taught rationales."""
 
     init: str                     # folder of the first policy (SFT)
@@ -71,7 +71,7 @@ class STaRConfig:
             raise UserError(f"--keep {self.keep}: must be answer or steps")
 
 
-def run(cfg: STaRConfig) -> dict:
+def run(cfg: Config) -> dict:
     """All rounds, each its own folder `round-r` below `out`; returns result.json's content."""
     device = parallel.init(resolve_device(cfg.device))
     mixture = Mixture.of(cfg.base)
@@ -101,7 +101,7 @@ def run(cfg: STaRConfig) -> dict:
                       accuracy=history[-1]["accuracy"])
 
 
-def run_round(cfg: STaRConfig, number: int, policy_folder: str, mixture: Mixture) -> dict:
+def run_round(cfg: Config, number: int, policy_folder: str, mixture: Mixture) -> dict:
     """Sample, verify, keep, retrain, evaluate; returns the round's result.json."""
     device = resolve_device(cfg.device)
     log = RunLog(f"{cfg.out}/round-{number}", f"star round {number}", cfg,
@@ -144,7 +144,7 @@ def run_round(cfg: STaRConfig, number: int, policy_folder: str, mixture: Mixture
                          if key not in ("rationales", "seconds")})
 
 
-def collect(cfg: STaRConfig, number: int, policy, tokenizer, log: RunLog) -> dict:
+def collect(cfg: Config, number: int, policy, tokenizer, log: RunLog) -> dict:
     """Rationales of one round as [prompt, completion] pairs, with what was kept and how sound."""
     generator = rng(cfg.seed, "star problems", number)
     family = FAMILIES[cfg.family]
@@ -174,7 +174,7 @@ def collect(cfg: STaRConfig, number: int, policy, tokenizer, log: RunLog) -> dic
                                for level in range(cfg.min_level, cfg.max_level + 1)}}
 
 
-def keep_right(cfg: STaRConfig, problems: list[Problem],
+def keep_right(cfg: Config, problems: list[Problem],
                completions: list[list[str]]) -> list[list[str]]:
     """For each problem the first `per_problem` different completions that the rule accepts."""
     kept = []
@@ -185,7 +185,7 @@ def keep_right(cfg: STaRConfig, problems: list[Problem],
     return kept
 
 
-def draw_rows(cfg: STaRConfig, number: int, step: int, rationales: list[list[str]],
+def draw_rows(cfg: Config, number: int, step: int, rationales: list[list[str]],
               mixture: Mixture, tokenizer) -> list[tuple[list[int], int]]:
     """One step's rows: rationales, and lines of the pretraining mixture replayed."""
     generator = rng(cfg.seed, "star rows", number, step)

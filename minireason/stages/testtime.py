@@ -37,7 +37,7 @@ OUTCOME = ("outcome_vote", "outcome_best_of_n")   # with a second critic to comp
 
 
 @dataclass(frozen=True)
-class TestTimeConfig:
+class Config:
     """Stage 5: accuracy against samples and tokens, on frozen test problems."""
 
     policy: str                   # folder of the policy
@@ -54,7 +54,7 @@ class TestTimeConfig:
     shard: int = 50               # problems between two saved results
 
 
-def run(cfg: TestTimeConfig) -> dict:
+def run(cfg: Config) -> dict:
     """Sample, score, estimate; returns result.json's content."""
     device = parallel.init(resolve_device(cfg.device))
     folders = {"critic": cfg.critic, **({"outcome": cfg.outcome} if cfg.outcome else {})}
@@ -90,7 +90,7 @@ def run(cfg: TestTimeConfig) -> dict:
                       greedy=greedy)
 
 
-def methods(cfg: TestTimeConfig) -> tuple[str, ...]:
+def methods(cfg: Config) -> tuple[str, ...]:
     """What is measured: the outcome critic's methods only where one is given."""
     return METHODS + OUTCOME if cfg.outcome else METHODS
 
@@ -102,7 +102,7 @@ def read_records(folder: Path, name: str) -> list[dict]:
     return [record for path in paths for record in read_json(path)]
 
 
-def draw(cfg: TestTimeConfig, problems: list[Problem], purpose: str, policy,
+def draw(cfg: Config, problems: list[Problem], purpose: str, policy,
          critics: dict[str, Transformer], tokenizer) -> list[dict]:
     """Per problem: answers, verdicts, token counts and each critic's values of its N samples."""
     how = Sampling(n=cfg.n, temperature=cfg.temperature,
@@ -129,7 +129,7 @@ def draw(cfg: TestTimeConfig, problems: list[Problem], purpose: str, policy,
     return records
 
 
-def estimate(cfg: TestTimeConfig, records: list[dict]) -> dict:
+def estimate(cfg: Config, records: list[dict]) -> dict:
     """Every method at every N with intervals, and the paired differences at the largest N."""
     counts = [2 ** i for i in range(cfg.n.bit_length())]
     table = {n: {method: np.array([per_problem(record, n, method, cfg.seed, i)

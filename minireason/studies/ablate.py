@@ -42,19 +42,19 @@ class Study(NamedTuple):
 
 
 STUDIES = {
-    "star": Study(star.run, star.STaRConfig, {"init": "sft", "base": "pretrain"}, {
+    "star": Study(star.run, star.Config, {"init": "sft", "base": "pretrain"}, {
         "reference": {},
         "no rationalization": {"rationalize": False},
         "continue from the last policy": {"restart": False},
         "keep only if all steps are right": {"keep": "steps"}}),
-    "flywheel": Study(flywheel.run, flywheel.FlywheelConfig,
+    "flywheel": Study(flywheel.run, flywheel.Config,
                       {"init": "rl", "base": "pretrain", "critic": "rl_critic"}, {
         "filter by the verifier": TURNS,
         "filter by the critic": TURNS | {"filter": "critic"},
         "the critic, never refreshed": TURNS | {"filter": "critic", "refresh": "no"},
         "no filter": TURNS | {"filter": "none"},
         "the verifier, restarting": TURNS | {"restart": True}}),
-    "revise": Study(revise.run, revise.ReviseConfig, {"init": "star", "base": "pretrain"}, {
+    "revise": Study(revise.run, revise.Config, {"init": "star", "base": "pretrain"}, {
         "backtracking traces": {},
         "right traces only": {"mended": 0.0}}),
 }
@@ -69,7 +69,7 @@ COLOURS = (figures.BLACK, figures.BLUE, figures.ORANGE, figures.GREEN, figures.P
 
 
 @dataclass(frozen=True)
-class AblateConfig:
+class Config:
     """A stage with one choice changed at a time, for every given run folder (one a seed)."""
 
     runs: tuple[str, ...] = ()    # finished `minireason run` folders of different seeds
@@ -84,7 +84,7 @@ class AblateConfig:
             raise UserError("ablate: give --runs, finished run folders, or --from")
 
 
-def run(cfg: AblateConfig) -> dict:
+def run(cfg: Config) -> dict:
     """Run what is missing; writes <stage>.json, .md and .png into `out`, returns the JSON."""
     out = Path(cfg.out or (cfg.source or Path(cfg.runs[0]) / "ablations"))
     if cfg.source:

@@ -38,14 +38,14 @@ from minireason.problems import FAMILIES
 from minireason.problems.corpus import draw_line
 from minireason.sampling.complete import prompt_ids
 from minireason.sampling.sampler import Sampling, stream
-from minireason.stages.pretrain import PretrainConfig
+from minireason.stages.pretrain import Config as PretrainConfig
 from minireason.training.batches import Batch, encode_lines, micro_batches
 from minireason.training.losses import nll
 from minireason.training.optim import autocast, make_optimizer, train_step
 
 
 @dataclass(frozen=True)
-class BenchConfig:
+class Config:
     """Speed of a training step and of sampling, ours beside transformers' Qwen3."""
 
     checkpoint: str = ""          # folder of a policy; default: the quickstart's shape, untrained
@@ -62,7 +62,7 @@ class BenchConfig:
     out: str = ""                 # JSON file to write
 
 
-def run(cfg: BenchConfig) -> dict:
+def run(cfg: Config) -> dict:
     """Time both sides, print the table, write the JSON; returns its content."""
     device = resolve_device(cfg.device)
     if cfg.threads:
@@ -97,7 +97,7 @@ def run(cfg: BenchConfig) -> dict:
     return result
 
 
-def load_ours(cfg: BenchConfig) -> tuple[Transformer, Tokenizer]:
+def load_ours(cfg: Config) -> tuple[Transformer, Tokenizer]:
     """The checkpoint, or random weights of the wanted shape."""
     if cfg.checkpoint:
         return checkpoint.load(cfg.checkpoint)
@@ -133,7 +133,7 @@ def logit_gap(ours: Transformer, theirs, batch: Batch) -> float:
     return gap
 
 
-def training_batches(cfg: BenchConfig,
+def training_batches(cfg: Config,
                      tokenizer: Tokenizer) -> tuple[tuple[list[Batch], list[Batch]], int]:
     """The micro-batches of one pretraining step, (padded, packed), and their counted tokens.
 
@@ -178,7 +178,7 @@ def their_step(model, batches: list[Batch], count: int) -> Callable[[], None]:
 
 
 def our_sampler(model: Transformer, tokenizer: Tokenizer, prompts: list[list[int]],
-                cfg: BenchConfig) -> Callable[[], None]:
+                cfg: Config) -> Callable[[], None]:
     """N samples a prompt at T = 1; no token ends a row."""
     endless = SimpleNamespace(pad=tokenizer.pad, eos=-1)
     how = Sampling(n=cfg.n, max_new=cfg.max_new, seed=cfg.seed)
@@ -190,7 +190,7 @@ def our_sampler(model: Transformer, tokenizer: Tokenizer, prompts: list[list[int
 
 
 def their_sampler(model, tokenizer: Tokenizer, prompts: list[list[int]],
-                  cfg: BenchConfig) -> Callable[[], None]:
+                  cfg: Config) -> Callable[[], None]:
     """The same by `generate`: prompts padded on the left, no <eos>, no filter on the logits."""
     device, longest = next(model.parameters()).device, max(map(len, prompts))
     tokens = torch.tensor([[tokenizer.pad] * (longest - len(p)) + p for p in prompts])

@@ -79,7 +79,7 @@ SIZES = {
 
 
 @dataclass(frozen=True)
-class ReproduceConfig:
+class Config:
     """Lee 2023's table: one model a format and number of examples."""
 
     out: str = "runs/reproduce"
@@ -119,7 +119,7 @@ def training_set(digits: int, n: int, seed: int) -> list[Problem]:
     return list(found.values())
 
 
-def train(cfg: ReproduceConfig, log: RunLog, tokenizer: Tokenizer, style: str, n: int,
+def train(cfg: Config, log: RunLog, tokenizer: Tokenizer, style: str, n: int,
           device: torch.device) -> tuple[Transformer, list[float]]:
     """One model from random weights on n examples of a style; returns it with 20 mean losses."""
     recipe, bare = SIZES[cfg.size], addition.OPENER[style] == "</think>"
@@ -151,7 +151,7 @@ def train(cfg: ReproduceConfig, log: RunLog, tokenizer: Tokenizer, style: str, n
         losses[i * steps // 20:(i + 1) * steps // 20] for i in range(20)) if part]
 
 
-def cell(cfg: ReproduceConfig, log: RunLog, tokenizer: Tokenizer, style: str, n: int,
+def cell(cfg: Config, log: RunLog, tokenizer: Tokenizer, style: str, n: int,
          device: torch.device) -> dict:
     """Train and measure one cell, or read it back if it is finished already."""
     path = Path(cfg.out) / "cells" / f"{style}-{n}.json"
@@ -178,7 +178,7 @@ def cell(cfg: ReproduceConfig, log: RunLog, tokenizer: Tokenizer, style: str, n:
     return record
 
 
-def table(cfg: ReproduceConfig, cells: list[dict]) -> str:
+def table(cfg: Config, cells: list[dict]) -> str:
     """Markdown: measured % [95% Wilson interval] / published %, a row per number of examples.
 
     A cell that is not among `cells` says so.
@@ -203,7 +203,7 @@ def table(cfg: ReproduceConfig, cells: list[dict]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def run(cfg: ReproduceConfig) -> dict:
+def run(cfg: Config) -> dict:
     """All cells, the finished ones read back; writes table.md and returns result.json's content."""
     device = parallel.init(resolve_device(cfg.device))
     log = RunLog(cfg.out, "reproduce", cfg, parents={})

@@ -81,7 +81,7 @@ SIZES = {
 
 
 @dataclass(frozen=True)
-class ScaleConfig:
+class Config:
     """Loss, accuracy, RL and test-time compute: the fits and their figures."""
 
     out: str = "runs/scale"
@@ -100,7 +100,7 @@ class ScaleConfig:
             raise UserError("--seeds: give at least one")
 
 
-def run(cfg: ScaleConfig) -> dict:
+def run(cfg: Config) -> dict:
     """All cells, the finished ones read back; writes result.json and the figures."""
     if cfg.source:
         result = read_json(Path(cfg.source) / "result.json")
@@ -133,14 +133,14 @@ def run(cfg: ScaleConfig) -> dict:
 
 # ---- (a) one model of the sweep -----------------------------------------------------------------
 
-def cell(cfg: ScaleConfig, log: RunLog, index: int, seed: int, device: torch.device) -> dict:
+def cell(cfg: Config, log: RunLog, index: int, seed: int, device: torch.device) -> dict:
     """Pretrain one shape and measure it; a finished cell is read back from scale.json."""
     sweep = SIZES[cfg.size]
     d_model, n_layers, n_heads, d_ff = sweep.shapes[index]
     out = Path(cfg.out) / "cells" / f"shape{index}-s{seed}"
     if (out / "scale.json").exists():
         return read_json(out / "scale.json")
-    result = pretrain.run(pretrain.PretrainConfig(
+    result = pretrain.run(pretrain.Config(
         out=str(out), mixture=sweep.mixture, seed=seed, device=cfg.device, d_model=d_model,
         n_layers=n_layers, n_heads=n_heads, head_dim=sweep.head_dim, d_ff=d_ff, steps=sweep.steps,
         lines_per_step=sweep.lines_per_step, lr=sweep.lr, target=0.0,   # equal tokens: no early end

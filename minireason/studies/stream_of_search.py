@@ -59,7 +59,7 @@ SIZES = {
 
 
 @dataclass(frozen=True)
-class CountdownConfig:
+class Config:
     """Stream of Search against optimal paths, at equal tokens and at equal examples; RL on top."""
 
     out: str = "runs/countdown"
@@ -83,7 +83,7 @@ class CountdownConfig:
             raise UserError(f"--rl: only the --arms of this run: {', '.join(self.arms)}")
 
 
-def supervised(cfg: CountdownConfig, tokenizer: Tokenizer, arm: str, seed: int,
+def supervised(cfg: Config, tokenizer: Tokenizer, arm: str, seed: int,
                device: torch.device) -> dict:
     """The arm's model, trained and measured."""
     folder = folder_of(cfg, arm, seed)
@@ -98,7 +98,7 @@ def supervised(cfg: CountdownConfig, tokenizer: Tokenizer, arm: str, seed: int,
     return cell(cfg, folder, tokenizer, arm, seed, device, make)
 
 
-def reinforced(cfg: CountdownConfig, tokenizer: Tokenizer, arm: str, seed: int,
+def reinforced(cfg: Config, tokenizer: Tokenizer, arm: str, seed: int,
                device: torch.device) -> dict:
     """The same model after reinforcement learning, measured in the same way."""
     folder = folder_of(cfg, f"{arm}+rl", seed)
@@ -110,7 +110,7 @@ def reinforced(cfg: CountdownConfig, tokenizer: Tokenizer, arm: str, seed: int,
     return cell(cfg, folder, tokenizer, f"{arm}+rl", seed, device, make)
 
 
-def init_of(cfg: CountdownConfig, seed: int) -> str:
+def init_of(cfg: Config, seed: int) -> str:
     """The folder that a seed's arms start from."""
     return cfg.init.replace("{seed}", str(seed))
 
@@ -120,12 +120,12 @@ def parents_of(init: str) -> dict[str, str]:
     return {"init": checkpoint.weights_hash(init)} if init else {}
 
 
-def folder_of(cfg: CountdownConfig, arm: str, seed: int) -> Path:
+def folder_of(cfg: Config, arm: str, seed: int) -> Path:
     """Where a model of this run lies."""
     return Path(cfg.out) / "cells" / f"{arm}-s{seed}"
 
 
-def cell(cfg: CountdownConfig, folder: Path, tokenizer: Tokenizer, arm: str, seed: int,
+def cell(cfg: Config, folder: Path, tokenizer: Tokenizer, arm: str, seed: int,
          device: torch.device, make: Callable[[], tuple[Transformer, dict]]) -> dict:
     """Make and measure one model, or read back what is finished; the weights stay in its folder.
 
@@ -159,7 +159,7 @@ def write(path: Path, record: dict) -> None:
     parallel.barrier()
 
 
-def draw(cfg: CountdownConfig, model: Transformer, tokenizer: Tokenizer, split: str, style: str,
+def draw(cfg: Config, model: Transformer, tokenizer: Tokenizer, split: str, style: str,
          seed: int) -> list[dict]:
     """Per problem of the frozen set with 4 numbers: its N samples at T = 1, and what chance does.
 
@@ -189,7 +189,7 @@ def one_record(problem: Problem, style: str, samples: list[tuple[str, int, float
             "scores": [round(score, 5) for _, _, score in samples], "example": texts[0]}
 
 
-def run(cfg: CountdownConfig) -> dict:
+def run(cfg: Config) -> dict:
     """All cells, the finished ones read back; writes table.md, coverage.png and result.json."""
     if cfg.source:
         result = read_json(Path(cfg.source) / "result.json")

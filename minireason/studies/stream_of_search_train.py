@@ -134,7 +134,7 @@ def train(recipe: Recipe, four: float, token_budget: int, init: str, log: RunLog
 def reinforce(recipe: Recipe, folder: Path, out: Path, seed: int,
               device: str) -> tuple[Transformer, dict]:
     """RL from the model in `folder` on problems with 4 numbers; the policy and what it has seen."""
-    result = rl.run(rl.RLConfig(
+    result = rl.run(rl.Config(
         init=str(folder), out=str(out), family="countdown", seed=seed, device=device,
         steps=recipe.rl_steps, prompts_per_step=recipe.rl_prompts, group_size=recipe.rl_group,
         min_level=4, max_level=4, max_new=MAX_NEW, rewards=Rewards(outcome=1.0, process=0.0),

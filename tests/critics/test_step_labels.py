@@ -24,7 +24,8 @@ from minireason.problems import addition, chain, sample_split
 from minireason.sampling.complete import complete
 from minireason.sampling.sampler import Sampling
 from minireason.stages import critic
-from minireason.stages.critic import CriticConfig, auc, value_batches
+from minireason.stages.critic import Config as CriticConfig
+from minireason.stages.critic import auc, value_batches
 
 PROBLEM = chain.build(23, [("+", 4), ("*", 3)])
 

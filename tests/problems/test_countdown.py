@@ -21,7 +21,7 @@ from minireason.problems.countdown_solver import BUDGET, NEAR, chance, guided, m
 from minireason.studies import stream_of_search as experiment
 from minireason.studies import stream_of_search_curves as countdown_curves
 from minireason.studies import stream_of_search_train as countdown_train
-from minireason.studies.stream_of_search import CountdownConfig
+from minireason.studies.stream_of_search import Config as CountdownConfig
 from minireason.studies.stream_of_search_train import ARMS, draw_lines, rows_per_step
 
 

@@ -15,7 +15,7 @@ from minireason.report import build as report
 from minireason.report import figures, figures_search, markup, readme
 from minireason.report import runs as results
 from minireason.report import tables as readme_tables
-from minireason.report.build import ReportConfig
+from minireason.report.build import Config as ReportConfig
 from minireason.search import compare
 from minireason.stages import critic, flywheel, pretrain, revise, rl, sft, star, testtime
 from minireason.stages import guided_search as search
@@ -75,7 +75,7 @@ def records(generator: np.random.Generator, problems: int, n: int) -> list[dict]
 def measured(seed: int, problems: int, n: int) -> tuple[list[dict], dict]:
     """Records of made-up samples and what the test-time stage makes of them."""
     found = records(np.random.default_rng(seed), problems, n)
-    return found, testtime.estimate(testtime.TestTimeConfig("", "", seed=seed, n=n), found)
+    return found, testtime.estimate(testtime.Config("", "", seed=seed, n=n), found)
 
 
 def made_run(folder: Path, seed: int = 0, stages: int = 5) -> Path:
@@ -88,13 +88,13 @@ def made_run(folder: Path, seed: int = 0, stages: int = 5) -> Path:
     (folder / "machine.json").write_text(json.dumps({"cores": 2, "torch": "2.13.0"}))
     metrics = [{"step": i, "train/loss": 1.2 + 2.5 * np.exp(-i / 60) + generator.normal(0, 0.05),
                 "train/tokens": 5000} for i in range(300)]
-    write(folder / "pretrain", "pretrain", pretrain.PretrainConfig(out=f"{at}/pretrain", seed=seed),
+    write(folder / "pretrain", "pretrain", pretrain.Config(out=f"{at}/pretrain", seed=seed),
           {"seconds": 200.0, "parameters": 451_000,
            "accuracy": {"direct": accuracies(0.2, 0.03), "cot": accuracies(0.8 + lift, 0.1)}},
           metrics)
     parts = iter(range(1, stages))
     if next(parts, 0):
-        write(folder / "sft", "sft", sft.SFTConfig(init=f"{at}/pretrain", out=f"{at}/sft",
+        write(folder / "sft", "sft", sft.Config(init=f"{at}/pretrain", out=f"{at}/sft",
                                                    seed=seed),
               {"seconds": 20.0, "accuracy": {"cot": accuracies(0.9 + lift, 0.09)}}, metrics[:50])
     if next(parts, 0):
@@ -102,15 +102,15 @@ def made_run(folder: Path, seed: int = 0, stages: int = 5) -> Path:
                    "kept": 1500 + 100 * r, "share_solved": 0.5 + 0.1 * r,
                    "share_rationalized": 0.1, "share_wrong_steps": 0.3 - 0.05 * r,
                    "kept_per_level": {}, "seconds": 60.0} for r in (1, 2, 3)]
-        write(folder / "star", "star", star.STaRConfig(init=f"{at}/sft", base=f"{at}/pretrain",
+        write(folder / "star", "star", star.Config(init=f"{at}/sft", base=f"{at}/pretrain",
                                                        out=f"{at}/star", seed=seed),
               {"seconds": 180.0, "rounds": rounds, "accuracy": rounds[-1]["accuracy"]})
     if next(parts, 0):
-        write(folder / "critic", "critic", critic.CriticConfig(init=f"{at}/star", seed=seed,
+        write(folder / "critic", "critic", critic.Config(init=f"{at}/star", seed=seed,
                                                                out=f"{at}/critic"),
               {"seconds": 60.0, "share_right": 0.4, "auc": 0.91, "held_out": 800})
     if next(parts, 0):
-        cfg = testtime.TestTimeConfig(policy=f"{at}/star", critic=f"{at}/critic", seed=seed,
+        cfg = testtime.Config(policy=f"{at}/star", critic=f"{at}/critic", seed=seed,
                                       out=f"{at}/testtime", problems=24, n=8)
         found, curve = measured(seed, cfg.problems, cfg.n)
         write(folder / "testtime", "testtime", cfg,
@@ -135,7 +135,7 @@ def add_rl(folder: Path, seed: int = 0) -> None:
         curve.append({"step": step, "generated_tokens": 20_000 * step, "flops": 1e9 * step,
                       "eval/chain-validation-k8/sampled": 0.3 + 0.008 * step + 0.01 * seed,
                       "eval/chain-validation-k8/greedy": 0.4 + 0.008 * step + 0.01 * seed})
-    write(folder / "rl", "rl", rl.RLConfig(init=f"{at}/star", out=f"{at}/rl", seed=seed),
+    write(folder / "rl", "rl", rl.Config(init=f"{at}/star", out=f"{at}/rl", seed=seed),
           {"seconds": 150.0, "curve": curve, "accuracy": {
               "cot": accuracies(1.0, 0.01), "sampled": accuracies(0.97, 0.02),
               "sampled_before": accuracies(0.9, 0.07)}}, metrics)
@@ -210,17 +210,17 @@ def test_flywheel_and_process_critic_have_their_sections(tmp_path):
     folder = made_run(tmp_path / "run", stages=1)
     turns = [{"single": 0.3, "searched": 0.5, "coverage": 0.7, "precision": 0.912, "auc": 0.87,
               "accuracy": {"cot": accuracies(0.9, 0.1 - 0.02 * t)}} for t in (1, 2)]
-    write(folder / "flywheel", "flywheel", flywheel.FlywheelConfig("p", "b", "c"),
+    write(folder / "flywheel", "flywheel", flywheel.Config("p", "b", "c"),
           {"seconds": 9.0, "turns": turns, "accuracy": turns[-1]["accuracy"]})
     rates = {"accuracy": 0.9, "false_positive": 0.1, "false_negative": 0.05}
     check = {"step_ends": 321, "share_true": 0.6,
              **{str(n): {"hard": rates, "soft": rates} for n in (1, 2, 4)}}
-    write(folder / "process", "critic", critic.CriticConfig("p", labels="mc_soft"),
+    write(folder / "process", "critic", critic.Config("p", labels="mc_soft"),
           {"seconds": 9.0, "label_accuracy": 0.934, "auc": 0.9, "auc_min": 0.91, "auc_steps": 0.95,
            "auc_product": 0.92, "held_out": 800, "monte_carlo": check})
     rate = {"share": 0.75, "n": 4, "low": 0.3, "high": 0.95}
     kinds = {kind: rate for kind in ("detection", "false_alarm", "mended")}
-    write(folder / "revise", "revise", revise.ReviseConfig("p", "b"), {
+    write(folder / "revise", "revise", revise.Config("p", "b"), {
         "seconds": 9.0, "pool_with_errors": 77, "withdrawals": {"chain-test-k8": kinds},
         "accuracy": {"sampled": accuracies(0.9, 0.1)}})
     report.run(ReportConfig(run=str(folder)))
@@ -242,7 +242,7 @@ def test_pass_at_n_before_and_after_rl(tmp_path):
     """Only on sets that both stages measured; the climb and the samples come from the later one."""
     folder = made_run(tmp_path / "run")
     add_rl(folder)
-    cfg = testtime.TestTimeConfig(policy="rl", critic="rl_critic", problems=24, n=8)
+    cfg = testtime.Config(policy="rl", critic="rl_critic", problems=24, n=8)
     found, curve = measured(9, cfg.problems, cfg.n)
     write(folder / "rl_testtime", "testtime", cfg,
           {"seconds": 1.0, "curves": {"chain-test-k8": curve, "chain-test-k7": curve},
@@ -279,7 +279,7 @@ def test_search_has_its_section_and_its_tree(tmp_path):
              "against_best_of_n": {what: {"all": difference, "bins": [
                  {"n": 40, "best_of_n": 0.125 * b, **difference} for b in range(5)]}
                  for what in ("tree 4", "tree 16", "sequential 16")}}
-    write(folder / "search", "search", search.SearchConfig("p", "c"),
+    write(folder / "search", "search", search.Config("p", "c"),
           {"seconds": 9.0, "sets": {"chain-test-k8": found}})
     node = {"state": "open", "value": 0.5, "draws": 1, "visits": 2, "right": True}
     nodes = [{**node, "id": 0, "parent": None, "text": "<bos>((9/3)*9)=<think>"},

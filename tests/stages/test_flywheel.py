@@ -30,8 +30,8 @@ PROBLEM = chain.read("(2+3)")
 
 
 @pytest.fixture
-def config(ladder, tmp_path) -> flywheel.FlywheelConfig:
-    return flywheel.FlywheelConfig(
+def config(ladder, tmp_path) -> flywheel.Config:
+    return flywheel.Config(
         init=str(ladder / "star"), base=str(ladder / "pretrain"), critic=str(ladder / "critic"),
         out=str(tmp_path / "one" / "flywheel"), device="cpu", turns=2, problems=12, min_level=1,
         max_level=2, n=3, critic_problems=8, held_out=2, critic_steps=4, steps=4, rows_per_step=8,

@@ -11,7 +11,7 @@ from minireason.model import checkpoint
 from minireason.search import compare
 from minireason.search.sequential import standing
 from minireason.stages import guided_search as search
-from minireason.stages.guided_search import SearchConfig
+from minireason.stages.guided_search import Config as SearchConfig
 
 
 @pytest.fixture

@@ -43,8 +43,8 @@ def tokenizer() -> Tokenizer:
 
 
 @pytest.fixture
-def config(ladder, tmp_path) -> revise.ReviseConfig:
-    return revise.ReviseConfig(
+def config(ladder, tmp_path) -> revise.Config:
+    return revise.Config(
         init=str(ladder / "star"), base=str(ladder / "pretrain"), out=str(tmp_path / "revise"),
         device="cpu", problems=60, min_level=1, max_level=2, n=6, steps=6, rows_per_step=16,
         token_budget=256, warmup=2, save_every=2, max_new=40, eval_n=4)

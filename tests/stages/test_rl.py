@@ -14,7 +14,8 @@ from minireason.problems.base import MALFORMED
 from minireason.sampling.complete import prompt_ids
 from minireason.sampling.sampler import Sampling, stream
 from minireason.stages import rl
-from minireason.stages.rl import RLConfig, batches_of, collect, rl_loss, split
+from minireason.stages.rl import Config as RLConfig
+from minireason.stages.rl import batches_of, collect, rl_loss, split
 from minireason.training.losses import (
     clipped,
     group_advantages,

@@ -145,7 +145,7 @@ def test_critic_learns_its_samples_by_heart(ladder, tmp_path, monkeypatch):
 
 
 def test_sft_traces_are_of_the_train_split_in_equal_shares():
-    cfg = sft.SFTConfig(init="", traces=90, max_level=3)
+    cfg = sft.Config(init="", traces=90, max_level=3)
     found = sft.traces(cfg)
     problems = [chain.read(prompt) for prompt, _, _ in found]
     assert Counter(p.level for p in problems) == {1: 30, 2: 30, 3: 30}

@@ -9,7 +9,7 @@ import pytest
 
 from minireason.core.config import UserError, read_json, to_dict
 from minireason.measure.evaluate import wilson
-from minireason.stages.flywheel import FlywheelConfig
+from minireason.stages.flywheel import Config as FlywheelConfig
 from minireason.studies import ablate
 
 
@@ -50,7 +50,7 @@ def test_finished_stages_become_a_table_that_redraws_from_its_json(ladder, tmp_p
     for number in range(1, reference["config"]["rounds"] + 1):
         path = folder / "star" / f"round-{number}" / "config.json"
         path.write_text(path.read_text().replace(str(ladder), str(folder)))
-    cfg = ablate.AblateConfig(runs=(str(folder),), out=str(tmp_path / "out"))
+    cfg = ablate.Config(runs=(str(folder),), out=str(tmp_path / "out"))
     summary = ablate.run(cfg)
     last = read_json(folder / "star" / "result.json")["accuracy"]["cot"]
     assert summary["variants"]["reference"][0][-1]["accuracy"] == ablate.accuracies(last)
@@ -89,8 +89,8 @@ def test_what_cannot_be_ablated_is_one_clear_line(tmp_path):
     (tmp_path / "star").mkdir()
     (tmp_path / "star" / "config.json").write_text('{"stage": "sft", "config": {}}')
     with pytest.raises(UserError, match="is a 'sft' folder"):
-        ablate.run(ablate.AblateConfig(runs=(str(tmp_path),)))
+        ablate.run(ablate.Config(runs=(str(tmp_path),)))
     with pytest.raises(UserError, match="choose from star, flywheel, revise"):
-        ablate.AblateConfig(runs=("x",), stage="sft")
+        ablate.Config(runs=("x",), stage="sft")
     with pytest.raises(UserError, match="--runs"):
-        ablate.AblateConfig()
+        ablate.Config()

@@ -8,9 +8,10 @@ import torch
 from minireason.core.config import UserError
 from minireason.critics.value_head import Critic
 from minireason.model import checkpoint
-from minireason.stages.pretrain import PretrainConfig
+from minireason.stages.pretrain import Config as PretrainConfig
 from minireason.studies import bench
-from minireason.studies.bench import BenchConfig, compare, load_ours, load_theirs, logit_gap, run
+from minireason.studies.bench import Config as BenchConfig
+from minireason.studies.bench import compare, load_ours, load_theirs, logit_gap, run
 
 pytest.importorskip("transformers")
 TINY = PretrainConfig(d_model=16, n_layers=1, n_heads=2, head_dim=8, d_ff=24, lines_per_step=6)

@@ -10,7 +10,8 @@ from minireason.measure.evaluate import frozen_sets
 from minireason.problems import addition, split_of
 from minireason.report import readme
 from minireason.studies import lee2023 as reproduce
-from minireason.studies.lee2023 import PUBLISHED, ReproduceConfig, run, training_set
+from minireason.studies.lee2023 import PUBLISHED, run, training_set
+from minireason.studies.lee2023 import Config as ReproduceConfig
 
 
 class Killed(Exception):

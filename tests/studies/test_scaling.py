@@ -64,7 +64,7 @@ def test_figures_come_from_the_result_file_alone(tmp_path):
     result = measured()
     (tmp_path / "held").mkdir()
     (tmp_path / "held/result.json").write_text(json.dumps({**result, "fits": {}}))
-    scale.run(scale.ScaleConfig(source=str(tmp_path / "held"), out=str(tmp_path / "drawn")))
+    scale.run(scale.Config(source=str(tmp_path / "held"), out=str(tmp_path / "drawn")))
     assert read_json(tmp_path / "drawn/result.json")["fits"] == scale_laws.laws(result)
     assert {path.name for path in (tmp_path / "drawn").glob("*.png")} == {
         "pretrain-loss.png", "pretrain-accuracy.png", "rl-chain-validation-k8-sampled.png",
@@ -78,7 +78,7 @@ def test_folders_without_curves_are_refused(tmp_path):
         with pytest.raises(UserError, match="no finished"):
             read(tmp_path)
     with pytest.raises(UserError, match="--size huge"):
-        scale.ScaleConfig(size="huge")
+        scale.Config(size="huge")
 
 
 def test_points_of_both_test_time_stages_have_one_shape(tmp_path):
@@ -101,7 +101,7 @@ def test_a_sweep_trains_every_size_on_the_same_tokens(tmp_path, monkeypatch):
     """No size stops early, however soon it is good: a pretraining target would end it."""
     tiny = replace(scale.SIZES["smoke"], steps=3, lines_per_step=4, n=2, problems=2, eval_n=2)
     monkeypatch.setitem(scale.SIZES, "smoke", tiny)
-    cfg = scale.ScaleConfig(size="smoke", out=str(tmp_path / "a"), device="cpu")
+    cfg = scale.Config(size="smoke", out=str(tmp_path / "a"), device="cpu")
     result = scale.run(cfg)
     cells = result["cells"]
     assert len(cells) == 5 and len({cell["tokens"] for cell in cells}) == 1
