@@ -13,7 +13,8 @@ import torch
 
 from minireason.model.tokenizer import Tokenizer
 from minireason.model.transformer import ModelConfig, Transformer
-from minireason.problems.corpus import Mixture, draw_line
+from minireason.problems import chain
+from minireason.problems.corpus import Mixture, corpus_lines
 from minireason.sampling.sampler import Sampling, stream
 from minireason.training.batches import Batch, encode_lines, micro_batches
 from minireason.training.losses import nll
@@ -67,7 +68,7 @@ def synchronize(device: torch.device) -> None:
 
 def training(scale: Scale, device: torch.device, impl: str) -> dict:
     """Tokens a second of a training step on packed rows of uneven length."""
-    tokenizer = Tokenizer.build(2)
+    tokenizer = Tokenizer.build(chain.TOKENS)
     model = make_model(scale, tokenizer, device, impl)
     optimizer = make_optimizer(model, 0.1)
     generator = np.random.default_rng(0)
@@ -96,7 +97,7 @@ def loss_of(model: Transformer, count: int):
 
 def sampling(scale: Scale, device: torch.device, impl: str) -> dict:
     """Tokens a second of the sampler, prefill included; random weights seldom draw <eos>."""
-    tokenizer = Tokenizer.build(2)
+    tokenizer = Tokenizer.build(chain.TOKENS)
     model = make_model(scale, tokenizer, device, impl)
     generator = np.random.default_rng(1)
     prompts = [generator.integers(3, tokenizer.vocab_size, scale.max_len // 4).tolist()
@@ -114,12 +115,12 @@ def sampling(scale: Scale, device: torch.device, impl: str) -> dict:
 
 def loss_curve(scale: Scale, device: torch.device, impl: str, seed: int) -> list[float]:
     """Losses of a short pretraining; the data do not depend on the seed of the weights."""
-    tokenizer = Tokenizer.build(2)
+    tokenizer = Tokenizer.build(chain.TOKENS)
     model = make_model(scale, tokenizer, device, impl, seed)
     optimizer = make_optimizer(model, 0.1)
     generator, mixture, losses = np.random.default_rng(2), Mixture(max_level=2), []
     for _ in range(scale.curve_steps):
-        lines = [draw_line(mixture, "chain", generator) for _ in range(scale.curve_rows)]
+        lines = corpus_lines(mixture, chain, generator, scale.curve_rows)
         rows = encode_lines(tokenizer, [""] * len(lines), lines)
         batches, count = micro_batches(rows, 10**9, tokenizer.pad, packed=True)
         losses.append(train_step(model, optimizer, batches, loss_of(model, count), lr=1e-3)[0])

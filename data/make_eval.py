@@ -3,9 +3,10 @@
     python data/make_eval.py            writes <family>-<split>-<level>.jsonl and SHA256SUMS
     python data/make_eval.py --check    makes them anew in memory; exit status 1 if a file differs
 
-500 different problems a level, fewer only where the split holds fewer. They come from the test
+500 different problems per level, fewer only where the split holds fewer. They come from the test
 and validation splits, which are cut by hash of the canonical key: no stage can train on them.
-`countdown-targets` is a second test set whose targets, too, appear nowhere in training.
+A family's EXTRA_SETS are further test sets: the targets of `countdown-targets`, too, appear
+nowhere in training.
 """
 
 import argparse
@@ -13,28 +14,25 @@ import hashlib
 import sys
 import tempfile
 from pathlib import Path
-from types import SimpleNamespace
 
 from minireason.core.config import rng
-from minireason.problems import FAMILIES, countdown
-from minireason.problems.base import sample_unique, save_problems
+from minireason.problems import FAMILIES
+from minireason.problems.frozen import sample_unique, save_problems
 
 SEED, PER_LEVEL = 20260101, 500
-SPLITS = {"chain": ("test", "validation"), "addition": ("test", "validation"),
-          "countdown": ("test", "validation", "targets")}
-HELD_OUT_TARGETS = SimpleNamespace(__name__="countdown", sample=countdown.sample_held_out)
 
 
 def make(folder: Path) -> str:
     """Write every set into the folder; returns the text of SHA256SUMS."""
     lines = []
-    for name, splits in SPLITS.items():
-        family = FAMILIES[name]
-        for split in splits:
+    for name, family in FAMILIES.items():
+        extra = getattr(family, "EXTRA_SETS", {})
+        for kind in ("test", "validation", *extra):
             for level in family.LEVELS:
-                title = f"{name}-{split}-{family.LEVEL_SYMBOL}{level}"
-                source, part = (HELD_OUT_TARGETS, "test") if split == "targets" else (family, split)
-                problems = sample_unique(source, rng(SEED, title), level, part, PER_LEVEL)
+                title = f"{name}-{kind}-{family.LEVEL_SYMBOL}{level}"
+                problems = sample_unique(family, rng(SEED, title), level,
+                                         "test" if kind in extra else kind, PER_LEVEL,
+                                         extra.get(kind))
                 problems.sort(key=lambda p: hashlib.sha256(p.key.encode()).digest())
                 sha256 = save_problems(folder / f"{title}.jsonl", problems)
                 lines.append(f"{sha256}  {title}.jsonl\n")

@@ -1,4 +1,4 @@
-"""`minireason chat`: type an expression, see the answer; the thought stays hidden unless asked for.
+"""`minireason chat`: type a problem, see the answer; the thought stays hidden unless asked for.
 
 The mark beside each step is the exact verifier's, which the model never sees. With several samples
 the answer is chosen as at test time: by vote, weighted with the critic's values if one is there.
@@ -9,20 +9,19 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from minireason.core.config import UserError, read_json, resolve_device, stream_seed
-from minireason.critics.value_head import Critic, step_values
+from minireason.critics.value_head import Critic
 from minireason.measure.evaluate import answer_of, marked_steps
 from minireason.model import checkpoint
 from minireason.problems import FAMILIES, Problem
 from minireason.sampling.complete import complete
 from minireason.sampling.sampler import Sampling
-
-POLICIES = ("flywheel", "rl", "star", "sft", "pretrain")   # the last finished one of a run answers
-CRITICS = {"flywheel": "rl_critic", "rl": "rl_critic"}     # of a run, by policy; else "critic"
+from minireason.search.vote import final_values
+from minireason.stages import STAGES
 
 
 @dataclass(frozen=True)
 class Config:
-    """Read expressions from standard input, one a line; an empty line ends."""
+    """Read problems from standard input, one per line; an empty line ends."""
 
     run: str = "runs/quickstart"  # a run folder, or the folder of one checkpoint
     checkpoint: str = ""          # another checkpoint than the run's last policy
@@ -30,7 +29,7 @@ class Config:
     show_thoughts: bool = False   # print every step with the verifier's mark
     n: int = 1                    # samples; above 1 they vote
     temperature: float = 0.0      # 0 is greedy; with --n above 1 give for instance 1
-    family: str = ""              # chain | addition; default: what the checkpoint was trained on
+    family: str = ""              # default: what the checkpoint was trained on
     seed: int = 0
     device: str = "auto"
 
@@ -47,9 +46,7 @@ def run(cfg: Config) -> int:
     device = resolve_device(cfg.device)
     folder = find_policy(cfg)
     policy, tokenizer = checkpoint.load(folder, device)
-    found = Path(cfg.run) / CRITICS.get(folder.name, "critic")
-    critic_folder = cfg.critic or (str(found) if cfg.n > 1 and (found / "result.json").exists()
-                                   else "")
+    critic_folder = cfg.critic or (find_critic(cfg, folder.name) if cfg.n > 1 else "")
     critic = checkpoint.load(critic_folder, device, Critic)[0] if critic_folder else None
     family = FAMILIES[find_family(cfg, folder)]
     print(f"{folder} answers" + (f", {critic_folder} judges" if critic else ""), file=sys.stderr)
@@ -60,8 +57,9 @@ def run(cfg: Config) -> int:
             how = Sampling(n=cfg.n, temperature=cfg.temperature,
                            seed=stream_seed(cfg.seed, "chat", answered))
             texts = complete(policy, tokenizer, [problem], "cot", how)[0]
-            values = [v[-1] if v else 0.0 for v in step_values(
-                critic, tokenizer, [problem] * cfg.n, texts)] if critic else [1.0] * cfg.n
+            values = [1.0] * cfg.n
+            if critic:
+                (values,) = final_values(critic, tokenizer, [problem], [texts])
             print(reply(cfg, problem, texts, values), flush=True)
             answered += 1
         except UserError as error:
@@ -85,20 +83,27 @@ def find_policy(cfg: Config) -> Path:
     if cfg.checkpoint:
         return Path(cfg.checkpoint)
     folder = Path(cfg.run)
-    for name in POLICIES:
-        if (folder / name / "result.json").exists():
-            return folder / name
+    for stage in reversed(STAGES):
+        if stage.label and stage.in_run and (folder / stage.name / "result.json").exists():
+            return folder / stage.name
     if (folder / "model.safetensors").exists():
         return folder
     raise UserError(f"{folder}: neither a run folder with a finished stage nor a checkpoint; "
                     "`minireason run` makes one")
 
 
+def find_critic(cfg: Config, policy: str) -> str:
+    """The folder of the run's critic of this policy, "" if it has none that is finished."""
+    names = {stage.name: stage.critic for stage in STAGES}
+    folder = Path(cfg.run) / names.get(policy, "critic")
+    return str(folder) if (folder / "result.json").exists() else ""
+
+
 def find_family(cfg: Config, folder: Path) -> str:
-    """--family, else what the checkpoint's config.json says, else chain."""
+    """--family, else what the checkpoint's config.json says, else the first one."""
     record = folder / "config.json"
     config = read_json(record).get("config", {}) if record.exists() else {}
-    name = cfg.family or config.get("family", "chain")
+    name = cfg.family or config.get("family", next(iter(FAMILIES)))
     if name not in FAMILIES:
         raise UserError(f"--family {name}: must be one of {', '.join(FAMILIES)}")
     return name

@@ -12,39 +12,29 @@ import sys
 import tyro
 
 from minireason.core.config import UserError
+from minireason.stages import STAGES
 
-COMMANDS = {   # name: (module, config dataclass, one line of help)
-    "run": ("minireason.pipeline", "Config", "all stages in order, then the report"),
-    "pretrain": ("minireason.stages.pretrain", "Config", "stage 1: a base model"),
-    "sft": ("minireason.stages.sft", "Config", "stage 2: chain-of-thought fine-tuning"),
-    "star": ("minireason.stages.star", "Config", "stage 3: self-taught rationales"),
-    "rl": ("minireason.stages.rl", "Config", "stage 4: reinforcement learning by verifier"),
-    "critic": ("minireason.stages.critic", "Config", "stage 5: a learned judge"),
-    "revise": ("minireason.stages.revise", "Config", "a policy that withdraws its errors"),
-    "flywheel": ("minireason.stages.flywheel", "Config", "search, keep, retrain, repeat"),
-    "testtime": ("minireason.stages.testtime", "Config", "stage 6: vote, best-of-N"),
-    "search": ("minireason.stages.guided_search", "Config",
-               "beam and tree search at equal tokens"),
-    "report": ("minireason.report.build", "Config", "figures and report.html of a run"),
-    "chat": ("minireason.chat", "Config", "type expressions, see answers"),
-    "eval": ("minireason.evalset", "Config", "a checkpoint on a frozen set or a JSONL file"),
-    "export": ("minireason.export", "Config", "write a folder that transformers loads"),
-    "import": ("minireason.export", "ImportConfig", "read such a folder back"),
-    "bench": ("minireason.studies.bench", "Config", "speed beside transformers' Qwen3"),
-    "ablate": ("minireason.studies.ablate", "Config",
-               "a stage with one choice changed, over seeds"),
-    "countdown": ("minireason.studies.stream_of_search", "Config",
+COMMANDS = {   # name: (module, its dataclass, its function, one line of help)
+    "run": ("minireason.pipeline", "Config", "run", "all stages in order, then the report"),
+    **{stage.name: (stage.module, "Config", "run", f"stage: {stage.help}")
+       for stage in STAGES if stage.command},
+    "report": ("minireason.report.build", "Config", "run", "figures and report.html of a run"),
+    "chat": ("minireason.chat", "Config", "run", "type problems, see answers"),
+    "eval": ("minireason.evalset", "Config", "run", "a checkpoint on a frozen set or JSONL file"),
+    "export": ("minireason.export", "Config", "run", "write a folder that transformers loads"),
+    "import": ("minireason.export", "ImportConfig", "run_import", "read such a folder back"),
+    "bench": ("minireason.studies.bench", "Config", "run", "speed beside transformers' Qwen3"),
+    "ablate": ("minireason.studies.ablate", "Config", "run", "a stage, one choice changed"),
+    "countdown": ("minireason.studies.stream_of_search", "Config", "run",
                   "Stream of Search or optimal paths"),
-    "scale": ("minireason.studies.scaling", "Config",
-              "the scaling laws: sweeps, fits, figures"),
-    "reproduce": ("minireason.studies.lee2023", "Config", "Lee 2023's addition table"),
+    "scale": ("minireason.studies.scaling", "Config", "run", "the scaling laws: sweeps and fits"),
+    "reproduce": ("minireason.studies.lee2023", "Config", "run", "Lee 2023's addition table"),
 }
-FUNCTIONS = {"export": "run_export", "import": "run_import"}   # all others are called run
 
 
 def usage() -> str:
     """The list of commands."""
-    lines = [f"  {name:<10} {text}" for name, (_, _, text) in COMMANDS.items()]
+    lines = [f"  {name:<10} {text}" for name, (*_, text) in COMMANDS.items()]
     return "usage: minireason <command> [--help] [--flags]\n\n" + "\n".join(lines)
 
 
@@ -71,15 +61,14 @@ def main(argv: list[str] | None = None) -> int:
         command, *rest = arguments
         if command not in COMMANDS:
             raise UserError(f"unknown command {command!r}; have {', '.join(COMMANDS)}")
-        module_name, class_name, _ = COMMANDS[command]
+        module_name, class_name, function, _ = COMMANDS[command]
         module = importlib.import_module(module_name)
-        config = parse(getattr(module, class_name), command, rest)
-        getattr(module, FUNCTIONS.get(command, "run"))(config)
+        getattr(module, function)(parse(getattr(module, class_name), command, rest))
     except UserError as error:
         print(f"minireason: error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("minireason: interrupted; the same command goes on", file=sys.stderr)
+        print("minireason: interrupted; run the same command again to resume", file=sys.stderr)
         return 130
     return 0
 

@@ -16,7 +16,8 @@ from minireason.core.config import UserError, resolve_device, rng, stream_seed, 
 from minireason.measure.estimates import vote_at
 from minireason.measure.evaluate import accuracy_of, answer_of, judge, paired_bootstrap, pass_at_k
 from minireason.model import checkpoint
-from minireason.problems import FAMILIES, Problem, load_frozen, load_problems
+from minireason.problems import FAMILIES, Problem
+from minireason.problems.frozen import load_frozen, load_problems
 from minireason.sampling.complete import complete
 from minireason.sampling.sampler import Sampling
 
@@ -76,7 +77,7 @@ def read(name: str) -> list[Problem]:
     """The problems of a frozen set by name, else of a JSONL file by path."""
     if re.fullmatch(r"[a-z]+-[a-z]+-[a-z]\d+", name) and not Path(name).exists():
         return load_frozen(name)
-    return load_problems(name, FAMILIES)
+    return load_problems(name)
 
 
 def measure(cfg: Config, problems: list[Problem], completions: list[list[str]]) -> dict:

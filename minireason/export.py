@@ -38,7 +38,7 @@ class ImportConfig:
     out: str                      # checkpoint folder to write
 
 
-def run_export(cfg: Config) -> Path:
+def run(cfg: Config) -> Path:
     """Write config, weights, tokenizer and generation defaults; returns the folder."""
     model, tokenizer = checkpoint.load(cfg.checkpoint)
     out = Path(cfg.out)

@@ -57,6 +57,7 @@ def run(code: str, out: str) -> None:
         subprocess.run(command, env=environment, cwd=code, check=True, stderr=subprocess.DEVNULL)
 
     root = Path(out).resolve()
+    root.mkdir(parents=True)                  # never on top of an older run
     minireason("run", "--size", "smoke", "--out", str(root / "smoke"), "--device", "cpu")
     for name, (command, parents, flags) in STAGES.items():
         at = [word for flag, parent in parents.items()

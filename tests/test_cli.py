@@ -12,7 +12,11 @@ import pytest
 from kill_run import differences
 from tiny_run import tiny_stages
 
+from minireason import pipeline
 from minireason.cli import COMMANDS, main
+from minireason.presets import FAMILY_SIZES, SIZES
+from minireason.problems import FAMILIES
+from minireason.stages import STAGES
 
 TINY = ["--steps", "3", "--lines-per-step", "8", "--d-model", "16", "--n-layers", "1",
         "--n-heads", "1", "--head-dim", "16", "--d-ff", "16", "--eval-n", "2", "--device", "cpu"]
@@ -234,8 +238,16 @@ def test_disk_full_at_one_write_after_the_other(capsys, disk, ladder, stage):
     assert differences(ladder / stage, disk / "o") == []
 
 
-def test_presets_build_their_configs():
-    from minireason import pipeline
-    for size in pipeline.SIZES:
-        assert [name for name, _ in pipeline.stages(pipeline.Config(size=size))] == list(
-            pipeline.SIZES[size])
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("size", SIZES)
+def test_presets_build_their_configs(size, family):
+    plan = pipeline.stages(pipeline.Config(size=size, family=family))
+    assert [name for name, _ in plan] == [stage.name for stage in STAGES if stage.in_run]
+
+
+def test_presets_name_stages_that_are_there():
+    known = {stage.name for stage in STAGES}
+    for sizes in (SIZES, *FAMILY_SIZES.values()):
+        assert set(sizes) <= set(SIZES)
+        for size in sizes:
+            assert set(sizes[size]) <= known

@@ -10,10 +10,12 @@ from safetensors.torch import load_file, save_file
 from minireason.core.config import UserError
 from minireason.critics.value_head import Critic
 from minireason.export import Config as ExportConfig
-from minireason.export import ImportConfig, run_export, run_import, views
+from minireason.export import ImportConfig, run_import, views
+from minireason.export import run as run_export
 from minireason.model import checkpoint
 from minireason.model.tokenizer import Tokenizer
 from minireason.model.transformer import ModelConfig, Transformer
+from minireason.problems import chain
 from minireason.stages.sft import Config as SFTConfig
 from minireason.stages.sft import run as run_sft
 
@@ -21,7 +23,7 @@ os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 transformers = pytest.importorskip("transformers")
 
-TOKENIZER = Tokenizer.build(2)
+TOKENIZER = Tokenizer.build(chain.TOKENS)
 TEXT = "<bos>((23+4)*3)=<think>23+4=27;27*3=81</think>81<eos>"
 
 

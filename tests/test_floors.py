@@ -119,7 +119,7 @@ def test_packages_are_listed_and_listed_ones_exist():
 
 
 def test_commands_lead_to_modules():
-    for module, _, _ in COMMANDS.values():
+    for module, *_ in COMMANDS.values():
         assert module.removeprefix("minireason.") in MODULES
 
 

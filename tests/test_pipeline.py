@@ -12,6 +12,8 @@ from tiny_run import tiny_pipeline
 
 from minireason import pipeline
 from minireason.core.config import UserError
+from minireason.presets import SIZES
+from minireason.stages import STAGES
 
 HERE = Path(__file__).parent
 
@@ -33,7 +35,7 @@ def test_two_runs_are_identical(whole, tmp_path):
 def test_a_finished_run_is_only_reported_again(whole, monkeypatch):
     kept = {p: p.stat().st_mtime_ns for p in whole.rglob("*") if p.suffix == ".safetensors"}
     results = tiny_pipeline(whole)
-    assert list(results) == list(pipeline.SMOKE)
+    assert list(results) == [stage.name for stage in STAGES if stage.in_run]
     for name, result in results.items():
         assert result == json.loads((whole / name / "result.json").read_text())
     assert kept == {p: p.stat().st_mtime_ns for p in kept}
@@ -47,10 +49,10 @@ def test_a_run_leaves_a_page(whole):
 
 def test_smoke_ends_with_a_policy_that_knows_nothing(tmp_path, monkeypatch):
     """Whether smoke ends may not depend on what the policy learned: here it learned nothing."""
-    one_step = {name: {**pipeline.SMOKE[name], "steps": 1} for name in ("pretrain", "sft")}
-    monkeypatch.setitem(pipeline.SIZES, "ignorant", {**pipeline.SMOKE, **one_step})
+    one_step = {name: {**SIZES["smoke"][name], "steps": 1} for name in ("pretrain", "sft")}
+    monkeypatch.setitem(SIZES, "ignorant", {**SIZES["smoke"], **one_step})
     results = pipeline.run(pipeline.Config(size="ignorant", out=str(tmp_path / "run"),
-                                              device="cpu"))
+                                           device="cpu"))
     assert results["star"]["rounds"][0]["kept"] == results["flywheel"]["turns"][0]["kept"] == 0
     page = (tmp_path / "run" / "report.html").read_text()
     assert "<td>1</td><td>0</td><td>0.0</td><td>0.0</td><td>–</td>" in page    # STaR, round 1
@@ -60,7 +62,11 @@ def test_smoke_ends_with_a_policy_that_knows_nothing(tmp_path, monkeypatch):
 def test_sizes_and_seeds_reach_every_stage():
     with pytest.raises(UserError, match="--size huge"):
         pipeline.stages(pipeline.Config(size="huge"))
+    with pytest.raises(UserError, match="--family chess"):
+        pipeline.stages(pipeline.Config(family="chess"))
     assert pipeline.folder(pipeline.Config(size="smoke")) == Path("runs/smoke")
+    other = pipeline.Config(size="smoke", family="addition")
+    assert pipeline.folder(other) == Path("runs/addition-smoke")
 
 
 @pytest.mark.slow

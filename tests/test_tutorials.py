@@ -39,7 +39,7 @@ def finished_run(ladder, tmp_path_factory) -> Path:
     run = tmp_path_factory.mktemp("tutorials") / "run"
     shutil.copytree(ladder, run)
     rl.run(rl.Config(init=f"{run}/star", out=f"{run}/rl", device="cpu", steps=1,
-                       prompts_per_step=2, group_size=2, max_level=2, max_new=24, eval_every=1,
+                       prompts_per_step=2, group_size=2, max_level=2, eval_every=1,
                        validation_n=4, eval_n=2))
     return run
 

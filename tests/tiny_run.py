@@ -11,11 +11,12 @@ import sys
 from pathlib import Path
 
 from minireason import pipeline
+from minireason.presets import SIZES
 from minireason.problems.corpus import Mixture
 from minireason.stages import critic, pretrain, sft, star, testtime
 
 MIXTURE = Mixture(facts=0.2, direct=0.2, facts_per_line=3, max_level=2)
-WIRED = ("init", "base", "policy", "critic", "outcome", "out", "seed", "device")   # by the pipeline
+WIRED = ("family", "init", "base", "policy", "critic", "outcome", "out", "seed", "device")   # by the pipeline
 
 
 def tiny_stages(root: Path | str) -> dict:
@@ -48,8 +49,7 @@ def tiny_pipeline(out: Path | str) -> dict:
     """`minireason run` with these configs as its smallest size."""
     sizes = {name: {field: value for field, value in vars(config).items() if field not in WIRED}
              for name, (_, config) in tiny_stages(out).items()}
-    kept = {"flywheel": pipeline.SMOKE["flywheel"] | {"filter": "none"}}   # it is never right
-    pipeline.SIZES["tiny"] = {**pipeline.SMOKE, **kept, **sizes}
+    SIZES["tiny"] = {**SIZES["smoke"], **sizes}
     return pipeline.run(pipeline.Config(size="tiny", out=str(out), device="cpu"))
 
 

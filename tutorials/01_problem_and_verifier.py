@@ -15,7 +15,9 @@ from tutorial_tools import keep, panels, share
 
 from minireason.core.config import rng
 from minireason.measure.evaluate import wilson
-from minireason.problems import chain, load_frozen, sample_split, split_of
+from minireason.problems import chain, sample_split, split_of
+from minireason.problems.base import split_by_hash
+from minireason.problems.frozen import load_frozen
 from minireason.report.figures import BLUE, RED, whiskers
 
 SMALL = os.environ.get("MINIREASON_TUTORIAL_SMALL") == "1"
@@ -155,7 +157,7 @@ assert false_accepted == 0
 # it draws and whatever its seed.
 
 # %%
-splits = Counter(split_of(chain.sample(generator, 3).key) for _ in range(DRAWS))
+splits = Counter(split_of(chain.sample(generator, 3)) for _ in range(DRAWS))
 for name in ("train", "validation", "test"):
     print(f"{name:<12}{share(splits[name], DRAWS)}")
 train_keys = {sample_split(chain, generator, 2, "train").key for _ in range(DRAWS)}
@@ -172,8 +174,9 @@ assert not train_keys & test_keys
 # %%
 pairs = [(chain.build(a, [(o, b)]), chain.build(b, [(o, a)])) for o in "+*" for a in range(2, 10)
          for b in range(2, 10) if a != b and chain.compute(a, o, b) is not None]
-leaked = [split_of(twin.prompt) == "train" for p, twin in pairs if split_of(p.prompt) == "test"]
-by_key = [split_of(twin.key) == "train" for p, twin in pairs if split_of(p.key) == "test"]
+leaked = [split_by_hash(twin.prompt) == "train"
+          for p, twin in pairs if split_by_hash(p.prompt) == "test"]
+by_key = [split_of(twin) == "train" for p, twin in pairs if split_of(p) == "test"]
 print(f"split by prompt: {share(sum(leaked), len(leaked))} of test problems have their twin in "
       f"train\nsplit by key:    {share(sum(by_key), len(by_key))}")
 assert not any(by_key)

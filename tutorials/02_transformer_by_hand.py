@@ -16,7 +16,8 @@ from minireason.core.config import rng
 from minireason.model.attention import attention_reference, head_norm, rope_tables, rotate
 from minireason.model.tokenizer import Tokenizer
 from minireason.model.transformer import ModelConfig, Transformer
-from minireason.problems.corpus import Mixture, draw_line
+from minireason.problems import chain
+from minireason.problems.corpus import Mixture, corpus_lines
 from minireason.sampling.draws import prefill
 from minireason.training.batches import encode_lines, micro_batches
 from minireason.training.losses import nll
@@ -120,7 +121,7 @@ print(f"largest score: raw {(loud @ loud.T).max() / D ** 0.5:.0f}, with QK-norm 
 # ln V.
 
 # %%
-tokenizer = Tokenizer.build(number_width=2)
+tokenizer = Tokenizer.build(chain.TOKENS)
 shape = ModelConfig(tokenizer.vocab_size, d_model=48, n_layers=2, n_heads=3, n_kv_heads=3,
                     head_dim=16, d_ff=96, max_len=64)
 model = Transformer(shape).init_weights(generator)
@@ -131,7 +132,7 @@ counted = shape.vocab_size * shape.d_model + shape.n_layers * a_layer + shape.d_
 print(f"parameters: counted {counted:,}, model {model.n_params:,}")
 assert counted == model.n_params
 line_rng = rng(0, "tutorial 2")
-lines = [draw_line(Mixture(max_level=3), "chain", line_rng) for _ in range(32)]
+lines = corpus_lines(Mixture(max_level=3), chain, line_rng, 32)
 print("a line of the data:", lines[0])
 rows = encode_lines(tokenizer, [""] * len(lines), lines)
 batches, count = micro_batches(rows, 10_000, tokenizer.pad, packed=False)

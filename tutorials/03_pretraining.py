@@ -18,7 +18,7 @@ from minireason.measure.fits import log_linear, power_law, training_flops
 from minireason.model.tokenizer import Tokenizer
 from minireason.model.transformer import ModelConfig, Transformer
 from minireason.problems import chain
-from minireason.problems.corpus import Mixture, draw_line
+from minireason.problems.corpus import Mixture, corpus_line, corpus_lines
 from minireason.report.figures import BLUE, GREEN, ORANGE
 from minireason.training.batches import encode_lines, micro_batches
 from minireason.training.losses import nll
@@ -28,7 +28,7 @@ SMALL = os.environ.get("MINIREASON_TUTORIAL_SMALL") == "1"
 STEPS = 48 if SMALL else 400
 WIDTHS = (16, 32) if SMALL else (16, 32, 64)
 LINES = 8 if SMALL else 32                                                # a step
-tokenizer = Tokenizer.build(chain.NUMBER_WIDTH)
+tokenizer = Tokenizer.build(chain.TOKENS)
 
 # %% [markdown]
 # ## The data
@@ -40,7 +40,7 @@ tokenizer = Tokenizer.build(chain.NUMBER_WIDTH)
 mixture = Mixture(max_level=4, common_level=2)
 shown = rng(0, "tutorial 3 shown")
 for _ in range(6):
-    print(draw_line(mixture, "chain", shown))
+    print(corpus_line(mixture, chain, shown))
 print("share of each level among worked lines:", np.round(mixture.worked_shares(), 2))
 
 # %% [markdown]
@@ -86,7 +86,7 @@ def pretrain(width, seed=0):
     points, seen = [], 0
     for step in range(1, STEPS + 1):
         lines_rng = rng(seed, "tutorial 3", step)
-        lines = [draw_line(mixture, "chain", lines_rng) for _ in range(LINES)]
+        lines = corpus_lines(mixture, chain, lines_rng, LINES)
         batches, count = micro_batches(encode_lines(tokenizer, [""] * LINES, lines), 2048,
                                        tokenizer.pad)
         train_step(model, optimizer, batches,

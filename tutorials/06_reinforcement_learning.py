@@ -21,15 +21,17 @@ from minireason.report.figures import BLUE, GREEN, ORANGE, PURPLE
 from minireason.sampling.complete import complete
 from minireason.sampling.sampler import Sampling
 from minireason.stages.rl import Config as RLConfig
-from minireason.stages.rl import batches_of, collect, learn
+from minireason.stages.rl import batches_of_updates, groups_of_step, learn
 from minireason.training.losses import group_advantages, policy_gradient_loss, token_weights
 from minireason.training.optim import make_optimizer, schedule
 from minireason.training.rollouts import (
     Rewards,
-    draw_groups,
+    credit_groups,
     drawn_logprobs,
     has_signal,
-    make_batches,
+    reward_groups,
+    rollout_batches,
+    sample_groups,
 )
 
 RUN = os.environ.get("MINIREASON_RUN", "runs/quickstart")
@@ -50,7 +52,9 @@ levels = (1, 2) if SMALL else (2, 5, 7, 8)
 problems = [sample_split(chain, generator, level, "train") for level in levels for _ in range(8)]
 OUTCOME = Rewards(outcome=1.0, process=0.0)
 G = 8
-groups = draw_groups(policy, tokenizer, problems, Sampling(n=G, seed=3), OUTCOME, "reinforce")
+groups = sample_groups(policy, tokenizer, problems, Sampling(n=G, seed=3))
+reward_groups(groups, tokenizer, OUTCOME)
+credit_groups(groups, tokenizer, "reinforce", OUTCOME.process)
 speaking = next((group for group in groups if has_signal(group)), groups[-1])
 print(speaking[0].problem.prompt, speaking[0].problem.answer)
 for rollout in speaking:
@@ -126,7 +130,7 @@ assert not logprobs.grad.any()
 # %%
 flat = [rollout for group in groups for rollout in group]
 weights = token_weights(torch.tensor([r.length for r in flat]), "token", 64).tolist()
-batches = make_batches(flat, weights, 1.0, 4096, tokenizer.pad, old=None, reference=None)
+batches = rollout_batches(flat, weights, 1.0, 4096, tokenizer.pad, models=(None, None))
 if batches:
     gradients = []
     for kind in ("library", "by hand"):
@@ -179,7 +183,7 @@ axes[1].legend(loc="lower center")
 # %% [markdown]
 # ## A handful of updates
 #
-# The same functions as the stage, for a few steps: collect groups, weigh, learn. The stage takes
+# The same functions as the stage, for a few steps: groups, batches, learn. The stage takes
 # 440 steps and pays for exact steps too (`Rewards.process`); so do we. Validation: one sample a
 # problem at temperature 1, before and after, on the same frozen problems.
 
@@ -199,10 +203,9 @@ before = sampled_right(policy)
 reference, _ = checkpoint.load(RUN / "star")
 optimizer = make_optimizer(policy, cfg.weight_decay)
 for step in range(STEPS):
-    groups, _ = collect(cfg, step, policy, tokenizer)
-    part = batches_of(cfg, [r for group in groups for r in group], policy, reference,
-                      tokenizer.pad)
-    found = learn(cfg, step, policy, optimizer, [part],
+    groups, _ = groups_of_step(cfg, step, policy, tokenizer)
+    updates = batches_of_updates(cfg, step, groups, policy, reference, tokenizer.pad)
+    found = learn(cfg, step, policy, optimizer, updates,
                   schedule(step, STEPS, cfg.lr, cfg.warmup, cfg.lr_floor), None, tokenizer)
     if step % 5 == 0 or step == STEPS - 1:
         rewards = [r.reward for group in groups for r in group]

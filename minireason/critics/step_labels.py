@@ -1,11 +1,11 @@
 """Step labels: what a process critic is taught at the end of each step of a completion.
 
     exact        every step so far is exactly right: the verifier's, which the papers had to buy
-    Monte Carlo  the policy goes on n times from there; hard: any of them ends right, soft: the
+    Monte Carlo  the policy continues n times from there; hard: any of them ends right, soft: the
                  share that does (Math-Shepherd, Wang 2023, arXiv:2312.08935, section 3.2)
     outcome      the verdict on the whole completion, repeated (Cobbe 2021, arXiv:2110.14168)
 
-At `<eos>` nothing is left to go on with, and every label is the verdict. A prefix whose steps are
+At `<eos>` nothing is left to continue, and every label is the verdict. A prefix whose steps are
 right but whose policy never recovers, or the reverse, is where Monte Carlo and truth part.
 """
 
@@ -15,13 +15,13 @@ from dataclasses import replace
 import numpy as np
 
 from minireason.core import parallel
-from minireason.model.tokenizer import Tokenizer
+from minireason.model.tokenizer import STEP_ENDS, Tokenizer
 from minireason.model.transformer import Transformer
 from minireason.problems import FAMILIES, Problem
 from minireason.sampling.complete import prompt_ids
 from minireason.sampling.sampler import Sampling, sample
 
-END = re.compile(r";|</think>|<eos>")    # the texts of critic.STEP_ENDS
+END = re.compile("|".join(map(re.escape, STEP_ENDS)))
 
 
 def step_prefixes(completion: str) -> list[str]:
@@ -29,31 +29,21 @@ def step_prefixes(completion: str) -> list[str]:
     return [completion[:match.end()] for match in END.finditer(completion)]
 
 
-def exact_label(problem: Problem, prefix: str, completion: str) -> bool:
-    """Is the prefix exactly right so far? At `<eos>` the verdict on the answer.
-
-    A thought that closes must also be complete: closed too early, it is not right.
-    """
-    family = FAMILIES[problem.family]
-    if prefix.endswith("<eos>"):
-        return family.verify(problem, prefix).correct
-    if prefix.endswith("</think>"):
-        closed = family.verify(problem, f"{prefix}{problem.answer}<eos>").steps_valid
-        return closed or family.verify(problem, completion).steps_valid
-    thought = prefix.removeprefix(family.OPENER["cot"]).removesuffix(";")
-    marks = family.verify(problem, f"{prefix[:-1]}</think>{problem.answer}<eos>").marks
-    marks = marks or family.check_steps(problem, tuple(thought.split(";")))
-    return "</think>" not in thought and all(marks)
-
-
 def exact_labels(problem: Problem, completion: str) -> list[bool]:
-    """exact_label at every step end."""
-    return [exact_label(problem, prefix, completion) for prefix in step_prefixes(completion)]
+    """At every step end: is the completion exactly right so far? See Family.check_prefix."""
+    check = FAMILIES[problem.family].check_prefix
+    return [check(problem, prefix, completion) for prefix in step_prefixes(completion)]
 
 
-def go_on(policy: Transformer, tokenizer: Tokenizer, prefixes: list[tuple[Problem, str]],
-          how: Sampling) -> dict[tuple[str, str], list[bool]]:
-    """Verdicts of how.n completions from each different prefix; {(prompt, prefix): [right]}.
+def outcome_labels(completion: str, right: bool) -> list[float]:
+    """The verdict on the whole completion, at every step end."""
+    return [float(right)] * len(step_prefixes(completion))
+
+
+def verdicts_from_prefixes(policy: Transformer, tokenizer: Tokenizer,
+                           prefixes: list[tuple[Problem, str]],
+                           how: Sampling) -> dict[tuple[str, str], list[bool]]:
+    """Verdicts of how.n completions from each distinct prefix; {(prompt, prefix): [right]}.
 
     Prefixes (opener included, `<eos>` not) are decoded in order of length, so that a chunk holds
     rows with about as much left to say; ranks share them. One that leaves no room is all wrong.
@@ -84,13 +74,20 @@ def monte_carlo_labels(policy: Transformer, tokenizer: Tokenizer, problems: list
 
     A completion's own continuation is not among the rollouts of its prefixes.
     """
-    ends = [step_prefixes(completion) for completion in completions]
-    wins = go_on(policy, tokenizer,
-                 [(problem, prefix) for problem, prefixes in zip(problems, ends, strict=True)
-                  for prefix in prefixes if not prefix.endswith("<eos>")], how)
-    return [[float(np.mean(wins[problem.prompt, prefix])) if (problem.prompt, prefix) in wins
-             else float(exact_label(problem, prefix, prefix)) for prefix in prefixes]
-            for problem, prefixes in zip(problems, ends, strict=True)]
+    pairs = list(zip(problems, completions, strict=True))
+    inner = [(problem, prefix) for problem, text in pairs for prefix in step_prefixes(text)
+             if not prefix.endswith("<eos>")]
+    wins = verdicts_from_prefixes(policy, tokenizer, inner, how)
+    labels = []
+    for problem, text in pairs:
+        row = []
+        for prefix in step_prefixes(text):
+            if prefix.endswith("<eos>"):
+                row.append(float(FAMILIES[problem.family].verify(problem, prefix).correct))
+            else:
+                row.append(float(np.mean(wins[problem.prompt, prefix])))
+        labels.append(row)
+    return labels
 
 
 def label_accuracy(policy: Transformer, tokenizer: Tokenizer, problems: list[Problem],
@@ -100,11 +97,14 @@ def label_accuracy(policy: Transformer, tokenizer: Tokenizer, problems: list[Pro
     Truth of a step end before `<eos>`: every step so far is exactly right. Per n: hard (any of n
     right) and soft (more than half right), averaged over the how.n / n disjoint sets of rollouts.
     """
-    ends = [(problem, prefix, exact_label(problem, prefix, completion))
-            for problem, completion in zip(problems, completions, strict=True)
-            for prefix in step_prefixes(completion) if not prefix.endswith("<eos>")]
-    wins = go_on(policy, tokenizer, [(problem, prefix) for problem, prefix, _ in ends],
-                 replace(how, seed=how.seed + 1))
+    ends = []                                         # (problem, prefix, is it exactly right?)
+    for problem, completion in zip(problems, completions, strict=True):
+        labels = exact_labels(problem, completion)
+        for prefix, label in zip(step_prefixes(completion), labels, strict=True):
+            if not prefix.endswith("<eos>"):
+                ends.append((problem, prefix, label))
+    wins = verdicts_from_prefixes(policy, tokenizer, [(p, prefix) for p, prefix, _ in ends],
+                                  replace(how, seed=how.seed + 1))
     right = np.array([wins[problem.prompt, prefix] for problem, prefix, _ in ends])   # (S, N)
     truth = np.array([label for _, _, label in ends])
     report: dict = {"step_ends": len(ends), "share_true": float(truth.mean())}

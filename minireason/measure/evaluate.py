@@ -10,7 +10,8 @@ import numpy as np
 
 from minireason.model.tokenizer import Tokenizer
 from minireason.model.transformer import Transformer
-from minireason.problems import FAMILIES, Problem, Verdict, load_frozen
+from minireason.problems import FAMILIES, Problem, Verdict
+from minireason.problems.frozen import load_frozen
 from minireason.sampling.complete import complete
 from minireason.sampling.sampler import Sampling
 

@@ -1,11 +1,12 @@
-"""A `tokenizers` WordLevel tokenizer: one token a character, a number, or a special token.
+"""A `tokenizers` WordLevel tokenizer: one token per character, number, word or special token.
 
-How numbers are cut decides what is hard. With `number_width=2`, 0..99 are single tokens and a
-calculation step is one prediction; with 1, every digit is a token and carries must be learnt
+How numbers are cut decides what is hard. Where 0..99 are single tokens (chain), a calculation step
+is one prediction; where every digit is a token (addition), carries must be learnt
 (Lee 2023, arXiv:2307.03381). `tokenizer.json` loads in transformers' PreTrainedTokenizerFast.
 """
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from tokenizers import AddedToken, Regex, decoders, models, pre_tokenizers
@@ -31,12 +32,14 @@ class Tokenizer:
         self.think, self.end_think, self.hint = ids["<think>"], ids["</think>"], ids["<hint>"]
 
     @classmethod
-    def build(cls, number_width: int = 1,
-              alphabet: str = "+-*/()=;,:>. $[]ACDENadghist") -> "Tokenizer":
-        """Numbers up to `number_width` digits are one token; other characters one token each."""
-        words = [*SPECIALS, *map(str, range(10 ** number_width)), *alphabet, "<unk>"]
+    def build(cls, tokens: Sequence[str]) -> "Tokenizer":
+        """One token per special token, number and symbol of a family (Family.TOKENS)."""
+        words = [*SPECIALS, *tokens, "<unk>"]
         backend = Backend(models.WordLevel({word: i for i, word in enumerate(words)}, "<unk>"))
-        cut = rf"[1-9]\d{{0,{number_width - 1}}}|\d|[^\d]"
+        digits = max((len(token) for token in tokens if token.isdigit()), default=1)
+        cut = rf"[1-9]\d{{0,{digits - 1}}}|\d|[^\d]"
+        long = [re.escape(token) for token in tokens if len(token) > 1 and not token.isdigit()]
+        cut = "|".join([*sorted(long, key=len, reverse=True), cut])
         backend.pre_tokenizer = pre_tokenizers.Split(Regex(cut), "isolated")
         backend.decoder = decoders.Fuse()
         backend.add_special_tokens(

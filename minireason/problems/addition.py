@@ -22,16 +22,23 @@ import re
 import numpy as np
 
 from minireason.core.config import UserError
-from minireason.problems.base import MALFORMED, Problem, Verdict
+from minireason.problems.base import (
+    MALFORMED,
+    SYMBOLS,
+    Problem,
+    Verdict,
+    number_tokens,
+    prefix_is_right,
+)
 
 NAME = "addition"
 LEVELS = tuple(range(1, 8))           # levels with a frozen set: digits
-LEVEL_SYMBOL = "d"
+LEVEL_SYMBOL, LEVEL_NAME = "d", "digits of the longer number"
 STYLES = ("plain", "reverse", "simplified", "detailed", "star")
 ALIASES = {"direct": "plain", "cot": "simplified"}
 OPENER = {"plain": "</think>", "reverse": "</think>", "simplified": "<think>",
           "detailed": "<think>", "star": "<think>", "direct": "</think>", "cot": "<think>"}
-NUMBER_WIDTH = 1                      # every digit is a token, so carries must be learnt
+TOKENS = (*number_tokens(1), *SYMBOLS)    # every digit is a token, so carries must be learnt
 MAX_DIGITS = 20
 
 _NUMBER = r"(?:0|[1-9]\d*)"
@@ -76,6 +83,11 @@ def sample_balanced(rng: np.random.Generator, level: int) -> Problem:
 def carries(problem: Problem) -> int:
     """How many columns carry: each makes the digit sum of the answer 9 smaller."""
     return (sum(map(int, re.sub(r"\D", "", problem.prompt))) - sum(map(int, problem.answer))) // 9
+
+
+def max_new(level: int) -> int:
+    """Tokens of a completion at most: the detailed scratchpad's, and a little room."""
+    return 80 + 60 * level + 3 * level ** 2
 
 
 def build(a: int, b: int) -> Problem:
@@ -226,6 +238,20 @@ def check_steps(problem: Problem, steps: tuple[str, ...]) -> list[bool]:
         marks.append(step == _expected(operands, style, i, state))
         state = _claimed(style, step, state)
     return marks
+
+
+def check_prefix(problem: Problem, prefix: str, completion: str) -> bool:
+    """Is the completion exactly right up to the end of this prefix? See base.prefix_is_right."""
+    return prefix_is_right(check_steps, verify, OPENER["cot"], problem, prefix, completion)
+
+
+def facts(problem: Problem) -> tuple[str, ...]:
+    """The sums of its columns, such as `8+7+0=15`: digits and carry."""
+    found, state = [], _start(_operands(problem), "simplified")
+    for _ in range(problem.level):
+        (_, _, _, carry), (a, b, total, state) = state, _column(state)
+        found.append(f"{a}+{b}+{carry}={total}")
+    return tuple(found)
 
 
 def verify(problem: Problem, completion: str) -> Verdict:

@@ -7,10 +7,10 @@ import ast
 import re
 from typing import NamedTuple
 
-HIGHEST = 99                          # of any value
+LOWEST, HIGHEST = 0, 99               # bounds of every value
 MOST_NUMBERS = 6                      # in one expression
 
-_OPERATORS = {ast.Add: "+", ast.Sub: "-", ast.Mult: "*", ast.Div: "/"}
+OPERATORS = {ast.Add: "+", ast.Sub: "-", ast.Mult: "*", ast.Div: "/"}
 
 
 class Move(NamedTuple):
@@ -27,7 +27,17 @@ def compute(left: int, operator: str, right: int) -> int | None:
     if operator == "/":
         return None if right == 0 or left % right else left // right
     value = {"+": left + right, "-": left - right, "*": left * right}[operator]
-    return value if 0 <= value <= HIGHEST else None
+    return value if LOWEST <= value <= HIGHEST else None
+
+
+def parse_expression(text: str) -> ast.expr | None:
+    """The syntax tree of an expression of numbers, + - * / and parentheses; None if it is none."""
+    if not re.fullmatch(r"[-+*/()0-9]{1,200}", text, re.ASCII):
+        return None
+    try:
+        return ast.parse(text, mode="eval").body
+    except SyntaxError:
+        return None
 
 
 def operations(text: str) -> tuple[list[tuple[int, str, int, int | None]], list[int]] | None:
@@ -36,11 +46,8 @@ def operations(text: str) -> tuple[list[tuple[int, str, int, int | None]], list[
     Results are exact, None where a value is not whole or leaves 0..99. Only the canonical writing
     counts: every inner operation in parentheses, the whole bare, no more than 6 numbers.
     """
-    if not re.fullmatch(r"[-+*/()0-9]{3,40}", text) or re.search(r"\b0\d|\d{3}", text):
-        return None
-    try:
-        node = ast.parse(text, mode="eval").body
-    except SyntaxError:
+    node = None if re.search(r"\b0\d|\d{3}", text) else parse_expression(text)
+    if node is None or not 3 <= len(text) <= 40:
         return None
     done: list[tuple] = []
     leaves: list[int] = []
@@ -50,7 +57,7 @@ def operations(text: str) -> tuple[list[tuple[int, str, int, int | None]], list[
         if isinstance(node, ast.Constant):
             leaves.append(node.value)
             return str(node.value), node.value
-        operator = _OPERATORS.get(type(getattr(node, "op", None)))
+        operator = OPERATORS.get(type(getattr(node, "op", None)))
         if not isinstance(node, ast.BinOp) or operator is None:
             return "?", None
         (left, a), (right, b) = walk(node.left), walk(node.right)

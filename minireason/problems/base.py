@@ -1,28 +1,21 @@
-"""The contract of a problem family, the split, and the frozen evaluation sets.
+"""The contract of a problem family, and the split of its problems.
 
-A family is a module with these functions (see chain.py for the shortest complete example):
-
-    sample(rng, level) -> Problem             one random problem
-    read(text) -> Problem                     from what a user typed; UserError if unreadable
-    render(problem, style) -> str             the ideal completion, opener and <eos> included
-    parse(completion) -> (steps, answer)      None if it does not match the grammar to the end
-    check_steps(problem, steps) -> [bool]     each step verified from the state before it
-    verify(problem, completion) -> Verdict    the exact ground truth of this project
-
-Text is one line. The prompt is `<bos>` + problem.prompt; a completion begins with the style's
-opener, which the sampler forces: `<think>` opens a thought, `</think>` goes straight to the answer.
+A family is a module that has what `Family` names; chain.py is the shortest complete example. Text
+is one line. The prompt is `<bos>` + problem.prompt; a completion begins with the style's opener,
+which the sampler forces: `<think>` opens a thought, `</think>` goes straight to the answer.
 """
 
 import hashlib
-import json
+from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 
 from minireason.core.config import UserError
 
 SPLITS = ("train", "validation", "test")
+SYMBOLS = tuple("+-*/()=;,:>. $[]ACDENadghist")   # what families of arithmetic write beside numbers
 
 
 @dataclass(frozen=True)
@@ -35,6 +28,7 @@ class Problem:
     family: str
     level: int                # difficulty: number of operations or digits
     key: str                  # canonical form: equal problems have equal keys
+    split_key: str = ""       # what decides the split, if not the key itself
 
 
 @dataclass(frozen=True)
@@ -50,111 +44,102 @@ class Verdict:
 MALFORMED = Verdict(False, False, False)
 
 
-def split_of(key: str) -> str:
-    """80 / 10 / 10 by hash of the canonical key: a test problem can never be trained on.
+class Family(Protocol):
+    """What a family module provides.
 
-    What follows a `>` is not hashed: countdown's target, so that numbers held out are held out
-    with every target.
+    Optional: `withdrawn(completion)`, the steps that `<wrong>` took back (chain.py);
+    `self_check(problem, answer)`, what a policy may test without the verifier, and EXTRA_SETS,
+    {name: sampler} of further frozen test sets (countdown.py).
     """
-    digest = hashlib.sha256(key.partition(">")[0].encode()).digest()
-    tenth = int.from_bytes(digest[:8], "big") % 10
+
+    NAME: str
+    LEVELS: tuple[int, ...]           # levels with a frozen set
+    LEVEL_SYMBOL: str                 # of a level in the names of the frozen sets
+    LEVEL_NAME: str                   # what a level counts, for axes
+    STYLES: tuple[str, ...]
+    OPENER: dict[str, str]            # of each style, and of its aliases `direct` and `cot`
+    TOKENS: tuple[str, ...]           # numbers and symbols, one token each
+
+    def max_new(self, level: int) -> int:
+        """Tokens of a completion of this level at most, <eos> included."""
+
+    def sample(self, rng: np.random.Generator, level: int) -> Problem:
+        """One random problem."""
+
+    def read(self, text: str) -> Problem:
+        """The problem that a user typed; UserError if it is unreadable."""
+
+    def render(self, problem: Problem, style: str) -> str:
+        """The ideal completion, opener and <eos> included."""
+
+    def parse(self, completion: str) -> tuple[tuple[str, ...], str] | None:
+        """(steps, answer); None if the completion does not match the grammar to its end."""
+
+    def check_steps(self, problem: Problem, steps: tuple[str, ...]) -> list[bool]:
+        """Each step, verified from the state before it."""
+
+    def check_prefix(self, problem: Problem, prefix: str, completion: str) -> bool:
+        """Is the completion exactly right up to the end of this prefix, a step end?"""
+
+    def verify(self, problem: Problem, completion: str) -> Verdict:
+        """The exact ground truth of this project."""
+
+    def facts(self, problem: Problem) -> tuple[str, ...]:
+        """True single statements that its solution contains: pretraining text (corpus.py)."""
+
+
+def number_tokens(digits: int) -> tuple[str, ...]:
+    """All whole numbers of up to so many digits, as tokens."""
+    return tuple(str(number) for number in range(10 ** digits))
+
+
+def prefix_is_right(check_steps: Callable, verify: Callable, opener: str, problem: Problem,
+                    prefix: str, completion: str) -> bool:
+    """check_prefix for a family whose thoughts are steps parted by `;`.
+
+    A thought that closes must also be complete: closed too early, it is not right. At `<eos>` the
+    verdict on the answer counts.
+    """
+    if prefix.endswith("<eos>"):
+        return verify(problem, prefix).correct
+    if prefix.endswith("</think>"):
+        closed = verify(problem, f"{prefix}{problem.answer}<eos>").steps_valid
+        return closed or verify(problem, completion).steps_valid
+    thought = prefix.removeprefix(opener).removesuffix(";")
+    if "</think>" in thought:
+        return False
+    marks = verify(problem, f"{prefix[:-1]}</think>{problem.answer}<eos>").marks
+    return all(marks or check_steps(problem, tuple(thought.split(";"))))
+
+
+def split_by_hash(text: str) -> str:
+    """80 / 10 / 10 by hash of a text."""
+    tenth = int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") % 10
     return "train" if tenth < 8 else SPLITS[tenth - 7]
 
 
-def sample_split(family, rng: np.random.Generator, level: int, split: str) -> Problem:
-    """A random problem of one split, by rejection; UserError if the level has none."""
+def split_of(problem: Problem) -> str:
+    """The split that a problem belongs to: a test problem can never be trained on."""
+    return split_by_hash(problem.split_key or problem.key)
+
+
+def sample_split(family: Family, rng: np.random.Generator, level: int, split: str,
+                 sample: Callable | None = None) -> Problem:
+    """A random problem of one split, by rejection; UserError if the level has none.
+
+    sample: another sampler of the family than its own `sample`.
+    """
+    sample = sample or family.sample
     for _ in range(10_000):
-        problem = family.sample(rng, level)
-        if split_of(problem.key) == split:
+        problem = sample(rng, level)
+        if split_of(problem) == split:
             return problem
-    raise UserError(f"{family.__name__} level {level}: no problem in split {split!r}")
+    raise UserError(f"{family.NAME} level {level}: no problem in split {split!r}")
 
 
-def sample_unique(family, rng: np.random.Generator, level: int, split: str,
+def sample_levels(family: Family, rng: np.random.Generator, levels: tuple[int, int],
                   n: int) -> list[Problem]:
-    """Up to n different problems; fewer only where the split is used up.
-
-    That is taken to be so when 20 n draws in a row found nothing new.
-    """
-    found: dict[str, Problem] = {}
-    fruitless = 0
-    while len(found) < n and fruitless < 20 * n:
-        problem = sample_split(family, rng, level, split)
-        fruitless = fruitless + 1 if problem.key in found else 0
-        found.setdefault(problem.key, problem)
-    return list(found.values())
-
-
-def save_problems(path: Path, problems: list[Problem]) -> str:
-    """Write one JSON object a line; returns the sha256 of the file."""
-    lines = [json.dumps({"family": p.family, "level": p.level, "prompt": p.prompt,
-                         "answer": p.answer}) for p in problems]
-    data = ("\n".join(lines) + "\n").encode()
-    path.write_bytes(data)
-    return hashlib.sha256(data).hexdigest()
-
-
-def load_problems(path: Path | str, families: dict) -> list[Problem]:
-    """Read a JSONL file of problems: {"prompt": ..., "family"?: ..., "answer"?: ...} a line.
-
-    The answer is recomputed; UserError names the line that is broken, unreadable or wrong.
-    """
-    try:
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file") from None
-    except (UnicodeDecodeError, IsADirectoryError) as error:
-        raise UserError(f"{path}: not a text file ({error})") from None
-    problems = [_read_line(path, number, line, families)
-                for number, line in enumerate(lines, 1) if line.strip()]
-    if not problems:
-        raise UserError(f"{path}: holds no problems")
-    return problems
-
-
-def frozen_folder() -> Path:
-    """Where the frozen sets lie: `data/` of a checkout, `minireason/data/` of a built wheel."""
-    package = Path(__file__).resolve().parents[1]
-    checkout = package.parent / "data"
-    return checkout if (package.parent / "pyproject.toml").is_file() else package / "data"
-
-
-def load_frozen(name: str, families: dict) -> list[Problem]:
-    """The problems of a frozen evaluation set, in their fixed order.
-
-    UserError names the file if it is missing or its sha256 is not the one in SHA256SUMS.
-    """
-    folder = frozen_folder()
-    path, sums = folder / f"{name}.jsonl", folder / "SHA256SUMS"
-    try:
-        data, listing = path.read_bytes(), sums.read_text(encoding="utf-8")
-    except OSError as error:
-        raise UserError(f"{error.filename}: cannot read this frozen set ({error.strerror}); "
-                        "python data/make_eval.py writes them anew") from None
-    listed = dict(line.split("  ")[::-1] for line in listing.splitlines())
-    if hashlib.sha256(data).hexdigest() != listed.get(path.name):
-        raise UserError(f"{path}: its sha256 is not the one in SHA256SUMS; restore the file, or "
-                        "write it anew with python data/make_eval.py")
-    return load_problems(path, families)
-
-
-def _read_line(path: Path | str, number: int, line: str, families: dict) -> Problem:
-    where = f"{path}, line {number}"
-    try:
-        record = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise UserError(f"{where}: not valid JSON ({error.msg})") from None
-    if not isinstance(record, dict) or not isinstance(record.get("prompt"), str):
-        raise UserError(f'{where}: needs an object with a string "prompt"')
-    name = record.get("family", "chain")
-    family = families.get(name) if isinstance(name, str) else None
-    if family is None:
-        raise UserError(f"{where}: unknown family {name!r}, have {sorted(families)}")
-    try:
-        problem = family.read(record["prompt"])
-    except UserError as error:
-        raise UserError(f"{where}: {error}") from None
-    if "answer" in record and str(record["answer"]) != problem.answer:
-        raise UserError(f"{where}: answer {record['answer']!r}, but {problem.prompt}"
-                        f"{problem.answer}")
-    return problem
+    """n train problems, levels lowest..highest in equal shares, in turn."""
+    lowest, highest = levels
+    return [sample_split(family, rng, lowest + i % (highest - lowest + 1), "train")
+            for i in range(n)]

@@ -17,34 +17,29 @@ import re
 import numpy as np
 
 from minireason.core.config import UserError
-from minireason.problems.base import MALFORMED, Problem, Verdict
+from minireason.problems.arithmetic import HIGHEST, LOWEST, OPERATORS, compute, parse_expression
+from minireason.problems.base import (
+    MALFORMED,
+    SYMBOLS,
+    Problem,
+    Verdict,
+    number_tokens,
+    prefix_is_right,
+)
 
 NAME = "chain"
 LEVELS = tuple(range(1, 9))           # levels with a frozen set: operations
-LEVEL_SYMBOL = "k"
+LEVEL_SYMBOL, LEVEL_NAME = "k", "operations in the expression"
 STYLES = ("direct", "cot")
 OPENER = {"cot": "<think>", "direct": "</think>"}
-NUMBER_WIDTH = 2                      # 0..99: one token a number
-LOWEST, HIGHEST = 0, 99               # bounds of every value
+TOKENS = (*number_tokens(2), *SYMBOLS)    # 0..99: one token per number
 MAX_WITHDRAWN = 8                     # steps that a completion may withdraw
 
-_OPERATORS = {ast.Add: "+", ast.Sub: "-", ast.Mult: "*", ast.Div: "/"}
 _NUMBER = r"(?:0|[1-9]\d?)"
 _PLAIN = rf"{_NUMBER}[-+*/]{_NUMBER}={_NUMBER}"
 _STEP = re.compile(rf"({_NUMBER})([-+*/])({_NUMBER})=({_NUMBER})", re.ASCII)
 _COT = re.compile(rf"<think>({_PLAIN}(?:(?:;|<wrong>){_PLAIN})*)</think>({_NUMBER})<eos>", re.ASCII)
 _DIRECT = re.compile(rf"</think>({_NUMBER})<eos>", re.ASCII)
-
-
-def compute(left: int, operator: str, right: int) -> int | None:
-    """The exact value, or None where it is undefined, not whole, or outside 0..99."""
-    if operator == "/":
-        if right == 0 or left % right:
-            return None
-        return left // right
-    value = {"+": left + right, "-": left - right, "*": left * right}[operator]
-    return value if LOWEST <= value <= HIGHEST else None
-
 
 _MOVES = {value: tuple((operator, right, result) for operator in "+-*/" for right in range(2, 10)
                        if (result := compute(value, operator, right)) is not None)
@@ -66,6 +61,11 @@ def sample(rng: np.random.Generator, level: int) -> Problem:
         operator, right, value = choices[int(draws[2 * i + 2] * len(choices))]
         moves.append((operator, right))
     return build(first, moves)
+
+
+def max_new(level: int) -> int:
+    """Tokens of a completion at most: six per step, and room to ramble."""
+    return max(64, 8 * level)
 
 
 def build(first: int, moves: list[tuple[str, int]]) -> Problem:
@@ -92,24 +92,18 @@ def _key(first: int, moves: list[tuple[str, int]]) -> str:
 
 def read(text: str) -> Problem:
     """A problem from typed text such as `(23 + 4) * 3`, `((23+4)*3)=` or `23+4-7`."""
-    source = re.sub(r"\s+", "", text).removesuffix("=")
     hint = ("write a chain such as ((23+4)*3): a number 1 to 99, then + - * / with 2 to 9, "
             "innermost first")
-    if len(source) > 200 or not re.fullmatch(r"[-+*/()0-9]+", source, re.ASCII):
-        raise UserError(f"cannot read {text[:80]!r}: {hint}")
-    try:
-        node = ast.parse(source, mode="eval").body
-    except SyntaxError:
-        raise UserError(f"cannot read {text!r}: {hint}") from None
+    node = parse_expression(re.sub(r"\s+", "", text).removesuffix("="))
     moves: list[tuple[str, int]] = []
-    while isinstance(node, ast.BinOp):
-        operator, right = _OPERATORS.get(type(node.op)), node.right
-        if operator is None or not isinstance(right, ast.Constant) or not 2 <= right.value <= 9:
-            raise UserError(f"cannot read {text!r}: {hint}")
-        moves.append((operator, right.value))
+    while isinstance(node, ast.BinOp) and isinstance(node.right, ast.Constant):
+        operator, right = OPERATORS.get(type(node.op)), node.right.value
+        if operator is None or not 2 <= right <= 9:
+            break
+        moves.append((operator, right))
         node = node.left
     if not moves or not isinstance(node, ast.Constant) or not 1 <= node.value <= HIGHEST:
-        raise UserError(f"cannot read {text!r}: {hint}")
+        raise UserError(f"cannot read {text[:80]!r}: {hint}")
     return build(node.value, moves[::-1])
 
 
@@ -161,6 +155,16 @@ def check_steps(problem: Problem, steps: tuple[str, ...]) -> list[bool]:
         marks.append(right_step)
         state = match[4] if match else None
     return marks
+
+
+def check_prefix(problem: Problem, prefix: str, completion: str) -> bool:
+    """Is the completion exactly right up to the end of this prefix? See base.prefix_is_right."""
+    return prefix_is_right(check_steps, verify, OPENER["cot"], problem, prefix, completion)
+
+
+def facts(problem: Problem) -> tuple[str, ...]:
+    """Its steps, each a fact of arithmetic."""
+    return problem.steps
 
 
 def verify(problem: Problem, completion: str) -> Verdict:

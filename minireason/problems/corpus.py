@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from minireason.core.config import UserError, from_dict, read_json
-from minireason.problems import FAMILIES, sample_split
+from minireason.problems import Family, sample_split
 
 
 @dataclass(frozen=True)
@@ -25,14 +25,15 @@ class Mixture:
 
     facts: float = 0.2            # share of lines
     direct: float = 0.15          # share of lines; the rest is worked
-    facts_per_line: int = 6
-    max_level: int = 8            # longest chain in direct and worked lines
+    facts_per_line: int = 6       # the level whose solutions they are taken from
+    min_level: int = 1            # of direct and worked lines
+    max_level: int = 8
     common_level: int = 4         # worked lines are equally frequent up to this level,
     worked_tail: float = 0.35     # then each level has this times the share of the one before
 
     def worked_shares(self) -> np.ndarray:
-        """Share of each level 1..max_level among the worked lines."""
-        beyond = np.arange(1, self.max_level + 1) - self.common_level
+        """Share of each level min_level..max_level among the worked lines."""
+        beyond = np.arange(self.min_level, self.max_level + 1) - self.common_level
         weights = self.worked_tail ** np.maximum(0, beyond)
         return weights / weights.sum()
 
@@ -45,17 +46,22 @@ class Mixture:
         return from_dict(cls, record["config"]["mixture"])
 
 
-def draw_line(mixture: Mixture, family_name: str, generator: np.random.Generator) -> str:
+def corpus_line(mixture: Mixture, family: Family, rng: np.random.Generator) -> str:
     """One line of the mixture, `<eos>` included, from problems of the train split only."""
-    family = FAMILIES[family_name]
-    kind = generator.random()
+    kind = rng.random()
     if kind < mixture.facts:
-        steps = sample_split(family, generator, mixture.facts_per_line, "train").steps
-        return ";".join(steps[i] for i in generator.permutation(len(steps))) + "<eos>"
+        facts = family.facts(sample_split(family, rng, mixture.facts_per_line, "train"))
+        return ";".join(facts[i] for i in rng.permutation(len(facts))) + "<eos>"
     if kind < mixture.facts + mixture.direct:
-        level = int(generator.integers(1, mixture.max_level + 1))
-        problem = sample_split(family, generator, level, "train")
+        level = int(rng.integers(mixture.min_level, mixture.max_level + 1))
+        problem = sample_split(family, rng, level, "train")
         return problem.prompt + family.render(problem, "direct")
-    level = 1 + int(generator.choice(mixture.max_level, p=mixture.worked_shares()))
-    problem = sample_split(family, generator, level, "train")
+    shares = mixture.worked_shares()
+    level = mixture.min_level + int(rng.choice(len(shares), p=shares))
+    problem = sample_split(family, rng, level, "train")
     return problem.prompt + family.render(problem, "cot")
+
+
+def corpus_lines(mixture: Mixture, family: Family, rng: np.random.Generator, n: int) -> list[str]:
+    """n lines of the mixture."""
+    return [corpus_line(mixture, family, rng) for _ in range(n)]

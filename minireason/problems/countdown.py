@@ -13,7 +13,7 @@ number may be compared with the target: `49-46=3` (larger minus smaller) changes
 drawn at random, with its dead ends, cut off at a token budget. `guided` is the stream of one that
 sees where solutions lie and errs on purpose. One that found nothing ends with
 `</think><wrong><eos>`: only some traces solve. Inputs are held out by the hash of the numbers
-alone (base.split_of); `sample` never draws the targets of HELD_OUT, `sample_held_out` no others.
+alone (split_key); `sample` never draws the targets of HELD_OUT, `sample_held_out` no others.
 """
 
 import re
@@ -30,17 +30,24 @@ from minireason.problems.arithmetic import (
     expression,
     operations,
 )
-from minireason.problems.base import MALFORMED, Problem, Verdict
-from minireason.problems.countdown_solver import guided, moves, solve, stream
+from minireason.problems.base import (
+    MALFORMED,
+    SYMBOLS,
+    Problem,
+    Verdict,
+    number_tokens,
+    prefix_is_right,
+)
+from minireason.problems.countdown_solver import BUDGET, guided, moves, solve, stream
 
 NAME = "countdown"
 LEVELS = (3, 4)                       # levels with a frozen set: how many numbers
-LEVEL_SYMBOL = "n"
+LEVEL_SYMBOL, LEVEL_NAME = "n", "numbers given"
 STYLES = ("direct", "optimal", "sos", "guided")
 ALIASES = {"cot": "sos"}
 OPENER = {"direct": "</think>", "optimal": "<think>", "sos": "<think>", "guided": "<think>",
           "cot": "<think>"}
-NUMBER_WIDTH = 2                      # 0..99: one token a number
+TOKENS = (*number_tokens(2), *SYMBOLS)    # chain's: a policy that can calculate may start it
 LARGEST_INPUT, LOWEST_TARGET = 20, 10    # of what `sample` draws
 HELD_OUT = frozenset(range(14, 100, 11))    # targets kept from training: 14, 25, 36, ... 91
 GAVE_UP = "<wrong>"                   # the answer of a search that found nothing
@@ -64,6 +71,9 @@ def sample_held_out(generator: np.random.Generator, level: int) -> Problem:
     return _sample(generator, level, held_out=True)
 
 
+EXTRA_SETS = {"targets": sample_held_out}
+
+
 def _sample(generator: np.random.Generator, level: int, held_out: bool) -> Problem:
     if not 2 <= level <= MOST_NUMBERS:
         raise UserError(f"countdown level {level}: must be 2 to {MOST_NUMBERS} numbers")
@@ -78,6 +88,11 @@ def _sample(generator: np.random.Generator, level: int, held_out: bool) -> Probl
             return build(numbers, state[0])
 
 
+def max_new(level: int) -> int:
+    """Tokens of a completion at most: a search of BUDGET tokens and its answer."""
+    return BUDGET + 30
+
+
 def build(numbers: tuple[int, ...], target: int) -> Problem:
     """The problem; its answer and steps are the same in whatever order the numbers stand."""
     path = solve(tuple(sorted(numbers)), target)
@@ -85,9 +100,9 @@ def build(numbers: tuple[int, ...], target: int) -> Problem:
         raise UserError(f"{target} cannot be reached from {','.join(map(str, numbers))} with whole "
                         f"numbers 0 to {HIGHEST}, each number used once")
     steps = tuple(step_text(move) for move in path)
-    key = f"{NAME} {','.join(map(str, sorted(numbers)))}>{target}"
+    given_numbers = f"{NAME} {','.join(map(str, sorted(numbers)))}"   # held out with every target
     return Problem(f"{','.join(map(str, numbers))}>{target}=", expression(path), steps, NAME,
-                   len(numbers), key)
+                   len(numbers), f"{given_numbers}>{target}", split_key=given_numbers)
 
 
 def read(text: str) -> Problem:
@@ -153,7 +168,7 @@ def parse(completion: str) -> tuple[tuple[str, ...], str] | None:
     return (steps, match[2]) if all(map(_STEP.fullmatch, steps)) else None
 
 
-def solves(problem: Problem, answer: str) -> bool:
+def self_check(problem: Problem, answer: str) -> bool:
     """Every number used once, every value whole in 0..99, the target hit.
 
     It needs the prompt alone: a policy may check itself with it (and then says so).
@@ -209,6 +224,16 @@ def check_steps(problem: Problem, steps: tuple[str, ...]) -> list[bool]:
     return walk_steps(problem, steps)[0]
 
 
+def check_prefix(problem: Problem, prefix: str, completion: str) -> bool:
+    """Is the completion exactly right up to the end of this prefix? See base.prefix_is_right."""
+    return prefix_is_right(check_steps, verify, OPENER["cot"], problem, prefix, completion)
+
+
+def facts(problem: Problem) -> tuple[str, ...]:
+    """The operations of its solution, such as `18-3=15`."""
+    return tuple(step.partition(",")[0] for step in problem.steps)
+
+
 def verify(problem: Problem, completion: str) -> Verdict:
     """Exact verdict on everything that follows the prompt, opener and <eos> included.
 
@@ -220,7 +245,7 @@ def verify(problem: Problem, completion: str) -> Verdict:
         return MALFORMED
     steps, answer = parsed
     marks, state = walk_steps(problem, steps)
-    correct = solves(problem, answer)
+    correct = self_check(problem, answer)
     reached = correct and bool(steps) and state == (given(problem)[1],)
     tried = {step.rpartition(":")[2].replace(GAVE_UP, "").partition(",")[0] for step in steps}
     valid = reached and all(marks) and {f"{a}{o}{b}={c}" for a, o, b, c in

@@ -10,6 +10,7 @@ import numpy as np
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 
+from minireason.problems import FAMILIES
 from minireason.report.runs import level_of, rungs
 
 BLUE, ORANGE, GREEN, RED, PURPLE, SKY, BLACK = (
@@ -87,8 +88,8 @@ def ladder(runs: list[dict]) -> Figure:
         x = np.array([level_of(name) for name in names]) + 0.07 * (i - len(ladders[0]) / 2)
         rows = [spread([one[rung][name] for one in ladders]) for name in names]
         whiskers(axes, x, rows, color=colour, marker=marker, label=rung)
-    chain = runs[0]["pretrain"]["config"]["family"] == "chain"
-    axes.set_xlabel("level (operations in the expression)" if chain else "level (digits)")
+    family = FAMILIES[runs[0]["pretrain"]["config"]["family"]]
+    axes.set_xlabel(f"level ({family.LEVEL_NAME})")
     axes.set_xticks([level_of(name) for name in names])
     percent_axis(axes)
     legend_below(figure, axes)

@@ -13,7 +13,6 @@ from pathlib import Path
 import numpy as np
 
 from minireason.core.config import UserError, read_json, read_lines, write_atomic
-from minireason.problems import FAMILIES
 
 STAGES = ("pretrain", "sft", "star", "critic", "outcome", "testtime", "rl", "rl_critic",
           "rl_testtime", "revise", "search", "flywheel")   # of a run, in order
@@ -59,9 +58,7 @@ def load_machine(folder: Path | str) -> str:
 def rungs(run: dict[str, dict], rounds: bool = False) -> dict[str, dict[str, dict]]:
     """{rung: {set name: fields of Accuracy}} from direct answers up; `rounds` splits STaR's."""
     base = run["pretrain"]["result"]["accuracy"]
-    aliases = getattr(FAMILIES[run["pretrain"]["config"]["family"]], "ALIASES", {})
-    ladder = {"direct answer": base[aliases.get("direct", "direct")],
-              "pretrained, step by step": base[aliases.get("cot", "cot")]}
+    ladder = {"direct answer": base["direct"], "pretrained, step by step": base["cot"]}
     if "sft" in run:
         ladder["SFT"] = run["sft"]["result"]["accuracy"]["cot"]
     if "star" in run:

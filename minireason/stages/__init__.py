@@ -17,6 +17,7 @@ class Stage:
     parents: dict[str, str] = field(default_factory=dict)   # field of Config -> stage it names
     settings: dict = field(default_factory=dict)   # what makes it this row and no other
     label: str = ""               # its rung in figures; "": it yields no policy
+    critic: str = "critic"        # the stage whose critic judges this policy
     in_run: bool = True           # part of `minireason run`
     command: bool = True          # a command of its own; else only a variant of one
 
@@ -35,7 +36,7 @@ STAGES = (
     Stage("testtime", f"{_STAGES}.testtime", "votes and best-of-N on frozen sets",
           {"policy": "star", "critic": "critic", "outcome": "outcome"}),
     Stage("rl", f"{_STAGES}.rl", "reinforcement learning against the verifier",
-          {"init": "star"}, label="RL"),
+          {"init": "star"}, label="RL", critic="rl_critic"),
     Stage("rl_critic", f"{_STAGES}.critic", "the RL policy's critic", {"init": "rl"},
           command=False),
     Stage("rl_testtime", f"{_STAGES}.testtime", "votes and best-of-N after RL",
@@ -45,5 +46,6 @@ STAGES = (
     Stage("search", f"{_STAGES}.guided_search", "beam and tree search at equal tokens",
           {"policy": "rl", "critic": "rl_critic"}),
     Stage("flywheel", f"{_STAGES}.flywheel", "search, keep, retrain, repeat",
-          {"init": "rl", "base": "pretrain", "critic": "rl_critic"}, label="flywheel"),
+          {"init": "rl", "base": "pretrain", "critic": "rl_critic"}, label="flywheel",
+          critic="rl_critic"),
 )

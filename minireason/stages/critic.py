@@ -8,47 +8,31 @@ is right. When the policy has moved, its critic is stale: run the stage again wi
 from the old critic (`start`) or anew.
 """
 
-import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
-
 from minireason.core import parallel
-from minireason.core.config import (
-    UserError,
-    read_json,
-    resolve_device,
-    rng,
-    stream_seed,
-    write_atomic,
-)
+from minireason.core.config import UserError, resolve_device, rng, stream_seed
 from minireason.core.runlog import RunLog
+from minireason.critics.fit import fit_critic, labelled_rows
 from minireason.critics.step_labels import (
     exact_labels,
     label_accuracy,
     monte_carlo_labels,
+    outcome_labels,
     step_prefixes,
 )
-from minireason.critics.value_head import (
-    AGGREGATIONS,
-    Critic,
-    aggregate,
-    auc,
-    critic_loss,
-    rollout_ids,
-    step_values,
-    value_batches,
-)
+from minireason.critics.value_head import AGGREGATIONS, Critic, aggregate, auc, step_values
 from minireason.measure.evaluate import judge
 from minireason.model import checkpoint
-from minireason.model.tokenizer import STEP_ENDS
-from minireason.problems import FAMILIES, Problem, sample_split
+from minireason.model.tokenizer import Tokenizer
+from minireason.model.transformer import Transformer
+from minireason.problems import FAMILIES, Problem, sample_levels
 from minireason.sampling.complete import complete
 from minireason.sampling.sampler import Sampling
-from minireason.training.optim import make_optimizer, schedule, train_step
 
 LABELS = ("outcome", "exact", "mc_hard", "mc_soft")
-CHECKED = 16                      # rollouts a step end when labels are compared with the truth
+CHECKED = 16                      # rollouts per step end when labels are compared with the truth
 
 
 @dataclass(frozen=True)
@@ -56,7 +40,7 @@ class Config:
     """Stage 5: a learned judge of the policy's own solutions."""
 
     init: str                     # folder of the policy that it judges and starts from
-    start: str = ""               # folder of an earlier critic to go on from instead
+    start: str = ""               # folder of an earlier critic to start from instead
     out: str = "runs/critic"
     family: str = "chain"
     seed: int = 0
@@ -64,15 +48,15 @@ class Config:
     problems: int = 5000          # train problems
     min_level: int = 4
     max_level: int = 8
-    n: int = 4                    # samples a problem
+    n: int = 4                    # samples per problem
     temperature: float = 1.0      # that of the test-time samples it will rank
     labels: str = "exact"         # outcome | exact | mc_hard | mc_soft
-    mc_n: int = 4                 # Monte Carlo rollouts a step end
+    mc_n: int = 4                 # Monte Carlo rollouts per step end
     mc_check: int = 40            # held-out samples on which Monte Carlo labels meet the truth
     shard: int = 250              # problems between two saved sets of Monte Carlo labels
     steps: int = 400
     rows_per_step: int = 64       # B
-    token_budget: int = 1024      # tokens a micro-batch; never changes the gradient
+    token_budget: int = 1024      # tokens per micro-batch; never changes the gradient
     lr: float = 1e-3              # peak learning rate
     warmup: int = 20              # steps
     weight_decay: float = 0.1
@@ -95,44 +79,67 @@ def run(cfg: Config) -> dict:
                                           for name, folder in parents.items()})
     if log.done:
         return log.done
-    rollouts = collect(cfg, log, device)
-    cut = len(rollouts) - cfg.held_out * cfg.n
-    problems = [FAMILIES[cfg.family].read(prompt) for prompt, _, _ in rollouts]
-    texts = [text for _, text, _ in rollouts]
-    labels = label(cfg, log, device, problems, rollouts)
+    policy, tokenizer = checkpoint.load(cfg.init, device)
+    rollouts = log.once("rollouts.json", lambda: sample_rollouts(cfg, policy, tokenizer))
+    prompts, texts, right = zip(*rollouts["rollouts"], strict=True)
+    problems = list(map(FAMILIES[cfg.family].read, prompts))
+    labels = step_end_labels(cfg, log, policy, tokenizer, problems, texts, right)
+    critic = Critic.from_policy(policy)
     if cfg.start:
-        model, tokenizer = checkpoint.load(cfg.start, device, Critic)
-    else:
-        policy, tokenizer = checkpoint.load(cfg.init, device)
-        model = Critic.from_policy(policy)
-    log.start(model, device)
-    ends = torch.tensor(tokenizer.ids_of(*STEP_ENDS))
-    ids = rollout_ids(tokenizer, problems, texts)
-    optimizer = make_optimizer(model, cfg.weight_decay)
-    for step in log.steps(checkpoint.resume(log, model, optimizer), cfg.steps):
-        chosen = rng(cfg.seed, "critic", step).integers(0, cut, cfg.rows_per_step)
-        rows = [(*ids[i], labels[i]) for i in chosen]
-        batches, count = value_batches(rows, ends, cfg.token_budget, tokenizer.pad)
-        lr = schedule(step, cfg.steps, cfg.lr, cfg.warmup)
-        loss, grad_norm = train_step(
-            model, optimizer, batches,
-            lambda b, n=count: critic_loss(model, b, n, cfg.imitation), lr)
-        log.record(step, **{"train/loss": loss, "train/grad_norm": grad_norm, "train/lr": lr,
-                            "train/tokens": count})
-        if (step + 1) % cfg.save_every == 0 and step + 1 < cfg.steps:
-            checkpoint.save_state(log, step + 1, model, optimizer)
-    sha256 = checkpoint.save(cfg.out, model, tokenizer)
-    right = [bool(verdict) for _, _, verdict in rollouts]
-    values = step_values(model, tokenizer, problems[cut:], texts[cut:])
+        critic, tokenizer = checkpoint.load(cfg.start, device, Critic)
+    log.start(critic, device)
+    cut = len(texts) - cfg.held_out * cfg.n
+    rows = labelled_rows(tokenizer, problems[:cut], texts[:cut], labels[:cut])
+    fit_critic(log, critic, tokenizer, cfg, rows, lambda step: rng(cfg.seed, "critic", step),
+               cfg.imitation)
+    sha256 = checkpoint.save(cfg.out, critic, tokenizer)
+    values = step_values(critic, tokenizer, problems[cut:], texts[cut:])
     report = {"share_right": sum(right) / len(right),
               **measure(values, right[cut:], labels[cut:], problems[cut:], texts[cut:])}
     log.say(", ".join(f"{name} {value:.3g}" for name, value in report.items()))
-    return log.finish(seconds=log.seconds(), weights=sha256, **report,
-                      monte_carlo=check(cfg, device, problems[cut:], texts[cut:]))
+    return log.finish(seconds=log.seconds(), weights=sha256, **report, monte_carlo=check_labels(
+        cfg, policy, tokenizer, problems[cut:], texts[cut:]))
 
 
-def measure(values: list[list[float]], right: list[bool], labels: list[list[float]],
-            problems: list[Problem], texts: list[str]) -> dict[str, float]:
+def sample_rollouts(cfg: Config, policy: Transformer, tokenizer: Tokenizer) -> dict:
+    """[prompt, completion, right] of every sample."""
+    problems = sample_levels(FAMILIES[cfg.family], rng(cfg.seed, "critic problems"),
+                             (cfg.min_level, cfg.max_level), cfg.problems)
+    how = Sampling(n=cfg.n, temperature=cfg.temperature,
+                   seed=stream_seed(cfg.seed, "critic samples"))
+    completions = complete(policy, tokenizer, problems, "cot", how)
+    rollouts = []
+    for problem, texts, verdicts in zip(problems, completions, judge(problems, completions),
+                                        strict=True):
+        rollouts += [[problem.prompt, text, verdict.correct]
+                     for text, verdict in zip(texts, verdicts, strict=True)]
+    return {"rollouts": rollouts}
+
+
+def step_end_labels(cfg: Config, log: RunLog, policy: Transformer, tokenizer: Tokenizer,
+                    problems: Sequence[Problem], texts: Sequence[str],
+                    right: Sequence[bool]) -> list[list[float]]:
+    """The label of every step end of every rollout; Monte Carlo ones are kept once drawn."""
+    if cfg.labels == "outcome":
+        return [outcome_labels(text, verdict) for text, verdict in zip(texts, right, strict=True)]
+    if cfg.labels == "exact":
+        return [[float(label) for label in exact_labels(problem, text)]
+                for problem, text in zip(problems, texts, strict=True)]
+    shares: list[list[float]] = []
+    for start in log.steps(0, -(-cfg.problems // cfg.shard), "labels"):
+        rows = slice(start * cfg.shard * cfg.n, (start + 1) * cfg.shard * cfg.n)
+        how = Sampling(n=cfg.mc_n, temperature=cfg.temperature,
+                       seed=stream_seed(cfg.seed, "critic labels", start))
+        held = log.once(f"labels-{start}.json", lambda rows=rows, how=how: {
+            "shares": monte_carlo_labels(policy, tokenizer, problems[rows], texts[rows], how)})
+        shares += held["shares"]
+    if cfg.labels == "mc_soft":
+        return shares
+    return [[float(share > 0) for share in row] for row in shares]
+
+
+def measure(values: list[list[float]], right: Sequence[bool], labels: list[list[float]],
+            problems: Sequence[Problem], texts: Sequence[str]) -> dict[str, float]:
     """AUC of held-out samples: whole ones by each aggregation, and single steps; label accuracy.
 
     A step's truth is exact: every step up to its end is right; `<eos>`, whose truth is the verdict
@@ -150,69 +157,15 @@ def measure(values: list[list[float]], right: list[bool], labels: list[list[floa
             "held_out": len(texts)}
 
 
-def check(cfg: Config, device: torch.device, problems: list[Problem],
-          texts: list[str]) -> dict | None:
+def check_labels(cfg: Config, policy: Transformer, tokenizer: Tokenizer,
+                 problems: Sequence[Problem], texts: Sequence[str]) -> dict | None:
     """Monte Carlo labels against the truth at n = 1 .. CHECKED, whatever step labels are taught.
 
     On one sample of each of `mc_check` held-out problems; None for an outcome critic.
     """
     if cfg.labels == "outcome" or not cfg.mc_check:
         return None
-    policy, tokenizer = checkpoint.load(cfg.init, device)
     how = Sampling(n=CHECKED, temperature=cfg.temperature,
                    seed=stream_seed(cfg.seed, "critic check"))
     rows = slice(0, cfg.mc_check * cfg.n, cfg.n)
     return label_accuracy(policy, tokenizer, problems[rows], texts[rows], how)
-
-
-def collect(cfg: Config, log: RunLog, device: torch.device) -> list[list]:
-    """[prompt, completion, right] of every sample, kept in rollouts.json once drawn."""
-    path = log.out / "rollouts.json"
-    if not path.exists():
-        policy, tokenizer = checkpoint.load(cfg.init, device)
-        generator, family = rng(cfg.seed, "critic problems"), FAMILIES[cfg.family]
-        levels = cfg.max_level - cfg.min_level + 1
-        problems = [sample_split(family, generator, cfg.min_level + i % levels, "train")
-                    for i in range(cfg.problems)]
-        how = Sampling(n=cfg.n, temperature=cfg.temperature,
-                       seed=stream_seed(cfg.seed, "critic samples"))
-        completions = complete(policy, tokenizer, problems, "cot", how)
-        verdicts = judge(problems, completions)
-        rollouts = [[p.prompt, text, v.correct]
-                    for p, texts, row in zip(problems, completions, verdicts, strict=True)
-                    for text, v in zip(texts, row, strict=True)]
-        if parallel.is_main():
-            write_atomic(path, json.dumps({"rollouts": rollouts, "seconds": log.seconds()}))
-        parallel.barrier()
-    held = read_json(path)
-    log.seconds_before = max(log.seconds_before, held["seconds"])
-    return held["rollouts"]
-
-
-def label(cfg: Config, log: RunLog, device: torch.device, problems: list[Problem],
-          rollouts: list[list]) -> list[list[float]]:
-    """The label of every step end of every rollout; Monte Carlo ones are kept once drawn."""
-    if cfg.labels == "outcome":
-        return [[float(right)] * len(step_prefixes(text)) for _, text, right in rollouts]
-    if cfg.labels == "exact":
-        return [[float(right) for right in exact_labels(problem, text)]
-                for problem, (_, text, _) in zip(problems, rollouts, strict=True)]
-    policy, tokenizer = checkpoint.load(cfg.init, device)
-    shares: list[list[float]] = []
-    for start in log.steps(0, -(-cfg.problems // cfg.shard), "labels"):
-        path = log.out / f"labels-{start}.json"
-        if not path.exists():
-            rows = slice(start * cfg.shard * cfg.n, (start + 1) * cfg.shard * cfg.n)
-            how = Sampling(n=cfg.mc_n, temperature=cfg.temperature,
-                           seed=stream_seed(cfg.seed, "critic labels", start))
-            drawn = monte_carlo_labels(policy, tokenizer, problems[rows],
-                                       [text for _, text, _ in rollouts[rows]], how)
-            if parallel.is_main():
-                write_atomic(path, json.dumps({"shares": drawn, "seconds": log.seconds()}))
-            parallel.barrier()
-        held = read_json(path)
-        log.seconds_before = max(log.seconds_before, held["seconds"])
-        shares += held["shares"]
-    if cfg.labels == "mc_soft":
-        return shares
-    return [[float(share > 0) for share in row] for row in shares]

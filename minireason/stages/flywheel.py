@@ -7,33 +7,25 @@ turn: Zhang 2024, arXiv:2406.03816; after reinforcement learning: DeepSeek-AI 20
 arXiv:2501.12948, section 2.3.3). What may the filter know?
 
     verifier   the truth: only right answers are kept
-    critic     an opinion: values above a threshold are kept, and what it mistakes is learnt too
+    critic     an opinion: values above a threshold are kept, its mistakes are learned too
     none       whatever search chose is kept
 """
 
-import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 
-import torch
-
 from minireason.core import parallel
-from minireason.core.config import (
-    UserError,
-    read_json,
-    resolve_device,
-    rng,
-    stream_seed,
-    write_atomic,
-)
+from minireason.core.config import UserError, resolve_device, rng, stream_seed
 from minireason.core.runlog import RunLog
-from minireason.critics.step_labels import exact_labels, step_prefixes
-from minireason.critics.value_head import Critic, auc, critic_loss, rollout_ids, value_batches
+from minireason.critics.fit import fit_critic, labelled_rows
+from minireason.critics.step_labels import exact_labels, outcome_labels
+from minireason.critics.value_head import Critic, auc
 from minireason.measure.evaluate import answer_of, evaluate, frozen_sets, judge, show
 from minireason.model import checkpoint
-from minireason.model.tokenizer import STEP_ENDS
-from minireason.problems import FAMILIES, Problem, sample_split
-from minireason.problems.corpus import Mixture, draw_line
+from minireason.model.tokenizer import Tokenizer
+from minireason.model.transformer import Transformer
+from minireason.problems import FAMILIES, Problem, sample_levels
+from minireason.problems.corpus import Mixture
 from minireason.sampling.complete import complete
 from minireason.sampling.sampler import Sampling
 from minireason.search.vote import (
@@ -45,9 +37,7 @@ from minireason.search.vote import (
     searched,
     truth,
 )
-from minireason.training.batches import encode_lines, micro_batches
-from minireason.training.losses import nll
-from minireason.training.optim import make_optimizer, schedule, train_step
+from minireason.training.imitate import imitate, replayed_rows
 
 CHOICES = {"search": SEARCHES, "filter": FILTERS, "refresh": ("exact", "outcome", "majority", "no")}
 
@@ -64,10 +54,10 @@ class Config:
     seed: int = 0
     device: str = "auto"
     turns: int = 3
-    problems: int = 1500          # new train problems a turn
+    problems: int = 1500          # new train problems per turn
     min_level: int = 1
     max_level: int = 8
-    n: int = 8                    # N samples a problem
+    n: int = 8                    # N samples per problem
     temperature: float = 1.0
     search: str = "critic"        # chooses one of N: critic | majority | single (the first)
     filter: str = "verifier"      # lets it through: verifier | critic | none
@@ -77,16 +67,16 @@ class Config:
     held_out: int = 100           # of these: kept from training, to measure the critic
     critic_steps: int = 300
     imitation: float = 0.15       # weight of right thoughts' tokens in the critic's loss
-    restart: bool = False         # each turn trains `base` anew; else it goes on from the last
+    restart: bool = False         # each turn trains `base` anew; else the last policy
     replay: float = 0.5           # share of rows from the pretraining mixture
-    steps: int = 300              # training steps a turn
+    steps: int = 300              # training steps per turn
     rows_per_step: int = 64       # B
-    token_budget: int = 1024      # tokens a micro-batch; never changes the gradient
+    token_budget: int = 1024      # tokens per micro-batch; never changes the gradient
     lr: float = 1e-3              # peak learning rate, policy and critic
     warmup: int = 20              # steps
     weight_decay: float = 0.1
     save_every: int = 100         # steps between saved states
-    eval_n: int = 500             # problems a level
+    eval_n: int = 500             # problems per level
 
     def __post_init__(self):
         for name, choices in CHOICES.items():
@@ -114,8 +104,8 @@ def run(cfg: Config) -> dict:
         policy_folder = f"{cfg.out}/turn-{number}"
         critic_folder = critic_folder if cfg.refresh == "no" else f"{policy_folder}/critic"
         history.append(result)
-        log.record(number, **{f"flywheel/{key}": value for key, value in result.items()
-                              if isinstance(value, float)},
+        log.record(number, **{"time/seconds" if key == "seconds" else f"flywheel/{key}": value
+                              for key, value in result.items() if isinstance(value, float)},
                    **{f"eval/{name}": value["accuracy"]
                       for name, value in result["accuracy"]["cot"].items()})
     policy, _ = checkpoint.load(policy_folder, device)
@@ -130,148 +120,97 @@ def run(cfg: Config) -> dict:
 def run_turn(cfg: Config, number: int, policy_folder: str, critic_folder: str,
              mixture: Mixture) -> dict:
     """Search, filter, retrain, refresh, evaluate; returns the turn's result.json."""
-    device = resolve_device(cfg.device)
+    device, family = resolve_device(cfg.device), FAMILIES[cfg.family]
     log = RunLog(f"{cfg.out}/turn-{number}", f"flywheel turn {number}", cfg,
                  {"policy": checkpoint.weights_hash(policy_folder),
                   "critic": checkpoint.weights_hash(critic_folder)})
     if log.done:
         return log.done
-    path = log.out / "solutions.json"
-    if not path.exists():
-        policy, tokenizer = checkpoint.load(policy_folder, device)
-        critic, _ = checkpoint.load(critic_folder, device, Critic)
-        found = search(cfg, number, policy, critic, tokenizer, log)
-        if parallel.is_main():
-            write_atomic(path, json.dumps({**found, "seconds": log.seconds()}))
-        parallel.barrier()
-    found = read_json(path)
-    log.seconds_before = max(log.seconds_before, found["seconds"])
-    trains = bool(found["solutions"])
-    start = cfg.base if cfg.restart and trains else policy_folder
+    found = log.once("solutions.json", lambda: search_solutions(
+        cfg, number, *checkpoint.load(policy_folder, device),
+        checkpoint.load(critic_folder, device, Critic)[0]))
+    solutions = found.pop("solutions")
+    right = f", {100 * found['precision']:.0f}% of them right" if solutions else ""
+    log.say(f"kept {len(solutions)} solutions of {cfg.problems} problems{right}")
+    start = cfg.base if cfg.restart and solutions else policy_folder
     model, tokenizer = checkpoint.load(start, device)
-    if trains:
-        retrain(cfg, number, log, model, tokenizer, found["solutions"], mixture)
+    if solutions:
+        imitate(log, model, tokenizer, cfg, lambda step: replayed_rows(
+            tokenizer, solutions, cfg.rows_per_step, mixture, family, cfg.replay,
+            rng(cfg.seed, "flywheel rows", number, step)))
     else:
         log.say("no solution passed the filter, so this turn trains nothing and passes its policy "
                 "on; lower --threshold or --min-level, or raise --n")
     sha256 = checkpoint.save(log.out, model, tokenizer)
-    refreshed = {} if cfg.refresh == "no" else refresh(cfg, number, log)
+    refreshed = {} if cfg.refresh == "no" else refresh_critic(cfg, number, log)
     sets = frozen_sets(cfg.family, "test", cfg.eval_n)
     report = {"cot": evaluate(model, tokenizer, sets, "cot", Sampling(temperature=0))}
-    return log.finish(
-        seconds=log.seconds(), weights=sha256, accuracy=report,
-        **{key: value for key, value in found.items() if key not in ("solutions", "seconds")},
-        **{f"critic_{key}": value for key, value in refreshed.items()
-           if key in ("auc", "label_accuracy")})
+    return log.finish(seconds=log.seconds(), weights=sha256, accuracy=report, **found,
+                      **{f"critic_{key}": value for key, value in refreshed.items()
+                         if key in ("auc", "label_accuracy")})
 
 
-def draw(cfg: Config, problems: int, purpose: str, number: int, policy,
-         tokenizer) -> tuple[list[Problem], list[list[str]]]:
+def sample_train_problems(cfg: Config, n: int, purpose: str, number: int, policy: Transformer,
+                          tokenizer: Tokenizer) -> tuple[list[Problem], list[list[str]]]:
     """New train problems of a turn and N completions of each."""
-    generator, family = rng(cfg.seed, f"{purpose} problems", number), FAMILIES[cfg.family]
-    levels = cfg.max_level - cfg.min_level + 1
-    drawn = [sample_split(family, generator, cfg.min_level + i % levels, "train")
-             for i in range(problems)]
+    levels = (cfg.min_level, cfg.max_level)
+    problems = sample_levels(FAMILIES[cfg.family], rng(cfg.seed, f"{purpose} problems", number),
+                             levels, n)
     how = Sampling(n=cfg.n, temperature=cfg.temperature,
                    seed=stream_seed(cfg.seed, f"{purpose} samples", number))
-    return drawn, complete(policy, tokenizer, drawn, "cot", how)
+    return problems, complete(policy, tokenizer, problems, "cot", how)
 
 
-def search(cfg: Config, number: int, policy, critic, tokenizer, log: RunLog) -> dict:
+def search_solutions(cfg: Config, number: int, policy: Transformer, tokenizer: Tokenizer,
+                     critic: Critic) -> dict:
     """The solutions that search chose and the filter kept, and the exact truth about them."""
-    problems, completions = draw(cfg, cfg.problems, "flywheel", number, policy, tokenizer)
+    problems, completions = sample_train_problems(cfg, cfg.problems, "flywheel", number, policy,
+                                                  tokenizer)
     values = final_values(critic, tokenizer, problems, completions)
     verdicts = judge(problems, completions)
     chosen = searched(cfg.search, problems, completions, values, verdicts)
     kept = [solution for solution in chosen if passes(cfg.filter, solution, cfg.threshold)]
-    drawn, report = [v.correct for row in verdicts for v in row], truth(kept)
-    right = f", {100 * report['precision']:.0f}% of them right" if kept else ""
-    log.say(f"kept {len(kept)} solutions of {len(problems)} problems{right}")
-    return {"solutions": [[s.problem.prompt, s.text] for s in kept], **report,
+    drawn = [verdict.correct for row in verdicts for verdict in row]
+    covered = [any(verdict.correct for verdict in row) for row in verdicts]
+    return {"solutions": [[s.problem.prompt, s.text] for s in kept], **truth(kept),
             "single": sum(drawn) / len(drawn),
             "searched": sum(s.verdict.correct for s in chosen) / len(problems),
-            "coverage": sum(any(v.correct for v in row) for row in verdicts) / len(problems),
-            "auc": auc([v for row in values for v in row], drawn)}
+            "coverage": sum(covered) / len(problems),
+            "auc": auc(list(chain(*values)), drawn)}
 
 
-def retrain(cfg: Config, number: int, log: RunLog, model, tokenizer,
-            solutions: list[list[str]], mixture: Mixture) -> None:
-    """Train the policy on the kept solutions, half of each batch replayed (as STaR does)."""
-    optimizer = make_optimizer(model, cfg.weight_decay)
-    n_replay = round(cfg.replay * cfg.rows_per_step)
-    for step in log.steps(checkpoint.resume(log, model, optimizer), cfg.steps):
-        generator = rng(cfg.seed, "flywheel rows", number, step)
-        chosen = [solutions[i] for i in
-                  generator.integers(0, len(solutions), cfg.rows_per_step - n_replay)]
-        lines = [draw_line(mixture, cfg.family, generator) for _ in range(n_replay)]
-        rows = encode_lines(tokenizer, [p for p, _ in chosen] + [""] * n_replay,
-                            [c for _, c in chosen] + lines)
-        batches, count = micro_batches(rows, cfg.token_budget, tokenizer.pad)
-        lr = schedule(step, cfg.steps, cfg.lr, cfg.warmup)
-        loss, grad_norm = train_step(
-            model, optimizer, batches,
-            lambda b, n=count: nll(model(b.inputs, b.cu_seqlens, b.max_len), b.targets,
-                                   b.loss_mask, n), lr)
-        log.record(step, **{"train/loss": loss, "train/grad_norm": grad_norm, "train/lr": lr,
-                            "train/tokens": count})
-        if (step + 1) % cfg.save_every == 0 and step + 1 < cfg.steps:
-            checkpoint.save_state(log, step + 1, model, optimizer)
-
-
-def refresh(cfg: Config, number: int, turn: RunLog) -> dict:
-    """A critic anew from the turn's policy, on its own samples; result.json of `turn-t/critic`."""
-    device = resolve_device(cfg.device)
+def refresh_critic(cfg: Config, number: int, turn: RunLog) -> dict:
+    """A new critic for the turn's policy, from its own samples; result.json of `turn-t/critic`."""
     log = RunLog(f"{turn.out}/critic", f"flywheel critic {number}", cfg,
                  {"policy": checkpoint.weights_hash(turn.out)})
     if log.done:
         return log.done
-    policy, tokenizer = checkpoint.load(turn.out, device)
-    problems, completions = draw(cfg, cfg.critic_problems, "refresh", number, policy, tokenizer)
-    labels = [labels_of(cfg.refresh, p, texts)
-              for p, texts in zip(problems, completions, strict=True)]
+    policy, tokenizer = checkpoint.load(turn.out, resolve_device(cfg.device))
+    problems, completions = sample_train_problems(cfg, cfg.critic_problems, "refresh", number,
+                                                  policy, tokenizer)
+    right = [[verdict.correct for verdict in row] for row in judge(problems, completions)]
+    labels = [labels_of(cfg.refresh, *each)
+              for each in zip(problems, completions, right, strict=True)]
     cut = cfg.critic_problems - cfg.held_out
-    flat = [(p, text, ends) for p, texts, row in zip(problems[:cut], completions[:cut], labels,
-                                                     strict=False)
-            for text, ends in zip(texts, row, strict=True)]
-    ids = rollout_ids(tokenizer, [p for p, _, _ in flat], [text for _, text, _ in flat])
-    rows = [(*row, ends) for row, (_, _, ends) in zip(ids, flat, strict=True)]
-    model = Critic.from_policy(policy)
-    teach(cfg, number, log, model, tokenizer, rows)
-    sha256 = checkpoint.save(log.out, model, tokenizer)
-    values = chain(*final_values(model, tokenizer, problems[cut:], completions[cut:]))
-    right = [[v.correct for v in row] for row in judge(problems, completions)]
-    agree = [(ends[-1] > 0.5) == verdict for row, verdicts in zip(labels, right, strict=True)
-             for ends, verdict in zip(row, verdicts, strict=True) if ends]
+    rows = labelled_rows(tokenizer, [p for p in problems[:cut] for _ in range(cfg.n)],
+                         list(chain(*completions[:cut])), list(chain(*labels[:cut])))
+    critic = Critic.from_policy(policy)
+    recipe = replace(cfg, steps=cfg.critic_steps)
+    fit_critic(log, critic, tokenizer, recipe, rows,
+               lambda step: rng(cfg.seed, "flywheel critic", number, step), cfg.imitation)
+    sha256 = checkpoint.save(log.out, critic, tokenizer)
+    values = final_values(critic, tokenizer, problems[cut:], completions[cut:])
+    agree = [(ends[-1] > 0.5) == correct for ends, correct in
+             zip(chain(*labels), chain(*right), strict=True) if ends]
     return log.finish(seconds=log.seconds(), weights=sha256,
-                      auc=auc(list(values), list(chain(*right[cut:]))),
+                      auc=auc(list(chain(*values)), list(chain(*right[cut:]))),
                       label_accuracy=sum(agree) / max(1, len(agree)))
 
 
-def labels_of(how: str, problem: Problem, texts: list[str]) -> list[list[float]]:
+def labels_of(how: str, problem: Problem, texts: list[str],
+              right: list[bool]) -> list[list[float]]:
     """A label for every step end of every sample of a problem; only "majority" knows no truth."""
     if how == "exact":
-        return [[float(right) for right in exact_labels(problem, text)] for text in texts]
-    good = (agreement([answer_of(problem, text) for text in texts]) if how == "majority"
-            else [FAMILIES[problem.family].verify(problem, text).correct for text in texts])
-    return [[float(right)] * len(step_prefixes(text))
-            for right, text in zip(good, texts, strict=True)]
-
-
-def teach(cfg: Config, number: int, log: RunLog, model, tokenizer,
-          rows: list[tuple[list[int], int, list[float]]]) -> None:
-    """Train the value head and its backbone on (tokens, first, labels) rows."""
-    ends = torch.tensor(tokenizer.ids_of(*STEP_ENDS))
-    optimizer = make_optimizer(model, cfg.weight_decay)
-    for step in log.steps(checkpoint.resume(log, model, optimizer), cfg.critic_steps):
-        chosen = rng(cfg.seed, "flywheel critic", number, step).integers(
-            0, len(rows), cfg.rows_per_step)
-        batches, count = value_batches([rows[i] for i in chosen], ends, cfg.token_budget,
-                                       tokenizer.pad)
-        lr = schedule(step, cfg.critic_steps, cfg.lr, cfg.warmup)
-        loss, grad_norm = train_step(
-            model, optimizer, batches,
-            lambda b, n=count: critic_loss(model, b, n, cfg.imitation), lr)
-        log.record(step, **{"train/loss": loss, "train/grad_norm": grad_norm, "train/lr": lr,
-                            "train/tokens": count})
-        if (step + 1) % cfg.save_every == 0 and step + 1 < cfg.critic_steps:
-            checkpoint.save_state(log, step + 1, model, optimizer)
+        return [[float(label) for label in exact_labels(problem, text)] for text in texts]
+    good = agreement([answer_of(problem, text) for text in texts]) if how == "majority" else right
+    return [outcome_labels(text, label) for text, label in zip(texts, good, strict=True)]

@@ -20,7 +20,7 @@ from minireason.model import checkpoint
 from minireason.model.tokenizer import Tokenizer
 from minireason.model.transformer import ModelConfig, Transformer
 from minireason.problems import FAMILIES
-from minireason.problems.corpus import Mixture, draw_line
+from minireason.problems.corpus import Mixture, corpus_lines
 from minireason.sampling.sampler import Sampling
 from minireason.training.batches import encode_lines, micro_batches
 from minireason.training.losses import nll
@@ -64,7 +64,7 @@ def run(cfg: Config) -> dict:
     log = RunLog(cfg.out, "pretrain", cfg, parents={})
     if log.done:
         return log.done
-    tokenizer = Tokenizer.build(FAMILIES[cfg.family].NUMBER_WIDTH)
+    tokenizer = Tokenizer.build(FAMILIES[cfg.family].TOKENS)
     shape = ModelConfig(tokenizer.vocab_size, cfg.d_model, cfg.n_layers, cfg.n_heads, cfg.n_heads,
                         cfg.head_dim, cfg.d_ff, cfg.max_len)
     generator = torch.Generator().manual_seed(stream_seed(cfg.seed, "weights"))
@@ -78,8 +78,8 @@ def run(cfg: Config) -> dict:
     for step in log.steps(start, cfg.steps):
         if fall is not None and step == fall + cfg.decay:
             break
-        lines_rng = rng(cfg.seed, "pretrain", step)
-        lines = [draw_line(cfg.mixture, cfg.family, lines_rng) for _ in range(cfg.lines_per_step)]
+        lines = corpus_lines(cfg.mixture, FAMILIES[cfg.family], rng(cfg.seed, "pretrain", step),
+                             cfg.lines_per_step)
         rows = encode_lines(tokenizer, [""] * len(lines), lines)
         batches, count = micro_batches(rows, cfg.token_budget, tokenizer.pad)
         lr = (trapezoid(step, cfg.lr, cfg.warmup, fall, cfg.decay) if cfg.target else
@@ -122,8 +122,8 @@ def finish(cfg: Config, log: RunLog, model: Transformer, tokenizer: Tokenizer) -
     sha256 = checkpoint.save(cfg.out, model, tokenizer)
     sets = frozen_sets(cfg.family, "test", cfg.eval_n)
     greedy = Sampling(temperature=0)
-    report = {style: evaluate(model, tokenizer, sets, style, greedy) for style in
-              FAMILIES[cfg.family].STYLES}
+    report = {style: evaluate(model, tokenizer, sets, style, greedy)
+              for style in ("direct", "cot")}
     few = [sets[name][0] for name in list(sets)[:3]]
     log.samples(show(model, tokenizer, few, "cot", greedy))
     return log.finish(seconds=log.seconds(), weights=sha256, parameters=model.n_params,

@@ -4,37 +4,30 @@
 
 A trace is spliced from the policy's own samples of one problem: a fully right one, and the first
 wrong steps of others, each put before the right step and followed by `<wrong>`. The tokens of a
-wrong step are not counted in the loss: what is learnt is to notice an error and to mend it, not to
+wrong step are not counted in the loss: what is learned is to notice an error and to mend it, not to
 make it. Fully right rationales and the pretraining mixture fill the rest of each batch.
 Revision policies: Snell 2024 (arXiv:2408.03314, section 6); backtracking in the training text:
 Gandhi 2024 (arXiv:2404.03683).
 """
 
-import json
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from minireason.core import parallel
-from minireason.core.config import (
-    UserError,
-    read_json,
-    resolve_device,
-    rng,
-    stream_seed,
-    write_atomic,
-)
+from minireason.core.config import UserError, resolve_device, rng, stream_seed
 from minireason.core.runlog import RunLog
 from minireason.measure.evaluate import accuracy_of, evaluate, frozen_sets, judge, show, wilson
 from minireason.model import checkpoint
-from minireason.problems import FAMILIES, Problem, sample_split
-from minireason.problems.corpus import Mixture, draw_line
+from minireason.model.tokenizer import Tokenizer
+from minireason.model.transformer import Transformer
+from minireason.problems import FAMILIES, Problem, sample_levels
+from minireason.problems.corpus import Mixture, corpus_lines
 from minireason.sampling.complete import complete
 from minireason.sampling.sampler import Sampling
-from minireason.training.batches import Batch, encode_lines, micro_batches
-from minireason.training.losses import nll
-from minireason.training.optim import make_optimizer, schedule, train_step
+from minireason.training.batches import Row, encode_lines
+from minireason.training.imitate import imitate
 
 SEPARATORS = ("<wrong>", ";", "<think>", "</think>", "<eos>")   # what stands between two steps
 
@@ -52,20 +45,20 @@ class Config:
     problems: int = 2500          # train problems that the policy is sampled on
     min_level: int = 2
     max_level: int = 8
-    n: int = 8                    # samples a problem
+    n: int = 8                    # samples per problem
     temperature: float = 1.0
-    max_errors: int = 2           # withdrawn steps a trace at most
+    max_errors: int = 2           # withdrawn steps per trace at most
     mended: float = 0.3           # share of rows that are backtracking traces; 0 is the control
     replay: float = 0.4           # share of rows from the mixture; the rest is fully right
     steps: int = 300
     rows_per_step: int = 64       # B
-    token_budget: int = 1024      # tokens a micro-batch; never changes the gradient
+    token_budget: int = 1024      # tokens per micro-batch; never changes the gradient
     lr: float = 1e-3              # peak learning rate
     warmup: int = 20              # steps
     weight_decay: float = 0.1
     save_every: int = 100         # steps between saved states
-    max_new: int = 92             # tokens a completion at most; withdrawals need room
-    eval_n: int = 500             # problems a level
+    max_new: int = 92             # tokens per completion at most; withdrawals need room
+    eval_n: int = 500             # problems per level
 
     def __post_init__(self):
         if not 0 <= self.mended + self.replay <= 1 or min(self.mended, self.replay) < 0:
@@ -85,30 +78,19 @@ def run(cfg: Config) -> dict:
         return log.done
     model, tokenizer = checkpoint.load(cfg.init, device)
     log.start(model, device)
-    pool = collect(cfg, log, model, tokenizer)
+    pool = log.once("pool.json", lambda: sample_pool(cfg, model, tokenizer))["pool"]
     if not pool or (cfg.mended and not any(errors for _, _, errors in pool)):
         raise UserError(f"{log.out}: no problem has both a right sample and a wrong step; change "
                         "--min-level, --max-level or --n")
     separators = tokenizer.ids_of(*SEPARATORS)
-    optimizer = make_optimizer(model, cfg.weight_decay)
-    for step in log.steps(checkpoint.resume(log, model, optimizer), cfg.steps):
-        rows = draw_rows(cfg, step, pool, mixture, tokenizer)
-        batches, count = micro_batches(rows, cfg.token_budget, tokenizer.pad)
-        batches = [skip_withdrawn(batch, separators) for batch in batches]
-        count -= sum(int(in_withdrawn(torch.tensor(row[1:]), separators).sum()) for row, _ in rows)
-        lr = schedule(step, cfg.steps, cfg.lr, cfg.warmup)
-        loss, grad_norm = train_step(
-            model, optimizer, batches,
-            lambda b, n=count: nll(model(b.inputs, b.cu_seqlens, b.max_len), b.targets,
-                                   b.loss_mask, n), lr)
-        log.record(step, **{"train/loss": loss, "train/grad_norm": grad_norm, "train/lr": lr,
-                            "train/tokens": count})
-        if (step + 1) % cfg.save_every == 0 and step + 1 < cfg.steps:
-            checkpoint.save_state(log, step + 1, model, optimizer)
+    imitate(log, model, tokenizer, cfg,
+            lambda step: rows_of_step(cfg, step, pool, mixture, tokenizer),
+            counted=lambda targets: ~in_withdrawn(targets, separators))
     return finish(cfg, log, model, tokenizer, pool)
 
 
-def finish(cfg: Config, log: RunLog, model, tokenizer, pool: list) -> dict:
+def finish(cfg: Config, log: RunLog, model: Transformer, tokenizer: Tokenizer,
+           pool: list[list]) -> dict:
     """Save the weights; measure accuracy and, at T = 1, what is withdrawn and rightly so."""
     sha256 = checkpoint.save(cfg.out, model, tokenizer)
     sets = frozen_sets(cfg.family, "test", cfg.eval_n)
@@ -126,33 +108,28 @@ def finish(cfg: Config, log: RunLog, model, tokenizer, pool: list) -> dict:
                       pool_with_errors=sum(bool(errors) for _, _, errors in pool))
 
 
-def collect(cfg: Config, log: RunLog, policy, tokenizer) -> list[list]:
+def sample_pool(cfg: Config, policy: Transformer, tokenizer: Tokenizer) -> dict:
     """[prompt, right steps, first wrong steps] of every problem with a fully right sample.
 
-    The wrong steps are [index, step], each different one once. Kept in pool.json once drawn.
+    The wrong steps are [index, step], each different one once.
     """
-    path = log.out / "pool.json"
-    if not path.exists():
-        generator, family = rng(cfg.seed, "revise problems"), FAMILIES[cfg.family]
-        levels = cfg.max_level - cfg.min_level + 1
-        problems = [sample_split(family, generator, cfg.min_level + i % levels, "train")
-                    for i in range(cfg.problems)]
-        how = Sampling(n=cfg.n, temperature=cfg.temperature, max_new=cfg.max_new,
-                       seed=stream_seed(cfg.seed, "revise samples"))
-        completions = complete(policy, tokenizer, problems, "cot", how)
-        pool = []
-        for problem, texts, verdicts in zip(problems, completions, judge(problems, completions),
-                                            strict=True):
-            if any(v.steps_valid for v in verdicts):
-                errors = dict.fromkeys(error for text in texts if (error := first_wrong(
-                    problem, text)) is not None)
-                pool.append([problem.prompt, list(problem.steps), list(map(list, errors))])
-        if parallel.is_main():
-            write_atomic(path, json.dumps({"pool": pool, "seconds": log.seconds()}))
-        parallel.barrier()
-    held = read_json(path)
-    log.seconds_before = max(log.seconds_before, held["seconds"])
-    return held["pool"]
+    problems = sample_levels(FAMILIES[cfg.family], rng(cfg.seed, "revise problems"),
+                             (cfg.min_level, cfg.max_level), cfg.problems)
+    how = Sampling(n=cfg.n, temperature=cfg.temperature, max_new=cfg.max_new,
+                   seed=stream_seed(cfg.seed, "revise samples"))
+    completions = complete(policy, tokenizer, problems, "cot", how)
+    pool = []
+    for problem, texts, verdicts in zip(problems, completions, judge(problems, completions),
+                                        strict=True):
+        if not any(verdict.steps_valid for verdict in verdicts):
+            continue
+        errors: dict[tuple[int, str], None] = {}
+        for text in texts:
+            error = first_wrong(problem, text)
+            if error is not None:
+                errors[error] = None
+        pool.append([problem.prompt, list(problem.steps), list(map(list, errors))])
+    return {"pool": pool}
 
 
 def first_wrong(problem: Problem, completion: str) -> tuple[int, str] | None:
@@ -165,29 +142,33 @@ def first_wrong(problem: Problem, completion: str) -> tuple[int, str] | None:
     return marks.index(False), parsed[0][marks.index(False)]
 
 
-def splice(steps: list[str], errors: list[list]) -> str:
-    """The thought `steps` with each wrong step of `errors` before the right one, withdrawn."""
-    return ";".join("".join(f"{wrong}<wrong>" for at, wrong in errors if at == i) + right
-                    for i, right in enumerate(steps))
-
-
-def draw_rows(cfg: Config, step: int, pool: list[list], mixture: Mixture,
-              tokenizer) -> list[tuple[list[int], int]]:
+def rows_of_step(cfg: Config, step: int, pool: list[list], mixture: Mixture,
+                 tokenizer: Tokenizer) -> list[Row]:
     """One step's rows: backtracking traces, fully right rationales, and the mixture replayed."""
     generator = rng(cfg.seed, "revise rows", step)
     n_mended, n_replay = (round(s * cfg.rows_per_step) for s in (cfg.mended, cfg.replay))
-    n_right = cfg.rows_per_step - n_mended - n_replay
     with_errors = [entry for entry in pool if entry[2]]
     chosen = [with_errors[i] for i in generator.integers(0, max(1, len(with_errors)), n_mended)]
-    errors = [[entry[2][i] for i in generator.permutation(len(entry[2]))[
-        :generator.integers(1, cfg.max_errors + 1)]] for entry in chosen]
-    chosen += [pool[i] for i in generator.integers(0, len(pool), n_right)]
-    errors += [[]] * n_right
-    texts = [f"<think>{splice(steps, wrong)}</think>{steps[-1].partition('=')[2]}<eos>"
-             for (_, steps, _), wrong in zip(chosen, errors, strict=True)]
-    lines = [draw_line(mixture, cfg.family, generator) for _ in range(n_replay)]
-    return encode_lines(tokenizer, [prompt for prompt, _, _ in chosen] + [""] * n_replay,
-                        texts + lines)
+    prompts, texts = [], []
+    for prompt, steps, errors in chosen:
+        order = generator.permutation(len(errors))[:generator.integers(1, cfg.max_errors + 1)]
+        prompts.append(prompt)
+        texts.append(spliced_trace(steps, [errors[i] for i in order]))
+    n_right = cfg.rows_per_step - n_mended - n_replay
+    for i in generator.integers(0, len(pool), n_right):
+        prompts.append(pool[i][0])
+        texts.append(spliced_trace(pool[i][1], []))
+    lines = corpus_lines(mixture, FAMILIES[cfg.family], generator, n_replay)
+    return encode_lines(tokenizer, prompts + [""] * n_replay, texts + lines)
+
+
+def spliced_trace(steps: list[str], errors: list[list]) -> str:
+    """The right `steps` with each wrong one of `errors` before the right one, withdrawn."""
+    parts = []
+    for i, right in enumerate(steps):
+        withdrawn = [f"{wrong}<wrong>" for at, wrong in errors if at == i]
+        parts.append("".join(withdrawn) + right)
+    return f"<think>{';'.join(parts)}</think>{steps[-1].partition('=')[2]}<eos>"
 
 
 def in_withdrawn(targets: Tensor, separators: list[int]) -> Tensor:
@@ -200,12 +181,6 @@ def in_withdrawn(targets: Tensor, separators: list[int]) -> Tensor:
     position = torch.where(ends, torch.arange(last + 1), last)
     following = position.flip(-1).cummin(-1).values.flip(-1)             # next separator's place
     return (targets.gather(-1, following) == separators[0]) & ~ends
-
-
-def skip_withdrawn(batch: Batch, separators: list[int]) -> Batch:
-    """The batch with the tokens of withdrawn steps not counted."""
-    skipped = in_withdrawn(batch.targets, separators)
-    return replace(batch, loss_mask=batch.loss_mask * ~skipped)
 
 
 def withdrawal_rates(problems: list[Problem], completions: list[str]) -> dict:

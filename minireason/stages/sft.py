@@ -4,7 +4,7 @@ The loss counts completions only. A share of the traces is hinted (`<hint>answer
 thought), so that the policy can later explain an answer it is told: that is what STaR's
 rationalization asks of it (Zelikman 2022, section 3.2). With `replay`, a share of every batch comes
 from the pretraining mixture, so that few traces seen many times do not overwrite what the base
-knew; the quickstart does without, and leaves STaR something to mend.
+knew; the quickstart does without, which leaves STaR room to improve.
 """
 
 from dataclasses import dataclass
@@ -14,8 +14,8 @@ from minireason.core.config import resolve_device, rng
 from minireason.core.runlog import RunLog
 from minireason.measure.evaluate import evaluate, frozen_sets, show
 from minireason.model import checkpoint
-from minireason.problems import FAMILIES, sample_split
-from minireason.problems.corpus import Mixture, draw_line
+from minireason.problems import FAMILIES, sample_levels
+from minireason.problems.corpus import Mixture, corpus_lines
 from minireason.sampling.sampler import Sampling
 from minireason.training.batches import encode_lines, micro_batches
 from minireason.training.losses import nll
@@ -32,24 +32,25 @@ class Config:
     seed: int = 0
     device: str = "auto"
     traces: int = 300             # worked examples in all, each seen many times
+    min_level: int = 1
     max_level: int = 8            # longest trace
     hinted: float = 0.25          # share of rows that show the answer first
     replay: float = 0.0           # share of rows from the pretraining mixture
     steps: int = 150
     rows_per_step: int = 64       # B
-    token_budget: int = 1024      # tokens a micro-batch; never changes the gradient
+    token_budget: int = 1024      # tokens per micro-batch; never changes the gradient
     lr: float = 5e-4              # peak learning rate
     warmup: int = 10              # steps
     weight_decay: float = 0.1
     save_every: int = 50          # steps between saved states
-    eval_n: int = 500             # problems a level
+    eval_n: int = 500             # problems per level
 
 
 def traces(cfg: Config) -> list[tuple[str, str, str]]:
-    """(prompt, hint, completion) of every trace, levels 1..max_level in equal shares."""
-    generator, family = rng(cfg.seed, "sft traces"), FAMILIES[cfg.family]
-    problems = [sample_split(family, generator, 1 + i % cfg.max_level, "train")
-                for i in range(cfg.traces)]
+    """(prompt, hint, completion) of every trace, levels in equal shares."""
+    family = FAMILIES[cfg.family]
+    problems = sample_levels(family, rng(cfg.seed, "sft traces"), (cfg.min_level, cfg.max_level),
+                             cfg.traces)
     return [(p.prompt, f"<hint>{p.answer}", family.render(p, "cot")) for p in problems]
 
 
@@ -61,7 +62,8 @@ def run(cfg: Config) -> dict:
     if log.done:
         return log.done
     log.start(model, device)
-    pool, mixture = traces(cfg), Mixture.of(cfg.init) if cfg.replay else None
+    pool, family = traces(cfg), FAMILIES[cfg.family]
+    mixture = Mixture.of(cfg.init) if cfg.replay else None
     optimizer = make_optimizer(model, cfg.weight_decay)
     for step in log.steps(checkpoint.resume(log, model, optimizer), cfg.steps):
         generator = rng(cfg.seed, "sft", step)
@@ -69,9 +71,9 @@ def run(cfg: Config) -> dict:
         n_traces = cfg.rows_per_step - n_replay
         chosen = [pool[i] for i in generator.integers(0, len(pool), n_traces)]
         hinted = generator.random(n_traces) < cfg.hinted
-        prompts = [prompt + hint * bool(h)
-                   for (prompt, hint, _), h in zip(chosen, hinted, strict=True)]
-        lines = [draw_line(mixture, cfg.family, generator) for _ in range(n_replay)]
+        prompts = [prompt + hint if shown else prompt
+                   for (prompt, hint, _), shown in zip(chosen, hinted, strict=True)]
+        lines = corpus_lines(mixture, family, generator, n_replay) if mixture else []
         rows = encode_lines(tokenizer, prompts + [""] * n_replay,
                             [completion for _, _, completion in chosen] + lines)
         batches, count = micro_batches(rows, cfg.token_budget, tokenizer.pad)

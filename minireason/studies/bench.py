@@ -35,7 +35,7 @@ from minireason.model import checkpoint
 from minireason.model.tokenizer import Tokenizer
 from minireason.model.transformer import ModelConfig, Transformer
 from minireason.problems import FAMILIES
-from minireason.problems.corpus import draw_line
+from minireason.problems.corpus import corpus_lines
 from minireason.sampling.complete import prompt_ids
 from minireason.sampling.sampler import Sampling, stream
 from minireason.stages.pretrain import Config as PretrainConfig
@@ -101,7 +101,7 @@ def load_ours(cfg: Config) -> tuple[Transformer, Tokenizer]:
     """The checkpoint, or random weights of the wanted shape."""
     if cfg.checkpoint:
         return checkpoint.load(cfg.checkpoint)
-    s, tokenizer = cfg.shape, Tokenizer.build(FAMILIES["chain"].NUMBER_WIDTH)
+    s, tokenizer = cfg.shape, Tokenizer.build(FAMILIES["chain"].TOKENS)
     config = ModelConfig(tokenizer.vocab_size, s.d_model, s.n_layers, s.n_heads, s.n_heads,
                          s.head_dim, s.d_ff, s.max_len)
     generator = torch.Generator().manual_seed(stream_seed(cfg.seed, "weights"))
@@ -141,7 +141,7 @@ def training_batches(cfg: Config,
     takes rectangles only.
     """
     generator, shape = rng(cfg.seed, "bench"), cfg.shape
-    lines = [draw_line(shape.mixture, shape.family, generator) for _ in range(shape.lines_per_step)]
+    lines = corpus_lines(shape.mixture, FAMILIES[shape.family], generator, shape.lines_per_step)
     rows = encode_lines(tokenizer, [""] * len(lines), lines)
     padded, packed = (micro_batches(rows, shape.token_budget, tokenizer.pad, packed)
                       for packed in (False, True))

@@ -111,7 +111,7 @@ def training_set(digits: int, n: int, seed: int) -> list[Problem]:
     while len(found) < n:
         problem = addition.sample_balanced(generator, digits)
         fruitless += 1
-        if split_of(problem.key) == "train" and problem.prompt not in found:
+        if split_of(problem) == "train" and problem.prompt not in found:
             found[problem.prompt], fruitless = problem, 0
         if fruitless > 1000 + 20 * len(found):
             raise UserError(f"--examples {n}: {digits}-digit addition has only about {len(found)} "
@@ -212,7 +212,7 @@ def run(cfg: Config) -> dict:
     log.rewind(0)
     if parallel.is_main():
         write_atomic(Path(cfg.out) / "machine.json", json.dumps(machine()) + "\n")
-    tokenizer = Tokenizer.build(addition.NUMBER_WIDTH)
+    tokenizer = Tokenizer.build(addition.TOKENS)
     cells = []
     for n in cfg.examples:
         for style in cfg.styles:

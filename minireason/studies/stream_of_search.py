@@ -202,7 +202,7 @@ def run(cfg: Config) -> dict:
     if log.done:
         return log.done
     log.rewind(0)
-    tokenizer, cells = Tokenizer.build(family.NUMBER_WIDTH), []
+    tokenizer, cells = Tokenizer.build(family.TOKENS), []
     for seed in cfg.seeds:
         plan = [(supervised, arm) for arm in cfg.arms] + [(reinforced, arm) for arm in cfg.rl]
         for make, arm in plan:

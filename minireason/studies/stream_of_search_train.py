@@ -137,7 +137,7 @@ def reinforce(recipe: Recipe, folder: Path, out: Path, seed: int,
     result = rl.run(rl.Config(
         init=str(folder), out=str(out), family="countdown", seed=seed, device=device,
         steps=recipe.rl_steps, prompts_per_step=recipe.rl_prompts, group_size=recipe.rl_group,
-        min_level=4, max_level=4, max_new=MAX_NEW, rewards=Rewards(outcome=1.0, process=0.0),
+        min_level=4, max_level=4, rewards=Rewards(outcome=1.0, process=0.0),
         lr=recipe.rl_lr, save_every=recipe.save_every, eval_every=max(1, recipe.rl_steps // 4),
         validation_n=recipe.coverage_n, eval_n=recipe.coverage_n))
     metrics = [m for m in read_lines(out / "metrics.jsonl") if "train/reward" in m]

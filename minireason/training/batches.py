@@ -12,6 +12,8 @@ from torch import Tensor
 from minireason.core import parallel
 from minireason.model.tokenizer import Tokenizer
 
+Row = tuple[list[int], int]           # tokens, index of the first one that counts
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -33,7 +35,7 @@ class Batch:
 
 
 def encode_lines(tokenizer: Tokenizer, prompts: list[str],
-                 completions: list[str]) -> list[tuple[list[int], int]]:
+                 completions: list[str]) -> list[Row]:
     """Rows of `<bos>` + prompt + completion, each with the index of its first counted token.
 
     Without a prompt every token counts. Prompt and completion are encoded apart, so a number
@@ -44,7 +46,7 @@ def encode_lines(tokenizer: Tokenizer, prompts: list[str],
     return [(head + tail, len(head)) for head, tail in zip(heads, tails, strict=True)]
 
 
-def micro_batches(rows: list[tuple[list[int], int]], token_budget: int, pad: int,
+def micro_batches(rows: list[Row], token_budget: int, pad: int,
                   packed: bool = True) -> tuple[list[Batch], int]:
     """This rank's rows in batches of at most `token_budget` tokens, and the GLOBAL token count.
 
@@ -66,7 +68,7 @@ def micro_batches(rows: list[tuple[list[int], int]], token_budget: int, pad: int
     return [make(group, pad) for group in groups if group], count
 
 
-def pad_right(rows: list[tuple[list[int], int]], pad: int) -> Batch:
+def pad_right(rows: list[Row], pad: int) -> Batch:
     """Rectangular batch; padding neither counts nor is seen by any counted token."""
     longest = max(len(tokens) for tokens, _ in rows)
     data = torch.tensor([tokens + [pad] * (longest - len(tokens)) for tokens, _ in rows])
@@ -77,7 +79,7 @@ def pad_right(rows: list[tuple[list[int], int]], pad: int) -> Batch:
     return Batch(data[:, :-1].contiguous(), data[:, 1:].contiguous(), mask.float())
 
 
-def pack(rows: list[tuple[list[int], int]], pad: int) -> Batch:
+def pack(rows: list[Row], pad: int) -> Batch:
     """The same rows end to end, without padding; `pad` is unused."""
     inputs = [token for tokens, _ in rows for token in tokens[:-1]]
     targets = [token for tokens, _ in rows for token in tokens[1:]]

@@ -8,6 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+ADVANTAGES = ("reinforce", "rloo", "grpo", "dr_grpo", "optimal")     # group_advantages
+AGGREGATIONS = ("token", "sequence", "constant")                    # token_weights
+
 
 def gather_logprobs(logits: Tensor, targets: Tensor) -> Tensor:
     """log softmax(logits) at the targets, in float32; (..., V), (...) -> (...)."""

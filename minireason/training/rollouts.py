@@ -1,13 +1,12 @@
-"""Rollouts: groups of completions with the verifier's verdict, a reward, and an advantage.
+"""Rollouts for reinforcement learning in passes, sample, reward and credit, then as batches.
 
-What reinforcement learning needs of one sample stands in one record: its tokens, where the drawn
-ones begin, their logprobs under the distribution they were drawn from, and how good it was.
+Each pass fills in its part of every rollout: sample_groups the tokens and their logprobs,
+reward_groups the verdict and what it earns, credit_groups an advantage for every drawn token.
 """
 
-import json
 import math
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -16,6 +15,7 @@ from minireason.core import parallel
 from minireason.model.tokenizer import STEP_ENDS, Tokenizer
 from minireason.model.transformer import Transformer
 from minireason.problems import FAMILIES, Problem, Verdict
+from minireason.problems.base import MALFORMED
 from minireason.sampling.complete import prompt_ids
 from minireason.sampling.sampler import Sampling, stream
 from minireason.training.batches import Batch, micro_batches
@@ -31,22 +31,18 @@ class Rewards:
     format: float = 0.0           # for matching the grammar to the end
     process: float = 1.0          # for each exactly right step, credited to its own tokens only
 
-    def of(self, verdict: Verdict) -> float:
-        """The reward of the completion as a whole."""
-        return self.outcome * verdict.correct + self.format * verdict.well_formed
 
-
-@dataclass(frozen=True)
+@dataclass
 class Rollout:
     """One completion of one prompt."""
 
     problem: Problem
-    verdict: Verdict
     tokens: list[int]             # prompt, opener, and what was drawn
     first: int                    # index of the first drawn token
     logprobs: list[float]         # of the drawn tokens, by the sampler
-    reward: float
-    advantages: list[float]       # of the drawn tokens
+    verdict: Verdict = MALFORMED
+    reward: float = 0.0
+    advantages: list[float] = field(default_factory=list)   # of the drawn tokens
 
     @property
     def length(self) -> int:
@@ -59,71 +55,91 @@ class Rollout:
         return not any(self.advantages)
 
 
-def draw_groups(policy: Transformer, tokenizer: Tokenizer, problems: list[Problem], how: Sampling,
-                rewards: Rewards, advantage: str) -> list[list[Rollout]]:
-    """For each problem its group of how.n rollouts; ranks share the problems, all get all."""
-    numbers = parallel.share(list(range(len(problems))))
-    mine = [problems[i] for i in numbers]
-    prompts = prompt_ids(tokenizer, mine, "cot")
-    drawn = []                                             # (problem, prompt, tokens, logprobs)
+Group = list[Rollout]                 # the G rollouts of one prompt
+
+
+def sample_groups(policy: Transformer, tokenizer: Tokenizer, problems: list[Problem],
+                  how: Sampling, numbers: list[int] | None = None) -> list[Group]:
+    """Pass 1: how.n completions of each problem; numbers as for sampling.stream."""
+    prompts = prompt_ids(tokenizer, problems, "cot")
+    groups: list[Group] = [[] for _ in problems]
     for chunk in stream(policy, tokenizer, prompts, how, numbers):
         for i, length in enumerate(chunk.mask.sum(dim=1).tolist()):
             at = (chunk.first_row + i) // how.n
-            drawn.append((mine[at], prompts[at], chunk.tokens[i, :length].tolist(),
-                          chunk.logprobs[i, :length].tolist()))
-    verdicts = [FAMILIES[p.family].verify(p, FAMILIES[p.family].OPENER["cot"]
-                                          + tokenizer.decode(tokens)) for p, _, tokens, _ in drawn]
-    earned = [rewards.of(verdict) for verdict in verdicts]
-    scores = [[(1 - math.exp(lp)) ** 2 for lp in row[3]] for row in drawn]
-    gains = group_advantages(torch.tensor(earned, dtype=torch.float64), how.n, advantage,
-                             torch.tensor([sum(score) for score in scores])).tolist()
-    advantages = [[gain] * len(score) for gain, score in zip(gains, scores, strict=True)]
-    marks = [verdict.marks for verdict in verdicts]
-    for i in range(0, len(drawn), how.n) if rewards.process else ():
-        group = slice(i, i + how.n)
-        spans = [step_spans(row[2], len(marked), tokenizer)
-                 for row, marked in zip(drawn[group], marks[group], strict=True)]
-        for own, credit in zip(advantages[group], step_credits(spans, marks[group], scores[group],
-                                                               advantage), strict=True):
-            own[:] = [a + rewards.process * c for a, c in zip(own, credit, strict=True)]
-    rollouts = [Rollout(problem, verdict, prompt + tokens, len(prompt), logprobs, reward, own)
-                for (problem, prompt, tokens, logprobs), verdict, reward, own
-                in zip(drawn, verdicts, earned, advantages, strict=True)]
-    return parallel.gather([rollouts[i * how.n:(i + 1) * how.n] for i in range(len(mine))])
+            groups[at].append(Rollout(
+                problems[at], prompts[at] + chunk.tokens[i, :length].tolist(), len(prompts[at]),
+                chunk.logprobs[i, :length].tolist()))
+    return groups
 
 
-def step_spans(tokens: list[int], steps: int, tokenizer: Tokenizer) -> list[tuple[int, int]]:
-    """Where each of the steps stands among the drawn tokens, its end token included.
+def reward_groups(groups: list[Group], tokenizer: Tokenizer, rewards: Rewards) -> None:
+    """Pass 2: the exact verdict on every rollout, and what it earns as a whole."""
+    for rollout in (rollout for group in groups for rollout in group):
+        family = FAMILIES[rollout.problem.family]
+        text = family.OPENER["cot"] + tokenizer.decode(rollout.tokens[rollout.first:])
+        verdict = family.verify(rollout.problem, text)
+        rollout.verdict = verdict
+        rollout.reward = rewards.outcome * verdict.correct + rewards.format * verdict.well_formed
+
+
+def credit_groups(groups: list[Group], tokenizer: Tokenizer, advantage: str,
+                  process: float) -> None:
+    """Pass 3: an advantage for every drawn token, from its completion's reward within the group.
+
+    With `process`, that much of the advantage of the token's own step is added (step_credits).
+    """
+    if not groups:
+        return
+    rollouts = [rollout for group in groups for rollout in group]
+    sizes = [sum(gradient_sizes(rollout)) for rollout in rollouts]
+    gains = group_advantages(torch.tensor([r.reward for r in rollouts], dtype=torch.float64),
+                             len(groups[0]), advantage, torch.tensor(sizes)).tolist()
+    for rollout, gain in zip(rollouts, gains, strict=True):
+        rollout.advantages = [gain] * rollout.length
+    for group in groups if process else ():
+        for rollout, credits in zip(group, step_credits(group, tokenizer, advantage), strict=True):
+            rollout.advantages = [whole + process * own for whole, own in
+                                  zip(rollout.advantages, credits, strict=True)]
+
+
+def gradient_sizes(rollout: Rollout) -> list[float]:
+    """Per drawn token (1 - p)^2, which |grad log pi|^2 grows with: a likely token's is small."""
+    return [(1 - math.exp(logprob)) ** 2 for logprob in rollout.logprobs]
+
+
+def step_spans(rollout: Rollout, tokenizer: Tokenizer) -> list[tuple[int, int]]:
+    """Where each marked step stands among the drawn tokens, its end token included.
 
     A step that was withdrawn (`<wrong>`) belongs to none.
     """
     ends, wrong = set(tokenizer.ids_of(*STEP_ENDS)), tokenizer.ids_of("<wrong>")[0]
-    spans, first = [], 0
-    for _ in range(steps):
-        end = next(t for t in range(first, len(tokens)) if tokens[t] in ends) + 1
-        spans.append((max((t + 1 for t in range(first, end) if tokens[t] == wrong),
-                          default=first), end))
-        first = end
+    spans, begin = [], 0
+    for t, token in enumerate(rollout.tokens[rollout.first:]):
+        if token in ends and len(spans) < len(rollout.verdict.marks):
+            spans.append((begin, t + 1))
+        if token in ends or token == wrong:
+            begin = t + 1
     return spans
 
 
-def step_credits(spans: list[list[tuple[int, int]]], marks: list[tuple[bool, ...]],
-                 scores: list[list[float]], advantage: str) -> list[list[float]]:
+def step_credits(group: Group, tokenizer: Tokenizer, advantage: str) -> list[list[float]]:
     """Per drawn token of a group's completions: the advantage of its step among the group's j-th.
 
     The step-wise advantage of process supervision (DeepSeekMath, arXiv:2402.03300, section 4.1.3)
     with each reward kept to its own step: a mark judges a step from the state before it, so a later
     step owes it nothing. Tokens of no step (after the thought, withdrawn, malformed) get 0.
     """
-    credits = [[0.0] * len(score) for score in scores]
+    spans = [step_spans(rollout, tokenizer) for rollout in group]
+    sizes = [gradient_sizes(rollout) for rollout in group]
+    credits = [[0.0] * rollout.length for rollout in group]
     for j in range(max(map(len, spans))):
         having = [k for k, found in enumerate(spans) if j < len(found)]
-        weights = torch.tensor([sum(scores[k][slice(*spans[k][j])]) for k in having])
-        rights = torch.tensor([float(marks[k][j]) for k in having])
-        gains = group_advantages(rights, len(having), advantage, weights).tolist()
+        weights = torch.tensor([sum(sizes[k][slice(*spans[k][j])]) for k in having])
+        right = torch.tensor([float(group[k].verdict.marks[j]) for k in having])
+        gains = group_advantages(right, len(having), advantage, weights).tolist()
         for k, gain in zip(having, gains, strict=True):
-            begin, end = spans[k][j]
-            credits[k][begin:end] = [gain] * (end - begin)
+            for t in range(*spans[k][j]):
+                credits[k][t] = gain
     return credits
 
 
@@ -144,24 +160,27 @@ class RolloutBatch:
             for x in (self.advantages, self.weights, self.old_logprobs, self.ref_logprobs)))
 
 
-def make_batches(rollouts: list[Rollout], weights: list[float], temperature: float,
-                 token_budget: int, pad: int, old: Transformer | None,
-                 reference: Transformer | None) -> list[RolloutBatch]:
-    """This rank's rollouts as micro-batches, each with the logprobs of the models given.
+def rollout_batches(rollouts: Group, weights: list[float], temperature: float, token_budget: int,
+                    pad: int, models: Sequence[Transformer | None]) -> list[RolloutBatch]:
+    """This rank's rollouts as micro-batches, with the logprobs of models (old, reference).
 
-    A rollout without advantage has no gradient: it is left out unless a KL term wants it.
+    weights: what a token of each rollout counts. A rollout without advantage has no gradient: it is
+    left out unless a KL term wants it, that is, unless there is a reference.
     """
-    rows = sorted(((r, w) for r, w in zip(rollouts, weights, strict=True)
-                   if not r.silent or reference is not None),
-                  key=lambda row: len(row[0].tokens))      # the order that micro_batches keeps
+    rows = [(rollout, weight) for rollout, weight in zip(rollouts, weights, strict=True)
+            if not rollout.silent or models[1] is not None]
+    rows.sort(key=lambda row: len(row[0].tokens))          # the order that micro_batches keeps
     batches, _ = micro_batches([(r.tokens, r.first) for r, _ in rows], token_budget, pad)
     sizes = [int(batch.loss_mask.sum()) for batch in batches]
-    mine = parallel.share(rows)
-    advantages = torch.tensor([gain for r, _ in mine for gain in r.advantages]).split(sizes)
-    spread = torch.tensor([w for r, w in mine for _ in range(r.length)]).split(sizes)
-    return [RolloutBatch(batch, advantages[i], spread[i], *(
-        None if model is None else fixed_logprobs(model, batch, temperature)
-        for model in (old, reference))) for i, batch in enumerate(batches)]
+    gains, spread = [], []
+    for rollout, weight in parallel.share(rows):
+        gains += rollout.advantages
+        spread += [weight] * rollout.length
+    parts = zip(batches, torch.tensor(gains).split(sizes), torch.tensor(spread).split(sizes),
+                strict=True)
+    return [RolloutBatch(batch, advantages, weight, *(
+        None if model is None else fixed_logprobs(model, batch, temperature) for model in models))
+        for batch, advantages, weight in parts]
 
 
 def drawn_logprobs(model: Transformer, rows: Batch, temperature: float) -> Tensor:
@@ -179,21 +198,20 @@ def fixed_logprobs(model: Transformer, rows: Batch, temperature: float) -> Tenso
         return drawn_logprobs(model, rows.to(device), temperature).cpu()
 
 
-def has_signal(group: list[Rollout]) -> bool:
+def has_signal(group: Group) -> bool:
     """False where no token has an advantage: such a group teaches nothing."""
     return not all(rollout.silent for rollout in group)
 
 
-def diagnostics(groups: list[list[Rollout]]) -> dict[str, float]:
+def diagnostics(groups: list[Group]) -> dict[str, float]:
     """The canon of one step, over everything drawn; a mean over nothing is left out.
 
-    entropy is the mean of -logprob of the drawn tokens: an unbiased estimate, nats a token.
+    entropy is the mean of -logprob of the drawn tokens: an unbiased estimate, nats per token.
     """
     rollouts = [rollout for group in groups for rollout in group]
-    tokens = sum(r.length for r in rollouts)
+    n, tokens = len(rollouts), sum(r.length for r in rollouts)
     right = [r.length for r in rollouts if r.verdict.correct]
     wrong = [r.length for r in rollouts if not r.verdict.correct]
-    n = len(rollouts)
     report = {"reward": sum(r.reward for r in rollouts) / n,
               "accuracy": len(right) / n,
               "steps_valid": sum(r.verdict.steps_valid for r in rollouts) / n,
@@ -201,27 +219,26 @@ def diagnostics(groups: list[list[Rollout]]) -> dict[str, float]:
               "entropy": -sum(sum(r.logprobs) for r in rollouts) / tokens,
               "share_silent": 1 - sum(map(has_signal, groups)) / len(groups),
               "generated_tokens": tokens, "prompt_tokens": sum(g[0].first for g in groups)}
-    if right:
-        report["length_right"] = sum(right) / len(right)
-    if wrong:
-        report["length_wrong"] = sum(wrong) / len(wrong)
+    for name, lengths in (("length_right", right), ("length_wrong", wrong)):
+        if lengths:
+            report[name] = sum(lengths) / len(lengths)
     return report
 
 
-def compute_curve(metrics: Path, n_params: int) -> list[dict]:
+def compute_curve(metrics: list[dict], n_params: int) -> list[dict]:
     """The validation points with the RL compute spent before each, in FLOPs and tokens.
 
-    2 N FLOPs a token read or drawn by the sampler, 6 N a token trained on (Kaplan 2020, table 1).
+    2 N FLOPs per token read or drawn by the sampler, 6 N per token trained on (Kaplan 2020,
+    table 1).
     """
     points, generated, flops = [], 0, 0.0
-    for line in metrics.read_text(encoding="utf-8").splitlines():
-        record = json.loads(line)
+    for record in metrics:
         found = {name: value for name, value in record.items() if name.startswith("eval/")}
         if found:
             points.append({"step": record["step"], "generated_tokens": generated, "flops": flops,
                            **found})
-        generated += record.get("train/generated_tokens", 0)
-        flops += n_params * (2 * record.get("train/generated_tokens", 0)
-                             + 2 * record.get("train/prompt_tokens", 0)
+        drawn = record.get("train/generated_tokens", 0)
+        generated += drawn
+        flops += n_params * (2 * drawn + 2 * record.get("train/prompt_tokens", 0)
                              + 6 * record.get("train/trained_tokens", 0))
     return points

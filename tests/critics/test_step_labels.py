@@ -8,15 +8,23 @@ import pytest
 import torch
 
 from minireason.core.config import UserError
+from minireason.critics import fit
 from minireason.critics import step_labels as labels
 from minireason.critics.step_labels import (
     exact_labels,
-    go_on,
     label_accuracy,
     monte_carlo_labels,
     step_prefixes,
+    verdicts_from_prefixes,
 )
-from minireason.critics.value_head import Critic, aggregate, rollout_ids, step_values
+from minireason.critics.value_head import (
+    Critic,
+    aggregate,
+    auc,
+    rollout_ids,
+    step_values,
+    value_batches,
+)
 from minireason.measure.evaluate import judge
 from minireason.model import checkpoint
 from minireason.model.tokenizer import STEP_ENDS
@@ -25,7 +33,6 @@ from minireason.sampling.complete import complete
 from minireason.sampling.sampler import Sampling
 from minireason.stages import critic
 from minireason.stages.critic import Config as CriticConfig
-from minireason.stages.critic import auc, value_batches
 
 PROBLEM = chain.build(23, [("+", 4), ("*", 3)])
 
@@ -141,13 +148,14 @@ def test_go_on_goes_on_from_the_prefix(policy):
     verdicts = [row[0].correct for row in judge(problems, [[text] for text in texts])]
     pairs = [(problem, prefix) for problem, text in zip(problems, texts, strict=True)
              for prefix in step_prefixes(text) if not prefix.endswith("<eos>")]
-    wins = go_on(model, tokenizer, pairs, Sampling(n=1, temperature=0, max_new=24))
+    how = Sampling(n=1, temperature=0, max_new=24)
+    wins = verdicts_from_prefixes(model, tokenizer, pairs, how)
     for problem, text, right in zip(problems, texts, verdicts, strict=True):
         for prefix in step_prefixes(text)[:-1]:
             assert wins[problem.prompt, prefix] == [right]
     full = (PROBLEM, "<think>" + "2;" * 32)               # a prefix that leaves no room
-    assert go_on(model, tokenizer, [full], Sampling(n=2)) == {(PROBLEM.prompt, full[1]):
-                                                              [False, False]}
+    wins = verdicts_from_prefixes(model, tokenizer, [full], Sampling(n=2))
+    assert wins == {(PROBLEM.prompt, full[1]): [False, False]}
 
 
 def test_aggregations():
@@ -164,27 +172,15 @@ def test_auc_by_hand():
     assert auc([1, 1], [True, False]) == 0.5 == auc([1, 2], [True, True])
 
 
-class Killed(Exception):
-    """Stands for the end of the process."""
-
-
-def test_killed_among_its_labels_it_goes_on_there(tiny, tmp_path, monkeypatch):
+def test_killed_among_its_labels_it_resumes_there(tiny, tmp_path, monkeypatch, run_with_deaths):
     cfg = replace(tiny, labels="mc_soft")
     whole = critic.run(replace(cfg, out=str(tmp_path / "whole")))
     drawn, original = [], critic.monte_carlo_labels
-
-    def dies(*arguments):
-        if len(drawn) == 2:
-            raise Killed
-        drawn.append(1)
-        return original(*arguments)
-
-    monkeypatch.setattr(critic, "monte_carlo_labels", dies)
-    with pytest.raises(Killed):
-        critic.run(cfg)
-    drawn.clear()
+    monkeypatch.setattr(critic, "monte_carlo_labels",
+                        lambda *arguments: drawn.append(1) or original(*arguments))
+    assert run_with_deaths(lambda: critic.run(cfg), 3) >= 2     # config, rollouts, two shards: dead
+    assert len(drawn) == 3 + 1                                 # 12 problems in shards of 5
     again = critic.run(cfg)
-    assert drawn == [1]                                        # 12 problems in shards of 5
     assert {**again, "seconds": 0} == {**whole, "seconds": 0}
     lines = [(tmp_path / name / "metrics.jsonl").read_text() for name in ("whole", "critic")]
     assert lines[0] == lines[1]
@@ -195,8 +191,8 @@ def test_killed_among_its_labels_it_goes_on_there(tiny, tmp_path, monkeypatch):
 @pytest.mark.parametrize("kind", ["outcome", "exact", "mc_hard"])
 def test_every_kind_of_label_trains_a_critic(tiny, kind, tmp_path, monkeypatch):
     taught = []
-    original = critic.value_batches
-    monkeypatch.setattr(critic, "value_batches", lambda rows, *rest: (
+    original = fit.value_batches
+    monkeypatch.setattr(fit, "value_batches", lambda rows, *rest: (
         taught.extend(rows), original(rows, *rest))[1])
     result = critic.run(replace(tiny, labels=kind))
     assert {label for _, _, row in taught for label in row} <= {0.0, 1.0}

@@ -61,7 +61,7 @@ def test_a_value_depends_on_its_prefix_only(model):
 
 
 def test_rows_begin_as_the_sampler_saw_them():
-    tokenizer = Tokenizer.build(2)
+    tokenizer = Tokenizer.build(chain.TOKENS)
     (ids, first), = rollout_ids(tokenizer, PROBLEMS[:1], TEXTS[:1])
     assert tokenizer.decode(ids) == "<bos>(2+3)=<think>2+3=5</think>5<eos>"
     assert tokenizer.decode(ids[first:]) == "2+3=5</think>5<eos>"

@@ -20,7 +20,8 @@ from minireason.measure.evaluate import (
     wilson,
 )
 from minireason.model.tokenizer import Tokenizer
-from minireason.problems import FAMILIES, Verdict, chain, load_frozen, split_of
+from minireason.problems import FAMILIES, Verdict, chain, split_of
+from minireason.problems.frozen import load_frozen
 from minireason.sampling import complete as completing
 from minireason.sampling.complete import complete, prompt_ids
 from minireason.sampling.sampler import Sampling
@@ -105,12 +106,12 @@ def test_frozen_sets_are_the_first_n_of_the_split():
     sets = frozen_sets("chain", "test", 5, (2, 3))
     assert list(sets) == ["chain-test-k2", "chain-test-k3"]
     assert all(members == load_frozen(name)[:5] for name, members in sets.items())
-    assert {split_of(p.key) for s in sets.values() for p in s} == {"test"}
+    assert {split_of(p) for s in sets.values() for p in s} == {"test"}
     assert len(frozen_sets("chain", "test", 1)) == len(chain.LEVELS)
 
 
 def test_prompts_end_with_the_opener_and_hints_stand_before_it():
-    tokenizer, problem = Tokenizer.build(2), chain.read("(2+3)")
+    tokenizer, problem = Tokenizer.build(chain.TOKENS), chain.read("(2+3)")
     rows = [prompt_ids(tokenizer, [problem], "direct"), prompt_ids(tokenizer, [problem], "cot"),
             prompt_ids(tokenizer, [problem], "cot", hinted=True)]
     assert [tokenizer.decode(row[0]) for row in rows] == [
@@ -128,7 +129,7 @@ def test_evaluate_reads_the_models_completions(monkeypatch):
                 for p, good in zip(problems, right, strict=True)]
 
     monkeypatch.setattr(completing, "sample", half_right)
-    tokenizer = Tokenizer.build(2)
+    tokenizer = Tokenizer.build(chain.TOKENS)
     report = evaluate(None, tokenizer, sets, "cot", Sampling(temperature=0))
     assert {name: (r["accuracy"], r["n"]) for name, r in report.items()} == {
         name: (share, 6) for name, share in zip(sets, (1 / 2, 1 / 3), strict=True)}

@@ -17,11 +17,12 @@ from minireason.critics.value_head import Critic
 from minireason.model import checkpoint
 from minireason.model.tokenizer import Tokenizer
 from minireason.model.transformer import ModelConfig, Transformer
+from minireason.problems import addition, chain
 from minireason.training.batches import pad_right
 from minireason.training.losses import nll
 from minireason.training.optim import make_optimizer, train_step
 
-TOKENIZER = Tokenizer.build(1)
+TOKENIZER = Tokenizer.build(addition.TOKENS)
 
 
 @dataclass(frozen=True)
@@ -130,7 +131,7 @@ def test_what_is_missing_or_does_not_fit_is_named(tmp_path, folder):
     (tmp_path / "copy" / "model.safetensors").unlink()
     with pytest.raises(UserError, match=r"model\.safetensors: no such file"):
         checkpoint.load(tmp_path / "copy")
-    (tmp_path / "copy" / "tokenizer.json").write_text(Tokenizer.build(2).to_json())
+    (tmp_path / "copy" / "tokenizer.json").write_text(Tokenizer.build(chain.TOKENS).to_json())
     shutil.copy(folder / "model.safetensors", tmp_path / "copy")
     with pytest.raises(UserError, match="tokenizer has"):
         checkpoint.load(tmp_path / "copy")

@@ -6,10 +6,11 @@ from hypothesis import strategies as st
 
 from minireason.core.config import UserError
 from minireason.model.tokenizer import SPECIALS, Tokenizer
+from minireason.problems.base import SYMBOLS, number_tokens
 
 quick = settings(max_examples=100, deadline=None, derandomize=True)
-WIDTHS = {width: Tokenizer.build(width) for width in (1, 2, 3)}
-ALPHABET = "+-*/()=;,:>. $[]ACDENadghist"
+WIDTHS = {width: Tokenizer.build((*number_tokens(width), *SYMBOLS)) for width in (1, 2, 3)}
+ALPHABET = "".join(SYMBOLS)
 texts = st.lists(st.sampled_from([*SPECIALS, *map(str, range(1000)), *ALPHABET]),
                  max_size=12).map("".join)
 
@@ -30,6 +31,12 @@ def test_decode_undoes_encode(text, width):
 def test_numbers_are_cut_at_their_width(width, text, expected):
     tokenizer = WIDTHS[width]
     assert tokenizer.encode(text) == tokenizer.ids_of(*expected)
+
+
+def test_words_are_tokens_too_the_longest_first():
+    tokenizer = Tokenizer.build((*number_tokens(2), "up", "upper", " ", "u"))
+    assert tokenizer.encode("upper up 12u") == tokenizer.ids_of("upper", " ", "up", " ", "12", "u")
+    assert tokenizer.decode(tokenizer.encode("upper up 12u")) == "upper up 12u"
 
 
 def test_a_batch_is_its_members():

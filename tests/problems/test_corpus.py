@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from minireason.core.config import UserError, rng
 from minireason.problems import chain, split_of
 from minireason.problems import corpus as module
-from minireason.problems.corpus import Mixture, draw_line
+from minireason.problems.corpus import Mixture, corpus_line
 
 CHAIN = Mixture(facts=0.3, direct=0.25, facts_per_line=4, max_level=5, common_level=2,
                 worked_tail=0.5)
@@ -23,7 +23,7 @@ def kind_of(line: str) -> str:
 @settings(max_examples=150, deadline=None, derandomize=True)
 @given(st.integers(0, 2 ** 40))
 def test_every_line_is_right_and_of_the_train_split(seed):
-    line = draw_line(CHAIN, "chain", rng(seed, "test"))
+    line = corpus_line(CHAIN, chain, rng(seed, "test"))
     assert line.endswith("<eos>") and line.count("<eos>") == 1
     if kind_of(line) == "fact":
         facts = line.removesuffix("<eos>").split(";")
@@ -37,7 +37,7 @@ def test_every_line_is_right_and_of_the_train_split(seed):
     verdict = chain.verify(problem, opener + rest)
     assert verdict.correct and problem.level <= 5
     assert verdict.steps_valid == (opener == "<think>")
-    assert split_of(problem.key) == "train"
+    assert split_of(problem) == "train"
 
 
 def test_problems_are_asked_of_the_train_split_only(monkeypatch):
@@ -46,13 +46,13 @@ def test_problems_are_asked_of_the_train_split_only(monkeypatch):
     real = module.sample_split
     monkeypatch.setattr(module, "sample_split",
                         lambda f, g, level, split: asked.append(split) or real(f, g, level, split))
-    kinds = {kind_of(draw_line(CHAIN, "chain", rng(i, "test"))) for i in range(60)}
+    kinds = {kind_of(corpus_line(CHAIN, chain, rng(i, "test"))) for i in range(60)}
     assert kinds == {"fact", "direct", "worked"} and asked == ["train"] * 60
 
 
 def test_shares_and_tail_are_those_of_the_config():
     generator, n = rng(0, "shares"), 4000
-    lines = [draw_line(CHAIN, "chain", generator) for _ in range(n)]
+    lines = [corpus_line(CHAIN, chain, generator) for _ in range(n)]
     kinds = Counter(map(kind_of, lines))
     # Four standard deviations of a binomial share at n = 4000 are at most 0.032.
     for kind, share in (("fact", 0.3), ("direct", 0.25), ("worked", 0.45)):
@@ -68,7 +68,7 @@ def test_shares_and_tail_are_those_of_the_config():
 
 
 def test_a_line_is_a_function_of_its_stream():
-    draw = lambda seed: [draw_line(CHAIN, "chain", rng(seed, "x", i)) for i in range(20)]  # noqa: E731
+    draw = lambda seed: [corpus_line(CHAIN, chain, rng(seed, "x", i)) for i in range(20)]  # noqa: E731
     assert draw(1) == draw(1) != draw(2)
 
 

@@ -17,17 +17,9 @@ from hypothesis import strategies as st
 from minireason import problems
 from minireason.core.config import UserError, rng
 from minireason.model.tokenizer import Tokenizer
-from minireason.problems import (
-    FAMILIES,
-    addition,
-    base,
-    chain,
-    countdown,
-    load_frozen,
-    load_problems,
-    split_of,
-)
-from minireason.problems.base import sample_split, sample_unique
+from minireason.problems import FAMILIES, addition, base, chain, countdown, frozen, split_of
+from minireason.problems.base import sample_split
+from minireason.problems.frozen import load_frozen, load_problems, sample_unique
 
 ROOT = Path(__file__).resolve().parents[2]
 NAMES = sorted(FAMILIES)
@@ -114,7 +106,7 @@ def test_rendered_completion_verifies(case):
 @fast
 def test_tokenizer_round_trips_every_style(case):
     family, problem, _, text = case
-    tokenizer = Tokenizer.build(family.NUMBER_WIDTH)
+    tokenizer = Tokenizer.build(family.TOKENS)
     line = problem.prompt + text
     assert tokenizer.decode(tokenizer.encode(line)) == line
 
@@ -277,7 +269,7 @@ def test_withdrawn_steps_do_not_count(case):
     assert chain.verify(problem, text) == chain.verify(problem, chain.render(problem, "cot"))
     assert chain.parse(text) == (problem.steps, problem.answer)
     assert chain.withdrawn(text) == planted
-    tokenizer = Tokenizer.build(chain.NUMBER_WIDTH)
+    tokenizer = Tokenizer.build(chain.TOKENS)
     assert tokenizer.decode(tokenizer.encode(text)) == text
 
 
@@ -469,8 +461,9 @@ def test_equal_keys_mean_equal_problems(name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_splits_are_80_10_10(name):
-    keys = {FAMILIES[name].sample(rng(i, "split"), 4).key for i in range(3000)}
-    counts = Counter(map(split_of, keys))
+    problems = {p.key: p for p in (FAMILIES[name].sample(rng(i, "split"), 4)
+                                   for i in range(3000))}
+    keys, counts = list(problems), Counter(map(split_of, problems.values()))
     assert set(counts) == set(base.SPLITS)
     for split, share in zip(base.SPLITS, (0.8, 0.1, 0.1), strict=True):
         spread = 5 * (share * (1 - share) / len(keys)) ** 0.5    # five standard deviations
@@ -482,15 +475,15 @@ def test_splits_are_80_10_10(name):
 def test_sample_split_never_crosses(name, split):
     generator = rng(0, "cross", name, split)
     levels = [level_of(name, 1 + i % 6) for i in range(120)]
-    assert all(split_of(sample_split(FAMILIES[name], generator, level, split).key) == split
+    assert all(split_of(sample_split(FAMILIES[name], generator, level, split)) == split
                for level in levels)
     with pytest.raises(UserError, match="no problem in split 'other'"):
         sample_split(FAMILIES[name], generator, level_of(name, 1), "other")
 
 
 def test_sample_unique_uses_a_level_up():
-    keys = {addition.build(a, b).key for a in range(10) for b in range(10)}
-    test = {key for key in keys if split_of(key) == "test"}
+    problems = [addition.build(a, b) for a in range(10) for b in range(10)]
+    test = {problem.key for problem in problems if split_of(problem) == "test"}
     found = sample_unique(addition, rng(0, "unique"), 1, "test", 50)
     assert {p.key for p in found} == test and len(found) == len(test)
 
@@ -574,19 +567,19 @@ def test_load_problems_names_the_broken_line(tmp_path, line, complaint):
     path = tmp_path / "mine.jsonl"
     path.write_text('{"prompt": "4+5="}\n\n' + line + "\n")
     with pytest.raises(UserError, match=re.escape(f"{path}, line 3: ")) as caught:
-        load_problems(path, FAMILIES)
+        load_problems(path)
     assert complaint in str(caught.value)
 
 
 def test_load_problems_reads_and_refuses_whole_files(tmp_path):
     path = tmp_path / "mine.jsonl"
     path.write_text('{"prompt": "(4+5)*2"}\n{"prompt": "4+5=", "family": "addition"}\n')
-    assert [p.answer for p in load_problems(path, FAMILIES)] == ["18", "9"]
+    assert [p.answer for p in load_problems(path)] == ["18", "9"]
     (tmp_path / "empty.jsonl").write_text("\n")
     (tmp_path / "bytes.jsonl").write_bytes(b"\xff\xfe")
     for name in ("empty.jsonl", "bytes.jsonl", "none.jsonl", "."):
         with pytest.raises(UserError, match=re.escape(str(tmp_path / name))):
-            load_problems(tmp_path / name, FAMILIES)
+            load_problems(tmp_path / name)
 
 
 # ---- the frozen sets ----------------------------------------------------------------------------
@@ -602,7 +595,7 @@ def test_frozen_sets_hold_their_split_and_level():
         family, split, level = name.split("-")
         found = load_frozen(name)
         assert len({p.key for p in found}) == len(found)
-        assert {(p.family, split_of(p.key), p.level) for p in found} == {
+        assert {(p.family, split_of(p), p.level) for p in found} == {
             (family, "test" if split == "targets" else split, int(level[1:]))}
         small = name.endswith(("k1", "d1", "targets-n3"))
         assert len(found) == 500 or (small and len(found) < 500)
@@ -611,8 +604,8 @@ def test_frozen_sets_hold_their_split_and_level():
 
 
 def test_altered_frozen_set_is_refused(tmp_path, monkeypatch):
-    shutil.copytree(base.frozen_folder(), tmp_path / "data")
-    monkeypatch.setattr(base, "frozen_folder", lambda: tmp_path / "data")
+    shutil.copytree(frozen.frozen_folder(), tmp_path / "data")
+    monkeypatch.setattr(frozen, "frozen_folder", lambda: tmp_path / "data")
     assert len(load_frozen("chain-test-k3")) == 500
     path = tmp_path / "data" / "chain-test-k3.jsonl"
     path.write_bytes(path.read_bytes().replace(b'"level": 3', b'"level": 4', 1))
@@ -629,7 +622,7 @@ def test_frozen_sets_are_what_make_eval_makes(monkeypatch, tmp_path):
     """One cheap level of the script; `python data/make_eval.py --check` does them all."""
     monkeypatch.syspath_prepend(str(ROOT / "data"))
     import make_eval
-    monkeypatch.setattr(make_eval, "SPLITS", {"chain": ("test",)})
+    monkeypatch.setattr(make_eval, "FAMILIES", {"chain": chain})
     monkeypatch.setattr(chain, "LEVELS", (2,))
     for line in make_eval.make(tmp_path).splitlines():
         sha256, name = line.split("  ")

@@ -10,13 +10,14 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from minireason.core.config import UserError
 from minireason.model.tokenizer import Tokenizer
 from minireason.model.transformer import ModelConfig, Transformer
+from minireason.problems import chain
 from minireason.sampling import cuda_graph as graph_decode
 from minireason.sampling.cuda_graph import GraphDecoder
 from minireason.sampling.sampler import Sampling, stream, uniforms
 
 pytestmark = pytest.mark.skipif(shutil.which("g++") is None,
                                 reason="NOT CHECKED: the emulator needs g++")
-TOKENIZER = Tokenizer.build(2)
+TOKENIZER = Tokenizer.build(chain.TOKENS)
 PROMPTS = [[1, 5, 6, 7], [1, 9], [1, 4, 4, 4, 4, 4, 4, 8, 8]]
 
 

@@ -12,11 +12,12 @@ import torch
 from minireason.core.config import UserError
 from minireason.model.tokenizer import Tokenizer
 from minireason.model.transformer import ModelConfig, Transformer
+from minireason.problems import addition
 from minireason.sampling import sampler as generate
 from minireason.sampling.sampler import Sampling, draw, sample, stream, uniforms
 from minireason.training.losses import truncate_logits
 
-TOKENIZER = Tokenizer.build(1)
+TOKENIZER = Tokenizer.build(addition.TOKENS)
 # The bound that DESIGN sets for float32 logits; a wrong temperature or filter shows as 1e-2.
 CLOSE = {"rtol": 0.0, "atol": 1e-5}
 PROMPTS = [[1, 9, 10], [1, 11], [1, 12, 13, 14, 15, 16, 17], [1, 18, 19, 20]]

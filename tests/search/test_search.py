@@ -18,14 +18,14 @@ from minireason.measure.estimates import best_of_n
 from minireason.measure.evaluate import pass_at_k, wilson
 from minireason.model.tokenizer import Tokenizer
 from minireason.model.transformer import ModelConfig, Transformer
-from minireason.problems import chain
+from minireason.problems import addition, chain
 from minireason.sampling.sampler import stream as real_stream
 from minireason.search import steps
 from minireason.search.beam import BeamConfig, beam_search
 from minireason.search.steps import COMPLETE, DEAD, Ledger, Stepper, answer_tokens, tree_record
 from minireason.search.tree import TreeConfig, tree_search
 
-TOKENIZER = Tokenizer.build(number_width=1)
+TOKENIZER = Tokenizer.build(addition.TOKENS)
 END_THINK = TOKENIZER.end_think
 SEARCHES = {"beam": (beam_search, BeamConfig()), "wide": (beam_search, BeamConfig(width=0)),
             "lookahead": (beam_search, BeamConfig(lookahead=1)),

@@ -10,6 +10,8 @@ from hypothesis import strategies as st
 from kill_run import differences
 
 from minireason.core.config import UserError, rng
+from minireason.core.runlog import RunLog
+from minireason.critics.fit import fit_critic, labelled_rows
 from minireason.critics.value_head import Critic, step_values
 from minireason.model import checkpoint
 from minireason.problems import base, chain
@@ -144,8 +146,9 @@ def test_labels_know_only_what_they_may():
     expected = {"exact": [[1, 1], [0, 0], [0, 0], [0, 1], []],
                 "outcome": [[1, 1], [0, 0], [0, 0], [1, 1], []],
                 "majority": [[1, 1], [0, 0], [0, 0], [1, 1], []]}
-    assert {how: flywheel.labels_of(how, PROBLEM, texts) for how in expected} == expected
-    fooled = flywheel.labels_of("majority", PROBLEM, texts[:3])
+    right = [chain.verify(PROBLEM, text).correct for text in texts]
+    assert {how: flywheel.labels_of(how, PROBLEM, texts, right) for how in expected} == expected
+    fooled = flywheel.labels_of("majority", PROBLEM, texts[:3], right[:3])
     assert fooled == [[0, 0], [1, 1], [1, 1]]
 
 
@@ -157,39 +160,21 @@ def test_without_refresh_the_first_critic_stays(config, scripted):
     assert not (Path(cfg.out) / "turn-1" / "critic").exists()
 
 
-class Killed(Exception):
-    pass
-
-
-def test_killed_anywhere_and_resumed_is_bit_identical(config, scripted, tmp_path, monkeypatch):
-    """Killed after 3, 5, ... more optimizer steps each time: in policies and critics alike."""
+def test_killed_anywhere_and_resumed_is_bit_identical(config, scripted, tmp_path, run_with_deaths):
+    """Killed at every few files that it writes: in policies and critics alike."""
     cfg = replace(config, filter="critic", threshold=0.0)
     flywheel.run(cfg)
     other = replace(cfg, out=str(tmp_path / "other" / "flywheel"))
-    real, left, kills = flywheel.train_step, [0], 0
-
-    def dies(*arguments):
-        left[0] -= 1
-        if left[0] < 0:
-            raise Killed
-        return real(*arguments)
-    monkeypatch.setattr(flywheel, "train_step", dies)
-    while not (Path(other.out) / "result.json").exists():
-        left[0] = 3 + 2 * kills
-        try:
-            flywheel.run(other)
-        except Killed:
-            kills += 1
-    assert kills >= 3
+    assert run_with_deaths(lambda: flywheel.run(other), 1) >= 4
     assert differences(tmp_path / "one", tmp_path / "other") == []
     assert flywheel.run(other) == json.loads((Path(other.out) / "result.json").read_text())
 
 
 def test_problems_of_a_turn_are_new_ones_of_the_train_split(config, ladder):
     policy, tokenizer = checkpoint.load(ladder / "sft")
-    drawn = [flywheel.draw(config, 20, purpose, number, policy, tokenizer)[0]
+    drawn = [flywheel.sample_train_problems(config, 20, purpose, number, policy, tokenizer)[0]
              for purpose in ("flywheel", "refresh") for number in (1, 2)]
-    assert all(base.split_of(p.key) == "train" for problems in drawn for p in problems)
+    assert all(base.split_of(p) == "train" for problems in drawn for p in problems)
     keys = [tuple(p.key for p in problems) for problems in drawn]
     assert len(set(keys)) == 4
 
@@ -215,16 +200,14 @@ def test_unknown_choices_are_refused(config):
 
 def test_teaching_moves_the_value_towards_the_labels(config, ladder, tmp_path):
     """One right and one wrong completion, overfitted."""
-    from minireason.core.runlog import RunLog
-    from minireason.critics.value_head import rollout_ids
     policy, tokenizer = checkpoint.load(ladder / "star")
     model = Critic.from_policy(policy)
     problems = [chain.sample(rng(i, "taught"), 2) for i in range(4)]
     texts = [chain.render(p, "cot") for p in problems]
-    rows = [(*ids, [float(i % 2)] * 3) for i, ids in
-            enumerate(rollout_ids(tokenizer, problems, texts))]
-    cfg = replace(config, critic_steps=60, lr=1e-2, save_every=99)
-    flywheel.teach(cfg, 1, RunLog(str(tmp_path / "taught"), "x", cfg, {}), model, tokenizer, rows)
+    rows = labelled_rows(tokenizer, problems, texts, [[float(i % 2)] * 3 for i in range(4)])
+    cfg = replace(config, steps=60, lr=1e-2, save_every=99)
+    fit_critic(RunLog(str(tmp_path / "taught"), "x", cfg, {}), model, tokenizer, cfg, rows,
+               lambda step: rng(0, "taught rows", step), imitation=0.15)
     last = [values[-1] for values in step_values(model, tokenizer, problems, texts)]
     assert max(last[::2]) < 0.2 and min(last[1::2]) > 0.8
 

@@ -15,8 +15,9 @@ from kill_run import differences
 from minireason.core.config import UserError
 from minireason.model import checkpoint
 from minireason.model.tokenizer import Tokenizer
-from minireason.problems import chain, load_frozen
+from minireason.problems import chain
 from minireason.problems.corpus import Mixture
+from minireason.problems.frozen import load_frozen
 from minireason.sampling.complete import prompt_ids
 from minireason.search import steps
 from minireason.search.sequential import (
@@ -39,7 +40,7 @@ RIGHT = "<think>23+4=27;27*3=81;81-2=79</think>79<eos>"
 
 @pytest.fixture(scope="module")
 def tokenizer() -> Tokenizer:
-    return Tokenizer.build(chain.NUMBER_WIDTH)
+    return Tokenizer.build(chain.TOKENS)
 
 
 @pytest.fixture
@@ -54,9 +55,9 @@ def config(ladder, tmp_path) -> revise.Config:
 
 def test_splice_puts_wrong_steps_before_the_right_ones():
     steps = list(PROBLEM.steps)
-    assert revise.splice(steps, []) == "23+4=27;27*3=81;81-2=79"
-    assert revise.splice(steps, [[1, "27*3=82"], [0, "23+4=28"], [1, "27*3=80"]]) == (
-        "23+4=28<wrong>23+4=27;27*3=82<wrong>27*3=80<wrong>27*3=81;81-2=79")
+    assert revise.spliced_trace(steps, []) == RIGHT
+    assert revise.spliced_trace(steps, [[1, "27*3=82"], [0, "23+4=28"], [1, "27*3=80"]]) == (
+        "<think>23+4=28<wrong>23+4=27;27*3=82<wrong>27*3=80<wrong>27*3=81;81-2=79</think>79<eos>")
 
 
 @pytest.mark.parametrize(("thought", "found"), [
@@ -85,11 +86,13 @@ def test_wrong_steps_do_not_count(tokenizer, packed):
     rows = encode_lines(tokenizer, prompts, texts)
     separators = tokenizer.ids_of(*revise.SEPARATORS)
     batches, count = micro_batches(rows, 10 ** 6, tokenizer.pad, packed=packed)
-    masked = [revise.skip_withdrawn(batch, separators) for batch in batches]
-    left = [t for b in masked for t in b.targets[b.loss_mask.bool()].tolist()]
+    left = []
+    for batch in batches:
+        counts = batch.loss_mask.bool() & ~revise.in_withdrawn(batch.targets, separators)
+        left += batch.targets[counts].tolist()
     assert sorted(left) == expected
-    count -= sum(int(revise.in_withdrawn(torch.tensor(row[1:]), separators).sum())
-                 for row, _ in rows)
+    for row, _ in rows:
+        count -= int(revise.in_withdrawn(torch.tensor(row[1:]), separators).sum())
     assert count == len(expected)
 
 
@@ -97,7 +100,7 @@ def test_rows_have_their_shares_and_verify(config, tokenizer):
     pool = [[PROBLEM.prompt, list(PROBLEM.steps), [[0, "23+4=28"], [1, "27*3=80"], [0, "23+4=9"]]],
             [PROBLEM.prompt, list(PROBLEM.steps), []]]
     cfg = replace(config, mended=0.25, replay=0.5, rows_per_step=64)
-    texts = [tokenizer.decode(row) for step in range(5) for row, _ in revise.draw_rows(
+    texts = [tokenizer.decode(row) for step in range(5) for row, _ in revise.rows_of_step(
         cfg, step, pool, Mixture.of(cfg.base), tokenizer)]
     own = [t.removeprefix("<bos>" + PROBLEM.prompt) for t in texts
            if t.startswith("<bos>" + PROBLEM.prompt)]
@@ -105,7 +108,7 @@ def test_rows_have_their_shares_and_verify(config, tokenizer):
     assert len(mended) == 5 * 16 and len(own) == 5 * 32 and len(texts) == 5 * 64
     assert all(chain.verify(PROBLEM, t).steps_valid for t in own)
     assert {t.count("<wrong>") for t in mended} == {1, 2}
-    control = [tokenizer.decode(row) for row, _ in revise.draw_rows(
+    control = [tokenizer.decode(row) for row, _ in revise.rows_of_step(
         replace(cfg, mended=0), 0, pool, Mixture.of(cfg.base), tokenizer)]
     assert len(control) == 64 and not any("<wrong>" in t for t in control)
 
@@ -147,25 +150,10 @@ def scripted(monkeypatch):
     monkeypatch.setattr(revise, "complete", complete)
 
 
-class Killed(Exception):
-    pass
-
-
-@pytest.mark.parametrize("at", [0, 3])
-def test_killed_and_resumed_is_bit_identical(config, tmp_path, monkeypatch, scripted, at):
+def test_killed_and_resumed_is_bit_identical(config, tmp_path, run_with_deaths, scripted):
     revise.run(config)
     other = replace(config, out=str(tmp_path / "other" / "revise"))
-    real, calls = revise.train_step, []
-
-    def dies(*arguments):
-        calls.append(1)
-        if len(calls) > at:
-            raise Killed
-        return real(*arguments)
-    monkeypatch.setattr(revise, "train_step", dies)
-    with pytest.raises(Killed):
-        revise.run(other)
-    monkeypatch.setattr(revise, "train_step", real)
+    assert run_with_deaths(lambda: revise.run(other), 1) >= 2
     result = revise.run(other)
     assert differences(tmp_path / "revise", tmp_path / "other" / "revise") == []
     assert result["pool_with_errors"] > 0 and revise.run(other) == result

@@ -15,7 +15,7 @@ from minireason.sampling.complete import prompt_ids
 from minireason.sampling.sampler import Sampling, stream
 from minireason.stages import rl
 from minireason.stages.rl import Config as RLConfig
-from minireason.stages.rl import batches_of, collect, rl_loss, split
+from minireason.stages.rl import batches_of_updates, groups_of_step, rl_loss
 from minireason.training.losses import (
     clipped,
     group_advantages,
@@ -26,13 +26,16 @@ from minireason.training.losses import (
 from minireason.training.optim import make_optimizer, train_step
 from minireason.training.rollouts import (
     Rewards,
+    Rollout,
     compute_curve,
+    credit_groups,
     diagnostics,
-    draw_groups,
     drawn_logprobs,
     fixed_logprobs,
     has_signal,
-    make_batches,
+    reward_groups,
+    rollout_batches,
+    sample_groups,
     step_credits,
     step_spans,
 )
@@ -45,7 +48,7 @@ FLOAT32_SUM = 2e-5
 def tiny(ladder, tmp_path):
     return RLConfig(init=str(ladder / "star"), base=str(ladder / "pretrain"),
                     out=str(tmp_path / "rl"), device="cpu", steps=4, prompts_per_step=6,
-                    group_size=4, min_level=1, max_level=1, max_new=16, token_budget=256,
+                    group_size=4, min_level=1, max_level=1, token_budget=256,
                     rewards=Rewards(process=0.5, format=0.2), lr=1e-3, warmup=1, save_every=2,
                     eval_every=2, validation_n=3, eval_n=2)
 
@@ -53,6 +56,25 @@ def tiny(ladder, tmp_path):
 @pytest.fixture(scope="module")
 def policy(ladder):
     return checkpoint.load(ladder / "star", "cpu")
+
+
+def credited_groups(model, tokenizer, problems, how, rewards: Rewards, advantage: str):
+    """The three passes on given problems."""
+    groups = sample_groups(model, tokenizer, problems, how)
+    reward_groups(groups, tokenizer, rewards)
+    credit_groups(groups, tokenizer, advantage, rewards.process)
+    return groups
+
+
+def flat(groups) -> list[Rollout]:
+    return [rollout for group in groups for rollout in group]
+
+
+def rollout_of(problem, text: str, tokenizer, size: float = 0.1) -> Rollout:
+    """A rollout without a prompt, each of whose tokens has a gradient of this squared size."""
+    tokens = tokenizer.encode(text)
+    return Rollout(problem, tokens, 0, [math.log(1 - size ** 0.5)] * len(tokens),
+                   chain.verify(problem, "<think>" + text))
 
 
 # --- the maths --------------------------------------------------------------------------------
@@ -126,15 +148,18 @@ def test_k3_is_an_unbiased_kl_that_is_never_negative():
     assert kl_k3(p, p).abs().max() == 0
 
 
-def test_rewards_are_the_verifiers():
+def test_rewards_are_the_verifiers(policy):
+    _, tokenizer = policy
     problem = chain.build(23, [("+", 4), ("*", 3)])
     good, lucky = "<think>23+4=27;27*3=81</think>81<eos>", "<think>23+4=26;27*3=81</think>81<eos>"
     rewards = Rewards(outcome=1.0, format=0.1)
     expected = {good: 1.1, lucky: 1.1, "<think>23+4=27</think>27<eos>": 0.1,
-                "<think>23+4=27;27*3=81</think>81": 0.0, "</think>81<eos>": 1.1}
-    for text, reward in expected.items():
-        assert rewards.of(chain.verify(problem, text)) == pytest.approx(reward), text
-    assert Rewards().of(chain.verify(problem, lucky)) == 1.0
+                "<think>23+4=27;27*3=81</think>81": 0.0}
+    group = [rollout_of(problem, text.removeprefix("<think>"), tokenizer) for text in expected]
+    reward_groups([group], tokenizer, rewards)
+    assert [r.reward for r in group] == pytest.approx(list(expected.values()))
+    reward_groups([group], tokenizer, Rewards())
+    assert [r.reward for r in group] == [1.0, 1.0, 0.0, 0.0]
 
 
 def test_process_reward_is_credited_to_its_own_step_only(policy):
@@ -143,20 +168,17 @@ def test_process_reward_is_credited_to_its_own_step_only(policy):
     problem = chain.build(23, [("+", 4), ("*", 3)])
     texts = ["23+4=27;27*3=81</think>81<eos>", "23+4=27;27*3=80</think>80<eos>",
              "23+4=26<wrong>23+4=27;27*3=81</think>81<eos>", "23+4=27;27"]
-    group = [tokenizer.encode(text) for text in texts]
-    marks = [chain.verify(problem, "<think>" + text).marks for text in texts]
-    spans = [step_spans(tokens, len(m), tokenizer)
-             for tokens, m in zip(group, marks, strict=True)]
+    group = [rollout_of(problem, text, tokenizer) for text in texts]
+    spans = [step_spans(rollout, tokenizer) for rollout in group]
     assert spans == [[(0, 6), (6, 12)], [(0, 6), (6, 12)], [(6, 12), (12, 18)], []]
-    scores = [[0.1] * len(tokens) for tokens in group]
-    right, wrong, mended, malformed = step_credits(spans, marks, scores, "reinforce")
+    right, wrong, mended, malformed = step_credits(group, tokenizer, "reinforce")
     third = pytest.approx(1 / 3)
     assert right == [0.0] * 6 + [third] * 6 + [0.0] * 2        # all began right: nothing to learn
     assert wrong == [0.0] * 6 + [pytest.approx(-2 / 3)] * 6 + [0.0] * 2
     assert mended == [0.0] * 12 + [third] * 6 + [0.0] * 2
     assert malformed == [0.0] * 7
-    scores[1][9] = 0.9                                         # the wrong step was a surprise
-    right, wrong, _, _ = step_credits(spans, marks, scores, "optimal")
+    group[1].logprobs[9] = math.log(1 - 0.9 ** 0.5)            # the wrong step was a surprise
+    right, wrong, _, _ = step_credits(group, tokenizer, "optimal")
     baseline = (2 * 6 * 0.1) / (2 * 6 * 0.1 + 5 * 0.1 + 0.9)
     assert right[6] == pytest.approx(1 - baseline) and wrong[6] == pytest.approx(-baseline)
 
@@ -184,13 +206,11 @@ def test_process_credit_is_added_to_the_outcome_advantage(policy, monkeypatch):
         "7" in text, False, True, ("5" in text,)) if chain.parse(text) else MALFORMED)
     problems = [chain.build(n, [("+", 4)]) for n in (3, 20, 41)]
     how = Sampling(n=6, max_new=24, seed=5)
-    plain, with_steps = (draw_groups(model, tokenizer, problems, how, Rewards(process=weight),
-                                     "reinforce") for weight in (0.0, 2.0))
+    plain, with_steps = (credited_groups(model, tokenizer, problems, how, Rewards(process=weight),
+                                         "reinforce") for weight in (0.0, 2.0))
     credited = 0
     for before, after in zip(plain, with_steps, strict=True):
-        scores = [[(1 - math.exp(lp)) ** 2 for lp in r.logprobs] for r in before]
-        spans = [step_spans(r.tokens[r.first:], len(r.verdict.marks), tokenizer) for r in before]
-        credits = step_credits(spans, [r.verdict.marks for r in before], scores, "reinforce")
+        credits = step_credits(before, tokenizer, "reinforce")
         credited += sum(any(credit) for credit in credits)
         for a, b, credit in zip(before, after, credits, strict=True):
             assert len(set(a.advantages)) == 1
@@ -206,11 +226,11 @@ def test_sampler_and_loss_see_the_same_distribution(policy, tiny, temperature):
     model, tokenizer = policy
     problems = [chain.build(n, [("+", 4)]) for n in (3, 20, 61)]
     how = Sampling(n=3, max_new=12, temperature=temperature, seed=5)
-    groups = draw_groups(model, tokenizer, problems, how, Rewards(), "reinforce")
+    groups = credited_groups(model, tokenizer, problems, how, Rewards(), "reinforce")
     assert [[r.problem for r in group] for group in groups] == [[p] * 3 for p in problems]
     for rollout in (r for group in groups for r in group):
         alone = replace(rollout, advantages=[1.0] * rollout.length)
-        batch, = make_batches([alone], [1.0], temperature, 256, tokenizer.pad, None, None)
+        batch, = rollout_batches([alone], [1.0], temperature, 256, tokenizer.pad, (None, None))
         fresh = drawn_logprobs(model, batch.rows, temperature)
         # cached decoding and a whole forward sum in another order
         assert fresh.tolist() == pytest.approx(rollout.logprobs, abs=FLOAT32_SUM)
@@ -229,11 +249,11 @@ def gradient(cfg, model, batches) -> torch.Tensor:
 
 def test_first_update_is_reinforce_and_the_ratio_exactly_one(policy, tiny):
     model, tokenizer = policy
-    groups, _ = collect(replace(tiny, max_level=2), 0, model, tokenizer)
-    rollouts, = split(tiny, 0, groups)
+    groups, _ = groups_of_step(replace(tiny, max_level=2), 0, model, tokenizer)
+    rollouts = flat(groups)
     weights = [1 / sum(r.length for r in rollouts)] * len(rollouts)
-    fixed = make_batches(rollouts, weights, 1.0, 96, tokenizer.pad, model, None)
-    on_policy = batches_of(tiny, rollouts, model, model, tokenizer.pad)
+    fixed = rollout_batches(rollouts, weights, 1.0, 96, tokenizer.pad, (model, None))
+    on_policy, = batches_of_updates(tiny, 0, groups, model, model, tokenizer.pad)
     assert len(fixed) > 1, "the test wants several micro-batches"
     for batch in fixed:
         logprobs = drawn_logprobs(model, batch.rows, 1.0)
@@ -254,9 +274,9 @@ def test_micro_batches_never_change_the_gradient(policy, ladder, tiny, aggregati
     model, tokenizer = policy
     reference, _ = checkpoint.load(ladder / "sft", "cpu")
     cfg = replace(tiny, aggregation=aggregation, kl=kl, epochs=2, max_level=2)
-    rollouts, = split(cfg, 0, collect(cfg, 0, model, tokenizer)[0])
-    one, many = (batches_of(replace(cfg, token_budget=budget), rollouts, model, reference,
-                            tokenizer.pad) for budget in (100_000, 32))
+    groups, _ = groups_of_step(cfg, 0, model, tokenizer)
+    (one,), (many,) = (batches_of_updates(replace(cfg, token_budget=budget), 0, groups, model,
+                                          reference, tokenizer.pad) for budget in (100_000, 32))
     assert len(one) == 1 < len(many)
     whole = gradient(cfg, model, one)
     assert (gradient(cfg, model, many) - whole).abs().max() <= FLOAT32_SUM * whole.abs().max()
@@ -264,12 +284,12 @@ def test_micro_batches_never_change_the_gradient(policy, ladder, tiny, aggregati
 
 def test_group_without_signal_has_exactly_no_gradient(policy, tiny):
     model, tokenizer = policy
-    groups, _ = collect(replace(tiny, rewards=Rewards(0.0)), 0, model, tokenizer)
-    rollouts, = split(tiny, 0, groups)
+    groups, _ = groups_of_step(replace(tiny, rewards=Rewards(0.0)), 0, model, tokenizer)
+    rollouts = flat(groups)
     assert not any(map(has_signal, groups))
-    assert batches_of(tiny, rollouts, model, model, tokenizer.pad) == []
-    kept = make_batches(rollouts, [0.1] * len(rollouts), 1.0, 256, tokenizer.pad, None,
-                        model)                            # kept for a KL term of weight 0
+    assert batches_of_updates(tiny, 0, groups, model, model, tokenizer.pad) == [[]]
+    kept = rollout_batches(rollouts, [0.1] * len(rollouts), 1.0, 256, tokenizer.pad,
+                           (None, model))                 # kept for a KL term of weight 0
     assert gradient(tiny, model, kept).abs().max() == 0
     before = [p.clone() for p in model.parameters()]
     train_step(model, make_optimizer(model, 0.0), kept, lambda b: rl_loss(tiny, model, b)[0], 1.0)
@@ -278,26 +298,26 @@ def test_group_without_signal_has_exactly_no_gradient(policy, tiny):
 
 def test_prompts_are_new_train_problems_of_the_levels(policy, tiny):
     cfg = replace(tiny, min_level=1, max_level=2, prompts_per_step=12)
-    first, second = (collect(cfg, step, *policy)[0] for step in (0, 1))
+    first, second = (groups_of_step(cfg, step, *policy)[0] for step in (0, 1))
     problems = [group[0].problem for group in first + second]
-    assert {split_of(p.key) for p in problems} == {"train"}
+    assert {split_of(p) for p in problems} == {"train"}
     assert {p.level for p in problems} == {1, 2}
     assert len({p.key for p in problems}) > 20
 
 
 def test_redraws_replace_silent_groups_and_are_bounded(policy, tiny):
     cfg = replace(tiny, redraws=3, rewards=Rewards(process=0.5))      # few groups have a signal
-    kept, drawn = collect(cfg, 0, *policy)
+    kept, drawn = groups_of_step(cfg, 0, *policy)
     assert all(map(has_signal, kept)) and len(kept) <= 6 < len(drawn)
-    once = collect(replace(cfg, redraws=0), 0, *policy)
+    once = groups_of_step(replace(cfg, redraws=0), 0, *policy)
     assert once[0] == once[1] == drawn[:6] and not all(map(has_signal, once[0]))
     never = replace(cfg, rewards=Rewards(0.0))
-    kept, drawn = collect(never, 0, *policy)
+    kept, drawn = groups_of_step(never, 0, *policy)
     assert kept == [] and len(drawn) == 4 * 6
 
 
 def test_diagnostics_by_hand(policy, tiny):
-    groups, _ = collect(tiny, 0, *policy)
+    groups, _ = groups_of_step(tiny, 0, *policy)
     right = Verdict(True, True, True, (True,))
     groups[0] = [replace(r, verdict=right) for r in groups[0]]
     rollouts = [r for group in groups for r in group]
@@ -318,25 +338,11 @@ def test_diagnostics_by_hand(policy, tiny):
 
 # --- the stage ---------------------------------------------------------------------------------
 
-class Killed(Exception):
-    """Stands for the end of the process."""
-
-
-def test_killed_and_resumed_is_bit_identical(tiny, tmp_path, monkeypatch):
+def test_killed_and_resumed_is_bit_identical(tiny, tmp_path, run_with_deaths):
     cfg = replace(tiny, epochs=2, minibatches=2, kl=0.1, replay=0.1, replay_rows=4, redraws=1,
                   save_every=1)
     whole = rl.run(replace(cfg, out=str(tmp_path / "whole")))
-    original = rl.collect
-
-    def dies(cfg, step, *rest):
-        if step == 3:
-            raise Killed
-        return original(cfg, step, *rest)
-
-    monkeypatch.setattr(rl, "collect", dies)
-    with pytest.raises(Killed):
-        rl.run(cfg)
-    monkeypatch.setattr(rl, "collect", original)
+    assert run_with_deaths(lambda: rl.run(cfg), 2) >= 3
     again = rl.run(cfg)
     assert whole["weights"] == again["weights"] != checkpoint.weights_hash(cfg.init)
     lines = [(tmp_path / name / "metrics.jsonl").read_text() for name in ("whole", "rl")]
@@ -369,13 +375,12 @@ def test_reward_rises(tiny):
     assert set(result["accuracy"]) == {"cot", "sampled", "sampled_before"}
 
 
-def test_curve_counts_compute_before_each_point(tmp_path):
-    path = tmp_path / "metrics.jsonl"
+def test_curve_counts_compute_before_each_point():
     step = {"train/generated_tokens": 100, "train/prompt_tokens": 10, "train/trained_tokens": 50}
-    path.write_text("\n".join(json.dumps(line) for line in (
-        {"step": 0, "eval/x": 0.1, **step}, {"step": 1, **step}, {"step": 2, "eval/x": 0.3})))
+    metrics = [{"step": 0, "eval/x": 0.1, **step}, {"step": 1, **step},
+               {"step": 2, "eval/x": 0.3}]
     flops = 2 * 7 * (2 * 110 + 6 * 50)
-    assert compute_curve(path, 7) == [
+    assert compute_curve(metrics, 7) == [
         {"step": 0, "generated_tokens": 0, "flops": 0.0, "eval/x": 0.1},
         {"step": 2, "generated_tokens": 200, "flops": flops, "eval/x": 0.3}]
 
@@ -390,8 +395,8 @@ def test_impossible_choices_are_refused(change):
 
 def test_fixed_logprobs_have_no_gradient(policy, tiny):
     model, tokenizer = policy
-    rollouts, = split(tiny, 0, collect(tiny, 0, model, tokenizer)[0])
-    batches = make_batches(rollouts, [1.0] * len(rollouts), 1.0, 256, tokenizer.pad, None,
-                           model)
+    rollouts = flat(groups_of_step(tiny, 0, model, tokenizer)[0])
+    batches = rollout_batches(rollouts, [1.0] * len(rollouts), 1.0, 256, tokenizer.pad,
+                              (None, model))
     assert not any(b.ref_logprobs.requires_grad for b in batches)
     assert fixed_logprobs(model, batches[0].rows, 1.0).tolist() == batches[0].ref_logprobs.tolist()

@@ -96,7 +96,8 @@ NEAR = 0.05
 
 def test_pretrain_learns_one_batch_by_heart(tmp_path, monkeypatch):
     lines = ["(2+3)=<think>2+3=5</think>5<eos>", "(2*4)=</think>8<eos>", "7-3=4;9/3=3<eos>"]
-    monkeypatch.setattr(pretrain, "draw_line", lambda m, f, generator: lines[next(turn) % 3])
+    monkeypatch.setattr(pretrain, "corpus_lines", lambda m, f, rng, n: [
+        lines[next(turn) % 3] for _ in range(n)])
     turn = iter(range(10 ** 6))
     run, config = tiny_stages(tmp_path)["pretrain"]
     run(dataclasses.replace(config, steps=120, lines_per_step=3, eval_n=1))
@@ -117,7 +118,7 @@ def test_sft_learns_its_traces_by_heart(ladder, tmp_path):
 def test_star_learns_its_rationales_by_heart(ladder, tmp_path, monkeypatch):
     kept = {"rationales": [["(2+3)=", "<think>2+3=5</think>5<eos>"]], "kept": 1,
             "share_solved": 1.0, "share_rationalized": 0.0, "share_wrong_steps": 0.0}
-    monkeypatch.setattr(star, "collect", lambda *_: kept)
+    monkeypatch.setattr(star, "sample_rationales", lambda *_: dict(kept))
     run, config = tiny_stages(ladder)["star"]
     run(dataclasses.replace(config, out=str(tmp_path / "star"), rounds=1, replay=0.0, steps=80,
                             rows_per_step=4, lr=1e-2, eval_n=1))
@@ -149,7 +150,7 @@ def test_sft_traces_are_of_the_train_split_in_equal_shares():
     found = sft.traces(cfg)
     problems = [chain.read(prompt) for prompt, _, _ in found]
     assert Counter(p.level for p in problems) == {1: 30, 2: 30, 3: 30}
-    assert {split_of(p.key) for p in problems} == {"train"}
+    assert {split_of(p) for p in problems} == {"train"}
     for p, (_, hint, completion) in zip(problems, found, strict=True):
         assert hint == f"<hint>{p.answer}" and chain.verify(p, completion).steps_valid
 
@@ -165,7 +166,7 @@ def test_star_keeps_what_its_rule_says_and_never_a_test_problem(ladder, monkeypa
     rationales = json.loads((ladder / "star" / "round-1" / "rationales.json").read_text())
     for prompt, completion in rationales["rationales"]:
         kept = chain.read(prompt)
-        assert split_of(kept.key) == "train" and chain.verify(kept, completion).correct
+        assert split_of(kept) == "train" and chain.verify(kept, completion).correct
         assert "<hint>" not in completion
     with pytest.raises(UserError, match="--keep fancy"):
         dataclasses.replace(config, keep="fancy")

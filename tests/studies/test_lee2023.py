@@ -87,7 +87,7 @@ def test_training_set_is_train_split_only_unique_and_nested():
     large, small = training_set(3, 600, seed=1), training_set(3, 200, seed=1)
     assert large[:200] == small and small != training_set(3, 200, seed=2)
     assert len({p.prompt for p in large}) == 600
-    assert {split_of(p.key) for p in large} == {"train"}
+    assert {split_of(p) for p in large} == {"train"}
     with pytest.raises(UserError, match="only about"):
         training_set(1, 200, seed=0)
 

@@ -5,6 +5,7 @@ import torch
 
 from minireason.core import parallel
 from minireason.model.tokenizer import Tokenizer
+from minireason.problems import chain
 from minireason.training.batches import encode_lines, micro_batches, pack, pad_right
 
 ROWS = [([1, 5, 6, 7, 2], 3), ([1, 8, 2], 1), ([1, 9, 9, 9, 9, 9, 2], 5), ([1, 4, 4, 2], 0)]
@@ -66,7 +67,7 @@ def test_ranks_share_the_rows_and_know_the_whole_count(monkeypatch):
 
 
 def test_a_number_never_spans_prompt_and_completion():
-    tokenizer = Tokenizer.build(2)
+    tokenizer = Tokenizer.build(chain.TOKENS)
     (row, first), = encode_lines(tokenizer, ["1+1=1"], ["2<eos>"])
     assert tokenizer.decode(row) == "<bos>1+1=12<eos>"
     assert tokenizer.decode(row[first:]) == "2<eos>"

@@ -1,0 +1,102 @@
+"""Sizes as data: what each stage of `minireason run` is given beyond its own defaults.
+
+SIZES[size][stage] holds for every family; FAMILY_SIZES[family][size][stage] comes on top of it. A
+stage or a family that is not named here runs with its defaults, which are the quickstart's.
+"""
+
+from minireason.problems.corpus import Mixture
+
+_SMOKE_CRITIC = {"problems": 80, "min_level": 1, "max_level": 2, "n": 4, "steps": 30,
+                 "rows_per_step": 32, "save_every": 10, "held_out": 20}
+_GPU_CRITIC = {"problems": 8_000, "max_level": 16, "n": 16, "steps": 600, "rows_per_step": 512,
+               "token_budget": 65536}
+
+SIZES: dict[str, dict[str, dict]] = {
+    "smoke": {                    # 20 s: shows that everything works, not that it reasons
+        "pretrain": {"steps": 300, "lines_per_step": 32, "d_model": 48, "n_layers": 2, "n_heads": 3,
+                     "head_dim": 16, "d_ff": 96, "lr": 4e-3, "target": 0.0, "save_every": 60,
+                     "eval_n": 40, "mixture": Mixture(facts=0.1, direct=0.1, max_level=2)},
+        "sft": {"steps": 40, "rows_per_step": 32, "max_level": 2, "save_every": 15, "eval_n": 40},
+        "star": {"rounds": 2, "problems": 150, "min_level": 1, "max_level": 2, "steps": 40,
+                 "rows_per_step": 32, "save_every": 15, "eval_n": 40},
+        "critic": _SMOKE_CRITIC,
+        "outcome": _SMOKE_CRITIC,
+        "testtime": {"levels": (2,), "problems": 40, "n": 8, "shard": 10},
+        "rl": {"steps": 6, "prompts_per_step": 8, "group_size": 4, "min_level": 1, "max_level": 2,
+               "save_every": 2, "eval_every": 3, "validation_n": 40, "eval_n": 40},
+        "rl_critic": {**_SMOKE_CRITIC, "steps": 20},
+        "rl_testtime": {"levels": (2,), "problems": 40, "n": 8, "shard": 10},
+        "search": {"levels": (2,), "problems": 20, "samples": (2, 8), "shard": 10},
+        "flywheel": {"turns": 1, "problems": 100, "max_level": 2, "n": 4, "steps": 20,
+                     "filter": "none",          # so small a policy is right by luck alone
+                     "rows_per_step": 32, "save_every": 10, "refresh": "no", "eval_n": 40},
+    },
+    "quickstart": {
+        "rl_testtime": {"levels": (7,)},
+        "search": {"levels": (7,), "problems": 300},
+        "flywheel": {"turns": 2, "steps": 150, "save_every": 50, "refresh": "no"},
+    },
+    "gpu": {
+        "pretrain": {"steps": 6000, "lines_per_step": 2048, "token_budget": 65536, "d_model": 384,
+                     "n_layers": 8, "n_heads": 6, "head_dim": 64, "d_ff": 1024, "max_len": 256,
+                     "lr": 2e-3, "target": 0.0, "warmup": 200, "save_every": 1000,
+                     "mixture": Mixture(max_level=16, common_level=8, worked_tail=0.4)},
+        "sft": {"steps": 200, "rows_per_step": 256, "token_budget": 65536, "max_level": 8},
+        "star": {"problems": 20_000, "max_level": 16, "steps": 600, "rows_per_step": 512,
+                 "token_budget": 65536},
+        "critic": _GPU_CRITIC,
+        "outcome": _GPU_CRITIC,
+        "testtime": {"n": 256, "levels": (8,)},
+        "rl": {"prompts_per_step": 128, "max_level": 16, "token_budget": 65536, "lr": 3e-4},
+        "rl_critic": {**_GPU_CRITIC, "steps": 300},
+        "rl_testtime": {"n": 256, "levels": (8,)},
+        "search": {"problems": 500},
+        "flywheel": {"turns": 2, "problems": 8_000, "max_level": 16, "steps": 300,
+                     "rows_per_step": 512, "token_budget": 65536, "refresh": "no"},
+    },
+}
+
+
+def _levels(lowest: int, highest: int, shown: tuple[int, ...], mixture: Mixture,
+            **pretrain: object) -> dict[str, dict]:
+    """Every stage between two levels; test-time methods are measured on the `shown` ones."""
+    between = {"min_level": lowest, "max_level": highest}
+    trained = ("sft", "star", "critic", "outcome", "rl", "rl_critic", "flywheel")
+    return {"pretrain": {"target": 0.0, "mixture": mixture, **pretrain},
+            **{name: between for name in trained},
+            **{name: {"levels": shown} for name in ("testtime", "rl_testtime", "search")}}
+
+
+def _merged(*parts: dict[str, dict]) -> dict[str, dict]:
+    """Settings by stage, the later ones on top."""
+    whole: dict[str, dict] = {}
+    for part in parts:
+        for stage, settings in part.items():
+            whole[stage] = whole.get(stage, {}) | settings
+    return whole
+
+
+_DIGITS = {"search": {"max_step": 16}}              # `A->5 , C->1.</think>` and a little room
+_COUNTDOWN = {"search": {"max_step": 24}}           # a step may name the state that it goes back to
+FAMILY_SIZES: dict[str, dict[str, dict[str, dict]]] = {
+    "addition": {
+        "smoke": _merged(_DIGITS, _levels(1, 2, (2,), Mixture(0.1, 0.1, 4, max_level=2))),
+        "quickstart": _merged(_DIGITS, _levels(1, 7, (6, 7), Mixture(facts_per_line=4, max_level=7),
+                                               max_len=192)),
+        "gpu": _merged(_DIGITS, _levels(1, 7, (7,), Mixture(facts_per_line=6, max_level=7))),
+    },
+    "countdown": {
+        "smoke": _merged(_COUNTDOWN, _levels(
+            3, 3, (3,), Mixture(0.1, 0.1, 4, min_level=3, max_level=3), steps=60, max_len=384)),
+        "quickstart": _merged(_COUNTDOWN, _levels(
+            3, 4, (4,), Mixture(facts_per_line=4, min_level=2, max_level=4), max_len=384)),
+        "gpu": _merged(_COUNTDOWN, _levels(
+            3, 4, (4,), Mixture(facts_per_line=4, min_level=2, max_level=4), max_len=384)),
+    },
+}
+
+
+def settings_of(family: str, size: str, stage: str) -> dict:
+    """What a stage of a run is given beyond its defaults; a size must be one of SIZES."""
+    own = FAMILY_SIZES.get(family, {}).get(size, {})
+    return SIZES[size].get(stage, {}) | own.get(stage, {})

@@ -1,0 +1,101 @@
+"""Files of problems: the frozen evaluation sets, sha256-checked, and JSONL files of a user."""
+
+import hashlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from minireason.core.config import UserError
+from minireason.problems import FAMILIES
+from minireason.problems.base import Family, Problem, sample_split
+
+
+def sample_unique(family: Family, rng: np.random.Generator, level: int, split: str, n: int,
+                  sample: Callable | None = None) -> list[Problem]:
+    """Up to n different problems; fewer only where the split is used up.
+
+    That is taken to be so when 20 n draws in a row found nothing new.
+    """
+    found: dict[str, Problem] = {}
+    fruitless = 0
+    while len(found) < n and fruitless < 20 * n:
+        problem = sample_split(family, rng, level, split, sample)
+        fruitless = fruitless + 1 if problem.key in found else 0
+        found.setdefault(problem.key, problem)
+    return list(found.values())
+
+
+def save_problems(path: Path, problems: list[Problem]) -> str:
+    """Write one JSON object per line; returns the sha256 of the file."""
+    lines = [json.dumps({"family": p.family, "level": p.level, "prompt": p.prompt,
+                         "answer": p.answer}) for p in problems]
+    data = ("\n".join(lines) + "\n").encode()
+    path.write_bytes(data)
+    return hashlib.sha256(data).hexdigest()
+
+
+def load_problems(path: Path | str) -> list[Problem]:
+    """Read a JSONL file of problems, one {"prompt": ..., "family"?: ..., "answer"?: ...} per line.
+
+    The answer is recomputed; UserError names the line that is broken, unreadable or wrong.
+    """
+    try:
+        lines = Path(path).read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file") from None
+    except (UnicodeDecodeError, IsADirectoryError) as error:
+        raise UserError(f"{path}: not a text file ({error})") from None
+    problems = [_read_line(f"{path}, line {number}", line)
+                for number, line in enumerate(lines, 1) if line.strip()]
+    if not problems:
+        raise UserError(f"{path}: holds no problems")
+    return problems
+
+
+def frozen_folder() -> Path:
+    """Where the frozen sets lie: `data/` of a checkout, `minireason/data/` of a built wheel."""
+    package = Path(__file__).resolve().parents[1]
+    checkout = package.parent / "data"
+    return checkout if (package.parent / "pyproject.toml").is_file() else package / "data"
+
+
+def load_frozen(name: str) -> list[Problem]:
+    """The problems of a frozen evaluation set such as "chain-test-k3", in their fixed order.
+
+    UserError names the file if it is missing or its sha256 is not the one in SHA256SUMS.
+    """
+    folder = frozen_folder()
+    path, sums = folder / f"{name}.jsonl", folder / "SHA256SUMS"
+    try:
+        data, listing = path.read_bytes(), sums.read_text(encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"{error.filename}: cannot read this frozen set ({error.strerror}); "
+                        "python data/make_eval.py writes them anew") from None
+    listed = dict(line.split("  ")[::-1] for line in listing.splitlines())
+    if hashlib.sha256(data).hexdigest() != listed.get(path.name):
+        raise UserError(f"{path}: its sha256 is not the one in SHA256SUMS; restore the file, or "
+                        "write it anew with python data/make_eval.py")
+    return load_problems(path)
+
+
+def _read_line(where: str, line: str) -> Problem:
+    try:
+        record = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise UserError(f"{where}: not valid JSON ({error.msg})") from None
+    if not isinstance(record, dict) or not isinstance(record.get("prompt"), str):
+        raise UserError(f'{where}: needs an object with a string "prompt"')
+    name = record.get("family", next(iter(FAMILIES)))
+    family = FAMILIES.get(name) if isinstance(name, str) else None
+    if family is None:
+        raise UserError(f"{where}: unknown family {name!r}, have {sorted(FAMILIES)}")
+    try:
+        problem = family.read(record["prompt"])
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from None
+    if "answer" in record and str(record["answer"]) != problem.answer:
+        raise UserError(f"{where}: answer {record['answer']!r}, but {problem.prompt}"
+                        f"{problem.answer}")
+    return problem
