@@ -8,7 +8,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from minireason.core.config import UserError, read_json, resolve_device, stream_seed
+from minireason.core.config import UserError, check_choice, read_json, resolve_device, stream_seed
 from minireason.critics.value_head import Critic
 from minireason.measure.evaluate import answer_of, marked_steps
 from minireason.model import checkpoint
@@ -104,8 +104,7 @@ def find_family(cfg: Config, folder: Path) -> str:
     record = folder / "config.json"
     config = read_json(record).get("config", {}) if record.exists() else {}
     name = cfg.family or config.get("family", next(iter(FAMILIES)))
-    if name not in FAMILIES:
-        raise UserError(f"--family {name}: must be one of {', '.join(FAMILIES)}")
+    check_choice("family", name, FAMILIES)
     return name
 
 

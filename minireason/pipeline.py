@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from minireason.core import parallel
-from minireason.core.config import UserError, machine, resolve_device, write_atomic
+from minireason.core.config import check_choice, machine, resolve_device, write_atomic
 from minireason.core.runlog import RunLog
 from minireason.presets import SIZES, settings_of
 from minireason.problems import FAMILIES
@@ -32,10 +32,8 @@ class Config:
 
 def stages(cfg: Config) -> list[tuple[str, Callable[[], dict]]]:
     """(name, function that runs it) of every stage, parents wired to the folders before."""
-    if cfg.size not in SIZES:
-        raise UserError(f"--size {cfg.size}: must be one of {', '.join(SIZES)}")
-    if cfg.family not in FAMILIES:
-        raise UserError(f"--family {cfg.family}: must be one of {', '.join(FAMILIES)}")
+    check_choice("size", cfg.size, SIZES)
+    check_choice("family", cfg.family, FAMILIES)
     common = {"family": cfg.family, "seed": cfg.seed, "device": cfg.device}
     plan = []
     for stage in (stage for stage in STAGES if stage.in_run):

@@ -13,7 +13,7 @@ _GPU_CRITIC = {"problems": 8_000, "max_level": 16, "n": 16, "steps": 600, "rows_
 
 SIZES: dict[str, dict[str, dict]] = {
     "smoke": {                    # 20 s: shows that everything works, not that it reasons
-        "pretrain": {"steps": 300, "lines_per_step": 32, "d_model": 48, "n_layers": 2, "n_heads": 3,
+        "pretrain": {"steps": 300, "rows_per_step": 32, "d_model": 48, "n_layers": 2, "n_heads": 3,
                      "head_dim": 16, "d_ff": 96, "lr": 4e-3, "target": 0.0, "save_every": 60,
                      "eval_n": 40, "mixture": Mixture(facts=0.1, direct=0.1, max_level=2)},
         "sft": {"steps": 40, "rows_per_step": 32, "max_level": 2, "save_every": 15, "eval_n": 40},
@@ -37,7 +37,7 @@ SIZES: dict[str, dict[str, dict]] = {
         "flywheel": {"turns": 2, "steps": 150, "save_every": 50, "refresh": "no"},
     },
     "gpu": {
-        "pretrain": {"steps": 6000, "lines_per_step": 2048, "token_budget": 65536, "d_model": 384,
+        "pretrain": {"steps": 6000, "rows_per_step": 2048, "token_budget": 65536, "d_model": 384,
                      "n_layers": 8, "n_heads": 6, "head_dim": 64, "d_ff": 1024, "max_len": 256,
                      "lr": 2e-3, "target": 0.0, "warmup": 200, "save_every": 1000,
                      "mixture": Mixture(max_level=16, common_level=8, worked_tail=0.4)},

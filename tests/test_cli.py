@@ -17,8 +17,9 @@ from minireason.cli import COMMANDS, main
 from minireason.presets import FAMILY_SIZES, SIZES
 from minireason.problems import FAMILIES
 from minireason.stages import STAGES
+from minireason.training import optim
 
-TINY = ["--steps", "3", "--lines-per-step", "8", "--d-model", "16", "--n-layers", "1",
+TINY = ["--steps", "3", "--rows-per-step", "8", "--d-model", "16", "--n-layers", "1",
         "--n-heads", "1", "--head-dim", "16", "--d-ff", "16", "--eval-n", "2", "--device", "cpu"]
 
 
@@ -153,20 +154,19 @@ def test_output_path_is_a_file(capsys, tmp_path):
 
 
 def test_nan_loss_stops_and_keeps_the_saved_state(capsys, tmp_path, monkeypatch):
-    from minireason.stages import pretrain
-    real, calls = pretrain.nll, []
+    real, calls = optim.nll, []
 
     def poisoned(*arguments):
         calls.append(1)
         return real(*arguments) * (float("nan") if len(calls) > 2 else 1.0)
 
-    monkeypatch.setattr(pretrain, "nll", poisoned)
+    monkeypatch.setattr(optim, "nll", poisoned)
     line = one_error_line(capsys, "pretrain", "--out", tmp_path / "o", *TINY, "--save-every", 1,
                           "--token-budget", 100000)
     assert "nan" in line
     assert (tmp_path / "o" / "state.safetensors").exists()
     assert not (tmp_path / "o" / "result.json").exists()
-    monkeypatch.setattr(pretrain, "nll", real)
+    monkeypatch.setattr(optim, "nll", real)
     assert main(["pretrain", "--out", str(tmp_path / "o"), *TINY, "--save-every", "1",
                  "--token-budget", "100000"]) == 0
 

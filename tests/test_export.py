@@ -92,8 +92,8 @@ def test_round_trip_keeps_every_bit_and_a_stage_accepts_it(folder, tmp_path):
         assert back.state_dict()[name].equal(tensor), name
     assert result["weights"] == checkpoint.weights_hash(tmp_path / "ours")
     assert run_import(ImportConfig(str(folder), str(tmp_path / "back"))) == result
-    sft = run_sft(SFTConfig(str(tmp_path / "back"), str(tmp_path / "sft"), traces=4, max_level=1,
-                            steps=1, rows_per_step=2, eval_n=1, device="cpu"))
+    sft = run_sft(SFTConfig(init=str(tmp_path / "back"), out=str(tmp_path / "sft"), traces=4,
+                            max_level=1, steps=1, rows_per_step=2, eval_n=1, device="cpu"))
     assert sft["stage"] == "sft"
 
 

@@ -9,8 +9,9 @@ import errno
 import hashlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,36 @@ import torch
 
 
 class UserError(Exception):
-    """A mistake or a lack outside the program; shown as one line: what, where, what to do."""
+    """An error the user can fix: bad input, missing file, full disk; one line: what, where, how."""
+
+
+def check_choice(flag: str, value: str, choices: Iterable[str]) -> None:
+    """UserError that names the flag and the choices, if the value is none of them."""
+    if value not in choices:
+        raise UserError(f"--{flag} {value}: must be one of {', '.join(choices)}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageConfig:
+    """The fields that every stage has; a stage's Config adds its own and overrides defaults."""
+
+    family: str = "chain"         # chain | addition | countdown
+    seed: int = 0
+    device: str = "auto"          # auto | cpu | cuda
+    eval_n: int = 500             # problems per level at the end
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingConfig(StageConfig):
+    """The fields that every supervised training loop reads."""
+
+    steps: int
+    rows_per_step: int = 64       # B
+    token_budget: int = 1024      # tokens per micro-batch; never changes the gradient
+    lr: float = 1e-3              # peak learning rate
+    warmup: int = 20              # steps
+    weight_decay: float = 0.1
+    save_every: int = 100         # steps between saved states
 
 
 def to_dict(config) -> dict:

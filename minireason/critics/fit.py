@@ -5,12 +5,12 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import torch
 
+from minireason.core.config import TrainingConfig
 from minireason.core.runlog import RunLog
 from minireason.critics.value_head import Critic, critic_loss, rollout_ids, value_batches
 from minireason.model import checkpoint
 from minireason.model.tokenizer import STEP_ENDS, Tokenizer
 from minireason.problems import Problem
-from minireason.training.imitate import Recipe
 from minireason.training.optim import make_optimizer, schedule, train_step
 
 LabelledRow = tuple[list[int], int, list[float]]   # tokens, first counted index, a label per end
@@ -23,7 +23,7 @@ def labelled_rows(tokenizer: Tokenizer, problems: Sequence[Problem], completions
     return [(tokens, first, ends) for (tokens, first), ends in zip(ids, labels, strict=True)]
 
 
-def fit_critic(log: RunLog, critic: Critic, tokenizer: Tokenizer, recipe: Recipe,
+def fit_critic(log: RunLog, critic: Critic, tokenizer: Tokenizer, cfg: TrainingConfig,
                rows: list[LabelledRow], rng_at: Callable[[int], np.random.Generator],
                imitation: float) -> None:
     """Train the value head and its backbone; rng_at(step) chooses the rows of a step.
@@ -31,16 +31,15 @@ def fit_critic(log: RunLog, critic: Critic, tokenizer: Tokenizer, recipe: Recipe
     imitation: weight of right thoughts' tokens beside the values (value_head.critic_loss).
     """
     ends = torch.tensor(tokenizer.ids_of(*STEP_ENDS))
-    optimizer = make_optimizer(critic, recipe.weight_decay)
-    for step in log.steps(checkpoint.resume(log, critic, optimizer), recipe.steps):
-        chosen = rng_at(step).integers(0, len(rows), recipe.rows_per_step)
-        batches, count = value_batches([rows[i] for i in chosen], ends, recipe.token_budget,
+    optimizer = make_optimizer(critic, cfg.weight_decay)
+    for step in log.steps(checkpoint.resume(log, critic, optimizer), cfg.steps):
+        chosen = rng_at(step).integers(0, len(rows), cfg.rows_per_step)
+        batches, count = value_batches([rows[i] for i in chosen], ends, cfg.token_budget,
                                        tokenizer.pad)
-        lr = schedule(step, recipe.steps, recipe.lr, recipe.warmup)
+        lr = schedule(step, cfg.steps, cfg.lr, cfg.warmup)
         loss, grad_norm = train_step(
             critic, optimizer, batches,
             lambda batch, n=count: critic_loss(critic, batch, n, imitation), lr)
         log.record(step, **{"train/loss": loss, "train/grad_norm": grad_norm, "train/lr": lr,
                             "train/tokens": count})
-        if (step + 1) % recipe.save_every == 0 and step + 1 < recipe.steps:
-            checkpoint.save_state(log, step + 1, critic, optimizer)
+        checkpoint.save_state_every(log, cfg, step, critic, optimizer)

@@ -4,10 +4,14 @@ Every accuracy in this project comes from here, with n and a 95% interval beside
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from minireason.core.config import StageConfig
+from minireason.core.runlog import RunLog
+from minireason.model import checkpoint
 from minireason.model.tokenizer import Tokenizer
 from minireason.model.transformer import Transformer
 from minireason.problems import FAMILIES, Problem, Verdict
@@ -99,6 +103,42 @@ def evaluate(model: Transformer, tokenizer: Tokenizer, sets: dict[str, list[Prob
         report[name] = vars(accuracy_of(mine))
         start += len(members)
     return report
+
+
+def finish_policy(log: RunLog, cfg: StageConfig, model: Transformer, tokenizer: Tokenizer,
+                  rows: Sequence[dict] = (), accuracy: dict | None = None,
+                  max_new: int | None = None, **result: object) -> dict:
+    """How every stage that yields a policy ends: weights, greedy accuracy, a sample per level.
+
+    rows, accuracy: what else was measured, as rows and as {method: {set: ...}}. Returns
+    result.json's content.
+    """
+    sha256 = checkpoint.save(log.out, model, tokenizer)
+    sets = frozen_sets(cfg.family, "test", cfg.eval_n)
+    greedy = Sampling(temperature=0, max_new=max_new or Sampling.max_new)
+    report = {"cot": evaluate(model, tokenizer, sets, "cot", greedy)}
+    firsts = [problems[0] for problems in sets.values()]
+    log.samples(show(model, tokenizer, firsts, "cot", greedy))
+    return log.finish([*rows_of(report["cot"], "greedy"), *rows], seconds=log.seconds(),
+                      weights=sha256, accuracy={**report, **(accuracy or {})}, **result)
+
+
+def rows_of(report: dict[str, dict], method: str, **extra: object) -> list[dict]:
+    """An evaluation as flat rows for rows.jsonl; extra: what else tells them apart."""
+    return [{"set": name, "method": method, "n": 1, "accuracy": found["accuracy"],
+             "low": found["low"], "high": found["high"], "problems": found["n"], **extra}
+            for name, found in report.items()]
+
+
+def share_rows(found: dict, problems: int) -> list[dict]:
+    """The shares (floats) and counts among what a round reports of its train problems, as rows."""
+    rows = []
+    for name, value in found.items():
+        if isinstance(value, float):
+            rows.append({"set": "train", "method": name, "accuracy": value, "problems": problems})
+        elif isinstance(value, int):
+            rows.append({"set": "train", "method": name, "count": value})
+    return rows
 
 
 def show(model: Transformer, tokenizer: Tokenizer, problems: list[Problem], style: str,

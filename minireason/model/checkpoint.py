@@ -21,7 +21,15 @@ from safetensors.torch import save as serialized
 from torch import Tensor
 
 from minireason.core import parallel
-from minireason.core.config import UserError, from_dict, to_dict, write_atomic
+from minireason.core.config import (
+    StageConfig,
+    TrainingConfig,
+    UserError,
+    from_dict,
+    resolve_device,
+    to_dict,
+    write_atomic,
+)
 from minireason.core.runlog import RunLog
 from minireason.model.tokenizer import Tokenizer
 from minireason.model.transformer import ModelConfig, Transformer
@@ -113,9 +121,27 @@ def weights_hash(folder: Path | str) -> str:
     return read_tensors(Path(folder) / "model.safetensors")[2]
 
 
+def open_stage(name: str, cfg: StageConfig, out: str,
+               **parents: str) -> tuple[RunLog, torch.device]:
+    """A stage's folder and device; parents {field: folder} are recorded by their weights' hash.
+
+    UserError if a parent is missing or damaged, or the folder holds another run.
+    """
+    device = parallel.init(resolve_device(cfg.device))
+    hashes = {field: weights_hash(folder) for field, folder in parents.items()}
+    return RunLog(out, name, cfg, hashes), device
+
+
+def save_state_every(log: RunLog, cfg: TrainingConfig, step: int, model: Transformer,
+                     optimizer: torch.optim.Optimizer) -> None:
+    """save_state after every save_every steps, but not after the last one."""
+    if (step + 1) % cfg.save_every == 0 and step + 1 < cfg.steps:
+        save_state(log, step + 1, model, optimizer)
+
+
 def save_state(log: RunLog, step: int, model: Transformer,
                optimizer: torch.optim.Optimizer) -> None:
-    """Everything needed to go on from `step` with bit-identical results."""
+    """Everything needed to resume from `step` with bit-identical results."""
     if not parallel.is_main():
         return
     tensors = {f"model.{name}": t for name, t in model.state_dict().items()}
@@ -147,7 +173,7 @@ def resume(log: RunLog, model: Transformer, optimizer: torch.optim.Optimizer) ->
     log.rewind(metadata["offset"])
     log.seconds_before = metadata["seconds"]
     parallel.barrier()
-    log.say(f"going on from step {metadata['step']}")
+    log.say(f"resuming from step {metadata['step']}")
     return metadata["step"]
 
 

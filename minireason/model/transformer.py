@@ -119,6 +119,11 @@ class Transformer(nn.Module):
         self.register_buffer("cos", cos, persistent=False)
         self.register_buffer("sin", sin, persistent=False)
 
+    @classmethod
+    def random(cls, config: ModelConfig, seed: int) -> "Transformer":
+        """A model with random weights of its own generator, on the CPU."""
+        return cls(config).init_weights(torch.Generator().manual_seed(seed))
+
     @torch.no_grad()
     def init_weights(self, generator: torch.Generator) -> "Transformer":
         """N(0, 0.02), with residual outputs scaled by 1 / sqrt(2 L) (GPT-2, section 2.3)."""

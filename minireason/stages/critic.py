@@ -11,8 +11,7 @@ from the old critic (`start`) or anew.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from minireason.core import parallel
-from minireason.core.config import UserError, resolve_device, rng, stream_seed
+from minireason.core.config import TrainingConfig, UserError, check_choice, rng, stream_seed
 from minireason.core.runlog import RunLog
 from minireason.critics.fit import fit_critic, labelled_rows
 from minireason.critics.step_labels import (
@@ -35,16 +34,13 @@ LABELS = ("outcome", "exact", "mc_hard", "mc_soft")
 CHECKED = 16                      # rollouts per step end when labels are compared with the truth
 
 
-@dataclass(frozen=True)
-class Config:
+@dataclass(frozen=True, kw_only=True)
+class Config(TrainingConfig):
     """Stage 5: a learned judge of the policy's own solutions."""
 
     init: str                     # folder of the policy that it judges and starts from
     start: str = ""               # folder of an earlier critic to start from instead
     out: str = "runs/critic"
-    family: str = "chain"
-    seed: int = 0
-    device: str = "auto"
     problems: int = 5000          # train problems
     min_level: int = 4
     max_level: int = 8
@@ -54,29 +50,20 @@ class Config:
     mc_n: int = 4                 # Monte Carlo rollouts per step end
     mc_check: int = 40            # held-out samples on which Monte Carlo labels meet the truth
     shard: int = 250              # problems between two saved sets of Monte Carlo labels
-    steps: int = 400
-    rows_per_step: int = 64       # B
-    token_budget: int = 1024      # tokens per micro-batch; never changes the gradient
-    lr: float = 1e-3              # peak learning rate
-    warmup: int = 20              # steps
-    weight_decay: float = 0.1
-    save_every: int = 100         # steps between saved states
     imitation: float = 0.15       # weight of right thoughts' tokens beside the values
     held_out: int = 100           # of the problems: kept from training, to measure calibration
+    steps: int = 400
 
     def __post_init__(self):
-        if self.labels not in LABELS:
-            raise UserError(f"--labels {self.labels}: must be one of {', '.join(LABELS)}")
+        check_choice("labels", self.labels, LABELS)
         if not 0 < self.held_out < self.problems:
             raise UserError("critic: --held-out must be at least 1 and below --problems")
 
 
 def run(cfg: Config) -> dict:
     """Sample, verify, label, train; returns result.json's content."""
-    device = parallel.init(resolve_device(cfg.device))
     parents = {"init": cfg.init, **({"start": cfg.start} if cfg.start else {})}
-    log = RunLog(cfg.out, "critic", cfg, {name: checkpoint.weights_hash(folder)
-                                          for name, folder in parents.items()})
+    log, device = checkpoint.open_stage("critic", cfg, cfg.out, **parents)
     if log.done:
         return log.done
     policy, tokenizer = checkpoint.load(cfg.init, device)

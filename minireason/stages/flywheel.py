@@ -14,13 +14,11 @@ arXiv:2501.12948, section 2.3.3). What may the filter know?
 from dataclasses import dataclass, replace
 from itertools import chain
 
-from minireason.core import parallel
-from minireason.core.config import UserError, resolve_device, rng, stream_seed
-from minireason.core.runlog import RunLog
+from minireason.core.config import TrainingConfig, UserError, check_choice, rng, stream_seed
 from minireason.critics.fit import fit_critic, labelled_rows
 from minireason.critics.step_labels import exact_labels, outcome_labels
 from minireason.critics.value_head import Critic, auc
-from minireason.measure.evaluate import answer_of, evaluate, frozen_sets, judge, show
+from minireason.measure.evaluate import answer_of, finish_policy, judge, share_rows
 from minireason.model import checkpoint
 from minireason.model.tokenizer import Tokenizer
 from minireason.model.transformer import Transformer
@@ -37,22 +35,19 @@ from minireason.search.vote import (
     searched,
     truth,
 )
-from minireason.training.imitate import imitate, replayed_rows
+from minireason.training.imitate import imitate, replayed_rows, run_rounds
 
 CHOICES = {"search": SEARCHES, "filter": FILTERS, "refresh": ("exact", "outcome", "majority", "no")}
 
 
-@dataclass(frozen=True)
-class Config:
+@dataclass(frozen=True, kw_only=True)
+class Config(TrainingConfig):
     """Stage 5: turns of search, filter, training, and a refreshed critic."""
 
     init: str                     # folder of the first policy
     base: str                     # pretrained folder whose mixture is replayed; see restart
     critic: str                   # folder of the first policy's critic
     out: str = "runs/flywheel"
-    family: str = "chain"
-    seed: int = 0
-    device: str = "auto"
     turns: int = 3
     problems: int = 1500          # new train problems per turn
     min_level: int = 1
@@ -70,60 +65,30 @@ class Config:
     restart: bool = False         # each turn trains `base` anew; else the last policy
     replay: float = 0.5           # share of rows from the pretraining mixture
     steps: int = 300              # training steps per turn
-    rows_per_step: int = 64       # B
-    token_budget: int = 1024      # tokens per micro-batch; never changes the gradient
-    lr: float = 1e-3              # peak learning rate, policy and critic
-    warmup: int = 20              # steps
-    weight_decay: float = 0.1
-    save_every: int = 100         # steps between saved states
-    eval_n: int = 500             # problems per level
 
     def __post_init__(self):
         for name, choices in CHOICES.items():
-            if getattr(self, name) not in choices:
-                raise UserError(f"--{name} {getattr(self, name)}: must be one of "
-                                f"{', '.join(choices)}")
+            check_choice(name, getattr(self, name), choices)
         if not 0 < self.held_out < self.critic_problems:
             raise UserError("flywheel: --held-out must be at least 1 and below --critic-problems")
 
 
 def run(cfg: Config) -> dict:
     """All turns, each its own folder `turn-t` below `out`; returns result.json's content."""
-    device = parallel.init(resolve_device(cfg.device))
+    log, device = checkpoint.open_stage("flywheel", cfg, cfg.out, init=cfg.init, base=cfg.base,
+                                        critic=cfg.critic)
     mixture = Mixture.of(cfg.base)
-    log = RunLog(cfg.out, "flywheel", cfg, {name: checkpoint.weights_hash(getattr(cfg, name))
-                                            for name in ("init", "base", "critic")})
-    if log.done:
-        return log.done
-    policy, tokenizer = checkpoint.load(cfg.init, device)
-    log.start(policy, device)
-    log.rewind(0)
-    history, policy_folder, critic_folder = [], cfg.init, cfg.critic
-    for number in range(1, cfg.turns + 1):
-        result = run_turn(cfg, number, policy_folder, critic_folder, mixture)
-        policy_folder = f"{cfg.out}/turn-{number}"
-        critic_folder = critic_folder if cfg.refresh == "no" else f"{policy_folder}/critic"
-        history.append(result)
-        log.record(number, **{"time/seconds" if key == "seconds" else f"flywheel/{key}": value
-                              for key, value in result.items() if isinstance(value, float)},
-                   **{f"eval/{name}": value["accuracy"]
-                      for name, value in result["accuracy"]["cot"].items()})
-    policy, _ = checkpoint.load(policy_folder, device)
-    sha256 = checkpoint.save(cfg.out, policy, tokenizer)
-    sets = frozen_sets(cfg.family, "test", 1)
-    log.samples(show(policy, tokenizer, [s[0] for s in list(sets.values())[3:6]], "cot",
-                     Sampling(temperature=0)))
-    return log.finish(seconds=sum(r["seconds"] for r in history), weights=sha256, turns=history,
-                      accuracy=history[-1]["accuracy"])
+    return log.done or run_rounds(log, device, "turn", cfg.turns, cfg.init, lambda number, folder:
+                                  run_turn(cfg, number, folder, mixture))
 
 
-def run_turn(cfg: Config, number: int, policy_folder: str, critic_folder: str,
-             mixture: Mixture) -> dict:
+def run_turn(cfg: Config, number: int, policy_folder: str, mixture: Mixture) -> dict:
     """Search, filter, retrain, refresh, evaluate; returns the turn's result.json."""
-    device, family = resolve_device(cfg.device), FAMILIES[cfg.family]
-    log = RunLog(f"{cfg.out}/turn-{number}", f"flywheel turn {number}", cfg,
-                 {"policy": checkpoint.weights_hash(policy_folder),
-                  "critic": checkpoint.weights_hash(critic_folder)})
+    refreshed = number > 1 and cfg.refresh != "no"
+    critic_folder = f"{policy_folder}/critic" if refreshed else cfg.critic
+    log, device = checkpoint.open_stage(
+        f"flywheel turn {number}", cfg, f"{cfg.out}/turn-{number}", policy=policy_folder,
+        critic=critic_folder)
     if log.done:
         return log.done
     found = log.once("solutions.json", lambda: search_solutions(
@@ -136,18 +101,15 @@ def run_turn(cfg: Config, number: int, policy_folder: str, critic_folder: str,
     model, tokenizer = checkpoint.load(start, device)
     if solutions:
         imitate(log, model, tokenizer, cfg, lambda step: replayed_rows(
-            tokenizer, solutions, cfg.rows_per_step, mixture, family, cfg.replay,
+            tokenizer, solutions, cfg.rows_per_step, mixture, FAMILIES[cfg.family], cfg.replay,
             rng(cfg.seed, "flywheel rows", number, step)))
     else:
         log.say("no solution passed the filter, so this turn trains nothing and passes its policy "
                 "on; lower --threshold or --min-level, or raise --n")
-    sha256 = checkpoint.save(log.out, model, tokenizer)
-    refreshed = {} if cfg.refresh == "no" else refresh_critic(cfg, number, log)
-    sets = frozen_sets(cfg.family, "test", cfg.eval_n)
-    report = {"cot": evaluate(model, tokenizer, sets, "cot", Sampling(temperature=0))}
-    return log.finish(seconds=log.seconds(), weights=sha256, accuracy=report, **found,
-                      **{f"critic_{key}": value for key, value in refreshed.items()
-                         if key in ("auc", "label_accuracy")})
+    if cfg.refresh != "no":
+        checkpoint.save(log.out, model, tokenizer)
+        found |= refresh_critic(cfg, number, f"{log.out}/critic", str(log.out))
+    return finish_policy(log, cfg, model, tokenizer, share_rows(found, cfg.problems), **found)
 
 
 def sample_train_problems(cfg: Config, n: int, purpose: str, number: int, policy: Transformer,
@@ -179,13 +141,13 @@ def search_solutions(cfg: Config, number: int, policy: Transformer, tokenizer: T
             "auc": auc(list(chain(*values)), drawn)}
 
 
-def refresh_critic(cfg: Config, number: int, turn: RunLog) -> dict:
-    """A new critic for the turn's policy, from its own samples; result.json of `turn-t/critic`."""
-    log = RunLog(f"{turn.out}/critic", f"flywheel critic {number}", cfg,
-                 {"policy": checkpoint.weights_hash(turn.out)})
+def refresh_critic(cfg: Config, number: int, out: str, policy_folder: str) -> dict:
+    """A new critic for the turn's policy, from its own samples; its AUC and label accuracy."""
+    log, device = checkpoint.open_stage(f"flywheel critic {number}", cfg, out,
+                                        policy=policy_folder)
     if log.done:
-        return log.done
-    policy, tokenizer = checkpoint.load(turn.out, resolve_device(cfg.device))
+        return {name: log.done[name] for name in ("critic_auc", "critic_label_accuracy")}
+    policy, tokenizer = checkpoint.load(policy_folder, device)
     problems, completions = sample_train_problems(cfg, cfg.critic_problems, "refresh", number,
                                                   policy, tokenizer)
     right = [[verdict.correct for verdict in row] for row in judge(problems, completions)]
@@ -202,9 +164,10 @@ def refresh_critic(cfg: Config, number: int, turn: RunLog) -> dict:
     values = final_values(critic, tokenizer, problems[cut:], completions[cut:])
     agree = [(ends[-1] > 0.5) == correct for ends, correct in
              zip(chain(*labels), chain(*right), strict=True) if ends]
-    return log.finish(seconds=log.seconds(), weights=sha256,
-                      auc=auc(list(chain(*values)), list(chain(*right[cut:]))),
-                      label_accuracy=sum(agree) / max(1, len(agree)))
+    measured = {"critic_auc": auc(list(chain(*values)), list(chain(*right[cut:]))),
+                "critic_label_accuracy": sum(agree) / max(1, len(agree))}
+    log.finish(seconds=log.seconds(), weights=sha256, **measured)
+    return measured
 
 
 def labels_of(how: str, problem: Problem, texts: list[str],

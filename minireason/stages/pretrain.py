@@ -10,65 +10,53 @@ steps after validation accuracy reached it, so that seeds start post-training eq
 
 from dataclasses import dataclass, field
 
-import torch
-
-from minireason.core import parallel
-from minireason.core.config import read_lines, resolve_device, rng, stream_seed
-from minireason.core.runlog import RunLog
-from minireason.measure.evaluate import evaluate, frozen_sets, show
+from minireason.core.config import TrainingConfig, read_lines, rng, stream_seed
+from minireason.measure.evaluate import evaluate, finish_policy, frozen_sets, rows_of
 from minireason.model import checkpoint
 from minireason.model.tokenizer import Tokenizer
 from minireason.model.transformer import ModelConfig, Transformer
 from minireason.problems import FAMILIES
 from minireason.problems.corpus import Mixture, corpus_lines
 from minireason.sampling.sampler import Sampling
-from minireason.training.batches import encode_lines, micro_batches
-from minireason.training.losses import nll
-from minireason.training.optim import make_optimizer, schedule, train_step, trapezoid
+from minireason.training.batches import encode_lines
+from minireason.training.optim import make_optimizer, schedule, supervised_step, trapezoid
 
 
-@dataclass(frozen=True)
-class Config:
+@dataclass(frozen=True, kw_only=True)
+class Config(TrainingConfig):
     """Stage 1: pretraining on facts, direct answers and a thin tail of worked lines."""
 
     out: str = "runs/pretrain"
     mixture: Mixture = field(default_factory=Mixture)
-    family: str = "chain"
-    seed: int = 0
-    device: str = "auto"
     d_model: int = 96
     n_layers: int = 4             # L
     n_heads: int = 3              # H
     head_dim: int = 32            # D
     d_ff: int = 256
-    max_len: int = 128            # tokens a row at most
+    max_len: int = 128            # tokens per row at most
     steps: int = 2600             # at most
+    rows_per_step: int = 48       # B, lines
     target: float = 0.45          # validation accuracy, step by step at target_level, from which
     target_level: int = 4         # the learning rate falls; 0: a cosine over all steps
     check_every: int = 25         # steps between two looks at it
     check_n: int = 200            # validation problems
     decay: int = 150              # steps of the fall, the last ones
-    lines_per_step: int = 48      # B
-    token_budget: int = 1024      # tokens a micro-batch; never changes the gradient
     lr: float = 2e-3              # peak learning rate
     warmup: int = 50              # steps
-    weight_decay: float = 0.1
     save_every: int = 200         # steps between saved states
-    eval_n: int = 500             # problems a level
     compile: bool = False         # torch.compile; pays for itself on a GPU only
 
 
 def run(cfg: Config) -> dict:
     """Train from random weights; returns result.json's content."""
-    device = parallel.init(resolve_device(cfg.device))
-    log = RunLog(cfg.out, "pretrain", cfg, parents={})
+    log, device = checkpoint.open_stage("pretrain", cfg, cfg.out)
     if log.done:
         return log.done
-    tokenizer = Tokenizer.build(FAMILIES[cfg.family].TOKENS)
+    family = FAMILIES[cfg.family]
+    tokenizer = Tokenizer.build(family.TOKENS)
     shape = ModelConfig(tokenizer.vocab_size, cfg.d_model, cfg.n_layers, cfg.n_heads, cfg.n_heads,
                         cfg.head_dim, cfg.d_ff, cfg.max_len)
-    generator = torch.Generator().manual_seed(stream_seed(cfg.seed, "weights"))
-    model = Transformer(shape).init_weights(generator).to(device)
+    model = Transformer.random(shape, stream_seed(cfg.seed, "weights")).to(device)
     if cfg.compile:
         model.compile(dynamic=True)
     log.start(model, device)
@@ -78,24 +66,22 @@ def run(cfg: Config) -> dict:
     for step in log.steps(start, cfg.steps):
         if fall is not None and step == fall + cfg.decay:
             break
-        lines = corpus_lines(cfg.mixture, FAMILIES[cfg.family], rng(cfg.seed, "pretrain", step),
-                             cfg.lines_per_step)
+        lines = corpus_lines(cfg.mixture, family, rng(cfg.seed, "pretrain", step),
+                             cfg.rows_per_step)
         rows = encode_lines(tokenizer, [""] * len(lines), lines)
-        batches, count = micro_batches(rows, cfg.token_budget, tokenizer.pad)
-        lr = (trapezoid(step, cfg.lr, cfg.warmup, fall, cfg.decay) if cfg.target else
-              schedule(step, cfg.steps, cfg.lr, cfg.warmup))
-        loss, grad_norm = train_step(
-            model, optimizer, batches,
-            lambda b, n=count: nll(model(b.inputs, b.cu_seqlens, b.max_len), b.targets,
-                                   b.loss_mask, n), lr)
+        lr = schedule(step, cfg.steps, cfg.lr, cfg.warmup)
+        if cfg.target:
+            lr = trapezoid(step, cfg.lr, cfg.warmup, fall, cfg.decay)
+        trained = supervised_step(model, optimizer, rows, lr, cfg.token_budget, tokenizer.pad)
         found = checked(cfg, step, fall, model, tokenizer)
-        log.record(step, **{"train/loss": loss, "train/grad_norm": grad_norm, "train/lr": lr,
-                            "train/tokens": count}, **found)
+        log.record(step, **trained, **found)
         if fall is None:
             fall = fall_of(cfg, step + 1, [{"step": step, **found}])
-        if (step + 1) % cfg.save_every == 0 and step + 1 < cfg.steps:
-            checkpoint.save_state(log, step + 1, model, optimizer)
-    return finish(cfg, log, model, tokenizer)
+        checkpoint.save_state_every(log, cfg, step, model, optimizer)
+    direct = evaluate(model, tokenizer, frozen_sets(cfg.family, "test", cfg.eval_n), "direct",
+                      Sampling(temperature=0))
+    return finish_policy(log, cfg, model, tokenizer, rows_of(direct, "direct"),
+                         {"direct": direct}, parameters=model.n_params)
 
 
 def checked(cfg: Config, step: int, fall: int | None, model: Transformer,
@@ -115,16 +101,3 @@ def fall_of(cfg: Config, step: int, records: list[dict]) -> int | None:
             return record["step"] + 1
     last = cfg.steps - cfg.decay
     return last if cfg.target and step >= last else None
-
-
-def finish(cfg: Config, log: RunLog, model: Transformer, tokenizer: Tokenizer) -> dict:
-    """Save the weights, then measure direct and chain-of-thought accuracy on the frozen sets."""
-    sha256 = checkpoint.save(cfg.out, model, tokenizer)
-    sets = frozen_sets(cfg.family, "test", cfg.eval_n)
-    greedy = Sampling(temperature=0)
-    report = {style: evaluate(model, tokenizer, sets, style, greedy)
-              for style in ("direct", "cot")}
-    few = [sets[name][0] for name in list(sets)[:3]]
-    log.samples(show(model, tokenizer, few, "cot", greedy))
-    return log.finish(seconds=log.seconds(), weights=sha256, parameters=model.n_params,
-                      accuracy=report)

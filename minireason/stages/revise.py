@@ -10,15 +10,20 @@ Revision policies: Snell 2024 (arXiv:2408.03314, section 6); backtracking in the
 Gandhi 2024 (arXiv:2404.03683).
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from minireason.core import parallel
-from minireason.core.config import UserError, resolve_device, rng, stream_seed
-from minireason.core.runlog import RunLog
-from minireason.measure.evaluate import accuracy_of, evaluate, frozen_sets, judge, show, wilson
+from minireason.core.config import TrainingConfig, UserError, rng, stream_seed
+from minireason.measure.evaluate import (
+    accuracy_of,
+    finish_policy,
+    frozen_sets,
+    judge,
+    rows_of,
+    wilson,
+)
 from minireason.model import checkpoint
 from minireason.model.tokenizer import Tokenizer
 from minireason.model.transformer import Transformer
@@ -32,16 +37,13 @@ from minireason.training.imitate import imitate
 SEPARATORS = ("<wrong>", ";", "<think>", "</think>", "<eos>")   # what stands between two steps
 
 
-@dataclass(frozen=True)
-class Config:
+@dataclass(frozen=True, kw_only=True)
+class Config(TrainingConfig):
     """A policy that corrects itself, from backtracking traces of its own samples."""
 
     init: str                     # folder of the policy to start from and to sample
     base: str                     # pretrained folder whose mixture is replayed
     out: str = "runs/revise"
-    family: str = "chain"
-    seed: int = 0
-    device: str = "auto"
     problems: int = 2500          # train problems that the policy is sampled on
     min_level: int = 2
     max_level: int = 8
@@ -51,14 +53,7 @@ class Config:
     mended: float = 0.3           # share of rows that are backtracking traces; 0 is the control
     replay: float = 0.4           # share of rows from the mixture; the rest is fully right
     steps: int = 300
-    rows_per_step: int = 64       # B
-    token_budget: int = 1024      # tokens per micro-batch; never changes the gradient
-    lr: float = 1e-3              # peak learning rate
-    warmup: int = 20              # steps
-    weight_decay: float = 0.1
-    save_every: int = 100         # steps between saved states
     max_new: int = 92             # tokens per completion at most; withdrawals need room
-    eval_n: int = 500             # problems per level
 
     def __post_init__(self):
         if not 0 <= self.mended + self.replay <= 1 or min(self.mended, self.replay) < 0:
@@ -70,12 +65,10 @@ class Config:
 
 def run(cfg: Config) -> dict:
     """Sample, splice, train, measure; returns result.json's content."""
-    device = parallel.init(resolve_device(cfg.device))
-    mixture = Mixture.of(cfg.base)
-    log = RunLog(cfg.out, "revise", cfg, {"init": checkpoint.weights_hash(cfg.init),
-                                          "base": checkpoint.weights_hash(cfg.base)})
+    log, device = checkpoint.open_stage("revise", cfg, cfg.out, init=cfg.init, base=cfg.base)
     if log.done:
         return log.done
+    mixture = Mixture.of(cfg.base)
     model, tokenizer = checkpoint.load(cfg.init, device)
     log.start(model, device)
     pool = log.once("pool.json", lambda: sample_pool(cfg, model, tokenizer))["pool"]
@@ -86,26 +79,19 @@ def run(cfg: Config) -> dict:
     imitate(log, model, tokenizer, cfg,
             lambda step: rows_of_step(cfg, step, pool, mixture, tokenizer),
             counted=lambda targets: ~in_withdrawn(targets, separators))
-    return finish(cfg, log, model, tokenizer, pool)
-
-
-def finish(cfg: Config, log: RunLog, model: Transformer, tokenizer: Tokenizer,
-           pool: list[list]) -> dict:
-    """Save the weights; measure accuracy and, at T = 1, what is withdrawn and rightly so."""
-    sha256 = checkpoint.save(cfg.out, model, tokenizer)
-    sets = frozen_sets(cfg.family, "test", cfg.eval_n)
-    greedy = Sampling(temperature=0, max_new=cfg.max_new)
-    drawn = replace(greedy, temperature=1.0, seed=stream_seed(cfg.seed, "revise measured"))
-    accuracy = {"cot": evaluate(model, tokenizer, sets, "cot", greedy), "sampled": {}}
-    withdrawals = {}
-    for name, problems in sets.items():
-        texts = complete(model, tokenizer, problems, "cot", drawn)
-        accuracy["sampled"][name] = vars(accuracy_of([v for v, in judge(problems, texts)]))
+    sampled, withdrawals, rows = {}, {}, []
+    how = Sampling(max_new=cfg.max_new, seed=stream_seed(cfg.seed, "revise measured"))
+    for name, problems in frozen_sets(cfg.family, "test", cfg.eval_n).items():
+        texts = complete(model, tokenizer, problems, "cot", how)
+        sampled[name] = vars(accuracy_of([verdict for verdict, in judge(problems, texts)]))
         withdrawals[name] = withdrawal_rates(problems, [text for text, in texts])
-    log.samples(show(model, tokenizer, [s[0] for s in list(sets.values())[3:6]], "cot", drawn))
-    return log.finish(seconds=log.seconds(), weights=sha256, accuracy=accuracy,
-                      withdrawals=withdrawals, pool=len(pool),
-                      pool_with_errors=sum(bool(errors) for _, _, errors in pool))
+        for kind, found in withdrawals[name].items():
+            rows.append({"set": name, "method": kind, "accuracy": found["share"],
+                         "low": found["low"], "high": found["high"], "problems": found["n"]})
+    return finish_policy(
+        log, cfg, model, tokenizer, rows + rows_of(sampled, "sampled"), {"sampled": sampled},
+        cfg.max_new, withdrawals=withdrawals, pool=len(pool),
+        pool_with_errors=sum(bool(errors) for _, _, errors in pool))
 
 
 def sample_pool(cfg: Config, policy: Transformer, tokenizer: Tokenizer) -> dict:

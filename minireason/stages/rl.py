@@ -16,50 +16,33 @@ import torch
 from torch import Tensor
 
 from minireason.core import parallel
-from minireason.core.config import UserError, read_lines, resolve_device, rng, stream_seed
+from minireason.core.config import (
+    StageConfig,
+    UserError,
+    check_choice,
+    read_lines,
+    rng,
+    stream_seed,
+)
 from minireason.core.runlog import RunLog
-from minireason.measure.evaluate import evaluate, frozen_sets, show
+from minireason.measure.evaluate import evaluate, finish_policy, frozen_sets, rows_of, show
 from minireason.model import checkpoint
 from minireason.model.tokenizer import Tokenizer
 from minireason.model.transformer import Transformer
 from minireason.problems import FAMILIES, sample_split
 from minireason.problems.corpus import Mixture, corpus_lines
 from minireason.sampling.sampler import Sampling
+from minireason.training import losses, optim, rollouts
 from minireason.training.batches import Batch, encode_lines, micro_batches
-from minireason.training.losses import (
-    ADVANTAGES,
-    AGGREGATIONS,
-    clipped,
-    kl_k3,
-    nll,
-    policy_gradient_loss,
-    token_weights,
-)
-from minireason.training.optim import make_optimizer, schedule, train_step
-from minireason.training.rollouts import (
-    Group,
-    Rewards,
-    RolloutBatch,
-    compute_curve,
-    credit_groups,
-    diagnostics,
-    drawn_logprobs,
-    has_signal,
-    reward_groups,
-    rollout_batches,
-    sample_groups,
-)
+from minireason.training.rollouts import Group, Rewards, RolloutBatch
 
 
-@dataclass(frozen=True)
-class Config:
+@dataclass(frozen=True, kw_only=True)
+class Config(StageConfig):
     """Stage 4: reinforcement learning against the exact verifier."""
 
     init: str                     # folder of the policy to start from; also the KL reference
     out: str = "runs/rl"
-    family: str = "chain"
-    seed: int = 0
-    device: str = "auto"
     steps: int = 440
     prompts_per_step: int = 16    # P
     group_size: int = 16          # G rollouts per prompt; B = P * G
@@ -87,12 +70,10 @@ class Config:
     eval_every: int = 40          # steps between points of the validation curve
     eval_levels: tuple[int, ...] = ()   # of the validation curve; () means max_level
     validation_n: int = 300       # problems per level of the curve
-    eval_n: int = 500             # test problems per level at the end
 
     def __post_init__(self):
-        if self.advantage not in ADVANTAGES or self.aggregation not in AGGREGATIONS:
-            raise UserError(f"--advantage {self.advantage} --aggregation {self.aggregation}: must "
-                            f"be of {', '.join(ADVANTAGES)} and of {', '.join(AGGREGATIONS)}")
+        check_choice("advantage", self.advantage, losses.ADVANTAGES)
+        check_choice("aggregation", self.aggregation, losses.AGGREGATIONS)
         if self.group_size < 2 or self.temperature <= 0 or self.min_level > self.max_level:
             raise UserError("rl: needs --group-size of at least 2, --temperature above 0, and "
                             "--min-level up to --max-level")
@@ -102,36 +83,46 @@ class Config:
 
 def run(cfg: Config) -> dict:
     """Sample, reward, credit, learn; returns result.json's content."""
-    device = parallel.init(resolve_device(cfg.device))
+    log, device = checkpoint.open_stage("rl", cfg, cfg.out, init=cfg.init)
+    if log.done:
+        return log.done
     policy, tokenizer = checkpoint.load(cfg.init, device)
     reference, _ = checkpoint.load(cfg.init, device)
     mixture = Mixture.of(cfg.base) if cfg.replay else None
-    log = RunLog(cfg.out, "rl", cfg, {"init": checkpoint.weights_hash(cfg.init)})
-    if log.done:
-        return log.done
     log.start(policy, device)
-    optimizer = make_optimizer(policy, cfg.weight_decay)
+    optimizer = optim.make_optimizer(policy, cfg.weight_decay)
     for step in log.steps(checkpoint.resume(log, policy, optimizer), cfg.steps):
         curve = validate(cfg, step, policy, tokenizer, log) if step % cfg.eval_every == 0 else {}
         groups, drawn = groups_of_step(cfg, step, policy, tokenizer)
         updates = batches_of_updates(cfg, step, groups, policy, reference, tokenizer.pad)
-        lr = schedule(step, cfg.steps, cfg.lr, cfg.warmup, cfg.lr_floor)
+        lr = optim.schedule(step, cfg.steps, cfg.lr, cfg.warmup, cfg.lr_floor)
         learned = learn(cfg, step, policy, optimizer, updates, lr, mixture, tokenizer)
         trained = sum(len(r.tokens) for group in groups for r in group if not r.silent or cfg.kl)
-        record = {**diagnostics(drawn), **learned, "trained_tokens": cfg.epochs * trained, "lr": lr}
+        record = {**rollouts.diagnostics(drawn), **learned,
+                  "trained_tokens": cfg.epochs * trained, "lr": lr}
         log.record(step, **{f"train/{name}": value for name, value in record.items()}, **curve)
-        if (step + 1) % cfg.save_every == 0 and step + 1 < cfg.steps:
-            checkpoint.save_state(log, step + 1, policy, optimizer)
+        checkpoint.save_state_every(log, cfg, step, policy, optimizer)
     log.record(cfg.steps, **validate(cfg, cfg.steps, policy, tokenizer, log))
-    seconds, sha256 = log.seconds(), checkpoint.save(cfg.out, policy, tokenizer)
-    greedy, single = Sampling(temperature=0), Sampling(seed=stream_seed(cfg.seed, "rl test"))
+    single = Sampling(seed=stream_seed(cfg.seed, "rl test"))
     sets = frozen_sets(cfg.family, "test", cfg.eval_n)
-    report = {"cot": evaluate(policy, tokenizer, sets, "cot", greedy),
-              "sampled": evaluate(policy, tokenizer, sets, "cot", single),
-              "sampled_before": evaluate(reference, tokenizer, sets, "cot", single)}
-    log.samples(show(policy, tokenizer, [s[0] for s in list(sets.values())[-3:]], "cot", greedy))
-    return log.finish(seconds=seconds, weights=sha256, accuracy=report, curve=compute_curve(
-        read_lines(log.out / "metrics.jsonl"), policy.n_params))
+    sampled = {"sampled": evaluate(policy, tokenizer, sets, "cot", single),
+               "sampled_before": evaluate(reference, tokenizer, sets, "cot", single)}
+    curve = rollouts.compute_curve(read_lines(log.out / "metrics.jsonl"), policy.n_params)
+    rows = curve_rows(curve)
+    for method, report in sampled.items():
+        rows += rows_of(report, method)
+    return finish_policy(log, cfg, policy, tokenizer, rows, sampled, curve=curve)
+
+
+def curve_rows(curve: list[dict]) -> list[dict]:
+    """The validation curve as flat rows: a row per point, set and method."""
+    rows = []
+    for point in curve:
+        spent = {key: value for key, value in point.items() if not key.startswith("eval/")}
+        for key in (key for key in point if key not in spent):
+            _, name, method = key.split("/")
+            rows.append({"set": name, "method": method, "accuracy": point[key], **spent})
+    return rows
 
 
 def groups_of_step(cfg: Config, step: int, policy: Transformer,
@@ -150,12 +141,12 @@ def groups_of_step(cfg: Config, step: int, policy: Transformer,
         how = Sampling(cfg.group_size, family.max_new(cfg.max_level), cfg.temperature,
                        seed=stream_seed(cfg.seed, "rl samples", step, attempt))
         mine = parallel.share(list(range(len(problems))))
-        groups = sample_groups(policy, tokenizer, [problems[i] for i in mine], how, mine)
-        reward_groups(groups, tokenizer, cfg.rewards)
-        credit_groups(groups, tokenizer, cfg.advantage, cfg.rewards.process)
+        groups = rollouts.sample_groups(policy, tokenizer, [problems[i] for i in mine], how, mine)
+        rollouts.reward_groups(groups, tokenizer, cfg.rewards)
+        rollouts.credit_groups(groups, tokenizer, cfg.advantage, cfg.rewards.process)
         groups = parallel.gather(groups)
         drawn += groups
-        kept += [group for group in groups if has_signal(group)] if cfg.redraws else groups
+        kept += [group for group in groups if rollouts.has_signal(group)] if cfg.redraws else groups
         if len(kept) == cfg.prompts_per_step:
             break
     return kept, drawn
@@ -168,33 +159,34 @@ def batches_of_updates(cfg: Config, step: int, groups: list[Group], policy: Tran
     The weights count the rollouts of all ranks. With one update per step the policy is the one
     that drew, and the ratio is 1 by definition.
     """
-    rollouts = [rollout for group in groups for rollout in group]
+    flat = [rollout for group in groups for rollout in group]
     if cfg.minibatches > 1:
-        order = rng(cfg.seed, "rl minibatches", step).permutation(len(rollouts))
-        rollouts = [rollouts[i] for i in order]
+        order = rng(cfg.seed, "rl minibatches", step).permutation(len(flat))
+        flat = [flat[i] for i in order]
     constant = FAMILIES[cfg.family].max_new(cfg.max_level)
     old = policy if cfg.epochs * cfg.minibatches > 1 else None
     updates = []
     for i in range(cfg.minibatches):
-        part = rollouts[i::cfg.minibatches]
+        part = flat[i::cfg.minibatches]
         lengths = torch.tensor([rollout.length for rollout in part])
-        weights = token_weights(lengths, cfg.aggregation, constant).tolist()
-        updates.append(rollout_batches(part, weights, cfg.temperature, cfg.token_budget, pad,
-                                       (old, reference if cfg.kl else None)))
+        weights = losses.token_weights(lengths, cfg.aggregation, constant).tolist()
+        updates.append(rollouts.rollout_batches(
+            part, weights, cfg.temperature, cfg.token_budget, pad,
+            (old, reference if cfg.kl else None)))
     return updates
 
 
 def rl_loss(cfg: Config, policy: Transformer, batch: RolloutBatch) -> tuple[Tensor, Tensor]:
     """The loss of a micro-batch, and its sums (tokens, clipped, KL(old || policy))."""
-    logprobs = drawn_logprobs(policy, batch.rows, cfg.temperature)        # (M,)
+    logprobs = rollouts.drawn_logprobs(policy, batch.rows, cfg.temperature)        # (M,)
     old = logprobs.detach() if batch.old_logprobs is None else batch.old_logprobs
-    loss = policy_gradient_loss(logprobs, old, batch.advantages, batch.weights, cfg.clip_low,
-                                cfg.clip_high)
+    loss = losses.policy_gradient_loss(logprobs, old, batch.advantages, batch.weights,
+                                       cfg.clip_low, cfg.clip_high)
     if cfg.kl:
-        loss = loss + cfg.kl * (batch.weights * kl_k3(logprobs, batch.ref_logprobs)).sum()
+        loss = loss + cfg.kl * (batch.weights * losses.kl_k3(logprobs, batch.ref_logprobs)).sum()
     with torch.no_grad():
-        stopped = clipped(logprobs, old, batch.advantages, cfg.clip_low, cfg.clip_high)
-        moved = kl_k3(old, logprobs)
+        stopped = losses.clipped(logprobs, old, batch.advantages, cfg.clip_low, cfg.clip_high)
+        moved = losses.kl_k3(old, logprobs)
         sums = torch.stack([torch.ones_like(moved).sum(), stopped.float().sum(), moved.sum()])
     return loss, sums
 
@@ -216,13 +208,12 @@ def learn(cfg: Config, step: int, policy: Transformer, optimizer: torch.optim.Op
 
         def loss_of(batch, count=count):
             if isinstance(batch, Batch):
-                return cfg.replay * nll(policy(batch.inputs, batch.cu_seqlens, batch.max_len),
-                                        batch.targets, batch.loss_mask, count)
+                return cfg.replay * optim.batch_nll(policy, batch, count)
             loss, part = rl_loss(cfg, policy, batch)
             sums.add_(part)
             return loss
 
-        steps.append(train_step(policy, optimizer, batches, loss_of, lr))
+        steps.append(optim.train_step(policy, optimizer, batches, loss_of, lr))
     parallel.all_sum([sums])
     tokens, stopped, moved = sums.tolist()
     loss, grad_norm = (sum(values) / len(steps) for values in zip(*steps, strict=True))

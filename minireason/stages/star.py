@@ -14,10 +14,8 @@ without replay makes a small model forget (docs/LOG.md).
 
 from dataclasses import dataclass, replace
 
-from minireason.core import parallel
-from minireason.core.config import UserError, resolve_device, rng, stream_seed
-from minireason.core.runlog import RunLog
-from minireason.measure.evaluate import evaluate, frozen_sets, judge, show
+from minireason.core.config import TrainingConfig, check_choice, rng, stream_seed
+from minireason.measure.evaluate import finish_policy, judge, share_rows
 from minireason.model import checkpoint
 from minireason.model.tokenizer import Tokenizer
 from minireason.model.transformer import Transformer
@@ -25,19 +23,16 @@ from minireason.problems import FAMILIES, Problem, sample_levels
 from minireason.problems.corpus import Mixture
 from minireason.sampling.complete import complete
 from minireason.sampling.sampler import Sampling
-from minireason.training.imitate import imitate, replayed_rows
+from minireason.training.imitate import imitate, replayed_rows, run_rounds
 
 
-@dataclass(frozen=True)
-class Config:
+@dataclass(frozen=True, kw_only=True)
+class Config(TrainingConfig):
     """Stage 3: self-taught rationales."""
 
     init: str                     # folder of the first policy (SFT)
     base: str                     # folder of the model that each round restarts from
     out: str = "runs/star"
-    family: str = "chain"
-    seed: int = 0
-    device: str = "auto"
     rounds: int = 3
     problems: int = 1500          # new train problems per round
     min_level: int = 4
@@ -50,54 +45,23 @@ class Config:
     restart: bool = True          # from `base` each round; else from the last policy
     replay: float = 0.5           # share of rows from the pretraining mixture
     steps: int = 200              # training steps per round
-    rows_per_step: int = 64       # B
-    token_budget: int = 1024      # tokens per micro-batch; never changes the gradient
-    lr: float = 1e-3              # peak learning rate
-    warmup: int = 20              # steps
-    weight_decay: float = 0.1
-    save_every: int = 100         # steps between saved states
-    eval_n: int = 500             # problems per level
 
     def __post_init__(self):
-        if self.keep not in ("answer", "steps"):
-            raise UserError(f"--keep {self.keep}: must be answer or steps")
+        check_choice("keep", self.keep, ("answer", "steps"))
 
 
 def run(cfg: Config) -> dict:
     """All rounds, each its own folder `round-r` below `out`; returns result.json's content."""
-    device = parallel.init(resolve_device(cfg.device))
+    log, device = checkpoint.open_stage("star", cfg, cfg.out, init=cfg.init, base=cfg.base)
     mixture = Mixture.of(cfg.base)
-    parents = {"init": checkpoint.weights_hash(cfg.init),
-               "base": checkpoint.weights_hash(cfg.base)}
-    policy, tokenizer = checkpoint.load(cfg.init, device)
-    log = RunLog(cfg.out, "star", cfg, parents)
-    if log.done:
-        return log.done
-    log.start(policy, device)
-    log.rewind(0)
-    history, folder = [], cfg.init
-    for number in range(1, cfg.rounds + 1):
-        result = run_round(cfg, number, folder, mixture)
-        folder = f"{cfg.out}/round-{number}"
-        history.append(result)
-        log.record(number, **{"time/seconds" if key == "seconds" else f"star/{key}": value
-                              for key, value in result.items() if isinstance(value, float)},
-                   **{f"eval/{name}": value["accuracy"]
-                      for name, value in result["accuracy"]["cot"].items()})
-    policy, _ = checkpoint.load(folder, device)
-    sha256 = checkpoint.save(cfg.out, policy, tokenizer)
-    sets = frozen_sets(cfg.family, "test", 1)
-    log.samples(show(policy, tokenizer, [s[0] for s in list(sets.values())[3:6]], "cot",
-                     Sampling(temperature=0)))
-    return log.finish(seconds=sum(r["seconds"] for r in history), weights=sha256, rounds=history,
-                      accuracy=history[-1]["accuracy"])
+    return log.done or run_rounds(log, device, "round", cfg.rounds, cfg.init, lambda number, folder:
+                                  run_round(cfg, number, folder, mixture))
 
 
 def run_round(cfg: Config, number: int, policy_folder: str, mixture: Mixture) -> dict:
     """Sample, verify, keep, retrain, evaluate; returns the round's result.json."""
-    device = resolve_device(cfg.device)
-    log = RunLog(f"{cfg.out}/round-{number}", f"star round {number}", cfg,
-                 {"policy": checkpoint.weights_hash(policy_folder)})
+    log, device = checkpoint.open_stage(f"star round {number}", cfg, f"{cfg.out}/round-{number}",
+                                        policy=policy_folder)
     if log.done:
         return log.done
     kept = log.once("rationales.json", lambda: sample_rationales(
@@ -107,17 +71,13 @@ def run_round(cfg: Config, number: int, policy_folder: str, mixture: Mixture) ->
     start = cfg.base if cfg.restart and rationales else policy_folder
     model, tokenizer = checkpoint.load(start, device)
     if rationales:
-        family = FAMILIES[cfg.family]
         imitate(log, model, tokenizer, cfg, lambda step: replayed_rows(
-            tokenizer, rationales, cfg.rows_per_step, mixture, family, cfg.replay,
+            tokenizer, rationales, cfg.rows_per_step, mixture, FAMILIES[cfg.family], cfg.replay,
             rng(cfg.seed, "star rows", number, step)))
     else:
         log.say("no rationale was kept, so this round trains nothing and passes its policy on; "
                 "lower --min-level, raise --n, or train the first policy longer")
-    sha256 = checkpoint.save(log.out, model, tokenizer)
-    sets = frozen_sets(cfg.family, "test", cfg.eval_n)
-    report = {"cot": evaluate(model, tokenizer, sets, "cot", Sampling(temperature=0))}
-    return log.finish(seconds=log.seconds(), weights=sha256, accuracy=report, **kept)
+    return finish_policy(log, cfg, model, tokenizer, share_rows(kept, cfg.problems), **kept)
 
 
 def sample_rationales(cfg: Config, number: int, policy: Transformer,

@@ -141,7 +141,7 @@ def training_batches(cfg: Config,
     takes rectangles only.
     """
     generator, shape = rng(cfg.seed, "bench"), cfg.shape
-    lines = corpus_lines(shape.mixture, FAMILIES[shape.family], generator, shape.lines_per_step)
+    lines = corpus_lines(shape.mixture, FAMILIES[shape.family], generator, shape.rows_per_step)
     rows = encode_lines(tokenizer, [""] * len(lines), lines)
     padded, packed = (micro_batches(rows, shape.token_budget, tokenizer.pad, packed)
                       for packed in (False, True))

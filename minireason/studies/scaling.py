@@ -143,7 +143,7 @@ def cell(cfg: Config, log: RunLog, index: int, seed: int, device: torch.device) 
     result = pretrain.run(pretrain.Config(
         out=str(out), mixture=sweep.mixture, seed=seed, device=cfg.device, d_model=d_model,
         n_layers=n_layers, n_heads=n_heads, head_dim=sweep.head_dim, d_ff=d_ff, steps=sweep.steps,
-        lines_per_step=sweep.lines_per_step, lr=sweep.lr, target=0.0,   # equal tokens: no early end
+        rows_per_step=sweep.lines_per_step, lr=sweep.lr, target=0.0,   # equal tokens: no early end
         eval_n=sweep.eval_n))
     model, tokenizer = checkpoint.load(out, device)
     tokens = sum(json.loads(line)["train/tokens"]

@@ -5,60 +5,62 @@ stages/sft.py, where it stands written out.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from minireason.core.config import TrainingConfig, read_lines
 from minireason.core.runlog import RunLog
 from minireason.model import checkpoint
 from minireason.model.tokenizer import Tokenizer
 from minireason.model.transformer import Transformer
 from minireason.problems import Family
 from minireason.problems.corpus import Mixture, corpus_lines
-from minireason.training.batches import Row, encode_lines, micro_batches
-from minireason.training.losses import nll
-from minireason.training.optim import make_optimizer, schedule, train_step
+from minireason.training.batches import Row, encode_lines
+from minireason.training.optim import make_optimizer, schedule, supervised_step
 
 
-class Recipe(Protocol):
-    """What a training loop reads of a stage's Config."""
-
-    steps: int
-    rows_per_step: int            # B
-    token_budget: int             # tokens per micro-batch; never changes the gradient
-    lr: float                     # peak learning rate
-    warmup: int                   # steps
-    weight_decay: float
-    save_every: int               # steps between saved states
-
-
-def imitate(log: RunLog, model: Transformer, tokenizer: Tokenizer, recipe: Recipe,
+def imitate(log: RunLog, model: Transformer, tokenizer: Tokenizer, cfg: TrainingConfig,
             rows_at: Callable[[int], list[Row]],
             counted: Callable[[Tensor], Tensor] | None = None) -> None:
-    """Train the model on rows_at(step) for recipe.steps steps; resumes a run that was killed.
+    """Train the model on rows_at(step) for cfg.steps steps; resumes a run that was killed.
 
-    counted: which of the targets (..., T) count, as bool (..., T), beside those of each row.
+    counted: as for optim.supervised_step.
     """
-    optimizer = make_optimizer(model, recipe.weight_decay)
-    for step in log.steps(checkpoint.resume(log, model, optimizer), recipe.steps):
-        rows = rows_at(step)
-        batches, count = micro_batches(rows, recipe.token_budget, tokenizer.pad)
-        if counted is not None:
-            for batch in batches:
-                batch.loss_mask.mul_(counted(batch.targets))
-            for tokens, _ in rows:                # all rows of all ranks, as in micro_batches
-                count -= int((~counted(torch.tensor(tokens[1:]))).sum())
-        lr = schedule(step, recipe.steps, recipe.lr, recipe.warmup)
-        loss, grad_norm = train_step(
-            model, optimizer, batches,
-            lambda b, n=count: nll(model(b.inputs, b.cu_seqlens, b.max_len), b.targets,
-                                   b.loss_mask, n), lr)
-        log.record(step, **{"train/loss": loss, "train/grad_norm": grad_norm, "train/lr": lr,
-                            "train/tokens": count})
-        if (step + 1) % recipe.save_every == 0 and step + 1 < recipe.steps:
-            checkpoint.save_state(log, step + 1, model, optimizer)
+    optimizer = make_optimizer(model, cfg.weight_decay)
+    for step in log.steps(checkpoint.resume(log, model, optimizer), cfg.steps):
+        lr = schedule(step, cfg.steps, cfg.lr, cfg.warmup)
+        log.record(step, **supervised_step(model, optimizer, rows_at(step), lr, cfg.token_budget,
+                                           tokenizer.pad, counted))
+        checkpoint.save_state_every(log, cfg, step, model, optimizer)
+
+
+def run_rounds(log: RunLog, device: torch.device, name: str, n: int, first: str,
+               run_round: Callable[[int, str], dict]) -> dict:
+    """n rounds, each from the policy of the one before; the last one's policy is the stage's.
+
+    run_round(number, policy folder) works in the folder `<name>-<number>` and returns its
+    result.json; this returns the stage's. first: the folder of the first policy.
+    """
+    log.start(checkpoint.load(first, device)[0], device)
+    log.rewind(0)
+    history, rows, folder = [], [], Path(first)
+    for number in range(1, n + 1):
+        result = run_round(number, str(folder))
+        folder = log.out / f"{name}-{number}"
+        history.append(result)
+        rows += [{**row, "round": number} for row in read_lines(folder / "rows.jsonl")]
+        shares = {"time/seconds" if key == "seconds" else f"{log.stage}/{key}": value
+                  for key, value in result.items() if isinstance(value, float)}
+        accuracy = {f"eval/{key}": found["accuracy"]
+                    for key, found in result["accuracy"]["cot"].items()}
+        log.record(number, **shares, **accuracy)
+    sha256 = checkpoint.save(log.out, *checkpoint.load(folder))
+    log.samples((folder / "samples.txt").read_text().strip())
+    return log.finish(rows, seconds=sum(result["seconds"] for result in history), weights=sha256,
+                      accuracy=history[-1]["accuracy"], **{f"{name}s": history})
 
 
 def replayed_rows(tokenizer: Tokenizer, examples: Sequence[Sequence[str]], n: int,

@@ -13,7 +13,9 @@ from torch import Tensor, nn
 
 from minireason.core import parallel
 from minireason.core.config import UserError
-from minireason.training.batches import Batch
+from minireason.model.transformer import Transformer
+from minireason.training.batches import Batch, Row, micro_batches
+from minireason.training.losses import nll
 
 
 def make_optimizer(model: nn.Module, weight_decay: float,
@@ -50,6 +52,30 @@ def autocast(device: torch.device):
     if device.type == "cuda":
         return torch.autocast("cuda", dtype=torch.bfloat16)
     return contextlib.nullcontext()
+
+
+def supervised_step(model: Transformer, optimizer: torch.optim.Optimizer, rows: list[Row],
+                    lr: float, token_budget: int, pad: int,
+                    counted: Callable[[Tensor], Tensor] | None = None) -> dict[str, float]:
+    """One update on the negative log-likelihood of the rows' counted tokens; the step's metrics.
+
+    counted: which of the targets (..., T) count, as bool (..., T), beside what each row says.
+    """
+    batches, count = micro_batches(rows, token_budget, pad)
+    if counted is not None:
+        for batch in batches:
+            batch.loss_mask.mul_(counted(batch.targets))
+        for tokens, _ in rows:                    # all rows of all ranks, as in micro_batches
+            count -= int((~counted(torch.tensor(tokens[1:]))).sum())
+    loss, grad_norm = train_step(model, optimizer, batches, lambda b: batch_nll(model, b, count),
+                                 lr)
+    return {"train/loss": loss, "train/grad_norm": grad_norm, "train/lr": lr, "train/tokens": count}
+
+
+def batch_nll(model: Transformer, batch: Batch, count: float) -> Tensor:
+    """nll of a batch's counted tokens under the model, over `count`; a scalar."""
+    logits = model(batch.inputs, batch.cu_seqlens, batch.max_len)
+    return nll(logits, batch.targets, batch.loss_mask, count)
 
 
 def train_step(model: nn.Module, optimizer: torch.optim.Optimizer, batches: list[Batch],

@@ -16,6 +16,7 @@ from minireason.sampling.sampler import Sampling, stream
 from minireason.stages import rl
 from minireason.stages.rl import Config as RLConfig
 from minireason.stages.rl import batches_of_updates, groups_of_step, rl_loss
+from minireason.training import losses
 from minireason.training.losses import (
     clipped,
     group_advantages,
@@ -91,7 +92,7 @@ def test_advantages_by_hand():
         group_advantages(rewards, 4, "ppo")
 
 
-@pytest.mark.parametrize("how", rl.ADVANTAGES)
+@pytest.mark.parametrize("how", losses.ADVANTAGES)
 def test_equal_rewards_give_exactly_no_advantage(how):
     for value in (0.0, 1.0, 0.1 + 0.2, 1 / 3):           # sums of these are not exact
         rewards = torch.full((7,), value, dtype=torch.float64)
@@ -268,7 +269,7 @@ def test_first_update_is_reinforce_and_the_ratio_exactly_one(policy, tiny):
             FLOAT32_SUM * reinforce.abs().max())
 
 
-@pytest.mark.parametrize("aggregation", rl.AGGREGATIONS)
+@pytest.mark.parametrize("aggregation", losses.AGGREGATIONS)
 @pytest.mark.parametrize("kl", [0.0, 0.3])
 def test_micro_batches_never_change_the_gradient(policy, ladder, tiny, aggregation, kl):
     model, tokenizer = policy

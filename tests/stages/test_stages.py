@@ -100,7 +100,7 @@ def test_pretrain_learns_one_batch_by_heart(tmp_path, monkeypatch):
         lines[next(turn) % 3] for _ in range(n)])
     turn = iter(range(10 ** 6))
     run, config = tiny_stages(tmp_path)["pretrain"]
-    run(dataclasses.replace(config, steps=120, lines_per_step=3, eval_n=1))
+    run(dataclasses.replace(config, steps=120, rows_per_step=3, eval_n=1))
     _, tokenizer = checkpoint.load(tmp_path / "pretrain")
     floor = floor_of(encode_lines(tokenizer, [""] * 3, lines))
     assert 0.05 < floor < 0.4                            # the first token cannot be known

@@ -14,7 +14,7 @@ from minireason.studies.bench import Config as BenchConfig
 from minireason.studies.bench import compare, load_ours, load_theirs, logit_gap, run
 
 pytest.importorskip("transformers")
-TINY = PretrainConfig(d_model=16, n_layers=1, n_heads=2, head_dim=8, d_ff=24, lines_per_step=6)
+TINY = PretrainConfig(d_model=16, n_layers=1, n_heads=2, head_dim=8, d_ff=24, rows_per_step=6)
 
 
 def config(**more) -> BenchConfig:
