@@ -8,6 +8,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from minireason import stages
 from minireason.core.config import UserError, check_choice, read_json, resolve_device, stream_seed
 from minireason.critics.value_head import Critic
 from minireason.measure.evaluate import answer_of, marked_steps
@@ -16,7 +17,6 @@ from minireason.problems import FAMILIES, Problem
 from minireason.sampling.complete import complete
 from minireason.sampling.sampler import Sampling
 from minireason.search.vote import final_values
-from minireason.stages import STAGES
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ def find_policy(cfg: Config) -> Path:
     if cfg.checkpoint:
         return Path(cfg.checkpoint)
     folder = Path(cfg.run)
-    for stage in reversed(STAGES):
+    for stage in reversed(stages.STAGES):
         if stage.label and stage.in_run and (folder / stage.name / "result.json").exists():
             return folder / stage.name
     if (folder / "model.safetensors").exists():
@@ -94,7 +94,7 @@ def find_policy(cfg: Config) -> Path:
 
 def find_critic(cfg: Config, policy: str) -> str:
     """The folder of the run's critic of this policy, "" if it has none that is finished."""
-    names = {stage.name: stage.critic for stage in STAGES}
+    names = {stage.name: stage.critic for stage in stages.STAGES}
     folder = Path(cfg.run) / names.get(policy, "critic")
     return str(folder) if (folder / "result.json").exists() else ""
 

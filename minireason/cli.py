@@ -11,13 +11,10 @@ import sys
 
 import tyro
 
+from minireason import stages
 from minireason.core.config import UserError
-from minireason.stages import STAGES
 
-COMMANDS = {   # name: (module, its dataclass, its function, one line of help)
-    "run": ("minireason.pipeline", "Config", "run", "all stages in order, then the report"),
-    **{stage.name: (stage.module, "Config", "run", f"stage: {stage.help}")
-       for stage in STAGES if stage.command},
+OTHERS = {   # name: (module, its dataclass, its function, one line of help)
     "report": ("minireason.report.build", "Config", "run", "figures and report.html of a run"),
     "chat": ("minireason.chat", "Config", "run", "type problems, see answers"),
     "eval": ("minireason.evalset", "Config", "run", "a checkpoint on a frozen set or JSONL file"),
@@ -32,9 +29,17 @@ COMMANDS = {   # name: (module, its dataclass, its function, one line of help)
 }
 
 
+def commands() -> dict[str, tuple[str, str, str, str]]:
+    """{name: (module, its dataclass, its function, one line of help)}; the stages are STAGES."""
+    named = {stage.name: (stage.module, "Config", "run", f"stage: {stage.help}")
+             for stage in stages.STAGES if stage.command}
+    return {"run": ("minireason.pipeline", "Config", "run", "all stages in order, then the report"),
+            **named, **OTHERS}
+
+
 def usage() -> str:
     """The list of commands."""
-    lines = [f"  {name:<10} {text}" for name, (*_, text) in COMMANDS.items()]
+    lines = [f"  {name:<10} {text}" for name, (*_, text) in commands().items()]
     return "usage: minireason <command> [--help] [--flags]\n\n" + "\n".join(lines)
 
 
@@ -59,9 +64,9 @@ def main(argv: list[str] | None = None) -> int:
         return 0 if arguments else 2
     try:
         command, *rest = arguments
-        if command not in COMMANDS:
-            raise UserError(f"unknown command {command!r}; have {', '.join(COMMANDS)}")
-        module_name, class_name, function, _ = COMMANDS[command]
+        if command not in commands():
+            raise UserError(f"unknown command {command!r}; have {', '.join(commands())}")
+        module_name, class_name, function, _ = commands()[command]
         module = importlib.import_module(module_name)
         getattr(module, function)(parse(getattr(module, class_name), command, rest))
     except UserError as error:

@@ -10,13 +10,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from minireason import stages
 from minireason.core import parallel
 from minireason.core.config import check_choice, machine, resolve_device, write_atomic
 from minireason.core.runlog import RunLog
 from minireason.presets import SIZES, settings_of
 from minireason.problems import FAMILIES
 from minireason.report import build as report
-from minireason.stages import STAGES
 
 
 @dataclass(frozen=True)
@@ -30,13 +30,13 @@ class Config:
     device: str = "auto"          # auto | cpu | cuda
 
 
-def stages(cfg: Config) -> list[tuple[str, Callable[[], dict]]]:
+def plan_of(cfg: Config) -> list[tuple[str, Callable[[], dict]]]:
     """(name, function that runs it) of every stage, parents wired to the folders before."""
     check_choice("size", cfg.size, SIZES)
     check_choice("family", cfg.family, FAMILIES)
     common = {"family": cfg.family, "seed": cfg.seed, "device": cfg.device}
     plan = []
-    for stage in (stage for stage in STAGES if stage.in_run):
+    for stage in (stage for stage in stages.STAGES if stage.in_run):
         module = importlib.import_module(stage.module)
         parents = {field: str(folder(cfg) / name) for field, name in stage.parents.items()}
         config = module.Config(out=str(folder(cfg) / stage.name), **common, **parents,
@@ -53,7 +53,7 @@ def folder(cfg: Config) -> Path:
 
 def run(cfg: Config) -> dict:
     """Run what is not finished yet; returns {stage: result}."""
-    plan = stages(cfg)
+    plan = plan_of(cfg)
     parallel.init(resolve_device(cfg.device))   # before the folder is claimed, by one rank only
     log = RunLog(str(folder(cfg)), "run", cfg, parents={})
     if parallel.is_main() and not (folder(cfg) / "machine.json").exists():

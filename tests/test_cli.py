@@ -13,7 +13,7 @@ from kill_run import differences
 from tiny_run import tiny_stages
 
 from minireason import pipeline
-from minireason.cli import COMMANDS, main
+from minireason.cli import commands, main
 from minireason.presets import FAMILY_SIZES, SIZES
 from minireason.problems import FAMILIES
 from minireason.stages import STAGES
@@ -53,7 +53,7 @@ def flags(config, **changes: object) -> list[str]:
 
 
 def test_every_command_has_help():
-    for command in COMMANDS:
+    for command in commands():
         with pytest.raises(SystemExit) as stop:
             main([command, "--help"])
         assert stop.value.code == 0
@@ -241,7 +241,7 @@ def test_disk_full_at_one_write_after_the_other(capsys, disk, ladder, stage):
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("size", SIZES)
 def test_presets_build_their_configs(size, family):
-    plan = pipeline.stages(pipeline.Config(size=size, family=family))
+    plan = pipeline.plan_of(pipeline.Config(size=size, family=family))
     assert [name for name, _ in plan] == [stage.name for stage in STAGES if stage.in_run]
 
 

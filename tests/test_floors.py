@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from minireason.cli import COMMANDS
+from minireason.cli import commands
 
 ROOT = Path(__file__).resolve().parents[1]
 LIBRARY = ROOT / "minireason"
@@ -119,7 +119,7 @@ def test_packages_are_listed_and_listed_ones_exist():
 
 
 def test_commands_lead_to_modules():
-    for module, *_ in COMMANDS.values():
+    for module, *_ in commands().values():
         assert module.removeprefix("minireason.") in MODULES
 
 

@@ -61,9 +61,9 @@ def test_smoke_ends_with_a_policy_that_knows_nothing(tmp_path, monkeypatch):
 
 def test_sizes_and_seeds_reach_every_stage():
     with pytest.raises(UserError, match="--size huge"):
-        pipeline.stages(pipeline.Config(size="huge"))
+        pipeline.plan_of(pipeline.Config(size="huge"))
     with pytest.raises(UserError, match="--family chess"):
-        pipeline.stages(pipeline.Config(family="chess"))
+        pipeline.plan_of(pipeline.Config(family="chess"))
     assert pipeline.folder(pipeline.Config(size="smoke")) == Path("runs/smoke")
     other = pipeline.Config(size="smoke", family="addition")
     assert pipeline.folder(other) == Path("runs/addition-smoke")

@@ -18,6 +18,7 @@ from minireason.core import parallel
 from minireason.model.tokenizer import STEP_ENDS, Tokenizer
 from minireason.model.transformer import Transformer
 from minireason.problems import FAMILIES, Problem
+from minireason.problems.base import check_prefix
 from minireason.sampling.complete import prompt_ids
 from minireason.sampling.sampler import Sampling, sample
 
@@ -30,9 +31,10 @@ def step_prefixes(completion: str) -> list[str]:
 
 
 def exact_labels(problem: Problem, completion: str) -> list[bool]:
-    """At every step end: is the completion exactly right so far? See Family.check_prefix."""
-    check = FAMILIES[problem.family].check_prefix
-    return [check(problem, prefix, completion) for prefix in step_prefixes(completion)]
+    """At every step end: is the completion exactly right so far?"""
+    family = FAMILIES[problem.family]
+    return [check_prefix(family, problem, prefix, completion)
+            for prefix in step_prefixes(completion)]
 
 
 def outcome_labels(completion: str, right: bool) -> list[float]:

@@ -22,14 +22,7 @@ import re
 import numpy as np
 
 from minireason.core.config import UserError
-from minireason.problems.base import (
-    MALFORMED,
-    SYMBOLS,
-    Problem,
-    Verdict,
-    number_tokens,
-    prefix_is_right,
-)
+from minireason.problems.base import MALFORMED, SYMBOLS, Problem, Verdict, number_tokens
 
 NAME = "addition"
 LEVELS = tuple(range(1, 8))           # levels with a frozen set: digits
@@ -238,11 +231,6 @@ def check_steps(problem: Problem, steps: tuple[str, ...]) -> list[bool]:
         marks.append(step == _expected(operands, style, i, state))
         state = _claimed(style, step, state)
     return marks
-
-
-def check_prefix(problem: Problem, prefix: str, completion: str) -> bool:
-    """Is the completion exactly right up to the end of this prefix? See base.prefix_is_right."""
-    return prefix_is_right(check_steps, verify, OPENER["cot"], problem, prefix, completion)
 
 
 def facts(problem: Problem) -> tuple[str, ...]:

@@ -78,9 +78,6 @@ class Family(Protocol):
     def check_steps(self, problem: Problem, steps: tuple[str, ...]) -> list[bool]:
         """Each step, verified from the state before it."""
 
-    def check_prefix(self, problem: Problem, prefix: str, completion: str) -> bool:
-        """Is the completion exactly right up to the end of this prefix, a step end?"""
-
     def verify(self, problem: Problem, completion: str) -> Verdict:
         """The exact ground truth of this project."""
 
@@ -93,23 +90,22 @@ def number_tokens(digits: int) -> tuple[str, ...]:
     return tuple(str(number) for number in range(10 ** digits))
 
 
-def prefix_is_right(check_steps: Callable, verify: Callable, opener: str, problem: Problem,
-                    prefix: str, completion: str) -> bool:
-    """check_prefix for a family whose thoughts are steps parted by `;`.
+def check_prefix(family: Family, problem: Problem, prefix: str, completion: str) -> bool:
+    """Is the completion exactly right up to the end of this prefix, a step end?
 
     A thought that closes must also be complete: closed too early, it is not right. At `<eos>` the
     verdict on the answer counts.
     """
     if prefix.endswith("<eos>"):
-        return verify(problem, prefix).correct
+        return family.verify(problem, prefix).correct
     if prefix.endswith("</think>"):
-        closed = verify(problem, f"{prefix}{problem.answer}<eos>").steps_valid
-        return closed or verify(problem, completion).steps_valid
-    thought = prefix.removeprefix(opener).removesuffix(";")
+        closed = family.verify(problem, f"{prefix}{problem.answer}<eos>").steps_valid
+        return closed or family.verify(problem, completion).steps_valid
+    thought = prefix.removeprefix(family.OPENER["cot"]).removesuffix(";")
     if "</think>" in thought:
         return False
-    marks = verify(problem, f"{prefix[:-1]}</think>{problem.answer}<eos>").marks
-    return all(marks or check_steps(problem, tuple(thought.split(";"))))
+    marks = family.verify(problem, f"{prefix[:-1]}</think>{problem.answer}<eos>").marks
+    return all(marks or family.check_steps(problem, tuple(thought.split(";"))))
 
 
 def split_by_hash(text: str) -> str:

@@ -18,14 +18,7 @@ import numpy as np
 
 from minireason.core.config import UserError
 from minireason.problems.arithmetic import HIGHEST, LOWEST, OPERATORS, compute, parse_expression
-from minireason.problems.base import (
-    MALFORMED,
-    SYMBOLS,
-    Problem,
-    Verdict,
-    number_tokens,
-    prefix_is_right,
-)
+from minireason.problems.base import MALFORMED, SYMBOLS, Problem, Verdict, number_tokens
 
 NAME = "chain"
 LEVELS = tuple(range(1, 9))           # levels with a frozen set: operations
@@ -155,11 +148,6 @@ def check_steps(problem: Problem, steps: tuple[str, ...]) -> list[bool]:
         marks.append(right_step)
         state = match[4] if match else None
     return marks
-
-
-def check_prefix(problem: Problem, prefix: str, completion: str) -> bool:
-    """Is the completion exactly right up to the end of this prefix? See base.prefix_is_right."""
-    return prefix_is_right(check_steps, verify, OPENER["cot"], problem, prefix, completion)
 
 
 def facts(problem: Problem) -> tuple[str, ...]:

@@ -13,11 +13,12 @@ number may be compared with the target: `49-46=3` (larger minus smaller) changes
 drawn at random, with its dead ends, cut off at a token budget. `guided` is the stream of one that
 sees where solutions lie and errs on purpose. One that found nothing ends with
 `</think><wrong><eos>`: only some traces solve. Inputs are held out by the hash of the numbers
-alone (split_key); `sample` never draws the targets of HELD_OUT, `sample_held_out` no others.
+alone (split_key), and targets of HELD_OUT are never trained on.
 """
 
 import re
 from collections import Counter
+from functools import partial
 
 import numpy as np
 
@@ -30,14 +31,7 @@ from minireason.problems.arithmetic import (
     expression,
     operations,
 )
-from minireason.problems.base import (
-    MALFORMED,
-    SYMBOLS,
-    Problem,
-    Verdict,
-    number_tokens,
-    prefix_is_right,
-)
+from minireason.problems.base import MALFORMED, SYMBOLS, Problem, Verdict, number_tokens
 from minireason.problems.countdown_solver import BUDGET, guided, moves, solve, stream
 
 NAME = "countdown"
@@ -61,20 +55,11 @@ _COMPLETION = re.compile(r"(?:<think>([^<>]*(?:<wrong>[^<>]*)*))?"
                          r"</think>(<wrong>|[-+*/()0-9]+)<eos>", re.ASCII)
 
 
-def sample(generator: np.random.Generator, level: int) -> Problem:
-    """Numbers uniform in 1..20 and the target of a random way through them, none of HELD_OUT."""
-    return _sample(generator, level, held_out=False)
+def sample(generator: np.random.Generator, level: int, held_out: bool = False) -> Problem:
+    """Numbers uniform in 1..20 and the target of a random way through them.
 
-
-def sample_held_out(generator: np.random.Generator, level: int) -> Problem:
-    """As `sample`, but the target is one of HELD_OUT, which no training problem has."""
-    return _sample(generator, level, held_out=True)
-
-
-EXTRA_SETS = {"targets": sample_held_out}
-
-
-def _sample(generator: np.random.Generator, level: int, held_out: bool) -> Problem:
+    The target is none of HELD_OUT, or with `held_out` one of them, which no training problem has.
+    """
     if not 2 <= level <= MOST_NUMBERS:
         raise UserError(f"countdown level {level}: must be 2 to {MOST_NUMBERS} numbers")
     while True:
@@ -86,6 +71,9 @@ def _sample(generator: np.random.Generator, level: int, held_out: bool) -> Probl
             state = choices[int(generator.integers(len(choices)))].after
         if len(state) == 1 and state[0] >= LOWEST_TARGET and (state[0] in HELD_OUT) == held_out:
             return build(numbers, state[0])
+
+
+EXTRA_SETS = {"targets": partial(sample, held_out=True)}
 
 
 def max_new(level: int) -> int:
@@ -222,11 +210,6 @@ def _numbers(text: str) -> tuple[int, ...]:
 def check_steps(problem: Problem, steps: tuple[str, ...]) -> list[bool]:
     """For each step: is it exact, given the numbers before it? See walk_steps."""
     return walk_steps(problem, steps)[0]
-
-
-def check_prefix(problem: Problem, prefix: str, completion: str) -> bool:
-    """Is the completion exactly right up to the end of this prefix? See base.prefix_is_right."""
-    return prefix_is_right(check_steps, verify, OPENER["cot"], problem, prefix, completion)
 
 
 def facts(problem: Problem) -> tuple[str, ...]:
