@@ -24,12 +24,8 @@ class Tokenizer:
 
     def __init__(self, backend: Backend):
         self.backend = backend
-        ids = {name: backend.token_to_id(name) for name in SPECIALS}
-        lacking = [name for name, index in ids.items() if index is None]
-        if lacking:
-            raise UserError(f"tokenizer: lacks the special tokens {lacking}")
-        self.pad, self.bos, self.eos = ids["<pad>"], ids["<bos>"], ids["<eos>"]
-        self.think, self.end_think, self.hint = ids["<think>"], ids["</think>"], ids["<hint>"]
+        ids = self.ids_of(*SPECIALS)
+        self.pad, self.bos, self.eos, self.think, self.end_think, self.hint, _ = ids
 
     @classmethod
     def build(cls, tokens: Sequence[str]) -> "Tokenizer":
@@ -89,7 +85,10 @@ class Tokenizer:
 
     def ids_of(self, *tokens: str) -> list[int]:
         """Ids of tokens given by name; UserError if one is not in the vocabulary."""
-        ids = [self.backend.token_to_id(token) for token in tokens]
-        if None in ids:
-            raise UserError(f"tokenizer: no token {tokens[ids.index(None)]!r}")
+        ids = []
+        for token in tokens:
+            index = self.backend.token_to_id(token)
+            if index is None:
+                raise UserError(f"tokenizer: lacks the token {token!r}")
+            ids.append(index)
         return ids

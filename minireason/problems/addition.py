@@ -250,5 +250,6 @@ def verify(problem: Problem, completion: str) -> Verdict:
     steps, answer = parsed
     marks = tuple(check_steps(problem, steps))
     correct = answer == problem.answer
-    whole = bool(steps) and steps == _steps(_operands(problem), _style_of(steps))
+    style = _style_of(steps)
+    whole = style is not None and bool(steps) and steps == _steps(_operands(problem), style)
     return Verdict(correct, correct and whole and all(marks), True, marks)

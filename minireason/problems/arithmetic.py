@@ -54,7 +54,7 @@ def operations(text: str) -> tuple[list[tuple[int, str, int, int | None]], list[
 
     def walk(node: ast.AST) -> tuple[str, int | None]:
         """(canonical text, exact value); an unknown node gives a text that matches nothing."""
-        if isinstance(node, ast.Constant):
+        if isinstance(node, ast.Constant) and isinstance(node.value, int):
             leaves.append(node.value)
             return str(node.value), node.value
         operator = OPERATORS.get(type(getattr(node, "op", None)))

@@ -62,27 +62,35 @@ class Family(Protocol):
 
     def max_new(self, level: int) -> int:
         """Tokens of a completion of this level at most, <eos> included."""
+        ...
 
     def sample(self, rng: np.random.Generator, level: int) -> Problem:
         """One random problem."""
+        ...
 
     def read(self, text: str) -> Problem:
         """The problem that a user typed; UserError if it is unreadable."""
+        ...
 
     def render(self, problem: Problem, style: str) -> str:
         """The ideal completion, opener and <eos> included."""
+        ...
 
     def parse(self, completion: str) -> tuple[tuple[str, ...], str] | None:
         """(steps, answer); None if the completion does not match the grammar to its end."""
+        ...
 
     def check_steps(self, problem: Problem, steps: tuple[str, ...]) -> list[bool]:
         """Each step, verified from the state before it."""
+        ...
 
     def verify(self, problem: Problem, completion: str) -> Verdict:
         """The exact ground truth of this project."""
+        ...
 
     def facts(self, problem: Problem) -> tuple[str, ...]:
         """True single statements that its solution contains: pretraining text (corpus.py)."""
+        ...
 
 
 def number_tokens(digits: int) -> tuple[str, ...]:

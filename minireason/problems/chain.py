@@ -91,13 +91,15 @@ def read(text: str) -> Problem:
     moves: list[tuple[str, int]] = []
     while isinstance(node, ast.BinOp) and isinstance(node.right, ast.Constant):
         operator, right = OPERATORS.get(type(node.op)), node.right.value
-        if operator is None or not 2 <= right <= 9:
+        if operator is None or not isinstance(right, int) or not 2 <= right <= 9:
             break
         moves.append((operator, right))
         node = node.left
-    if not moves or not isinstance(node, ast.Constant) or not 1 <= node.value <= HIGHEST:
+    first = node.value if isinstance(node, ast.Constant) else None
+    if not moves or not isinstance(first, int) or not 1 <= first <= HIGHEST:
         raise UserError(f"cannot read {text[:80]!r}: {hint}")
-    return build(node.value, moves[::-1])
+    return build(first, moves[::-1])
+
 
 
 def render(problem: Problem, style: str) -> str:

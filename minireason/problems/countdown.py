@@ -97,7 +97,7 @@ def read(text: str) -> Problem:
     """A problem from typed text such as `3, 7, 18, 2 > 46`."""
     match = _PROMPT.fullmatch(re.sub(r"\s+", "", text))
     numbers = tuple(map(int, match[1].split(","))) if match else ()
-    if not 2 <= len(numbers) <= MOST_NUMBERS or 0 in numbers:
+    if match is None or not 2 <= len(numbers) <= MOST_NUMBERS or 0 in numbers:
         raise UserError(f"cannot read {text[:80]!r}: write 2 to {MOST_NUMBERS} numbers of 1 to "
                         f"{HIGHEST} and the target, such as 3,7,18,2>46")
     return build(numbers, int(match[2]))
@@ -231,6 +231,6 @@ def verify(problem: Problem, completion: str) -> Verdict:
     correct = self_check(problem, answer)
     reached = correct and bool(steps) and state == (given(problem)[1],)
     tried = {step.rpartition(":")[2].replace(GAVE_UP, "").partition(",")[0] for step in steps}
-    valid = reached and all(marks) and {f"{a}{o}{b}={c}" for a, o, b, c in
-                                        operations(answer)[0]} <= tried
-    return Verdict(correct, valid, True, tuple(marks))
+    used, _ = operations(answer) or ([], [])
+    all_tried = all(f"{a}{operator}{b}={result}" in tried for a, operator, b, result in used)
+    return Verdict(correct, reached and all(marks) and all_tried, True, tuple(marks))
