@@ -10,13 +10,12 @@ from pathlib import Path
 
 from minireason import stages
 from minireason.core.config import UserError, check_choice, read_json, resolve_device, stream_seed
-from minireason.critics.value_head import Critic
+from minireason.critics.value_head import Critic, final_values
 from minireason.measure.evaluate import answer_of, marked_steps
 from minireason.model import checkpoint
 from minireason.problems import FAMILIES, Problem
 from minireason.sampling.complete import complete
 from minireason.sampling.sampler import Sampling
-from minireason.search.vote import final_values
 
 
 @dataclass(frozen=True)

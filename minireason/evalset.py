@@ -13,8 +13,8 @@ import numpy as np
 
 from minireason.core import parallel
 from minireason.core.config import UserError, resolve_device, rng, stream_seed, write_atomic
-from minireason.measure.estimates import vote_at
-from minireason.measure.evaluate import accuracy_of, answer_of, judge, paired_bootstrap, pass_at_k
+from minireason.measure.estimates import answer_ids, mean_interval, pass_at_k, vote_at
+from minireason.measure.evaluate import accuracy_of, answer_of, verdicts_of
 from minireason.model import checkpoint
 from minireason.problems import FAMILIES, Problem
 from minireason.problems.frozen import load_frozen, load_problems
@@ -66,7 +66,7 @@ def run(cfg: Config) -> dict:
                                        [completions[i] for i in members])
                          for name, members in groups.items()}}
     if parallel.is_main():
-        print(table(result))
+        print(accuracy_table(result))
         if cfg.out:
             Path(cfg.out).parent.mkdir(parents=True, exist_ok=True)
             write_atomic(cfg.out, json.dumps(result, indent=1) + "\n")
@@ -82,38 +82,29 @@ def read(name: str) -> list[Problem]:
 
 def measure(cfg: Config, problems: list[Problem], completions: list[list[str]]) -> dict:
     """Accuracy, step validity and, with several samples, pass@k and maj@k of one group."""
-    verdicts = judge(problems, completions)
+    verdicts = verdicts_of(problems, completions)
     if cfg.n == 1:
-        return vars(accuracy_of([row[0] for row in verdicts]))
+        return accuracy_of([row[0] for row in verdicts])
     correct = np.array([[v.correct for v in row] for row in verdicts], dtype=float)  # (P, N)
-    result = {**interval(correct.mean(axis=1)), "n": len(problems),
+    ids = []
+    for problem, texts in zip(problems, completions, strict=True):
+        ids.append(answer_ids([answer_of(problem, text) for text in texts], problem.answer))
+    result = {**mean_interval(correct.mean(axis=1)), "n": len(problems),
               "steps_valid": float(np.mean([[v.steps_valid for v in row] for row in verdicts])),
               "well_formed": float(np.mean([[v.well_formed for v in row] for row in verdicts])),
               "pass_at": {}, "maj_at": {}}
     for k in [2 ** i for i in range(cfg.n.bit_length())]:
-        passed = [pass_at_k(cfg.n, int(row.sum()), k) for row in correct]
-        result["pass_at"][str(k)] = interval(np.array(passed))
-        voted = [vote_at(answer_ids(problem, texts), np.ones(cfg.n), 0, k,
-                         rng(cfg.seed, "eval subsets", problem.key, k))
-                 for problem, texts in zip(problems, completions, strict=True)]
-        result["maj_at"][str(k)] = interval(np.array(voted))
+        passed, voted = np.zeros(len(problems)), np.zeros(len(problems))
+        for i, problem in enumerate(problems):
+            generator = rng(cfg.seed, "eval subsets", problem.key, k)
+            passed[i] = pass_at_k(cfg.n, int(correct[i].sum()), k)
+            voted[i] = vote_at(ids[i], np.ones(cfg.n), 0, k, generator)
+        result["pass_at"][str(k)] = mean_interval(passed)
+        result["maj_at"][str(k)] = mean_interval(voted)
     return result
 
 
-def answer_ids(problem: Problem, texts: list[str]) -> np.ndarray:
-    """(N,) one number an answer: 0 is the right one, -1 means none."""
-    ids = {problem.answer: 0}
-    answers = [answer_of(problem, text) for text in texts]
-    return np.array([-1 if a is None else ids.setdefault(a, len(ids)) for a in answers])
-
-
-def interval(values: np.ndarray) -> dict:
-    """Mean over problems (P,) with its 95% bootstrap interval."""
-    mean, low, high = paired_bootstrap(values, np.zeros(len(values)), draws=2000)
-    return {"accuracy": mean, "low": low, "high": high}
-
-
-def table(result: dict) -> str:
+def accuracy_table(result: dict) -> str:
     """The result as lines of text, in percent."""
     lines = [f"{result['checkpoint']} on {result['problems']}, {result['style']}, "
              + ("greedy" if result["temperature"] == 0 else

@@ -2,14 +2,13 @@
 
 import json
 
-import numpy as np
 import pytest
 
 from minireason import evalset
 from minireason.core.config import UserError, read_json
 from minireason.evalset import Config as EvalConfig
-from minireason.evalset import measure, read, run, table
-from minireason.measure.evaluate import wilson
+from minireason.evalset import accuracy_table, measure, read, run
+from minireason.measure.estimates import wilson
 from minireason.problems import chain
 
 PROBLEMS = [chain.read("(23+4)*3"), chain.read("(9-5)*2")]
@@ -50,8 +49,8 @@ def test_levels_of_a_file_are_kept_apart(ladder, tmp_path, capsys):
     sizes = {name: group["n"] for name, group in result["groups"].items()}
     assert sizes == {"chain level 1": 1, "chain level 2": 2, "all": 3}
     assert read_json(tmp_path / "out/r.json") == result
-    assert capsys.readouterr().out.strip() == table(result)
-    assert "n = 2" in table(result) and "greedy" in table(result)
+    assert capsys.readouterr().out.strip() == accuracy_table(result)
+    assert "n = 2" in accuracy_table(result) and "greedy" in accuracy_table(result)
 
 
 def test_frozen_set_is_named_limited_and_seeded(ladder):
@@ -60,7 +59,7 @@ def test_frozen_set_is_named_limited_and_seeded(ladder):
     result = run(cfg)
     assert [g["n"] for g in result["groups"].values()] == [5]
     assert result == run(cfg)
-    assert "pass@2" in table(result) and "maj@1" in table(result)
+    assert "pass@2" in accuracy_table(result) and "maj@1" in accuracy_table(result)
 
 
 def test_direct_style_forces_no_thought(ladder, monkeypatch):
@@ -81,8 +80,3 @@ def test_mistakes_are_named(ladder, tmp_path):
         read("chain-test-k99")
     with pytest.raises(UserError, match="nowhere"):
         read(str(tmp_path / "nowhere.jsonl"))
-
-
-def test_answer_ids_give_zero_to_the_right_answer():
-    ids = evalset.answer_ids(PROBLEMS[1], [WRONG, RIGHT[1], "<think>", WRONG])
-    assert np.array_equal(ids, [1, 0, -1, 1])

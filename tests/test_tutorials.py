@@ -129,9 +129,8 @@ def self_attention(qkv, q_gain, k_gain, n_heads, n_kv_heads, theta, eps):
 """,
     "03_votes": """
 import numpy as np
-from minireason.measure.evaluate import pass_at_k
+from minireason.measure.estimates import best_of_n, pass_at_k, vote as weighted_vote
 from minireason.search.vote import agreement
-from minireason.measure.estimates import best_of_n, vote as weighted_vote
 def majority(answers):
     return next((a for a, good in zip(answers, agreement(answers)) if good), None)
 """,
@@ -140,35 +139,35 @@ import torch
 from minireason.training.losses import group_advantages, policy_gradient_loss, token_weights
 """,
     "05_beam_search": """
-from minireason.search.steps import Ledger
+from minireason.search.steps import Node, Task
 def beam_search(draw, value, beams, width, longest, budget):
-    ledger, kept, finished = Ledger([budget], longest), [()], []
+    task, kept, finished = Task(Node([]), budget, longest), [()], []
     while kept:
         candidates = {}
         for prefix in kept:
-            n = min(width, ledger.left(0) // longest)
+            n = min(width, task.left // longest)
             if n == 0:
                 candidates = {}
                 break
             for step in draw(prefix, n):
-                ledger.charge(0, step.tokens, finished=True)
+                task.charge(step.tokens, finished=True)
                 if step.state == "complete":
                     finished.append((*prefix, step.text))
                 if step.state == "open":
                     candidates[*prefix, step.text] = None
         kept = sorted(candidates, key=value, reverse=True)[:beams]
-    return max(finished, key=value, default=None), ledger.spent[0]
+    return max(finished, key=value, default=None), task.spent
 """,
     "06_allocation": """
 import numpy as np
 from minireason.search import allocate as library
 difficulty_bins = library.difficulty_bins
-def table(correct, tokens):
-    return library.Table(tuple(map(str, range(len(correct)))), correct, tokens)
+def strategies(correct, tokens):
+    return [library.Strategy("s", i, c, t) for i, (c, t) in enumerate(zip(correct, tokens))]
 def choose(correct, tokens, bins, used, price):
-    return library.choose(table(correct, tokens), bins, used, price)
+    return library.choose(strategies(correct, tokens), bins, used, price)
 def allocate(correct, tokens, bins, fold, price):
-    found = library.allocate(table(correct, tokens), bins, fold, price)
+    found = library.allocate(strategies(correct, tokens), bins, fold, price)
     return found.correct, found.tokens
 def saved(reference, tokens, rows):
     factors = reference[rows].mean(axis=1) / tokens[rows].mean(axis=1)
@@ -410,11 +409,11 @@ def policy_gradient_loss(logprobs, *rest, right=policy_gradient_loss):
         "policy_gradient_loss: moved the wrong way",
         "policy_gradient_loss: micro-batches add up")}),
     ("05_beam_search", "width without a look at the budget",
-     ("min(width, ledger.left(0) // longest)", "min(width, ledger.left(0))"),
+     ("min(width, task.left // longest)", "min(width, task.left)"),
      {"the account: never a token too much", "budgets of a few tokens",
       "goes on while a step can be paid", "returns it when the budget cut it short"}),
     ("05_beam_search", "all or nothing", (
-        "min(width, ledger.left(0) // longest)", "width * (ledger.left(0) >= width * longest)"),
+        "min(width, task.left // longest)", "width * (task.left >= width * longest)"),
      {"budgets of a few tokens", "goes on while a step can be paid"}),
     ("05_beam_search", "the first finished", ("max(finished, key=value, default=None)",
                                               "(finished or [None])[0]"),
@@ -432,7 +431,7 @@ def policy_gradient_loss(logprobs, *rest, right=policy_gradient_loss):
                                                     'if step.state != "complete"'),
      {"dead ends"}),
     ("05_beam_search", "discarded branches are free", (
-        "ledger.spent[0]\n", "sum(1 for _ in finished)\n"),
+        "task.spent\n", "sum(1 for _ in finished)\n"),
      {"the account: never a token too much", "budgets of a few tokens",
       "goes on while a step can be paid", "returns the best finished prefix",
       "returns it when the budget cut it short", "keeps the best prefixes, best first",
@@ -447,7 +446,7 @@ def difficulty_bins(ease, bins):
 """, {"difficulty_bins: sizes and direction", "difficulty_bins: ties"}),
     ("06_allocation", "looks at all problems", """
 def choose(correct, tokens, bins, used, price):
-    return library.choose(table(correct, tokens), bins, np.ones(len(bins), dtype=bool), price)
+    return library.choose(strategies(correct, tokens), bins, np.ones(len(bins), dtype=bool), price)
 """, {"choose: the price of tokens", "choose: looks at used problems only",
       "choose: empty bins"}),
     ("06_allocation", "ties to the first strategy", """
@@ -460,12 +459,12 @@ def choose(correct, tokens, bins, used, price):
 """, {"choose: ties go to the cheaper"}),
     ("06_allocation", "tokens cost nothing", """
 def choose(correct, tokens, bins, used, price):
-    return library.choose(table(correct, tokens), bins, used, 0.0)
+    return library.choose(strategies(correct, tokens), bins, used, 0.0)
 """, {"choose: the price of tokens", "choose: looks at used problems only"}),
     ("06_allocation", "scored on what was chosen on", """
 def allocate(correct, tokens, bins, fold, price):
-    found = library.allocate(table(correct, tokens), bins, 1 - fold, price)
-    choices = [library.choose(table(correct, tokens), bins, fold == f, price) for f in (0, 1)]
+    found = library.allocate(strategies(correct, tokens), bins, 1 - fold, price)
+    choices = [library.choose(strategies(correct, tokens), bins, fold == f, price) for f in (0, 1)]
     strategy, problem = np.stack(choices)[fold, bins], np.arange(len(bins))
     return correct[strategy, problem], tokens[strategy, problem]
 """, {"allocate: values", "allocate: chance stays chance", "allocate: uneven folds"}),

@@ -14,7 +14,7 @@ import numpy as np
 from tutorial_tools import keep, panels, share
 
 from minireason.core.config import rng
-from minireason.measure.evaluate import wilson
+from minireason.measure.estimates import wilson
 from minireason.problems import chain, sample_split, split_of
 from minireason.problems.base import split_by_hash
 from minireason.problems.frozen import load_frozen

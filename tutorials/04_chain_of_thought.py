@@ -12,7 +12,8 @@ import numpy as np
 from tutorial_tools import finished, keep, mean, panels, share
 
 from minireason.core.config import rng
-from minireason.measure.evaluate import frozen_sets, judge, show, wilson
+from minireason.measure.estimates import wilson
+from minireason.measure.evaluate import frozen_sets, show, verdicts_of
 from minireason.model import checkpoint
 from minireason.problems import chain
 from minireason.report.figures import BLACK, ORANGE, SKY, whiskers
@@ -45,7 +46,8 @@ levels = np.array([problem.level for problem in problems])
 
 def answered(model, style):
     """The verdict on one greedy completion of every problem."""
-    return [row[0] for row in judge(problems, complete(model, tokenizer, problems, style, GREEDY))]
+    completions = complete(model, tokenizer, problems, style, GREEDY)
+    return [row[0] for row in verdicts_of(problems, completions)]
 
 
 verdicts = {"direct": answered(policy, "direct"), "step by step": answered(policy, "cot")}

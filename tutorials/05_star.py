@@ -15,7 +15,8 @@ import numpy as np
 from tutorial_tools import finished, keep, panels, share
 
 from minireason.core.config import read_json, rng
-from minireason.measure.evaluate import judge, marked_steps, wilson
+from minireason.measure.estimates import wilson
+from minireason.measure.evaluate import marked_steps, verdicts_of
 from minireason.model import checkpoint
 from minireason.problems import chain, sample_split
 from minireason.report.figures import BLUE, GREEN, ORANGE, RED, whiskers
@@ -41,7 +42,7 @@ problems = [sample_split(chain, generator, LEVELS[i % len(LEVELS)], "train")
             for i in range(PROBLEMS)]
 how = Sampling(n=4, temperature=0.8, seed=1)
 completions = complete(policy, tokenizer, problems, "cot", how)
-verdicts = judge(problems, completions)
+verdicts = verdicts_of(problems, completions)
 solved = [any(v.correct for v in row) for row in verdicts]
 print(f"samples right: {share(sum(v.correct for row in verdicts for v in row), 4 * PROBLEMS)}")
 print(f"problems with at least one right sample: {share(sum(solved), PROBLEMS)}")

@@ -14,7 +14,8 @@ import torch
 from tutorial_tools import finished, keep, mean, panels, share
 
 from minireason.core.config import read_json, rng
-from minireason.measure.evaluate import frozen_sets, judge, wilson
+from minireason.measure.estimates import wilson
+from minireason.measure.evaluate import frozen_sets, verdicts_of
 from minireason.model import checkpoint
 from minireason.problems import chain, sample_split
 from minireason.report.figures import BLUE, GREEN, ORANGE, PURPLE
@@ -196,7 +197,7 @@ cfg = RLConfig(init=str(RUN / "star"), steps=STEPS, prompts_per_step=8 if SMALL 
 def sampled_right(model):
     """(N,) whether one sample a problem is right."""
     texts = complete(model, tokenizer, validation, "cot", Sampling(seed=5))
-    return np.array([row[0].correct for row in judge(validation, texts)])
+    return np.array([row[0].correct for row in verdicts_of(validation, texts)])
 
 
 before = sampled_right(policy)

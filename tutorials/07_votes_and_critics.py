@@ -13,16 +13,16 @@ import numpy as np
 from tutorial_tools import finished, keep, mean, panels, share
 
 from minireason.core.config import rng
-from minireason.critics.value_head import Critic, aggregate, auc, step_values
-from minireason.evalset import answer_ids
-from minireason.measure.estimates import best_of_n, vote_at
-from minireason.measure.evaluate import (
-    frozen_sets,
-    judge,
-    marked_steps,
+from minireason.critics.value_head import Critic, aggregate, step_values
+from minireason.measure.estimates import (
+    answer_ids,
+    auc,
+    best_of_n,
     paired_bootstrap,
     pass_at_k,
+    vote_at,
 )
+from minireason.measure.evaluate import answer_of, frozen_sets, marked_steps, verdicts_of
 from minireason.model import checkpoint
 from minireason.report.figures import BLUE, METHODS, whiskers
 from minireason.sampling.complete import complete
@@ -44,9 +44,10 @@ critic, _ = checkpoint.load(RUN / "critic", kind=Critic)
 # %%
 (problems,) = frozen_sets("chain", "test", PROBLEMS, (LEVEL,)).values()
 completions = complete(policy, tokenizer, problems, "cot", Sampling(n=SAMPLES, seed=7))
-verdicts = judge(problems, completions)
+verdicts = verdicts_of(problems, completions)
 correct = np.array([[v.correct for v in row] for row in verdicts], dtype=float)      # (P, N)
-answers = np.array([answer_ids(p, t) for p, t in zip(problems, completions, strict=True)])
+answers = np.array([answer_ids([answer_of(p, text) for text in texts], p.answer)
+                    for p, texts in zip(problems, completions, strict=True)])
 print(f"level {LEVEL}, one sample right (%): {mean(correct.mean(axis=1))} problems of {SAMPLES} "
       "samples")
 print(f"problems with a right one among {SAMPLES}: {share(correct.any(axis=1).sum(), PROBLEMS)}")

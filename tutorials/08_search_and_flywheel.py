@@ -14,18 +14,18 @@ import numpy as np
 from tutorial_tools import finished, keep, mean, panels, share
 
 from minireason.core.config import read_json, rng
-from minireason.critics.value_head import Critic, prefix_values
-from minireason.measure.estimates import best_of_n, vote_at
-from minireason.measure.evaluate import evaluate, frozen_sets, judge, paired_bootstrap
+from minireason.critics.value_head import Critic, final_values, prefix_values
+from minireason.measure.estimates import best_of_n, paired_bootstrap, vote_at
+from minireason.measure.evaluate import evaluate, frozen_sets, verdicts_of
 from minireason.model import checkpoint
 from minireason.problems import chain, sample_split
 from minireason.report.figures import BLUE, GREEN, ORANGE, PURPLE, RED, whiskers
 from minireason.sampling.complete import complete, prompt_ids
 from minireason.sampling.sampler import Sampling
 from minireason.search.beam import BeamConfig, beam_search
-from minireason.search.steps import COMPLETE, Ledger, Request, Stepper, expand, plant, tree_record
+from minireason.search.steps import COMPLETE, Request, Stepper, expand, plant, tree_record
 from minireason.search.tree import TreeConfig, tree_search
-from minireason.search.vote import final_values, passes, searched, truth
+from minireason.search.vote import passes, searched, truth
 
 RUN = os.environ.get("MINIREASON_RUN", "runs/quickstart")
 SMALL = os.environ.get("MINIREASON_TUTORIAL_SMALL") == "1"
@@ -51,19 +51,19 @@ print(f"a sample of level {LEVEL} takes {UNIT} tokens (mean of {len(texts)}, rou
 # %% [markdown]
 # ## One step of a search by hand
 #
-# A `Stepper` draws steps and values them; a `Ledger` keeps the account. From one prompt we draw
-# four first steps and look at them: a greedy search would go on after the best.
+# A `Stepper` draws steps and values them; a `Task` holds the tree of one problem and the account of
+# its tokens. From one prompt we draw four first steps and look at them: a greedy search would
+# continue after the best.
 
 # %%
 stepper = Stepper(policy, tokenizer, partial(prefix_values, critic, tokenizer), seed=1)
-ledger = Ledger([4 * UNIT] * PROBLEMS, stepper.max_step)
-root = plant(stepper, prompts[:1])[0]
-(children,) = expand(stepper, ledger, [Request(0, root, 4)], "by hand")
+(task,) = plant(stepper, prompts[:1], [4 * UNIT])
+(children,) = expand(stepper, [Request(task, task.root, 4)], "by hand")
 print("prompt", problems[0].prompt, "first step of the solution:", problems[0].steps[0])
 for node in sorted(children, key=lambda node: -node.value):
     step = tokenizer.decode(node.tokens[len(prompts[0]):])
     print(f"  {step:<12} drawn {node.draws} times, value {node.value:.2f}")
-print(f"charged {ledger.spent[0]} tokens of {4 * UNIT}")
+print(f"charged {task.spent} tokens of {4 * UNIT}")
 assert sum(node.draws for node in children) == 4
 
 # %% [markdown]
@@ -77,7 +77,7 @@ assert sum(node.draws for node in children) == 4
 # %%
 N = max(NS)
 completions = complete(policy, tokenizer, problems, "cot", Sampling(n=2 * N, seed=11))
-verdicts = judge(problems, completions)
+verdicts = verdicts_of(problems, completions)
 correct = np.array([[v.correct for v in row] for row in verdicts], dtype=float)      # (P, 2 N)
 values = np.array(final_values(critic, tokenizer, problems, completions))
 lengths = np.array([[len(ids) - 1 for ids in tokenizer.encode_batch(row)] for row in completions])
@@ -87,9 +87,9 @@ answers = np.array([[0 if v.correct else 1 + int(a[1]) if (a := chain.parse(t)) 
 results, spent = {}, {}
 
 
-def answered(outcome, i):
+def answered(task, i):
     """Is the candidate that the search settles on right?"""
-    text = tokenizer.decode(outcome.best().tokens[len(prompts[i]) - 1:])
+    text = tokenizer.decode(task.best().tokens[len(prompts[i]) - 1:])
     return chain.verify(problems[i], text).correct
 
 
@@ -105,11 +105,11 @@ for n in NS:
         spent[method, n] = [lengths[i, :paid[i]].sum() for i in range(PROBLEMS)]
     for method, search, shape in (("beam", beam_search, BeamConfig(width=4)),
                                   ("tree", tree_search, TreeConfig())):
-        outcomes = search(stepper, shape, prompts, [budget] * PROBLEMS, UNIT)
-        results[method, n] = [answered(outcome, i) for i, outcome in enumerate(outcomes)]
-        spent[method, n] = [outcome.spent for outcome in outcomes]
+        tasks = search(stepper, shape, prompts, [budget] * PROBLEMS, UNIT)
+        results[method, n] = [answered(task, i) for i, task in enumerate(tasks)]
+        spent[method, n] = [task.spent for task in tasks]
         if (method, n) == ("tree", min(NS)):
-            trees = outcomes
+            trees = tasks
 for (method, n), found in results.items():
     assert max(spent[method, n]) <= n * UNIT, "overspent"
     print(f"N = {n:>2}  {method:<12} right (%) {mean(found)}; tokens "
@@ -140,9 +140,9 @@ axes[0].legend()
 
 
 # %%
-def print_tree(problem, outcome, most=16):
+def print_tree(problem, task, most=16):
     """The first nodes of a search tree, indented by depth."""
-    nodes = tree_record(outcome.root, tokenizer)
+    nodes = tree_record(task.root, tokenizer)
     paths = {0: ()}
     for node in nodes[1:]:
         paths[node["id"]] = path = (*paths[node["parent"]], node["text"])
@@ -171,7 +171,7 @@ print_tree(problems[0], trees[0])
 generator = rng(0, "tutorial 8 flywheel")
 new = [sample_split(chain, generator, 1 + i % LEVEL, "train") for i in range(TRAIN)]
 drawn = complete(policy, tokenizer, new, "cot", Sampling(n=8, seed=13))
-marks = judge(new, drawn)
+marks = verdicts_of(new, drawn)
 chosen = searched("critic", new, drawn, final_values(critic, tokenizer, new, drawn), marks)
 single = np.array([[v.correct for v in row] for row in marks]).mean(axis=1)
 print(f"one sample right (%) {mean(single)}; chosen by the critic "

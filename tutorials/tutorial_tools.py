@@ -6,7 +6,7 @@ import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
-from minireason.measure.evaluate import paired_bootstrap, wilson
+from minireason.measure.estimates import paired_bootstrap, wilson
 from minireason.report.figures import STYLE, WIDTH
 
 matplotlib.rcParams.update(STYLE)

@@ -101,6 +101,21 @@ def step_values(critic: Critic, tokenizer: Tokenizer, problems: list[Problem],
     return values
 
 
+def final_values(critic: Critic, tokenizer: Tokenizer, problems: list[Problem],
+                 completions: list[list[str]]) -> list[list[float]]:
+    """The critic's last value of every completion, 0 where it has no step end."""
+    last = {}                                    # equal samples are read once
+    for problem, texts in zip(problems, completions, strict=True):
+        for text in texts:
+            last[problem, text] = 0.0
+    values = step_values(critic, tokenizer, [p for p, _ in last], [text for _, text in last])
+    for pair, ends in zip(last, values, strict=True):
+        if ends:
+            last[pair] = ends[-1]
+    return [[last[problem, text] for text in texts]
+            for problem, texts in zip(problems, completions, strict=True)]
+
+
 @torch.inference_mode()
 def prefix_values(critic: Critic, tokenizer: Tokenizer, prefixes: list[list[int]],
                   token_budget: int = 8192) -> list[float]:
@@ -167,13 +182,3 @@ def critic_loss(critic: Critic, batch: Batch, count: int, imitation: float) -> t
     led_there = good_end.flip(1).cummax(dim=1).values.flip(1)[:, 1:]      # (B, T - 1)
     return (value_bce(values, batch.targets, batch.loss_mask, count)
             - imitation * (led_there * logprobs).sum() / count)
-
-
-def auc(scores: list[float], labels: list[bool]) -> float:
-    """P(a right completion scores above a wrong one), ties half; 0.5 if one kind is missing."""
-    right = torch.tensor([s for s, label in zip(scores, labels, strict=True) if label])
-    wrong = torch.tensor([s for s, label in zip(scores, labels, strict=True) if not label])
-    if not len(right) or not len(wrong):
-        return 0.5
-    difference = right[:, None] - wrong[None]
-    return float((difference > 0).double().mean() + 0.5 * (difference == 0).double().mean())

@@ -1,20 +1,83 @@
-"""Choosing one answer from N samples, with unbiased estimates for every N up to those drawn.
+"""Every estimator of this project: proportions, means over problems, and choices among N samples.
 
-From n samples of a problem the expected result for N <= n is an average over all subsets of N:
+From the N samples of a problem the expected result for n <= N is an average over all subsets of n:
 exact where order statistics give it (coverage, best-of-N), by random subsets for the votes.
 Majority vote: Wang 2022 (arXiv:2203.11171); best-of-N: Cobbe 2021 (arXiv:2110.14168); weighted
 vote: Li 2022 (arXiv:2206.02336).
 """
 
 import math
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
+
+
+def wilson(successes: float, n: int, z: float = 1.959964) -> tuple[float, float]:
+    """95% score interval of a proportion (Wilson 1927); well-behaved at 0 and at n."""
+    if n == 0:
+        return 0.0, 1.0
+    p, z2 = successes / n, z * z
+    centre = (p + z2 / (2 * n)) / (1 + z2 / n)
+    half = z * math.sqrt(p * (1 - p) / n + z2 / (4 * n * n)) / (1 + z2 / n)
+    return max(0.0, centre - half), min(1.0, centre + half)
+
+
+def share_interval(successes: float, n: int) -> dict[str, float]:
+    """A proportion as {accuracy, low, high}, with its Wilson interval; n > 0.
+
+    For sums of expected shares, which vary less than 0 and 1 do, the interval is conservative.
+    """
+    low, high = wilson(successes, n)
+    return {"accuracy": float(successes) / n, "low": low, "high": high}
+
+
+def paired_bootstrap(a: np.ndarray, b: np.ndarray, seed: int = 0,
+                     draws: int = 10_000) -> tuple[float, float, float]:
+    """mean(a - b) over problems with its 95% percentile interval; a and b (P,)."""
+    assert a.shape == b.shape, "paired values need equal shapes"
+    difference = np.asarray(a, dtype=float) - np.asarray(b, dtype=float)
+    generator = np.random.default_rng(seed)
+    n, means = len(difference), []
+    for start in range(0, draws, 500):                                # bounds the memory
+        rows = generator.integers(0, n, (min(500, draws - start), n))
+        means.append(difference[rows].mean(axis=1))
+    low, high = np.quantile(np.concatenate(means), (0.025, 0.975))
+    return float(difference.mean()), float(low), float(high)
+
+
+def mean_interval(values: np.ndarray, others: np.ndarray | None = None,
+                  draws: int = 2000) -> dict[str, float]:
+    """Mean over problems (P,), of values or of values - others, as {accuracy, low, high}."""
+    others = np.zeros(len(values)) if others is None else others
+    mean, low, high = paired_bootstrap(values, others, draws=draws)
+    return {"accuracy": mean, "low": low, "high": high}
+
+
+def auc(scores: Sequence[float], labels: Sequence[bool]) -> float:
+    """P(a right completion scores above a wrong one), ties half; 0.5 if one kind is missing."""
+    read, right = np.asarray(scores, dtype=np.float32), np.asarray(labels, dtype=bool)
+    good, bad = read[right], np.sort(read[~right])
+    pairs = len(good) * len(bad)
+    if pairs == 0:
+        return 0.5
+    below = int(np.searchsorted(bad, good, side="left").sum())
+    not_above = int(np.searchsorted(bad, good, side="right").sum())
+    return below / pairs + 0.5 * ((not_above - below) / pairs)
+
+
+def pass_at_k(n: int, correct: int, k: int) -> float:
+    """Unbiased P(at least one of k samples is right) (Chen 2021, arXiv:2107.03374, eq. 1)."""
+    assert k <= n, "cannot estimate k beyond the samples drawn"
+    if n - correct < k:
+        return 1.0
+    return 1.0 - math.prod(1.0 - k / i for i in range(n - correct + 1, n + 1))
 
 
 def best_of_n(correct: np.ndarray, scores: np.ndarray, n: int) -> float:
     """P(the top-scored of n random samples is right), exact over all subsets.
 
-    correct and scores (S,); ties share the credit evenly. An oracle's scores give pass@n, a
+    correct and scores (N,); ties share the credit evenly. An oracle's scores give pass@n, a
     constant score gives the mean.
     """
     size = len(correct)
@@ -31,8 +94,17 @@ def best_of_n(correct: np.ndarray, scores: np.ndarray, n: int) -> float:
     return total
 
 
+def answer_ids(answers: Sequence[str | None], right: str) -> np.ndarray:
+    """(N,) one number per different answer: 0 is the right one, -1 means none."""
+    ids: dict[str | None, int] = {right: 0}
+    found = []
+    for answer in answers:
+        found.append(-1 if answer is None else ids.setdefault(answer, len(ids)))
+    return np.array(found)
+
+
 def vote(answers: np.ndarray, weights: np.ndarray, right: int | np.ndarray) -> float:
-    """Weighted vote over answer ids (S,), -1 meaning none; 1 if `right` wins, shared on ties.
+    """Weighted vote over answer ids (N,), -1 meaning none; 1 if `right` wins, shared on ties.
 
     `right` may be several ids, where a problem has several right answers.
     """
@@ -55,3 +127,40 @@ def vote_at(answers: np.ndarray, weights: np.ndarray, right: int | np.ndarray, n
         chosen = generator.permutation(len(answers))[:n]
         total += vote(answers[chosen], weights[chosen], right)
     return total / subsets
+
+
+@dataclass(frozen=True)
+class Pool:
+    """The samples of one problem, one entry per sample in every field (N,)."""
+
+    correct: np.ndarray           # 1 where right, else 0
+    answers: np.ndarray           # ids, as answer_ids gives them
+    values: np.ndarray            # a critic's, of the whole sample
+    tokens: np.ndarray            # generated
+
+    @classmethod
+    def of(cls, record: dict, values: str = "values") -> "Pool":
+        """The samples of a record (measure/samples.py), judged by the named field's critic."""
+        return cls(np.array(record["correct"], dtype=float),
+                   answer_ids(record["answers"], record["answer"]),
+                   np.array(record[values]), np.array(record["tokens"]))
+
+    def __getitem__(self, part: slice) -> "Pool":
+        """Some of the samples."""
+        return Pool(self.correct[part], self.answers[part], self.values[part], self.tokens[part])
+
+    def accuracy(self, method: str, n: int, generator: np.random.Generator) -> float:
+        """Expected accuracy of a method with n of the samples.
+
+        single | coverage (an oracle bound) | majority | ..._vote (weighted by the critic) |
+        ...best_of_n (by the critic)
+        """
+        size = len(self.correct)
+        if method == "single":
+            return float(self.correct.mean())
+        if method == "coverage":
+            return pass_at_k(size, int(self.correct.sum()), n)
+        if method.endswith("best_of_n"):
+            return best_of_n(self.correct, self.values, n)
+        weights = np.ones(size) if method == "majority" else self.values
+        return vote_at(self.answers, weights, 0, n, generator)

@@ -19,19 +19,20 @@ def prompt_ids(tokenizer: Tokenizer, problems: list[Problem], style: str,
 
 
 def complete(model: Transformer, tokenizer: Tokenizer, problems: list[Problem], style: str,
-             how: Sampling, hinted: bool = False) -> list[list[str]]:
-    """N completions a problem, opener included; ranks share the problems, all get all.
+             how: Sampling, hinted: bool = False, alone: bool = False) -> list[list[str]]:
+    """N completions per problem, opener included; ranks share the problems, all get all.
 
     A problem's random numbers follow its place in the list, so that any number of ranks draws
-    the same completions.
+    the same completions. With `alone` this rank draws all of them, for itself.
     """
-    mine = parallel.share(list(range(len(problems))))
-    if not mine:
-        return parallel.gather([])
+    mine = list(range(len(problems)))
+    mine = mine if alone else parallel.share(mine)
     chosen = [problems[i] for i in mine]
-    texts = sample(model, tokenizer, prompt_ids(tokenizer, chosen, style, hinted), how, mine)
+    texts = []
+    if mine:
+        texts = sample(model, tokenizer, prompt_ids(tokenizer, chosen, style, hinted), how, mine)
     grouped = []
     for i, problem in enumerate(chosen):
         opener = FAMILIES[problem.family].OPENER[style]
         grouped.append([opener + text for text in texts[i * how.n:(i + 1) * how.n]])
-    return parallel.gather(grouped)
+    return grouped if alone else parallel.gather(grouped)

@@ -7,40 +7,44 @@ still reaches a target accuracy on the choosing half: nothing is fitted to what 
 Everything here is arithmetic on recorded results.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
 
 @dataclass(frozen=True)
-class Table:
-    """Recorded results of S strategies on n problems."""
+class Strategy:
+    """Recorded results of one way to answer P problems."""
 
-    names: tuple[str, ...]        # S
-    correct: np.ndarray           # (S, n) in [0, 1]: right, or the expected share of it
-    tokens: np.ndarray            # (S, n) drawn for it
+    method: str
+    n: int                        # budget in samples' tokens, or number of a rule's threshold
+    correct: np.ndarray           # (P,) in [0, 1]: right, or the expected share of it
+    tokens: np.ndarray            # (P,) drawn for it
 
-    def __post_init__(self):
-        assert self.correct.shape == self.tokens.shape == (len(self.names), self.correct.shape[1])
-
-    def with_probe(self, probe: np.ndarray, reuse: list[bool]) -> "Table":
-        """The table when `probe` (n,) tokens were drawn first; a strategy may reuse those."""
-        tokens = np.where(np.array(reuse)[:, None], np.maximum(self.tokens, probe),
-                          self.tokens + probe)
-        return Table(self.names, self.correct, tokens)
+    @property
+    def name(self) -> str:
+        """`beam 16`."""
+        return f"{self.method} {self.n}"
 
 
 @dataclass(frozen=True)
 class Allocation:
     """What out-of-sample choices reached on every problem."""
 
-    correct: np.ndarray           # (n,)
-    tokens: np.ndarray            # (n,)
+    correct: np.ndarray           # (P,)
+    tokens: np.ndarray            # (P,)
     chosen: np.ndarray            # (folds, bins) index of the strategy used on that fold
 
 
+def stacked(strategies: list[Strategy]) -> tuple[np.ndarray, np.ndarray]:
+    """(correct, tokens), each (S, P)."""
+    correct = np.stack([s.correct for s in strategies]).astype(float)
+    return correct, np.stack([s.tokens for s in strategies]).astype(float)
+
+
 def difficulty_bins(ease: np.ndarray, bins: int = 5) -> np.ndarray:
-    """(n,) bin of each problem, 0 the easiest; bins of equal size by rank, ties in order."""
+    """(P,) bin of each problem, 0 the easiest; bins of equal size by rank, ties in order."""
     order = np.argsort(-np.asarray(ease, dtype=float), kind="stable")
     result = np.empty(len(order), dtype=int)
     result[order] = np.arange(len(order)) * bins // len(order)
@@ -52,92 +56,93 @@ def halves(n: int, generator: np.random.Generator) -> np.ndarray:
     return generator.permutation(n) % 2
 
 
-def choose(table: Table, bins: np.ndarray, used: np.ndarray, price: float) -> np.ndarray:
+def choose(strategies: list[Strategy], bins: np.ndarray, used: np.ndarray,
+           price: float) -> np.ndarray:
     """Per bin the strategy with the best mean of correct - price * tokens on the `used` problems.
 
     An empty bin takes what is best on all of them; ties go to the cheaper strategy.
     """
-    worth = table.correct - price * table.tokens                          # (S, n)
+    correct, tokens = stacked(strategies)
+    worth = correct - price * tokens                                      # (S, P)
     best = []
     for b in range(bins.max() + 1):
         members = used & (bins == b)
         members = members if members.any() else used
-        scores, costs = worth[:, members].mean(axis=1), table.tokens[:, members].mean(axis=1)
+        scores, costs = worth[:, members].mean(axis=1), tokens[:, members].mean(axis=1)
         best.append(min(np.flatnonzero(scores >= scores.max() - 1e-12), key=lambda s: costs[s]))
     return np.array(best)
 
 
-def allocate(table: Table, bins: np.ndarray, fold: np.ndarray, price: float) -> Allocation:
-    """Two-fold cross-validation at a fixed price of a token."""
-    return _apply(table, bins, fold, [choose(table, bins, fold != f, price) for f in (0, 1)])
+def allocate(strategies: list[Strategy], bins: np.ndarray, fold: np.ndarray,
+             price: float) -> Allocation:
+    """Two-fold cross-validation at a fixed price per token."""
+    return _crossed(strategies, bins, fold, lambda used: choose(strategies, bins, used, price))
 
 
-def allocate_to_match(table: Table, bins: np.ndarray, fold: np.ndarray, target: np.ndarray,
-                      prices: np.ndarray) -> Allocation:
+def allocate_to_match(strategies: list[Strategy], bins: np.ndarray, fold: np.ndarray,
+                      target: np.ndarray, prices: np.ndarray) -> Allocation:
     """Two-fold cross-validation that aims at a reference's accuracy for the fewest tokens.
 
-    target (n,) holds the reference's results. Where no price reaches it on the choosing half, the
+    target (P,) holds the reference's results. Where no price reaches it on the choosing half, the
     price is 0: the most accurate strategies, whatever they cost. A price finds only strategies on
     the concave hull of accuracy over tokens; several bins fill the gaps between them.
     """
-    choices = []
-    for f in (0, 1):
-        used = fold != f
+    def cheapest(used: np.ndarray) -> np.ndarray:
+        correct, _ = stacked(strategies)
         for price in sorted(prices, reverse=True):
-            choice = choose(table, bins, used, price)
-            picked = table.correct[choice[bins], np.arange(len(bins))]
+            choice = choose(strategies, bins, used, price)
+            picked = correct[choice[bins], np.arange(len(bins))]
             if picked[used].mean() >= target[used].mean() - 1e-12:
-                break
-        else:
-            choice = choose(table, bins, used, 0.0)
-        choices.append(choice)
-    return _apply(table, bins, fold, choices)
+                return choice
+        return choose(strategies, bins, used, 0.0)
+
+    return _crossed(strategies, bins, fold, cheapest)
 
 
-def rule_to_match(table: Table, fold: np.ndarray, target: np.ndarray) -> Allocation:
+def rule_to_match(strategies: list[Strategy], fold: np.ndarray, target: np.ndarray) -> Allocation:
     """One strategy for all problems, e.g. a stopping threshold: the cheapest that matches.
 
     Chosen on the other half, as above; the most accurate one where none reaches the target.
     """
-    choices = []
-    for f in (0, 1):
-        used = fold != f
-        accuracy = table.correct[:, used].mean(axis=1)
+    def cheapest(used: np.ndarray) -> np.ndarray:
+        correct, tokens = stacked(strategies)
+        accuracy, costs = correct[:, used].mean(axis=1), tokens[:, used].mean(axis=1)
         reach = np.flatnonzero(accuracy >= min(accuracy.max(), target[used].mean()) - 1e-12)
-        costs = table.tokens[:, used].mean(axis=1)
-        choices.append(np.array([min(reach, key=lambda s: costs[s])]))
-    return _apply(table, np.zeros(len(fold), dtype=int), fold, choices)
+        return np.array([min(reach, key=lambda s: costs[s])])
+
+    return _crossed(strategies, np.zeros(len(fold), dtype=int), fold, cheapest)
 
 
-def _apply(table: Table, bins: np.ndarray, fold: np.ndarray,
-           choices: list[np.ndarray]) -> Allocation:
-    """Answer each fold by the choices made on the other."""
-    chosen = np.stack(choices)                                            # (2, bins)
+def _crossed(strategies: list[Strategy], bins: np.ndarray, fold: np.ndarray,
+             choose_on: Callable[[np.ndarray], np.ndarray]) -> Allocation:
+    """Answer each fold by what choose_on(the other one's problems) takes for each bin."""
+    chosen = np.stack([choose_on(fold != 0), choose_on(fold != 1)])       # (2, bins)
+    correct, tokens = stacked(strategies)
     strategy, problem = chosen[fold, bins], np.arange(len(bins))
-    return Allocation(table.correct[strategy, problem], table.tokens[strategy, problem], chosen)
+    return Allocation(correct[strategy, problem], tokens[strategy, problem], chosen)
 
 
 def stop_when_sure(correct: np.ndarray, values: np.ndarray, tokens: np.ndarray,
                    threshold: float) -> tuple[np.ndarray, np.ndarray]:
     """Attempts one after the other until the critic's value of one reaches the threshold.
 
-    All arguments (n, A): attempts in the order they are made, samples or whole searches. Returns
-    (correct, tokens), each (n,), of the attempt of highest value among those made.
+    All arguments (P, A): attempts in the order they are made, samples or whole searches. Returns
+    (correct, tokens), each (P,), of the attempt of highest value among those made.
     """
     sure = values >= threshold
     last = np.where(sure.any(axis=1), sure.argmax(axis=1), values.shape[1] - 1)
-    made = np.arange(values.shape[1]) <= last[:, None]                    # (n, A)
+    made = np.arange(values.shape[1]) <= last[:, None]                    # (P, A)
     best = np.where(made, values, -np.inf).argmax(axis=1)
-    return correct[np.arange(len(best)), best].astype(float), (tokens * made).sum(axis=1)
+    return correct[np.arange(len(best)), best], (tokens * made).sum(axis=1)
 
 
 def stop_when_decided(answers: np.ndarray, weights: np.ndarray, tokens: np.ndarray,
                       margin: float) -> tuple[np.ndarray, np.ndarray]:
     """Votes one after the other until the leader is `margin` ahead of the second.
 
-    answers (n, A) are ids with 0 for the right one and -1 for none; weights are 1, or values for
+    answers (P, A) are ids with 0 for the right one and -1 for none; weights are 1, or values for
     a critic-weighted vote (the question of Aggarwal 2023, arXiv:2305.11860). Returns (correct,
-    tokens), each (n,); a tie for the lead shares the credit.
+    tokens), each (P,); a tie for the lead shares the credit.
     """
     n, attempts = answers.shape
     mass = np.zeros((n, max(2, answers.max() + 1)))
@@ -154,26 +159,21 @@ def stop_when_decided(answers: np.ndarray, weights: np.ndarray, tokens: np.ndarr
     return correct, spent
 
 
-def efficiency(reference: tuple[np.ndarray, np.ndarray], allocation: Allocation,
-               generator: np.random.Generator, draws: int = 2000) -> dict:
+def efficiency(reference: Strategy, allocation: Allocation, generator: np.random.Generator,
+               draws: int = 2000) -> dict[str, float]:
     """Tokens of the reference per token of the allocation, and what that does to the accuracy.
 
-    reference: its (correct, tokens), each (n,). 95% intervals are bootstraps over problems with
-    the choices held fixed. The factor is one of equal accuracy only if `difference` says so.
+    95% intervals are bootstraps over problems with the choices held fixed. The factor is one of
+    equal accuracy only if `difference` says so.
     """
-    correct, tokens = reference
-    n = len(correct)
+    n, gain = len(reference.correct), allocation.correct - reference.correct
     rows = generator.integers(0, n, (draws, n))
-    factors = tokens[rows].mean(axis=1) / allocation.tokens[rows].mean(axis=1)
-    gain = allocation.correct - correct
-    differences = gain[rows].mean(axis=1)
-    return {"accuracy": float(allocation.correct.mean()), "tokens": float(allocation.tokens.mean()),
-            "reference_accuracy": float(correct.mean()), "reference_tokens": float(tokens.mean()),
-            "factor": float(tokens.mean() / allocation.tokens.mean()),
-            **_interval("factor", factors),
-            "difference": float(gain.mean()), **_interval("difference", differences)}
-
-
-def _interval(name: str, draws: np.ndarray) -> dict[str, float]:
-    low, high = np.quantile(draws, (0.025, 0.975))
-    return {f"{name}_low": float(low), f"{name}_high": float(high)}
+    factors = reference.tokens[rows].mean(axis=1) / allocation.tokens[rows].mean(axis=1)
+    found = {"accuracy": allocation.correct.mean(), "tokens": allocation.tokens.mean(),
+             "reference_accuracy": reference.correct.mean(),
+             "reference_tokens": reference.tokens.mean(),
+             "factor": reference.tokens.mean() / allocation.tokens.mean(),
+             "difference": gain.mean()}
+    for name, drawn in (("factor", factors), ("difference", gain[rows].mean(axis=1))):
+        found[f"{name}_low"], found[f"{name}_high"] = np.quantile(drawn, (0.025, 0.975))
+    return {name: float(value) for name, value in found.items()}

@@ -7,7 +7,7 @@ granted only rows that its budget can pay for.
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from minireason.core.config import UserError, stream_seed
@@ -28,9 +28,14 @@ class Stepper:
     tokenizer: Tokenizer
     values: Values                # the critic
     temperature: float = 1.0
-    max_step: int = 12            # tokens a step at most
+    max_step: int = 12            # tokens per step at most
     seed: int = 0
     chunk: int = 1024             # rows decoded together
+
+    @property
+    def room(self) -> int:
+        """Tokens of the longest prefix after which any step still fits."""
+        return self.policy.config.max_len - self.max_step
 
 
 @dataclass(eq=False)
@@ -56,71 +61,84 @@ class Node:
         self.children[step].draws += 1
         return self.children[step]
 
+    def upwards(self) -> Iterator["Node"]:
+        """The node itself, its parent, and so on to the root."""
+        node = self
+        while node is not None:
+            yield node
+            node = node.parent
 
-@dataclass(frozen=True)
-class Request:
-    """n steps wanted after a node of a problem."""
+    def subtree(self) -> Iterator["Node"]:
+        """The node and all below it, depth first, parents before children."""
+        stack = [self]
+        while stack:
+            node = stack.pop()
+            yield node
+            stack.extend(reversed(node.children.values()))
 
-    problem: int
-    node: Node
-    n: int
 
+@dataclass(eq=False)
+class Task:
+    """The search of one problem: its tree, what is complete, and the account of its tokens."""
 
-class Ledger:
-    """Tokens drawn for each problem, never more than its budget."""
+    root: Node                    # prompt and opener
+    budget: int                   # tokens, discarded branches included
+    max_step: int
+    spent: int = 0                # never more than the budget
+    longest: int = 0              # tokens of the longest finished step so far
+    complete: dict[Node, None] = field(default_factory=dict)   # reached <eos>; an ordered set
 
-    def __init__(self, budgets: list[int], max_step: int):
-        self.budgets, self.max_step = list(budgets), max_step
-        self.spent = [0] * len(budgets)
-        self.longest = [0] * len(budgets)     # longest finished step of each problem so far
+    @property
+    def left(self) -> int:
+        """Tokens that may still be drawn."""
+        return self.budget - self.spent
 
-    def left(self, problem: int) -> int:
-        """Tokens that the problem may still draw."""
-        return self.budgets[problem] - self.spent[problem]
-
-    def reach(self, problem: int) -> int:
+    @property
+    def reach(self) -> int:
         """Tokens that a step may need: the longest so far, the limit while none is known."""
-        return self.longest[problem] or self.max_step
+        return self.longest or self.max_step
 
-    def rows(self, problem: int) -> int:
+    @property
+    def rows(self) -> int:
         """Steps that can be paid for; the last tokens still buy one, which may be cut."""
-        left = self.left(problem)
-        return max(left // self.reach(problem), int(left > 0))
+        return max(self.left // self.reach, min(self.left, 1))
 
-    def cap(self, problem: int, rows: int) -> int:
-        """Longest step that `rows` rows may have without overspending."""
-        return min(self.max_step, self.left(problem) // rows)
-
-    def charge(self, problem: int, tokens: int, finished: bool) -> None:
+    def charge(self, tokens: int, finished: bool) -> None:
         """Book the tokens of one drawn step."""
-        self.spent[problem] += tokens
-        assert self.spent[problem] <= self.budgets[problem], "a search overspent its budget"
+        self.spent += tokens
+        assert self.spent <= self.budget, "a search overspent its budget"
         if finished:
-            self.longest[problem] = max(self.longest[problem], tokens)
+            self.longest = max(self.longest, tokens)
 
-
-@dataclass(frozen=True)
-class Outcome:
-    """What a search of one problem found, and what it cost."""
-
-    root: Node
-    complete: list[Node]          # different completions that reached <eos>
-    spent: int                    # tokens drawn, discarded branches included
+    def add(self, nodes: list[Node]) -> None:
+        """Keep those of the nodes that are complete."""
+        for node in nodes:
+            if node.state == COMPLETE:
+                self.complete[node] = None
 
     def best(self) -> Node:
         """The complete candidate of highest value; without one, the best prefix there is."""
-        return max(self.complete or _leaves(self.root), key=lambda node: node.value or 0.0)
+        candidates = self.complete or [n for n in self.root.subtree() if not n.children]
+        return max(candidates, key=lambda node: node.value or 0.0)
 
     def voted(self, end_think: int) -> Node:
         """The best candidate among those whose answer has the largest sum of values."""
         if not self.complete:
             return self.best()
-        mass: dict[tuple[int, ...], float] = defaultdict(float)
+        agreeing: dict[tuple[int, ...], list[Node]] = defaultdict(list)
         for node in self.complete:
-            mass[answer_tokens(node.tokens, end_think)] += node.value
-        winner = max(mass, key=mass.get)
-        return max((n for n in self.complete if answer_tokens(n.tokens, end_think) == winner),
-                   key=lambda node: node.value)
+            agreeing[answer_tokens(node.tokens, end_think)].append(node)
+        winners = max(agreeing.values(), key=lambda nodes: sum(node.value for node in nodes))
+        return max(winners, key=lambda node: node.value)
+
+
+@dataclass(frozen=True)
+class Request:
+    """n steps wanted after a node."""
+
+    task: Task
+    node: Node
+    n: int
 
 
 def answer_tokens(tokens: list[int], end_think: int) -> tuple[int, ...]:
@@ -129,49 +147,52 @@ def answer_tokens(tokens: list[int], end_think: int) -> tuple[int, ...]:
     return tuple(tokens[behind:])
 
 
-def plant(stepper: Stepper, prompts: list[list[int]]) -> list[Node]:
-    """A root a problem; UserError if a prompt leaves no room for a step."""
-    room = stepper.policy.config.max_len - stepper.max_step
+def plant(stepper: Stepper, prompts: list[list[int]], budgets: list[int]) -> list[Task]:
+    """One task per problem; UserError if a prompt leaves no room for a step.
+
+    prompts hold prompt and opener; budgets are tokens per problem.
+    """
     longest = max(map(len, prompts), default=0)
-    if longest > room:
+    if longest > stepper.room:
         raise UserError(f"a prompt of {longest} tokens leaves no room for a step of "
                         f"{stepper.max_step} in a model of max_len {stepper.policy.config.max_len}")
-    return [Node(list(prompt)) for prompt in prompts]
+    return [Task(Node(list(prompt)), budget, stepper.max_step)
+            for prompt, budget in zip(prompts, budgets, strict=True)]
 
 
-def expand(stepper: Stepper, ledger: Ledger, requests: list[Request],
-           *purpose: object) -> list[list[Node]]:
+def expand(stepper: Stepper, requests: list[Request], *purpose: object) -> list[list[Node]]:
     """Draw the requested steps, charge them, value what is new; the different children of each.
 
     Requests of equal n and length limit are decoded together, each prefix prefilled once.
     """
-    rows: Counter[int] = Counter()
+    rows: Counter[Task] = Counter()
     for request in requests:
-        rows[request.problem] += request.n
+        rows[request.task] += request.n
     groups: dict[tuple[int, int], list[int]] = defaultdict(list)
     for i, request in enumerate(requests):
-        cap = ledger.cap(request.problem, rows[request.problem])
+        cap = min(stepper.max_step, request.task.left // rows[request.task])
         if cap > 0:
             groups[request.n, cap].append(i)
-    drawn: list[list[Node]] = [[] for _ in requests]
+    drawn: list[dict[Node, None]] = [{} for _ in requests]          # ordered sets
     stops = tuple(stepper.tokenizer.ids_of(*STEP_STOPS))
     for (n, cap), members in sorted(groups.items()):
-        members.sort(key=lambda i: len(requests[i].node.tokens))   # little padding
+        members.sort(key=lambda i: len(requests[i].node.tokens))    # little padding
+        prefixes = [requests[i].node.tokens for i in members]
         how = Sampling(n=n, max_new=cap, temperature=stepper.temperature, stop=stops,
                        seed=stream_seed(stepper.seed, *purpose, n, cap), chunk=stepper.chunk)
-        prefixes = [requests[i].node.tokens for i in members]
-        for row, (step, logprob) in enumerate(_draw(stepper, prefixes, how)):
+        for row, (step, logprob) in enumerate(_drawn_steps(stepper, prefixes, how)):
             i = members[row // n]
             child = requests[i].node.child(step, logprob)
             child.state = _state(stepper, child, stops)
-            ledger.charge(requests[i].problem, len(step), child.state != DEAD)
-            drawn[i].append(child)
-    _value(stepper, [node for nodes in drawn for node in nodes])
-    return [list(dict.fromkeys(nodes)) for nodes in drawn]
+            requests[i].task.charge(len(step), child.state != DEAD)
+            drawn[i][child] = None
+    _value(stepper, drawn)
+    return [list(nodes) for nodes in drawn]
 
 
-def _draw(stepper: Stepper, prefixes: list[list[int]], how: Sampling):
-    """(step, logprob) of every row, in the sampler's order."""
+def _drawn_steps(stepper: Stepper, prefixes: list[list[int]],
+                 how: Sampling) -> Iterator[tuple[tuple[int, ...], float]]:
+    """(step, logprob) of every row, n consecutive ones per prefix."""
     for chunk in stream(stepper.policy, stepper.tokenizer, prefixes, how):
         lengths = chunk.mask.sum(dim=1).tolist()
         logprobs = chunk.logprobs.sum(dim=1).tolist()
@@ -182,40 +203,30 @@ def _draw(stepper: Stepper, prefixes: list[list[int]], how: Sampling):
 def _state(stepper: Stepper, node: Node, stops: tuple[int, ...]) -> str:
     if node.tokens[-1] == stepper.tokenizer.eos:
         return COMPLETE
-    room = stepper.policy.config.max_len - stepper.max_step
-    return OPEN if node.tokens[-1] in stops and len(node.tokens) <= room else DEAD
+    return OPEN if node.tokens[-1] in stops and len(node.tokens) <= stepper.room else DEAD
 
 
-def _value(stepper: Stepper, nodes: list[Node]) -> None:
+def _value(stepper: Stepper, drawn: list[dict[Node, None]]) -> None:
     """One critic call for all nodes that have no value yet; it counts as their first visit."""
-    fresh = [node for node in dict.fromkeys(nodes) if node.value is None]
-    alive = [node for node in fresh if node.state != DEAD]
-    valued = stepper.values([node.tokens for node in alive]) if alive else []
-    for node, value in [*zip(alive, valued, strict=True),
-                        *((node, 0.0) for node in fresh if node.state == DEAD)]:
-        node.value, node.visits, node.total = value, 1, value
-
-
-def _leaves(root: Node) -> list[Node]:
-    """Nodes without children, in depth-first order."""
-    found, stack = [], [root]
-    while stack:
-        node = stack.pop()
-        stack.extend(reversed(node.children.values()))
-        if not node.children:
-            found.append(node)
-    return found
+    alive: dict[Node, None] = {}
+    for nodes in drawn:
+        for node in nodes:
+            if node.value is None:
+                node.value, node.visits = 0.0, 1          # dead ones stay at 0
+                if node.state != DEAD:
+                    alive[node] = None
+    values = stepper.values([node.tokens for node in alive])
+    for node, value in zip(alive, values, strict=True):
+        node.value = node.total = value
 
 
 def tree_record(root: Node, tokenizer: Tokenizer) -> list[dict]:
     """The tree as plain data, parents before children: what the report draws."""
-    ids, records, stack = {}, [], [root]
-    while stack:
-        node = stack.pop()
+    ids, records = {}, []
+    for node in root.subtree():
         ids[node] = len(records)
         start = len(node.parent.tokens) if node.parent else 0
         records.append({"id": ids[node], "parent": ids.get(node.parent), "state": node.state,
                         "text": tokenizer.decode(node.tokens[start:]), "value": node.value,
                         "draws": node.draws, "visits": node.visits})
-        stack.extend(reversed(node.children.values()))
     return records

@@ -7,10 +7,8 @@ The truth about what was kept is measured in every case, and decides nothing.
 from collections import Counter
 from dataclasses import dataclass
 
-from minireason.critics.value_head import step_values
-from minireason.measure.evaluate import answer_of, wilson
-from minireason.model.tokenizer import Tokenizer
-from minireason.model.transformer import Transformer
+from minireason.measure.estimates import wilson
+from minireason.measure.evaluate import answer_of
 from minireason.problems import Problem, Verdict
 
 SEARCHES = ("critic", "majority", "single")
@@ -25,17 +23,6 @@ class Solution:
     text: str                     # completion, opener included
     value: float                  # the critic's, after the whole completion
     verdict: Verdict              # the exact truth
-
-
-def final_values(critic: Transformer, tokenizer: Tokenizer, problems: list[Problem],
-                 completions: list[list[str]]) -> list[list[float]]:
-    """The critic's last value of every completion, 0 where it has no step end."""
-    distinct = list(dict.fromkeys((problem, text) for problem, texts in
-                                  zip(problems, completions, strict=True) for text in texts))
-    values = step_values(critic, tokenizer, [p for p, _ in distinct], [t for _, t in distinct])
-    last = {pair: v[-1] if v else 0.0 for pair, v in zip(distinct, values, strict=True)}
-    return [[last[problem, text] for text in texts]
-            for problem, texts in zip(problems, completions, strict=True)]
 
 
 def choose(how: str, answers: list[str | None], values: list[float]) -> int | None:

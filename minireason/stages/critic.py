@@ -21,8 +21,9 @@ from minireason.critics.step_labels import (
     outcome_labels,
     step_prefixes,
 )
-from minireason.critics.value_head import AGGREGATIONS, Critic, aggregate, auc, step_values
-from minireason.measure.evaluate import judge
+from minireason.critics.value_head import AGGREGATIONS, Critic, aggregate, step_values
+from minireason.measure.estimates import auc
+from minireason.measure.evaluate import verdicts_of
 from minireason.model import checkpoint
 from minireason.model.tokenizer import Tokenizer
 from minireason.model.transformer import Transformer
@@ -96,7 +97,7 @@ def sample_rollouts(cfg: Config, policy: Transformer, tokenizer: Tokenizer) -> d
                    seed=stream_seed(cfg.seed, "critic samples"))
     completions = complete(policy, tokenizer, problems, "cot", how)
     rollouts = []
-    for problem, texts, verdicts in zip(problems, completions, judge(problems, completions),
+    for problem, texts, verdicts in zip(problems, completions, verdicts_of(problems, completions),
                                         strict=True):
         rollouts += [[problem.prompt, text, verdict.correct]
                      for text, verdict in zip(texts, verdicts, strict=True)]

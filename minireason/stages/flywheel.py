@@ -17,8 +17,9 @@ from itertools import chain
 from minireason.core.config import TrainingConfig, UserError, check_choice, rng, stream_seed
 from minireason.critics.fit import fit_critic, labelled_rows
 from minireason.critics.step_labels import exact_labels, outcome_labels
-from minireason.critics.value_head import Critic, auc
-from minireason.measure.evaluate import answer_of, finish_policy, judge, share_rows
+from minireason.critics.value_head import Critic, final_values
+from minireason.measure.estimates import auc
+from minireason.measure.evaluate import answer_of, finish_policy, share_rows, verdicts_of
 from minireason.model import checkpoint
 from minireason.model.tokenizer import Tokenizer
 from minireason.model.transformer import Transformer
@@ -26,15 +27,7 @@ from minireason.problems import FAMILIES, Problem, sample_levels
 from minireason.problems.corpus import Mixture
 from minireason.sampling.complete import complete
 from minireason.sampling.sampler import Sampling
-from minireason.search.vote import (
-    FILTERS,
-    SEARCHES,
-    agreement,
-    final_values,
-    passes,
-    searched,
-    truth,
-)
+from minireason.search.vote import FILTERS, SEARCHES, agreement, passes, searched, truth
 from minireason.training.imitate import imitate, replayed_rows, run_rounds
 
 CHOICES = {"search": SEARCHES, "filter": FILTERS, "refresh": ("exact", "outcome", "majority", "no")}
@@ -129,7 +122,7 @@ def search_solutions(cfg: Config, number: int, policy: Transformer, tokenizer: T
     problems, completions = sample_train_problems(cfg, cfg.problems, "flywheel", number, policy,
                                                   tokenizer)
     values = final_values(critic, tokenizer, problems, completions)
-    verdicts = judge(problems, completions)
+    verdicts = verdicts_of(problems, completions)
     chosen = searched(cfg.search, problems, completions, values, verdicts)
     kept = [solution for solution in chosen if passes(cfg.filter, solution, cfg.threshold)]
     drawn = [verdict.correct for row in verdicts for verdict in row]
@@ -150,7 +143,7 @@ def refresh_critic(cfg: Config, number: int, out: str, policy_folder: str) -> di
     policy, tokenizer = checkpoint.load(policy_folder, device)
     problems, completions = sample_train_problems(cfg, cfg.critic_problems, "refresh", number,
                                                   policy, tokenizer)
-    right = [[verdict.correct for verdict in row] for row in judge(problems, completions)]
+    right = [[verdict.correct for verdict in row] for row in verdicts_of(problems, completions)]
     labels = [labels_of(cfg.refresh, *each)
               for each in zip(problems, completions, right, strict=True)]
     cut = cfg.critic_problems - cfg.held_out

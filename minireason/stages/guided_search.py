@@ -9,22 +9,24 @@ result says "oracle" (Snell 2024, arXiv:2408.03314).
 import json
 import math
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 
 from minireason.core import parallel
-from minireason.core.config import UserError, read_json, resolve_device, stream_seed, write_atomic
+from minireason.core.config import UserError, resolve_device, stream_seed, write_atomic
 from minireason.core.runlog import RunLog
-from minireason.critics.value_head import Critic, prefix_values, rollout_ids
-from minireason.measure.evaluate import answer_of, frozen_sets, judge
+from minireason.critics.value_head import Critic, prefix_values
+from minireason.measure.evaluate import frozen_sets, verdicts_of
+from minireason.measure.samples import sample_records, sharded_records
 from minireason.model import checkpoint
 from minireason.problems import FAMILIES, Problem
-from minireason.sampling.complete import prompt_ids
-from minireason.sampling.sampler import Sampling, sample
+from minireason.sampling.complete import complete, prompt_ids
+from minireason.sampling.sampler import Sampling
 from minireason.search import compare
 from minireason.search.beam import BeamConfig, beam_search
 from minireason.search.sequential import ReviseSearchConfig, revise_search, standing
-from minireason.search.steps import COMPLETE, Outcome, Stepper, tree_record
+from minireason.search.steps import COMPLETE, Node, Stepper, Task, tree_record
 from minireason.search.tree import TreeConfig, tree_search
 
 REVISIONS = ("revise", "sequential", "withdraw")   # 4 chains, 1 chain, 4 that keep errors in sight
@@ -43,14 +45,14 @@ class Config:
     seed: int = 0
     device: str = "auto"
     levels: tuple[int, ...] = (8,)
-    problems: int = 200           # frozen test problems a level
+    problems: int = 200           # frozen test problems per level
     samples: tuple[int, ...] = (4, 16, 64)   # budgets, in samples' tokens
     methods: tuple[str, ...] = ("beam", "lookahead", "tree")
     temperature: float = 1.0
-    width: int = 4                # M steps drawn after a beam
-    tree_width: int = 2           # M steps drawn at a visit of a tree search
+    width: int = 4                # M steps drawn per beam
+    tree_width: int = 2           # M steps drawn per visit of a tree search
     c: float = 0.3                # weight of exploration in tree search
-    max_step: int = 12            # tokens a step at most
+    max_step: int = 12            # tokens per step at most
     probe: int = 4                # samples that predict a problem's difficulty
     shard: int = 50               # problems between two saved results
 
@@ -69,44 +71,67 @@ def run(cfg: Config) -> dict:
     """Sample, search, compare; returns result.json's content."""
     device = parallel.init(resolve_device(cfg.device))
     folders = [name for name in ("policy", "critic", "reviser") if getattr(cfg, name)]
-    log = RunLog(cfg.out, "search", cfg, {name: checkpoint.weights_hash(getattr(cfg, name))
-                                          for name in folders})
+    parents = {name: checkpoint.weights_hash(getattr(cfg, name)) for name in folders}
+    log = RunLog(cfg.out, "search", cfg, parents)
     if log.done:
         return log.done
     policy, tokenizer = checkpoint.load(cfg.policy, device)
     critic, _ = checkpoint.load(cfg.critic, device, Critic)
     log.start(policy, device)
     log.rewind(0)
-    stepper = Stepper(policy, tokenizer, lambda rows: prefix_values(critic, tokenizer, rows),
-                      cfg.temperature, cfg.max_step)
-    reviser = stepper
+    values = partial(prefix_values, critic, tokenizer)
+    stepper = reviser = Stepper(policy, tokenizer, values, cfg.temperature, cfg.max_step)
     if cfg.reviser:                       # its critic has never seen a withdrawn step
         reviser = replace(stepper, policy=checkpoint.load(cfg.reviser, device)[0], values=lambda
-                          rows: stepper.values([standing(tokenizer, row) for row in rows]))
+                          rows: values([standing(tokenizer, row) for row in rows]))
     sets = frozen_sets(cfg.family, "test", cfg.problems, cfg.levels)
-    shards = parallel.share([(name, start) for name in sets
-                             for start in range(0, len(sets[name]), cfg.shard)])
-    for i in log.steps(0, len(shards)):
-        name, start = shards[i]
-        path = log.out / f"search-{name}-{start}.json"
-        if not path.exists():
-            level = cfg.levels[list(sets).index(name)]
-            records = search_shard(cfg, stepper, sets[name][start:start + cfg.shard],
-                                   f"{name} {start}", unit_of(cfg, stepper, level), reviser)
-            write_atomic(path, json.dumps(records))
-    parallel.barrier()
-    report, trees = {}, {}
-    for name in sets:
-        records = [record for start in range(0, len(sets[name]), cfg.shard)
-                   for record in read_json(log.out / f"search-{name}-{start}.json")]
-        report[name] = compare.summary(records, cfg.samples, cfg.probe, cfg.seed)
-        trees[name] = compare.shown_tree(records)
-        for method, points in report[name]["curves"].items():
-            for n, point in points.items():
-                log.record(int(n), **{f"eval/{name}/{method}": point["mean"]})
+    make = partial(search_shard, cfg, critic, stepper, reviser)
+    rows, report, trees = [], {}, {}
+    for name, records in sharded_records(log, "search", sets, cfg.shard, make).items():
+        found = compare.comparison_rows(records, cfg.samples, cfg.probe, cfg.seed)
+        for row in found:
+            rows.append({"set": name, **row})
+            if "unit" in row:
+                log.record(row["n"], **{f"eval/{name}/{row['method']}": row["accuracy"]})
+        report[name], trees[name] = nested(found), shown_tree(records)
     if parallel.is_main():
         write_atomic(log.out / "tree.json", json.dumps(trees, indent=1) + "\n")
-    return log.finish(seconds=log.seconds(), sets=report)
+    return log.finish(rows, seconds=log.seconds(), sets=report)   # until the report reads rows
+
+
+def search_shard(cfg: Config, critic: Critic, stepper: Stepper, reviser: Stepper,
+                 problems: list[Problem], purpose: str) -> list[dict]:
+    """Per problem: two pools of samples, and what every search at every budget chose and cost."""
+    unit = unit_of(cfg, stepper, problems[0].level)
+    records = sample_pools(cfg, critic, stepper, problems, purpose)
+    prompts = prompt_ids(stepper.tokenizer, problems, "cot")
+    for record in records:
+        record |= {"unit": unit, "cells": {}}
+    for method in cfg.methods:
+        for n in cfg.samples:
+            drawer = replace(reviser if method in REVISIONS else stepper,
+                             seed=stream_seed(cfg.seed, "search", purpose, method, n))
+            budgets = [n * unit] * len(problems)
+            tasks = searched(cfg, method, drawer, prompts, budgets, unit)
+            for record, problem, task in zip(records, problems, tasks, strict=True):
+                record["cells"][f"{method} {n}"] = choice_of(problem, task, stepper)
+                if n == cfg.samples[0] and method in ("tree", "uct"):
+                    record["tree"] = marked_tree(problem, task, stepper)
+    return records
+
+
+def sample_pools(cfg: Config, critic: Critic, stepper: Stepper, problems: list[Problem],
+                 purpose: str) -> list[dict]:
+    """Records of two pools of samples per problem, a little larger as some samples end early."""
+    n = 2 * (cfg.samples[-1] + cfg.samples[-1] // 8)
+    how = Sampling(n=n, temperature=cfg.temperature, max_new=room(stepper, problems),
+                   seed=stream_seed(cfg.seed, "search samples", purpose), chunk=stepper.chunk)
+    records = sample_records(stepper.policy, stepper.tokenizer, {"values": critic}, problems, how)
+    for record in records:         # what never ended states no answer: no search would return it
+        for i, ended in enumerate(record["ended"]):
+            if not ended:
+                record["values"][i] = 0.0
+    return records
 
 
 def unit_of(cfg: Config, stepper: Stepper, level: int) -> int:
@@ -114,39 +139,23 @@ def unit_of(cfg: Config, stepper: Stepper, level: int) -> int:
     (problems,) = frozen_sets(cfg.family, "validation", 50, (level,)).values()
     how = Sampling(n=4, temperature=cfg.temperature, max_new=room(stepper, problems),
                    seed=stream_seed(cfg.seed, "search unit", level))
-    texts = [t for row in complete_here(stepper, problems, how) for t in row]
-    return math.ceil(np.mean([len(ids) - 1 for ids in stepper.tokenizer.encode_batch(texts)]))
+    lengths = []
+    for texts in complete(stepper.policy, stepper.tokenizer, problems, "cot", how, alone=True):
+        lengths += [len(ids) - 1 for ids in stepper.tokenizer.encode_batch(texts)]
+    return math.ceil(np.mean(lengths))
 
 
-def search_shard(cfg: Config, stepper: Stepper, problems: list[Problem], purpose: str,
-                 unit: int, reviser: Stepper) -> list[dict]:
-    """Per problem: two pools of samples, and what every search at every budget chose and cost."""
-    n = cfg.samples[-1] + cfg.samples[-1] // 8              # some samples end early
-    records = sample_pools(cfg, stepper, problems, purpose, 2 * n)
-    for record in records:
-        record |= {"unit": unit, "cells": {}}
-    prompts = prompt_ids(stepper.tokenizer, problems, "cot")
-    for method in cfg.methods:
-        for samples in cfg.samples:
-            seed = stream_seed(cfg.seed, "search", purpose, method, samples)
-            drawer = reviser if method in REVISIONS else stepper
-            outcomes = search(cfg, method, replace(drawer, seed=seed), prompts,
-                              [samples * unit] * len(problems), unit)
-            for record, problem, prompt, outcome in zip(records, problems, prompts, outcomes,
-                                                        strict=True):
-                record["cells"][f"{method} {samples}"] = cell(
-                    problem, len(prompt), outcome, stepper)
-                if samples == cfg.samples[0] and method in ("tree", "uct"):
-                    record["tree"] = marked_tree(problem, outcome, stepper)
-    return records
+def room(stepper: Stepper, problems: list[Problem]) -> int:
+    """The longest completion that the model has room for, opener not counted."""
+    longest = max(map(len, prompt_ids(stepper.tokenizer, problems, "cot")))
+    return stepper.policy.config.max_len - longest
 
 
-def search(cfg: Config, method: str, stepper: Stepper, prompts: list[list[int]],
-           budgets: list[int], unit: int) -> list[Outcome]:
+def searched(cfg: Config, method: str, stepper: Stepper, prompts: list[list[int]],
+             budgets: list[int], unit: int) -> list[Task]:
     """Run one method on all prompts."""
     if method in ("tree", "uct"):
-        shape = TreeConfig(rule="uct" if method == "uct" else "puct", c=cfg.c,
-                           width=cfg.tree_width)
+        shape = TreeConfig(uct=method == "uct", c=cfg.c, width=cfg.tree_width)
         return tree_search(stepper, shape, prompts, budgets, unit)
     if method in REVISIONS:
         shape = ReviseSearchConfig(chains=1 if method == "sequential" else 4,
@@ -157,65 +166,64 @@ def search(cfg: Config, method: str, stepper: Stepper, prompts: list[list[int]],
     return beam_search(stepper, shape, prompts, budgets, unit)
 
 
-def sample_pools(cfg: Config, stepper: Stepper, problems: list[Problem], purpose: str,
-                 n: int) -> list[dict]:
-    """Answers, verdicts, tokens and final values of n samples a problem."""
-    how = Sampling(n=n, temperature=cfg.temperature, max_new=room(stepper, problems),
-                   seed=stream_seed(cfg.seed, "search samples", purpose), chunk=stepper.chunk)
-    completions = complete_here(stepper, problems, how)
-    pairs = list(dict.fromkeys((problem, text) for problem, texts in
-                               zip(problems, completions, strict=True) for text in texts))
-    rows = [ids for ids, _ in rollout_ids(stepper.tokenizer, [p for p, _ in pairs],
-                                          [text for _, text in pairs])]
-    value_of = dict(zip(pairs, stepper.values(rows), strict=True))
-    records = []
-    for problem, texts, verdicts in zip(problems, completions, judge(problems, completions),
-                                        strict=True):
-        records.append({
-            "prompt": problem.prompt, "answer": problem.answer,
-            "tokens": [len(ids) - 1 for ids in stepper.tokenizer.encode_batch(texts)],
-            "answers": [answer_of(problem, text) for text in texts],
-            "correct": [int(v.correct) for v in verdicts],
-            # a sample that never ended states no answer: no search would return it
-            "values": [round(value_of[problem, t], 6) if t.endswith("<eos>") else 0.0
-                       for t in texts]})
-    return records
+def text_of(node: Node, task: Task, stepper: Stepper) -> str:
+    """What a search has written up to a node, opener included."""
+    return stepper.tokenizer.decode(node.tokens[len(task.root.tokens) - 1:])
 
 
-def complete_here(stepper: Stepper, problems: list[Problem], how: Sampling) -> list[list[str]]:
-    """N completions a problem, opener included, on this rank alone: ranks share whole shards."""
-    texts = sample(stepper.policy, stepper.tokenizer,
-                   prompt_ids(stepper.tokenizer, problems, "cot"), how)
-    return [[FAMILIES[p.family].OPENER["cot"] + text for text in texts[i * how.n:(i + 1) * how.n]]
-            for i, p in enumerate(problems)]
-
-
-def room(stepper: Stepper, problems: list[Problem]) -> int:
-    """The longest completion that the model has room for, opener not counted."""
-    longest = max(map(len, prompt_ids(stepper.tokenizer, problems, "cot")))
-    return stepper.policy.config.max_len - longest
-
-
-def cell(problem: Problem, prompt_tokens: int, outcome: Outcome, stepper: Stepper) -> dict:
+def choice_of(problem: Problem, task: Task, stepper: Stepper) -> dict:
     """The verdicts on what a search chose by value and by vote, and what it spent."""
-    best, voted = outcome.best(), outcome.voted(stepper.tokenizer.end_think)
-    texts = [stepper.tokenizer.decode(node.tokens[prompt_tokens - 1:]) for node in (best, voted)]
-    (verdicts,) = judge([problem], [texts])
-    return {"tokens": outcome.spent, "correct": int(verdicts[0].correct),
-            "voted": int(verdicts[1].correct), "candidates": len(outcome.complete),
+    best, voted = task.best(), task.voted(stepper.tokenizer.end_think)
+    texts = [text_of(node, task, stepper) for node in (best, voted)]
+    ((right, voted_right),) = verdicts_of([problem], [texts])
+    return {"tokens": task.spent, "correct": int(right.correct), "voted": int(voted_right.correct),
+            "candidates": len(task.complete),
             "value": round(best.value, 6) if best.state == COMPLETE else 0.0}
 
 
-def marked_tree(problem: Problem, outcome: Outcome, stepper: Stepper) -> list[dict]:
+def marked_tree(problem: Problem, task: Task, stepper: Stepper) -> list[dict]:
     """The search tree with the verifier's mark on every step and answer, put on afterwards."""
-    nodes = tree_record(outcome.root, stepper.tokenizer)
-    family, opener = FAMILIES[problem.family], FAMILIES[problem.family].OPENER["cot"]
-    paths = {0: ()}
-    for node in nodes[1:]:
-        paths[node["id"]] = path = (*paths[node["parent"]], node["text"])
-        if node["state"] == COMPLETE:
-            node["right"] = family.verify(problem, opener + "".join(path)).correct
+    records, family = tree_record(task.root, stepper.tokenizer), FAMILIES[problem.family]
+    for record, node in zip(records, task.root.subtree(), strict=True):
+        text = text_of(node, task, stepper)
+        if node.state == COMPLETE:
+            record["right"] = family.verify(problem, text).correct
+        elif node is not task.root:
+            steps = text.removeprefix(family.OPENER["cot"]).replace("</think>", ";")
+            marks = family.check_steps(problem, tuple(steps.removesuffix(";").split(";")))
+            record["right"] = bool(marks[-1])
+    return records
+
+
+def shown_tree(records: list[dict]) -> dict:
+    """The hardest problem that tree search solved at the smallest budget; {} if there is none."""
+    rates = np.array([compare.pool_of(record, 1).correct.mean() for record in records])
+    for i in np.argsort(rates, kind="stable"):
+        tree = records[i].get("tree", [])
+        if any(node.get("right") and node["state"] == COMPLETE for node in tree):
+            return {"prompt": records[i]["prompt"], "answer": records[i]["answer"],
+                    "pass_rate": float(rates[i]), "nodes": tree}
+    return {}
+
+
+# ---- the same numbers as the report still reads them: until the report reads rows ----------------
+
+def nested(rows: list[dict]) -> dict:
+    """{curves: {method: {N: point}}, against_best_of_n: ..., allocation: {name: efficiency}}."""
+    curves, against, allocation = {}, {}, {}
+    for row in rows:
+        method, _, name = row["method"].partition(": ")
+        if method == "allocation":
+            allocation[name] = row
+            continue
+        found = {"mean": row["accuracy"], "low": row["low"], "high": row["high"]}
+        if "unit" in row:
+            curves.setdefault(method, {})[str(row["n"])] = {**found, "tokens": row["tokens"]}
+        elif "bin" in row:
+            against[f"{method.partition(' ')[0]} {row['n']}"]["bins"].append({
+                "n": row["problems"], "accuracy": row["method_accuracy"],
+                "best_of_n": row["best_of_n_accuracy"], **found})
         else:
-            steps = tuple(text.removesuffix("</think>").removesuffix(";") for text in path)
-            node["right"] = bool(family.check_steps(problem, steps)[-1])
-    return nodes
+            against[f"{method.partition(' ')[0]} {row['n']}"] = {"all": found, "bins": []}
+    return {"n_problems": rows[0]["problems"], "unit": rows[0]["unit"], "curves": curves,
+            "against_best_of_n": against, "allocation": allocation}

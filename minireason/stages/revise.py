@@ -16,13 +16,13 @@ import torch
 from torch import Tensor
 
 from minireason.core.config import TrainingConfig, UserError, rng, stream_seed
+from minireason.measure.estimates import wilson
 from minireason.measure.evaluate import (
     accuracy_of,
     finish_policy,
     frozen_sets,
-    judge,
     rows_of,
-    wilson,
+    verdicts_of,
 )
 from minireason.model import checkpoint
 from minireason.model.tokenizer import Tokenizer
@@ -83,7 +83,7 @@ def run(cfg: Config) -> dict:
     how = Sampling(max_new=cfg.max_new, seed=stream_seed(cfg.seed, "revise measured"))
     for name, problems in frozen_sets(cfg.family, "test", cfg.eval_n).items():
         texts = complete(model, tokenizer, problems, "cot", how)
-        sampled[name] = vars(accuracy_of([verdict for verdict, in judge(problems, texts)]))
+        sampled[name] = accuracy_of([verdict for verdict, in verdicts_of(problems, texts)])
         withdrawals[name] = withdrawal_rates(problems, [text for text, in texts])
         for kind, found in withdrawals[name].items():
             rows.append({"set": name, "method": kind, "accuracy": found["share"],
@@ -105,7 +105,7 @@ def sample_pool(cfg: Config, policy: Transformer, tokenizer: Tokenizer) -> dict:
                    seed=stream_seed(cfg.seed, "revise samples"))
     completions = complete(policy, tokenizer, problems, "cot", how)
     pool = []
-    for problem, texts, verdicts in zip(problems, completions, judge(problems, completions),
+    for problem, texts, verdicts in zip(problems, completions, verdicts_of(problems, completions),
                                         strict=True):
         if not any(verdict.steps_valid for verdict in verdicts):
             continue

@@ -15,7 +15,7 @@ without replay makes a small model forget (docs/LOG.md).
 from dataclasses import dataclass, replace
 
 from minireason.core.config import TrainingConfig, check_choice, rng, stream_seed
-from minireason.measure.evaluate import finish_policy, judge, share_rows
+from minireason.measure.evaluate import finish_policy, share_rows, verdicts_of
 from minireason.model import checkpoint
 from minireason.model.tokenizer import Tokenizer
 from minireason.model.transformer import Transformer
@@ -112,7 +112,7 @@ def keep_right(cfg: Config, problems: list[Problem],
                completions: list[list[str]]) -> list[list[str]]:
     """For each problem the first `per_problem` different completions that the rule accepts."""
     kept = []
-    for texts, verdicts in zip(completions, judge(problems, completions), strict=True):
+    for texts, verdicts in zip(completions, verdicts_of(problems, completions), strict=True):
         good = [text for text, v in zip(texts, verdicts, strict=True)
                 if v.correct and (v.steps_valid or cfg.keep == "answer")]
         kept.append(list(dict.fromkeys(good))[:cfg.per_problem])

@@ -1,39 +1,32 @@
 """Test-time compute: what the same policy reaches when it may think N times.
 
-N samples a problem at T = 1; the answer is chosen by majority vote, by the critic's value
+N samples per problem at T = 1; the answer is chosen by majority vote, by the critic's value
 (best-of-N), or by both (critic-weighted vote). Coverage, the share of problems with at least one
 right sample, needs the verifier and is an oracle bound (Brown 2024, arXiv:2407.21787). Every point
 is an unbiased estimate over subsets of the samples; intervals are bootstraps over problems.
 """
 
-import json
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
 from minireason.core import parallel
-from minireason.core.config import read_json, resolve_device, rng, stream_seed, write_atomic
+from minireason.core.config import resolve_device, rng, stream_seed
 from minireason.core.runlog import RunLog
-from minireason.critics.value_head import Critic, step_values
-from minireason.measure.estimates import best_of_n, vote_at
-from minireason.measure.evaluate import (
-    answer_of,
-    evaluate,
-    frozen_sets,
-    judge,
-    paired_bootstrap,
-    pass_at_k,
-)
+from minireason.critics.value_head import Critic
+from minireason.measure.estimates import Pool, mean_interval
+from minireason.measure.evaluate import evaluate, frozen_sets, rows_of
+from minireason.measure.samples import sample_records, sharded_records
 from minireason.model import checkpoint
-from minireason.model.transformer import Transformer
 from minireason.problems import Problem
-from minireason.sampling.complete import complete
 from minireason.sampling.sampler import Sampling
 
 METHODS = ("single", "majority", "critic_vote", "critic_best_of_n", "coverage")
-FIELDS = {"critic": "values", "outcome": "outcome_values"}   # of a record, by critic
 OUTCOME = ("outcome_vote", "outcome_best_of_n")   # with a second critic to compare with
+PAIRS = (("coverage", "critic_best_of_n"), ("critic_best_of_n", "majority"), ("majority", "single"),
+         ("critic_best_of_n", "single"), ("critic_vote", "majority"))
+OUTCOME_PAIRS = (("critic_best_of_n", "outcome_best_of_n"), ("critic_vote", "outcome_vote"),
+                 ("outcome_vote", "majority"), ("outcome_best_of_n", "majority"))
 
 
 @dataclass(frozen=True)
@@ -48,8 +41,8 @@ class Config:
     seed: int = 0
     device: str = "auto"
     levels: tuple[int, ...] = (6, 7)
-    problems: int = 500           # frozen test problems a level
-    n: int = 64                   # samples a problem, a power of two
+    problems: int = 500           # frozen test problems per level
+    n: int = 64                   # samples per problem, a power of two
     temperature: float = 1.0
     shard: int = 50               # problems between two saved results
 
@@ -57,37 +50,36 @@ class Config:
 def run(cfg: Config) -> dict:
     """Sample, score, estimate; returns result.json's content."""
     device = parallel.init(resolve_device(cfg.device))
-    folders = {"critic": cfg.critic, **({"outcome": cfg.outcome} if cfg.outcome else {})}
-    log = RunLog(cfg.out, "testtime", cfg, {
-        name: checkpoint.weights_hash(folder)
-        for name, folder in {"policy": cfg.policy, **folders}.items()})
+    folders = {"policy": cfg.policy, "critic": cfg.critic}
+    if cfg.outcome:
+        folders["outcome"] = cfg.outcome
+    parents = {name: checkpoint.weights_hash(folder) for name, folder in folders.items()}
+    log = RunLog(cfg.out, "testtime", cfg, parents)
     if log.done:
         return log.done
     policy, tokenizer = checkpoint.load(cfg.policy, device)
-    critics = {name: checkpoint.load(folder, device, Critic)[0] for name, folder in folders.items()}
+    critics = {"values": checkpoint.load(cfg.critic, device, Critic)[0]}
+    if cfg.outcome:
+        critics["outcome_values"] = checkpoint.load(cfg.outcome, device, Critic)[0]
     log.start(policy, device)
     log.rewind(0)
+
+    def sampled(problems: list[Problem], purpose: str) -> list[dict]:
+        how = Sampling(n=cfg.n, temperature=cfg.temperature,
+                       seed=stream_seed(cfg.seed, "testtime", purpose))
+        return sample_records(policy, tokenizer, critics, problems, how)
+
     sets = frozen_sets(cfg.family, "test", cfg.problems, cfg.levels)
-    shards = [(name, start) for name in sets for start in range(0, len(sets[name]), cfg.shard)]
-    for i in log.steps(0, len(shards)):
-        name, start = shards[i]
-        path = log.out / f"samples-{name}-{start}.json"
-        if not path.exists():
-            problems = sets[name][start:start + cfg.shard]
-            drawn = draw(cfg, problems, f"{name} {start}", policy, critics, tokenizer)
-            if parallel.is_main():
-                write_atomic(path, json.dumps(drawn))
-            parallel.barrier()
-    curves, calibration_bins = {}, {}
-    for name in sets:
-        records = read_records(log.out, name)
-        curves[name] = estimate(cfg, records)
-        calibration_bins[name] = calibration(records)
+    rows, curves, bins = [], {}, {}
+    for name, records in sharded_records(log, "samples", sets, cfg.shard, sampled).items():
+        found, calibrated = sample_rows(cfg, records), calibration_rows(records)
+        rows += [{"set": name, **row} for row in found + calibrated]
+        curves[name], bins[name] = curve_of(cfg, found), calibration(records)
         for n, point in curves[name]["points"].items():
             log.record(int(n), **{f"eval/{name}/{m}": point[m]["accuracy"] for m in methods(cfg)})
     greedy = evaluate(policy, tokenizer, sets, "cot", Sampling(temperature=0))
-    return log.finish(seconds=log.seconds(), curves=curves, calibration=calibration_bins,
-                      greedy=greedy)
+    return log.finish([*rows, *rows_of(greedy, "greedy")], seconds=log.seconds(), greedy=greedy,
+                      curves=curves, calibration=bins)        # both until the report reads rows
 
 
 def methods(cfg: Config) -> tuple[str, ...]:
@@ -95,88 +87,67 @@ def methods(cfg: Config) -> tuple[str, ...]:
     return METHODS + OUTCOME if cfg.outcome else METHODS
 
 
-def read_records(folder: Path, name: str) -> list[dict]:
-    """All problems' samples of one frozen set, in order."""
-    paths = sorted(folder.glob(f"samples-{name}-*.json"),
-                   key=lambda path: int(path.stem.rpartition("-")[2]))
-    return [record for path in paths for record in read_json(path)]
+def accuracies(cfg: Config, records: list[dict], n: int) -> dict[str, np.ndarray]:
+    """{method: (P,) expected accuracy with n samples of each problem}."""
+    found = {method: np.zeros(len(records)) for method in methods(cfg)}
+    for i, record in enumerate(records):
+        for method, values in found.items():
+            pool = Pool.of(record, "outcome_values" if method in OUTCOME else "values")
+            values[i] = pool.accuracy(method, n, rng(cfg.seed, "subsets", i, n))
+    return found
 
 
-def draw(cfg: Config, problems: list[Problem], purpose: str, policy,
-         critics: dict[str, Transformer], tokenizer) -> list[dict]:
-    """Per problem: answers, verdicts, token counts and each critic's values of its N samples."""
-    how = Sampling(n=cfg.n, temperature=cfg.temperature,
-                   seed=stream_seed(cfg.seed, "testtime", purpose))
-    completions = complete(policy, tokenizer, problems, "cot", how)
-    verdicts = judge(problems, completions)
-    distinct = [(problem, text) for problem, texts in zip(problems, completions, strict=True)
-                for text in dict.fromkeys(texts)]                # the critic is deterministic
-    value_of = {}
-    for name, critic in critics.items():
-        values = step_values(critic, tokenizer, [p for p, _ in distinct], [t for _, t in distinct])
-        value_of |= {(name, p.key, text): round(v[-1], 6) if v else 0.0
-                     for (p, text), v in zip(distinct, values, strict=True)}
-    records = []
-    for problem, texts, row in zip(problems, completions, verdicts, strict=True):
-        counts = [len(ids) - 1 for ids in tokenizer.encode_batch(texts)]   # opener is forced
-        records.append({
-            "prompt": problem.prompt, "answer": problem.answer, "tokens": counts,
-            "answers": [answer_of(problem, text) for text in texts],
-            "correct": [int(v.correct) for v in row],
-            "steps_valid": [int(v.steps_valid) for v in row],
-            **{FIELDS[name]: [value_of[name, problem.key, t] for t in texts] for name in critics},
-            "example": texts[0]})
-    return records
-
-
-def estimate(cfg: Config, records: list[dict]) -> dict:
+def sample_rows(cfg: Config, records: list[dict]) -> list[dict]:
     """Every method at every N with intervals, and the paired differences at the largest N."""
-    counts = [2 ** i for i in range(cfg.n.bit_length())]
-    table = {n: {method: np.array([per_problem(record, n, method, cfg.seed, i)
-                                   for i, record in enumerate(records)])
-                 for method in methods(cfg)} for n in counts}
+    rows, about = [], {"problems": len(records), "temperature": cfg.temperature}
     tokens = float(np.mean([record["tokens"] for record in records]))
-    points = {}
-    for n in counts:
-        points[str(n)] = {"tokens": n * tokens}
-        for method in methods(cfg):
-            mean, low, high = paired_bootstrap(table[n][method], np.zeros(len(records)), draws=2000)
-            points[str(n)][method] = {"accuracy": mean, "low": low, "high": high}
-    last = table[counts[-1]]
-    pairs = (("coverage", "critic_best_of_n"), ("critic_best_of_n", "majority"),
-             ("majority", "single"), ("critic_best_of_n", "single"), ("critic_vote", "majority"))
-    if cfg.outcome:
-        pairs += (("critic_best_of_n", "outcome_best_of_n"), ("critic_vote", "outcome_vote"),
-                  ("outcome_vote", "majority"), ("outcome_best_of_n", "majority"))
-    differences = {f"{a} - {b}": dict(zip(("mean", "low", "high"),
-                                          paired_bootstrap(last[a], last[b]), strict=True))
-                   for a, b in pairs}
-    return {"n_problems": len(records), "samples": cfg.n, "temperature": cfg.temperature,
-            "tokens_per_sample": tokens, "points": points, "differences": differences}
+    for n in [2 ** i for i in range(cfg.n.bit_length())]:
+        last = accuracies(cfg, records, n)
+        for method, values in last.items():
+            rows.append({"method": method, "n": n, "tokens": n * tokens, **mean_interval(values),
+                         **about})
+    for a, b in PAIRS + OUTCOME_PAIRS if cfg.outcome else PAIRS:
+        difference = mean_interval(last[a], last[b], draws=10_000)
+        rows.append({"method": f"{a} - {b}", "n": n, **difference, **about})
+    return rows
 
 
-def per_problem(record: dict, n: int, method: str, seed: int, index: int) -> float:
-    """Expected accuracy of a method with n samples on one problem."""
-    correct = np.array(record["correct"])
-    values = np.array(record[FIELDS["outcome" if method in OUTCOME else "critic"]])
-    if method == "single":
-        return float(correct.mean())
-    if method == "coverage":
-        return pass_at_k(len(correct), int(correct.sum()), n)
-    if method.endswith("best_of_n"):
-        return best_of_n(correct, values, n)
-    names = {record["answer"]: 0}
-    ids = np.array([-1 if a is None else names.setdefault(a, len(names))
-                    for a in record["answers"]])
-    weights = values if method != "majority" else np.ones(len(ids))
-    return vote_at(ids, weights, 0, n, rng(seed, "subsets", index, n))
-
-
-def calibration(records: list[dict], bins: int = 10) -> list[dict]:
+def calibration_rows(records: list[dict], bins: int = 10) -> list[dict]:
     """Per bin of the critic's final value: how many samples, mean value, share right."""
     values = np.concatenate([record["values"] for record in records])
     correct = np.concatenate([record["correct"] for record in records])
     index = np.minimum((values * bins).astype(int), bins - 1)
-    return [{"n": int((index == b).sum()), "value": float(values[index == b].mean()),
-             "accuracy": float(correct[index == b].mean())}
-            for b in range(bins) if (index == b).any()]
+    rows = []
+    for b in np.unique(index):
+        rows.append({"method": "calibration", "value": float(values[index == b].mean()),
+                     "accuracy": float(correct[index == b].mean()),
+                     "count": int((index == b).sum())})
+    return rows
+
+
+# ---- the same numbers as the report still reads them: until the report reads rows ----------------
+
+def curve_of(cfg: Config, rows: list[dict]) -> dict:
+    """{points: {N: {method: interval}}, differences: {pair: interval}} and what they rest on."""
+    points: dict[str, dict] = {}
+    differences = {}
+    for row in rows:
+        interval = {"low": row["low"], "high": row["high"]}
+        if " - " in row["method"]:
+            differences[row["method"]] = {"mean": row["accuracy"], **interval}
+        else:
+            point = points.setdefault(str(row["n"]), {"tokens": row["tokens"]})
+            point[row["method"]] = {"accuracy": row["accuracy"], **interval}
+    return {"n_problems": rows[0]["problems"], "samples": cfg.n, "temperature": cfg.temperature,
+            "tokens_per_sample": rows[0]["tokens"], "points": points, "differences": differences}
+
+
+def estimate(cfg: Config, records: list[dict]) -> dict:
+    """curve_of the records' rows."""
+    return curve_of(cfg, sample_rows(cfg, records))
+
+
+def calibration(records: list[dict]) -> list[dict]:
+    """The calibration rows' numbers alone."""
+    return [{"n": row["count"], "value": row["value"], "accuracy": row["accuracy"]}
+            for row in calibration_rows(records)]

@@ -21,7 +21,7 @@ import tyro
 from matplotlib.figure import Figure
 
 from minireason.core.config import UserError, from_dict, read_json, write_atomic
-from minireason.measure.evaluate import wilson
+from minireason.measure.estimates import wilson
 from minireason.report import figures
 from minireason.report import tables as readme_tables
 from minireason.report.runs import level_of

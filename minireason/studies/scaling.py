@@ -32,8 +32,8 @@ from minireason.core.config import (
     write_atomic,
 )
 from minireason.core.runlog import RunLog
-from minireason.measure.estimates import vote_at
-from minireason.measure.evaluate import answer_of, frozen_sets, judge, pass_at_k, wilson
+from minireason.measure.estimates import pass_at_k, vote_at, wilson
+from minireason.measure.evaluate import answer_of, frozen_sets, verdicts_of
 from minireason.measure.fits import inference_multiple, training_flops
 from minireason.model import checkpoint
 from minireason.model.tokenizer import Tokenizer
@@ -188,7 +188,7 @@ def draw(sweep: Sweep, model: Transformer, tokenizer: Tokenizer, seed: int, n: i
     for name, problems in sets.items():
         how = Sampling(n=n, temperature=float(n > 1), seed=stream_seed(seed, "scale", name))
         completions = complete(model, tokenizer, problems, "cot", how)
-        verdicts = judge(problems, completions)
+        verdicts = verdicts_of(problems, completions)
         drawn[name] = []
         for problem, texts, row in zip(problems, completions, verdicts, strict=True):
             ids = {None: -1, problem.answer: 0}

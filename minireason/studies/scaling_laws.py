@@ -7,8 +7,8 @@ import numpy as np
 
 from minireason.core.config import UserError, read_json
 from minireason.measure.fits import coverage_law, hinge, log_linear, log_linear_runs, power_law
+from minireason.measure.samples import read_records
 from minireason.report import figures_search
-from minireason.stages import testtime
 
 
 def laws(measured: dict) -> dict:
@@ -109,7 +109,7 @@ def read_testtime(folder: Path) -> dict:
     if not result.get("curves"):
         raise UserError(f"{folder}: no finished test-time run (its result.json has no curves)")
     right = {name: [[len(r["correct"]), sum(r["correct"])]
-                    for r in testtime.read_records(folder, name)] for name in result["curves"]}
+                    for r in read_records(folder, "samples", name)] for name in result["curves"]}
     curves: dict = {name: {} for name in result["curves"]}
     for name, curve in result["curves"].items():
         for n, record in curve["points"].items():

@@ -12,8 +12,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from minireason.core.config import rng
-from minireason.measure.estimates import best_of_n, vote_at
-from minireason.measure.evaluate import paired_bootstrap, pass_at_k
+from minireason.measure.estimates import best_of_n, paired_bootstrap, pass_at_k, vote_at
 from minireason.report import figures
 from minireason.report.tables import cell
 

@@ -17,15 +17,8 @@ from minireason.critics.step_labels import (
     step_prefixes,
     verdicts_from_prefixes,
 )
-from minireason.critics.value_head import (
-    Critic,
-    aggregate,
-    auc,
-    rollout_ids,
-    step_values,
-    value_batches,
-)
-from minireason.measure.evaluate import judge
+from minireason.critics.value_head import Critic, aggregate, rollout_ids, step_values, value_batches
+from minireason.measure.evaluate import verdicts_of
 from minireason.model import checkpoint
 from minireason.model.tokenizer import STEP_ENDS
 from minireason.problems import addition, chain, sample_split
@@ -145,7 +138,7 @@ def test_go_on_goes_on_from_the_prefix(policy):
     problems = [sample_split(chain, np.random.default_rng(i), 1, "train") for i in range(4)]
     texts = [row[0] for row in complete(model, tokenizer, problems, "cot",
                                         Sampling(temperature=0, max_new=24))]
-    verdicts = [row[0].correct for row in judge(problems, [[text] for text in texts])]
+    verdicts = [row[0].correct for row in verdicts_of(problems, [[text] for text in texts])]
     pairs = [(problem, prefix) for problem, text in zip(problems, texts, strict=True)
              for prefix in step_prefixes(text) if not prefix.endswith("<eos>")]
     how = Sampling(n=1, temperature=0, max_new=24)
@@ -165,11 +158,6 @@ def test_aggregations():
     assert {aggregate([], how) for how in ("last", "min", "product")} == {0.0}
     with pytest.raises(UserError, match="mean"):
         aggregate(values, "mean")
-
-
-def test_auc_by_hand():
-    assert auc([0.1, 0.4, 0.35, 0.8], [False, False, True, True]) == 0.75
-    assert auc([1, 1], [True, False]) == 0.5 == auc([1, 2], [True, True])
 
 
 def test_killed_among_its_labels_it_resumes_there(tiny, tmp_path, monkeypatch, run_with_deaths):

@@ -1,10 +1,10 @@
 """Values are read where they were trained: at step ends, whatever the batch around them."""
 
-import numpy as np
 import pytest
 import torch
 
-from minireason.critics.value_head import Critic, auc, rollout_ids, step_values
+from minireason.core.config import rng
+from minireason.critics.value_head import Critic, final_values, rollout_ids, step_values
 from minireason.model import checkpoint
 from minireason.model.tokenizer import STEP_ENDS, Tokenizer
 from minireason.problems import chain
@@ -67,12 +67,16 @@ def test_rows_begin_as_the_sampler_saw_them():
     assert tokenizer.decode(ids[first:]) == "2+3=5</think>5<eos>"
 
 
-def test_auc_is_the_share_of_ordered_pairs():
-    generator = np.random.default_rng(0)
-    for _ in range(20):
-        scores = generator.integers(0, 4, 12) / 4
-        labels = generator.random(12) < 0.5
-        pairs = [(a > b) + 0.5 * (a == b) for a in scores[labels] for b in scores[~labels]]
-        expected = np.mean(pairs) if pairs else 0.5
-        assert auc(scores.tolist(), labels.tolist()) == pytest.approx(expected, abs=1e-12)
-    assert auc([0.1, 0.2], [True, True]) == 0.5
+def test_every_completion_has_its_own_last_value(ladder):
+    """Equal completions of one problem have one value; of another problem, another one."""
+    model, tokenizer = checkpoint.load(ladder / "critic", kind=Critic)
+    model.likelihood.data.fill_(0.01)               # so small a critic says 0 to everything
+    problems = [chain.sample(rng(i, "valued"), 2) for i in range(2)]
+    right, open_end = chain.render(problems[0], "cot"), "<think>1+1"
+    completions = [[right, open_end, right], [right, "<think>1+1=2;", open_end]]
+    found = final_values(model, tokenizer, problems, completions)
+    for problem, texts, values in zip(problems, completions, found, strict=True):
+        for text, value in zip(texts, values, strict=True):
+            alone = step_values(model, tokenizer, [problem], [text])[0]
+            assert value == (pytest.approx(alone[-1], abs=1e-6) if alone else 0.0)
+    assert found[0][0] == found[0][2] != found[1][0] and found[0][1] == found[1][2] == 0.0

@@ -1,4 +1,4 @@
-"""Estimators over N samples against enumeration of every subset."""
+"""Intervals against published values, estimators over N samples against every subset."""
 
 from itertools import combinations, product
 
@@ -8,13 +8,113 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from minireason.core.config import rng
-from minireason.measure.estimates import best_of_n, vote, vote_at
-from minireason.measure.evaluate import pass_at_k
+from minireason.measure.estimates import (
+    Pool,
+    answer_ids,
+    auc,
+    best_of_n,
+    mean_interval,
+    paired_bootstrap,
+    pass_at_k,
+    share_interval,
+    vote,
+    vote_at,
+    wilson,
+)
 
 quick = settings(max_examples=80, deadline=None, derandomize=True)
 SUM = 1e-12                               # float64 rounding of some hundred terms of size 1
 samples = st.lists(st.tuples(st.booleans(), st.sampled_from([0.1, 0.2, 0.5, 0.9])),
                    min_size=1, max_size=8)
+
+
+@pytest.mark.parametrize(("successes", "n", "low", "high"), [
+    # Newcombe 1998, "Two-sided confidence intervals for the single proportion", table I, method 3
+    (81, 263, 0.2553, 0.3662), (15, 148, 0.0624, 0.1605), (0, 20, 0.0, 0.1611),
+    (1, 29, 0.0061, 0.1718)])
+def test_wilson_against_published_values(successes, n, low, high):
+    assert wilson(successes, n) == pytest.approx((low, high), abs=5e-5)      # four printed digits
+
+
+@quick
+@given(st.integers(1, 500), st.floats(0, 1))
+def test_wilson_holds_its_proportion(n, share):
+    k = round(share * n)
+    low, high = wilson(k, n)
+    assert 0 <= low <= k / n + 1e-12 and k / n - 1e-12 <= high <= 1
+    mirrored = wilson(n - k, n)
+    assert (1 - high, 1 - low) == pytest.approx(mirrored, abs=1e-12)
+
+
+def test_no_problems_means_no_knowledge():
+    assert wilson(0, 0) == (0.0, 1.0)
+
+
+@pytest.mark.parametrize("n", range(1, 8))
+def test_pass_at_k_is_the_share_of_subsets_with_a_right_one(n):
+    for right in range(n + 1):
+        verdicts = [True] * right + [False] * (n - right)
+        for k in range(1, n + 1):
+            every = [any(subset) for subset in combinations(verdicts, k)]
+            assert pass_at_k(n, right, k) == pytest.approx(np.mean(every), abs=1e-12)
+
+
+def test_pass_at_k_is_not_the_plug_in_estimate():
+    """The trap: 1 - (1 - p)^k from the samples' own share is biased downwards."""
+    assert pass_at_k(4, 2, 2) == pytest.approx(5 / 6) and 1 - (1 - 2 / 4) ** 2 == 0.75
+
+
+def test_pass_at_more_samples_than_drawn_is_refused():
+    with pytest.raises(AssertionError, match="beyond the samples"):
+        pass_at_k(4, 0, 5)
+
+
+def test_bootstrap_interval_covers_the_truth_about_19_times_in_20():
+    generator, hits, runs = np.random.default_rng(0), 0, 300
+    for _ in range(runs):
+        a, b = generator.random(60) < 0.7, generator.random(60) < 0.5
+        _, low, high = paired_bootstrap(a, b, draws=400)
+        hits += low <= 0.2 <= high
+    # Percentile intervals of 60 pairs cover 93 to 95%; three deviations at 300 runs are 0.045.
+    assert hits / runs == pytest.approx(0.94, abs=0.045)
+
+
+def test_bootstrap_is_paired():
+    """Values that move together differ by exactly their difference, whatever their spread."""
+    a = np.random.default_rng(1).random(50)
+    assert paired_bootstrap(a + 0.25, a) == pytest.approx((0.25, 0.25, 0.25), abs=1e-12)
+    with pytest.raises(AssertionError):
+        paired_bootstrap(np.zeros(3), np.zeros(4))
+
+
+def test_bootstrap_repeats():
+    a, b = np.random.default_rng(2).random((2, 40))
+    assert paired_bootstrap(a, b) == paired_bootstrap(a, b)
+
+
+def test_intervals_are_named():
+    low, high = wilson(3, 4)
+    assert share_interval(3, 4) == {"accuracy": 0.75, "low": low, "high": high}
+    a, b = np.random.default_rng(3).random((2, 30))
+    for interval, pair in ((mean_interval(a), (a, np.zeros(30))), (mean_interval(a, b), (a, b))):
+        assert tuple(interval.values()) == paired_bootstrap(*pair, draws=2000)
+        assert list(interval) == ["accuracy", "low", "high"]
+
+
+def test_auc_is_the_share_of_ordered_pairs():
+    generator = np.random.default_rng(0)
+    for _ in range(20):
+        scores = generator.integers(0, 4, 12) / 4
+        labels = generator.random(12) < 0.5
+        pairs = [(a > b) + 0.5 * (a == b) for a in scores[labels] for b in scores[~labels]]
+        expected = np.mean(pairs) if pairs else 0.5
+        assert auc(scores.tolist(), labels.tolist()) == pytest.approx(expected, abs=1e-12)
+    assert auc([0.1, 0.2], [True, True]) == 0.5
+
+
+def test_auc_by_hand():
+    assert auc([0.1, 0.4, 0.35, 0.8], [False, False, True, True]) == 0.75
+    assert auc([1, 1], [True, False]) == 0.5 == auc([1, 2], [True, True])
 
 
 def plain_best(correct, scores) -> float:
@@ -80,3 +180,29 @@ def test_vote_at_is_unbiased(answers):
 def test_one_vote_is_the_mean():
     answers = np.array([0, 1, 2, 0, -1])
     assert vote_at(answers, np.ones(5), 0, 1, rng(0), 4000) == pytest.approx(0.4, abs=0.031)
+
+
+def test_answer_ids_give_zero_to_the_right_answer():
+    assert answer_ids(["10", "8", None, "10", "x"], "8").tolist() == [1, 0, -1, 1, 2]
+    assert answer_ids([None, "1"], "8").tolist() == [-1, 1]
+
+
+RECORD = {"answer": "5", "answers": ["7", "5", "5", None], "correct": [0, 1, 1, 0],
+          "values": [0.9, 0.2, 0.1, 0.8], "others": [0.1, 0.2, 0.3, 0.0], "tokens": [4, 5, 6, 7]}
+
+
+@pytest.mark.parametrize(("method", "n", "expected"), [
+    ("single", 1, 1 / 2), ("single", 4, 1 / 2), ("coverage", 2, 5 / 6), ("coverage", 4, 1.0),
+    ("critic_best_of_n", 4, 0.0), ("critic_best_of_n", 1, 1 / 2), ("best_of_n", 4, 0.0),
+    ("majority", 4, 1.0), ("critic_vote", 4, 0.0)])
+def test_each_method_on_one_problem(method, n, expected):
+    """Two right answers, two different wrong ones; the critic's favourite is wrong."""
+    assert Pool.of(RECORD).accuracy(method, n, rng(0)) == pytest.approx(expected, abs=SUM)
+
+
+def test_a_pool_reads_the_named_critic_and_can_be_cut():
+    other = Pool.of(RECORD, "others")
+    assert other.accuracy("best_of_n", 4, rng(0)) == other.accuracy("outcome_vote", 4, rng(0)) == 1
+    first = other[:2]
+    assert (first.answers.tolist(), first.tokens.tolist()) == ([1, 0], [4, 5])
+    assert first.accuracy("single", 2, rng(0)) == 0.5

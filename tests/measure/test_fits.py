@@ -5,7 +5,7 @@ import pytest
 
 from minireason.core.config import UserError
 from minireason.measure import fits as scaling
-from minireason.measure.evaluate import pass_at_k
+from minireason.measure.estimates import pass_at_k
 
 SIZES = np.geomspace(3e4, 3e7, 7).repeat(3)              # seven sizes, three seeds each
 

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from minireason.core.config import UserError, rng
-from minireason.measure.evaluate import pass_at_k
+from minireason.measure.estimates import pass_at_k
 from minireason.model import checkpoint
 from minireason.model.tokenizer import Tokenizer
 from minireason.problems import addition, chain, countdown, split_of

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from minireason.core.config import UserError, to_dict
-from minireason.measure.evaluate import Accuracy, wilson
+from minireason.measure.estimates import share_interval
 from minireason.problems import chain
 from minireason.report import build as report
 from minireason.report import figures, figures_search, markup, readme
@@ -45,7 +45,7 @@ def accuracies(top: float, slope: float, n: int = 500) -> dict:
     found = {}
     for level in LEVELS:
         right = round(n * min(1.0, max(0.02, top - slope * level)))
-        found[f"chain-test-k{level}"] = vars(Accuracy(right / n, n, *wilson(right, n)))
+        found[f"chain-test-k{level}"] = {**share_interval(right, n), "n": n}
     return found
 
 

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from minireason.search.allocate import (
     Allocation,
-    Table,
+    Strategy,
     allocate,
     allocate_to_match,
     choose,
@@ -22,7 +22,11 @@ from minireason.search.allocate import (
 PRICES = np.geomspace(1e-6, 1e-2, 60)
 
 
-def known(n: int = 2000, seed: int = 0) -> tuple[Table, np.ndarray]:
+def strategies_of(correct, tokens) -> list[Strategy]:
+    return [Strategy("s", i, c, t) for i, (c, t) in enumerate(zip(correct, tokens, strict=True))]
+
+
+def known(n: int = 2000, seed: int = 0) -> tuple[list[Strategy], np.ndarray]:
     """Easy problems (ease 1) need one cheap sample, hard ones (ease 0) only yield to search."""
     generator = np.random.default_rng(seed)
     ease = np.arange(n) % 2
@@ -31,7 +35,7 @@ def known(n: int = 2000, seed: int = 0) -> tuple[Table, np.ndarray]:
     correct = np.stack([generator.random(n) < np.where(ease == 1, easy, hard)
                         for hard, easy in chance.values()]).astype(float)
     tokens = np.stack([np.full(n, float(c)) for c in cost.values()])
-    return Table(tuple(chance), correct, tokens), ease.astype(float)
+    return strategies_of(correct, tokens), ease.astype(float)
 
 
 def test_bins_are_equal_in_size_and_easiest_first():
@@ -43,23 +47,23 @@ def test_bins_are_equal_in_size_and_easiest_first():
 
 
 def test_choose_weighs_accuracy_against_price():
-    table, ease = known()
+    strategies, ease = known()
     bins, every = difficulty_bins(ease, 2), np.ones(len(ease), dtype=bool)
-    assert choose(table, bins, every, 1e-4).tolist() == [0, 2]           # one; search
-    assert choose(table, bins, every, 0.0)[1] == 2
-    assert choose(table, bins, every, 1.0).tolist() == [0, 0]            # tokens are all
-    assert choose(table, bins + 1, every, 1e-4).tolist()[1:] == [0, 2]   # bin 0 is empty
+    assert choose(strategies, bins, every, 1e-4).tolist() == [0, 2]           # one; search
+    assert choose(strategies, bins, every, 0.0)[1] == 2
+    assert choose(strategies, bins, every, 1.0).tolist() == [0, 0]            # tokens are all
+    assert choose(strategies, bins + 1, every, 1e-4).tolist()[1:] == [0, 2]   # bin 0 is empty
 
 
 def test_allocation_beats_every_single_strategy_at_fewer_tokens():
-    table, ease = known()
+    strategies, ease = known()
     bins, fold = difficulty_bins(ease, 2), halves(len(ease), np.random.default_rng(1))
     assert np.bincount(fold).tolist() == [1000, 1000]
-    result = allocate(table, bins, fold, 1e-4)
-    assert result.correct.mean() > table.correct.mean(axis=1).max() + 0.1
+    result = allocate(strategies, bins, fold, 1e-4)
+    assert result.correct.mean() > max(s.correct.mean() for s in strategies) + 0.1
     assert result.tokens.mean() == pytest.approx((50 + 1600) / 2)
-    matched = allocate_to_match(table, bins, fold, table.correct[1], PRICES)
-    report = efficiency((table.correct[1], table.tokens[1]), matched, np.random.default_rng(2))
+    matched = allocate_to_match(strategies, bins, fold, strategies[1].correct, PRICES)
+    report = efficiency(strategies[1], matched, np.random.default_rng(2))
     assert report["factor"] == pytest.approx(3200 / 825)                 # the known optimum
     assert report["factor_low"] <= report["factor"] <= report["factor_high"]
     assert report["difference_low"] > 0
@@ -68,17 +72,18 @@ def test_allocation_beats_every_single_strategy_at_fewer_tokens():
 def test_match_takes_the_cheapest_that_reaches_the_target():
     n = 1000
     correct = np.stack([np.arange(n) % 10 < share for share in (4, 7, 9, 10)]).astype(float)
-    table = Table(("a", "b", "c", "d"), correct, np.array([[100.0], [200], [300], [400]]).repeat(
-        n, axis=1))
+    tokens = np.array([[100.0], [200], [300], [400]]).repeat(n, axis=1)
+    strategies = strategies_of(correct, tokens)
     bins, fold = np.zeros(n, dtype=int), np.arange(n) // 10 % 2
     for target in range(4):
-        got = allocate_to_match(table, bins, fold, correct[target], np.geomspace(1e-5, 1e-1, 200))
+        got = allocate_to_match(strategies, bins, fold, correct[target],
+                                np.geomspace(1e-5, 1e-1, 200))
         assert (got.chosen == target).all()
-        assert (rule_to_match(table, fold, correct[target]).chosen == target).all()
-    for beyond in (allocate_to_match(table, bins, fold, np.full(n, 1.1), PRICES),
-                   rule_to_match(table, fold, np.full(n, 1.1))):
+        assert (rule_to_match(strategies, fold, correct[target]).chosen == target).all()
+    for beyond in (allocate_to_match(strategies, bins, fold, np.full(n, 1.1), PRICES),
+                   rule_to_match(strategies, fold, np.full(n, 1.1))):
         assert (beyond.chosen == 3).all()                                # falls back to the best
-    level = Table(table.names, table.correct[[0, 1, 1, 3]], table.tokens[::-1])
+    level = strategies_of(correct[[0, 1, 1, 3]], tokens[::-1])
     assert (rule_to_match(level, fold, correct[1]).chosen == 3).all()    # cheaper and better
 
 
@@ -86,20 +91,12 @@ def test_choices_are_out_of_sample():
     """On noise, choosing on the scored problems would look good; crossing the halves does not."""
     generator = np.random.default_rng(3)
     n, strategies = 400, 200
-    noise = Table(tuple(map(str, range(strategies))),
-                  (generator.random((strategies, n)) < 0.5).astype(float),
-                  np.ones((strategies, n)))
+    correct = (generator.random((strategies, n)) < 0.5).astype(float)
+    noise = strategies_of(correct, np.ones((strategies, n)))
     bins, fold = difficulty_bins(generator.random(n)), halves(n, generator)
     inside = choose(noise, bins, np.ones(n, dtype=bool), 0.0)
-    assert noise.correct[inside[bins], np.arange(n)].mean() > 0.6
+    assert correct[inside[bins], np.arange(n)].mean() > 0.6
     assert abs(allocate(noise, bins, fold, 0.0).correct.mean() - 0.5) < 0.1   # 4 standard errors
-
-
-def test_probe_is_paid_for_once_where_it_is_reused():
-    table = Table(("samples", "search"), np.ones((2, 2)), np.array([[30.0, 90], [50, 50]]))
-    paid = table.with_probe(np.array([40.0, 40]), [True, False])
-    assert paid.tokens.tolist() == [[40, 90], [90, 90]]
-    assert table.tokens.tolist() == [[30, 90], [50, 50]]
 
 
 def test_stopping_when_sure():
@@ -143,7 +140,7 @@ def test_a_stricter_rule_never_stops_earlier(seed, low, high):
 
 def test_efficiency_of_the_same_thing_is_one():
     correct, tokens = np.array([1.0, 0, 1, 1]), np.array([10.0, 20, 30, 40])
-    report = efficiency((correct, tokens), Allocation(correct, tokens, np.zeros((2, 1))),
-                        np.random.default_rng(0))
+    report = efficiency(Strategy("s", 0, correct, tokens),
+                        Allocation(correct, tokens, np.zeros((2, 1))), np.random.default_rng(0))
     assert report["factor"] == report["factor_low"] == report["factor_high"] == 1
     assert report["difference"] == report["difference_low"] == report["difference_high"] == 0

@@ -20,7 +20,6 @@ from minireason.search.vote import (
     Solution,
     agreement,
     choose,
-    final_values,
     passes,
     searched,
     truth,
@@ -210,18 +209,3 @@ def test_teaching_moves_the_value_towards_the_labels(config, ladder, tmp_path):
                lambda step: rng(0, "taught rows", step), imitation=0.15)
     last = [values[-1] for values in step_values(model, tokenizer, problems, texts)]
     assert max(last[::2]) < 0.2 and min(last[1::2]) > 0.8
-
-
-def test_every_completion_has_its_own_last_value(ladder):
-    """Equal completions of one problem have one value; of another problem, another one."""
-    model, tokenizer = checkpoint.load(ladder / "critic", kind=Critic)
-    model.likelihood.data.fill_(0.01)               # so small a critic says 0 to everything
-    problems = [chain.sample(rng(i, "valued"), 2) for i in range(2)]
-    right, open_end = chain.render(problems[0], "cot"), "<think>1+1"
-    completions = [[right, open_end, right], [right, "<think>1+1=2;", open_end]]
-    found = final_values(model, tokenizer, problems, completions)
-    for problem, texts, values in zip(problems, completions, found, strict=True):
-        for text, value in zip(texts, values, strict=True):
-            alone = step_values(model, tokenizer, [problem], [text])[0]
-            assert value == (pytest.approx(alone[-1], abs=1e-6) if alone else 0.0)
-    assert found[0][0] == found[0][2] != found[1][0] and found[0][1] == found[1][2] == 0.0

@@ -6,9 +6,10 @@ import json
 import numpy as np
 import pytest
 
-from minireason.core.config import UserError
+from minireason.core.config import UserError, read_lines
 from minireason.model import checkpoint
 from minireason.search import compare
+from minireason.search.allocate import Strategy
 from minireason.search.sequential import standing
 from minireason.stages import guided_search as search
 from minireason.stages.guided_search import Config as SearchConfig
@@ -32,7 +33,7 @@ def test_stage_resumes_by_shards_and_repeats_itself(tiny, tmp_path, monkeypatch)
     for name in ("result.json", "tree.json", "search-chain-test-k1-3.json"):
         (tmp_path / "search" / name).unlink()
     drawn, whole = [], search.search_shard
-    monkeypatch.setattr(search, "search_shard", lambda *a: drawn.append(a[3]) or whole(*a))
+    monkeypatch.setattr(search, "search_shard", lambda *a: drawn.append(a[5]) or whole(*a))
     again = search.run(tiny)
     assert drawn == ["chain-test-k1 3"]
     assert again["sets"] == result["sets"]
@@ -45,6 +46,15 @@ def test_stage_resumes_by_shards_and_repeats_itself(tiny, tmp_path, monkeypatch)
     for method in search.METHODS:
         for n in (1, 3):
             assert cells["curves"][method][str(n)]["tokens"] <= n * cells["unit"]
+    rows = read_lines(tmp_path / "search" / "rows.jsonl")
+    assert {f"{r['method']} {r['n']}" for r in rows if " - " in r["method"]} == {
+        f"{m} - best_of_n {n}" for n in (1, 3) for m in (
+            "majority", "critic_vote", *(m + v for m in search.METHODS for v in ("", "_vote")))}
+    for row in rows:
+        assert row["set"] == "chain-test-k1" and row["seed"] == 0
+        if "unit" in row:
+            point = cells["curves"][row["method"]][str(row["n"])]
+            assert (row["accuracy"], row["tokens"]) == (point["mean"], point["tokens"])
     assert set(cells["against_best_of_n"]) == {
         f"{m} {n}" for n in (1, 3) for m in (
             "majority", "critic_vote", *(m + v for m in search.METHODS for v in ("", "_vote")))}
@@ -106,34 +116,50 @@ def made_up(n: int = 200) -> list[dict]:
             else record([0] * 16, [0.2] * 16, cells(0.9, 1, 2)) for i in range(n)]
 
 
-def test_tables_count_what_fits_and_average_over_subsets():
+def test_strategies_count_what_fits_and_average_over_subsets():
     records = [record([1, 0, 0, 0] * 2, [0.9, 0.5, 0.1, 0.2] * 2, {})]
-    table = compare.table_of(records, 10, [1, 2, 4], seed=0)
-    row = dict(zip(table.names, zip(table.correct[:, 0], table.tokens[:, 0], strict=True),
-                   strict=True))
-    assert row["single 4"] == (0.25, 40) and row["coverage 2"] == (0.5, 20)
-    assert row["best_of_n 1"] == (0.25, 10) and row["best_of_n 2"] == (0.5, 20)
-    first = compare.table_of(records, 10, [1], seed=None)
-    assert first.correct[first.names.index("best_of_n 1"), 0] == 1      # the leading sample
-    assert compare.fitting(np.array([10, 12, 9]), 30) == 2
-    assert compare.sampled(compare.pool(records[0]), 0, "majority") == 0
-    records[0]["correct"] = [1, 1, 1, 1, 0, 0, 0, 1]
-    assert compare.ease(records, oracle=True).tolist() == [0.25]        # the second half only
-    assert compare.ease(records, oracle=False, probe=2) == pytest.approx([0.7])
+    found = {s.name: (s.correct[0], s.tokens[0])
+             for s in compare.strategies_of(records, 10, [1, 2, 4], seed=0)}
+    assert found["single 4"] == (0.25, 40) and found["coverage 2"] == (0.5, 20)
+    assert found["best_of_n 1"] == (0.25, 10) and found["best_of_n 2"] == (0.5, 20)
+    first = {s.name: s.correct[0] for s in compare.strategies_of(records, 10, [1], seed=None)}
+    assert first["best_of_n 1"] == 1                                    # the leading sample
+    assert compare.sampled(compare.pool_of(records[0]), 9, "majority", None) == (0, 0)
+    assert compare.sampled(compare.pool_of(records[0]), 25, "single", None) == (0.5, 20)
+
+
+def test_difficulty_is_measured_apart_and_predicted_by_values():
+    """The oracle reads the second half, the prediction the first values of the first half."""
+    hard = record([1, 1, 1, 1, 0, 0, 0, 0], [0.9, 0.9, 0.1, 0.1] * 2, {})
+    easy = record([0, 0, 0, 0, 1, 1, 1, 1], [0.2, 0.2, 0.9, 0.9] * 2, {})
+    predicted, known = compare.difficulty([hard, easy] * 5, probe=2)
+    assert np.bincount(known[1::2]).argmax() == 0 and set(known[::2]) == {2, 3, 4}
+    assert set(predicted[::2]) == {0, 1, 2} and set(predicted[1::2]) == {2, 3, 4}
+
+
+def test_probe_is_paid_for_once_where_it_is_reused():
+    made = [record([0] * 4, [0.1] * 4, {}, tokens=20)] * 2              # two probes: 40 tokens
+    plain = [Strategy("majority", 4, np.ones(2), np.array([30.0, 90])),
+             Strategy("beam_vote", 4, np.ones(2), np.array([50.0, 50]))]
+    paid = compare.after_probe(plain, made, 2, ("beam", "tree"))
+    assert [s.tokens.tolist() for s in paid] == [[40, 90], [90, 90]]
+    assert plain[0].tokens.tolist() == [30, 90]
 
 
 def test_bins_show_where_search_helps_and_hurts():
-    records = made_up()
-    table = compare.table_of(records, 10, [1, 2, 4, 8], seed=0)
-    report = compare.against_best_of_n(
-        table, compare.difficulty_bins(compare.ease(records, oracle=True), 2))["beam 2"]
-    assert [b["mean"] for b in report["bins"]] == [-1, 1] and report["all"]["mean"] == 0
-    assert [b["n"] for b in report["bins"]] == [100, 100]
-    assert "beam 2" in table.names and report["bins"][0]["best_of_n"] == 1
+    strategies = compare.strategies_of(made_up(), 10, [1, 2, 4, 8], seed=0)
+    rows = compare.difference_rows(strategies, np.arange(200) % 2)
+    whole, easy, hard = [row for row in rows if row["method"] == "beam - best_of_n"]
+    assert (whole["n"], whole["accuracy"], whole["problems"]) == (2, 0, 200)
+    assert [row["accuracy"] for row in (easy, hard)] == [-1, 1]
+    assert [(row["bin"], row["problems"]) for row in (easy, hard)] == [(0, 100), (1, 100)]
+    assert (easy["method_accuracy"], easy["best_of_n_accuracy"]) == (0, 1)
+    assert {row["n"] for row in rows} == {2}                            # where a search was run
 
 
 def test_allocation_finds_the_known_optimum_and_pays_the_probe():
-    report = compare.allocations(made_up(), 10, [1, 2, 4, 8], probe=1, seed=0)
+    report = {row["method"].removeprefix("allocation: "): row
+              for row in compare.allocation_rows(made_up(), 10, [1, 2, 4, 8], probe=1, seed=0)}
     bins = report["predicted bins"]
     assert bins["reference_accuracy"] == 0.5 and bins["reference_tokens"] == 80
     assert bins["accuracy"] >= 0.5 and bins["tokens"] <= 10             # one sample is enough
@@ -143,6 +169,8 @@ def test_allocation_finds_the_known_optimum_and_pays_the_probe():
     stop = report["sample until sure"]
     assert stop["difference"] == 0
     assert stop["factor"] == pytest.approx(80 / 45)      # 1 sample where sure, 8 where never so
+    assert {name for of_fold in stop["chosen"] for name in of_fold} <= {
+        f"sample until sure {i}" for i in range(len(compare.THRESHOLDS))}
     for entry in report.values():
         assert entry["factor_low"] <= entry["factor"] <= entry["factor_high"]
 
@@ -152,5 +180,5 @@ def test_tree_marks_and_choice_of_the_shown_tree():
     easy, hard, unsolved = made_up(2) + made_up(2)[1:]
     easy["tree"] = hard["tree"] = nodes
     easy["prompt"], hard["prompt"], unsolved["prompt"] = "easy", "hard", "unsolved"
-    assert compare.shown_tree([easy, unsolved, hard])["prompt"] == "hard"
-    assert compare.shown_tree([unsolved]) == {}
+    assert search.shown_tree([easy, unsolved, hard])["prompt"] == "hard"
+    assert search.shown_tree([unsolved]) == {}

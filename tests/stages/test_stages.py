@@ -5,7 +5,6 @@ import json
 import math
 from collections import Counter
 
-import numpy as np
 import pytest
 from tiny_run import tiny_stages
 
@@ -182,37 +181,3 @@ def test_star_without_any_right_answer_says_so_and_passes_its_policy_on(
     assert [found["kept"] for found in result["rounds"]] == [0, 0]
     assert not any("share_wrong_steps" in found for found in result["rounds"])
     assert result["weights"] == checkpoint.weights_hash(ladder / "sft")
-
-
-def test_testtime_points_are_the_estimators_of_its_samples(ladder):
-    """N = 1 is the mean for every method, coverage bounds all, an oracle bound is labelled so."""
-    result = json.loads((ladder / "testtime" / "result.json").read_text())
-    for name, curve in result["curves"].items():
-        records = testtime.read_records(ladder / "testtime", name)
-        assert len(records) == curve["n_problems"] == 6
-        single = np.mean([np.mean(r["correct"]) for r in records])
-        for point in curve["points"].values():
-            assert point["single"]["accuracy"] == pytest.approx(single, abs=1e-12)
-            for method in testtime.METHODS:
-                assert point[method]["accuracy"] <= point["coverage"]["accuracy"] + 1e-12
-        first = curve["points"]["1"]
-        for method in ("critic_best_of_n", "coverage"):
-            assert first[method]["accuracy"] == pytest.approx(single, abs=1e-12)
-        assert set(curve["points"]) == {"1", "2", "4"}
-
-
-@pytest.mark.parametrize(("method", "n", "expected"), [
-    ("single", 1, 1 / 2), ("single", 4, 1 / 2), ("coverage", 2, 5 / 6), ("coverage", 4, 1.0),
-    ("critic_best_of_n", 4, 0.0), ("critic_best_of_n", 1, 1 / 2), ("majority", 4, 1.0),
-    ("critic_vote", 4, 0.0)])
-def test_each_method_on_one_problem(method, n, expected):
-    """Two right answers, two different wrong ones; the critic's favourite is wrong."""
-    record = {"answer": "5", "answers": ["7", "5", "5", None], "correct": [0, 1, 1, 0],
-              "values": [0.9, 0.2, 0.1, 0.8]}
-    assert testtime.per_problem(record, n, method, 0, 0) == pytest.approx(expected, abs=1e-12)
-
-
-def test_calibration_bins_hold_every_sample(ladder):
-    records = [{"values": [0.0, 0.05, 0.95, 1.0], "correct": [0, 1, 1, 1]}]
-    bins = testtime.calibration(records)
-    assert [(b["n"], b["accuracy"]) for b in bins] == [(2, 0.5), (2, 1.0)]

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from minireason.core.config import UserError, read_json, to_dict
-from minireason.measure.evaluate import wilson
+from minireason.measure.estimates import wilson
 from minireason.stages.flywheel import Config as FlywheelConfig
 from minireason.studies import ablate
 

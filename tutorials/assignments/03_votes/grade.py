@@ -1,4 +1,4 @@
-"""Grades assignment 3 against minireason.evaluate, minireason.rationales and search.vote."""
+"""Grades assignment 3 against minireason.measure.estimates and minireason.search.vote."""
 
 import sys
 from itertools import combinations
@@ -9,8 +9,7 @@ import numpy as np
 from grading import Check, close, expect, grade
 
 from minireason.core.config import rng
-from minireason.measure.estimates import best_of_n, vote
-from minireason.measure.evaluate import pass_at_k
+from minireason.measure.estimates import best_of_n, pass_at_k, vote
 from minireason.search.vote import agreement
 
 

@@ -11,20 +11,21 @@ from minireason.core.config import rng
 from minireason.search import allocate as library
 
 
-def world(seed, strategies=5, n=60, bins=4):
+def world(seed, size=5, n=60, bins=4):
     """Random results: later strategies cost more and are right more often."""
     generator = rng(seed, "grade 6")
     ease = generator.random(n)
-    effort = np.linspace(0, 1, strategies)[:, None]
-    chance = np.clip(ease + effort * (1 - ease) * generator.random((strategies, n)), 0, 1)
-    correct = (generator.random((strategies, n)) < chance).astype(float)
-    tokens = (10 * 4 ** np.arange(strategies)[:, None] * (0.5 + generator.random((strategies, n))))
+    effort = np.linspace(0, 1, size)[:, None]
+    chance = np.clip(ease + effort * (1 - ease) * generator.random((size, n)), 0, 1)
+    correct = (generator.random((size, n)) < chance).astype(float)
+    tokens = (10 * 4 ** np.arange(size)[:, None] * (0.5 + generator.random((size, n))))
     return correct, tokens.round(), ease, library.difficulty_bins(ease, bins), \
         library.halves(n, generator)
 
 
-def table(correct, tokens):
-    return library.Table(tuple(map(str, range(len(correct)))), correct, tokens)
+def strategies(correct, tokens):
+    return [library.Strategy("strategy", i, c, t)
+            for i, (c, t) in enumerate(zip(correct, tokens, strict=True))]
 
 
 def same(came, wanted, on):
@@ -51,7 +52,7 @@ def prices(solution):
         correct, tokens, _, bins, fold = world(seed)
         for price in (0.0, 1e-4, 1e-2, 1.0):
             same(solution.choose(correct, tokens, bins, fold == 0, price),
-                 library.choose(table(correct, tokens), bins, fold == 0, price),
+                 library.choose(strategies(correct, tokens), bins, fold == 0, price),
                  f"price {price:g}, seed {seed}")
 
 
@@ -69,7 +70,7 @@ def empty_bins(solution):
     used = np.array([True, True, False, True])
     for bins in ([0, 0, 1, 0], [0, 1, 2, 1]):
         same(solution.choose(correct, tokens, np.array(bins), used, 0.0),
-             library.choose(table(correct, tokens), np.array(bins), used, 0.0),
+             library.choose(strategies(correct, tokens), np.array(bins), used, 0.0),
              f"bins {bins}, of which one has no used problem")
 
 
@@ -80,14 +81,15 @@ def only_used(solution):
         changed = np.where(fold == 0, correct, 1 - correct)
         same(solution.choose(changed, tokens, bins, fold == 0, 1e-3), before,
              "choices after a change of results that may not be looked at")
-        same(before, library.choose(table(correct, tokens), bins, fold == 0, 1e-3), "the choices")
+        wanted = library.choose(strategies(correct, tokens), bins, fold == 0, 1e-3)
+        same(before, wanted, "the choices")
 
 
 def folds(solution):
     for seed in range(10):
         correct, tokens, _, bins, fold = world(seed)
         for price in (0.0, 1e-3):
-            wanted = library.allocate(table(correct, tokens), bins, fold, price)
+            wanted = library.allocate(strategies(correct, tokens), bins, fold, price)
             came = solution.allocate(correct, tokens, bins, fold, price)
             close(came[0], wanted.correct, f"price {price:g}, seed {seed}: correct")
             close(came[1], wanted.tokens, f"price {price:g}, seed {seed}: tokens")
@@ -96,18 +98,18 @@ def folds(solution):
 def no_peeking(solution):
     """Results of pure chance: who looks at what it is scored on finds more than there is."""
     generator = rng(0, "grade 6 chance")
-    n, strategies = 200, 40
-    correct = (generator.random((strategies, n)) < 0.5).astype(float)
-    tokens, bins, fold = np.ones((strategies, n)), np.arange(n) % 20, library.halves(n, generator)
+    n, size = 200, 40
+    correct = (generator.random((size, n)) < 0.5).astype(float)
+    tokens, bins, fold = np.ones((size, n)), np.arange(n) % 20, library.halves(n, generator)
     came = float(np.mean(solution.allocate(correct, tokens, bins, fold, 0.0)[0]))
-    wanted = float(library.allocate(table(correct, tokens), bins, fold, 0.0).correct.mean())
+    wanted = float(library.allocate(strategies(correct, tokens), bins, fold, 0.0).correct.mean())
     close(came, wanted, "accuracy where every strategy guesses a coin")
 
 
 def uneven(solution):
     correct, tokens, _, bins, _ = world(3)
     fold = (np.arange(60) < 10).astype(int)
-    wanted = library.allocate(table(correct, tokens), bins, fold, 1e-3)
+    wanted = library.allocate(strategies(correct, tokens), bins, fold, 1e-3)
     close(solution.allocate(correct, tokens, bins, fold, 1e-3)[1], wanted.tokens,
           "folds of 50 and 10 problems")
 
@@ -115,8 +117,8 @@ def uneven(solution):
 def factor(solution, part):
     for seed in range(5):
         correct, tokens, _, bins, fold = world(seed)
-        allocation = library.allocate(table(correct, tokens), bins, fold, 1e-3)
-        reference = correct[-1], tokens[-1]
+        allocation = library.allocate(strategies(correct, tokens), bins, fold, 1e-3)
+        reference = strategies(correct, tokens)[-1]
         wanted = library.efficiency(reference, allocation, rng(seed, "grade 6 rows"), draws=400)
         rows = rng(seed, "grade 6 rows").integers(0, 60, (400, 60))
         came = solution.saved(tokens[-1], allocation.tokens, rows)

@@ -1,0 +1,73 @@
+"""Samples of frozen problems, drawn shard by shard and kept as records in the stage's folder.
+
+A record holds what any estimator needs of one problem's N samples: tokens, answers, verdicts and
+the critics' values, each a list of N. Sampling is done once; all figures are arithmetic on records.
+"""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+from minireason.core import parallel
+from minireason.core.config import read_json, write_atomic
+from minireason.core.runlog import RunLog
+from minireason.critics.value_head import Critic, final_values
+from minireason.measure.evaluate import answer_of, verdicts_of
+from minireason.model.tokenizer import Tokenizer
+from minireason.model.transformer import Transformer
+from minireason.problems import Problem
+from minireason.sampling.complete import complete
+from minireason.sampling.sampler import Sampling
+
+
+def sample_records(policy: Transformer, tokenizer: Tokenizer, critics: dict[str, Critic],
+                   problems: list[Problem], how: Sampling) -> list[dict]:
+    """One record per problem, drawn on this rank alone; critics {field of the record: critic}."""
+    completions = complete(policy, tokenizer, problems, "cot", how, alone=True)
+    verdicts = verdicts_of(problems, completions)
+    values = {field: final_values(critic, tokenizer, problems, completions)
+              for field, critic in critics.items()}
+    records = []
+    for i, (problem, texts) in enumerate(zip(problems, completions, strict=True)):
+        record = {
+            "prompt": problem.prompt, "answer": problem.answer,
+            "tokens": [len(ids) - 1 for ids in tokenizer.encode_batch(texts)],  # opener is forced
+            "answers": [answer_of(problem, text) for text in texts],
+            "correct": [int(verdict.correct) for verdict in verdicts[i]],
+            "steps_valid": [int(verdict.steps_valid) for verdict in verdicts[i]],
+            "ended": [int(text.endswith("<eos>")) for text in texts]}
+        for field, found in values.items():
+            record[field] = [round(value, 6) for value in found[i]]
+        records.append({**record, "example": texts[0]})
+    return records
+
+
+def sharded_records(log: RunLog, kind: str, sets: dict[str, list[Problem]], size: int,
+                    make: Callable[[list[Problem], str], list[dict]]) -> dict[str, list[dict]]:
+    """{set name: one record per problem}, made `size` problems at a time.
+
+    make(problems, purpose) returns the records of one shard; purpose names its random streams. A
+    shard is a file `kind-set-start.json`; a resumed run reads it back. Ranks share the shards.
+    """
+    shards = []
+    for name, problems in sets.items():
+        shards += [(name, start) for start in range(0, len(problems), size)]
+    shards = parallel.share(shards)
+    for i in log.steps(0, len(shards)):
+        name, start = shards[i]
+        path = log.out / f"{kind}-{name}-{start}.json"
+        if not path.exists():
+            records = make(sets[name][start:start + size], f"{name} {start}")
+            write_atomic(path, json.dumps(records))
+    parallel.barrier()
+    return {name: read_records(log.out, kind, name) for name in sets}
+
+
+def read_records(folder: Path, kind: str, name: str) -> list[dict]:
+    """The records of one frozen set in a finished run's folder, in the order of its problems."""
+    paths = sorted(folder.glob(f"{kind}-{name}-*.json"),
+                   key=lambda path: int(path.stem.rpartition("-")[2]))
+    records = []
+    for path in paths:
+        records += read_json(path)
+    return records

@@ -1,0 +1,67 @@
+"""Records: what one holds, and that shards are drawn once, by one rank, and read back in order."""
+
+from dataclasses import dataclass
+
+import pytest
+
+from minireason.core import parallel
+from minireason.core.runlog import RunLog
+from minireason.critics.value_head import Critic, final_values
+from minireason.measure.evaluate import answer_of, frozen_sets, verdicts_of
+from minireason.measure.samples import sample_records, sharded_records
+from minireason.model import checkpoint
+from minireason.sampling.complete import complete
+from minireason.sampling.sampler import Sampling
+
+
+@dataclass(frozen=True)
+class Config:
+    seed: int = 0
+
+
+def test_a_record_holds_what_was_drawn(ladder):
+    policy, tokenizer = checkpoint.load(ladder / "star")
+    critic, _ = checkpoint.load(ladder / "critic", kind=Critic)
+    (problems,) = frozen_sets("chain", "test", 3, (1,)).values()
+    how = Sampling(n=5, max_new=9, seed=4)
+    records = sample_records(policy, tokenizer, {"values": critic}, problems, how)
+    completions = complete(policy, tokenizer, problems, "cot", how)
+    values = final_values(critic, tokenizer, problems, completions)
+    verdicts = verdicts_of(problems, completions)
+    for i, (record, texts) in enumerate(zip(records, completions, strict=True)):
+        assert (record["prompt"], record["answer"]) == (problems[i].prompt, problems[i].answer)
+        assert record["example"] == texts[0]
+        for j, text in enumerate(texts):
+            assert record["tokens"][j] == len(tokenizer.encode(text)) - 1 <= 9
+            assert record["answers"][j] == answer_of(problems[i], text)
+            assert record["correct"][j] == int(verdicts[i][j].correct)
+            assert record["steps_valid"][j] == int(verdicts[i][j].steps_valid)
+            assert record["ended"][j] == int("<eos>" in text)
+            assert record["values"][j] == pytest.approx(values[i][j], abs=5e-7)   # six digits
+
+
+def test_ranks_share_the_shards_and_a_lost_one_is_made_again(tmp_path, monkeypatch):
+    sets = frozen_sets("chain", "test", 13, (2, 3))
+    made = []
+
+    def make(problems, purpose):
+        made.append(purpose)
+        return [{"prompt": problem.prompt} for problem in problems]
+
+    monkeypatch.setattr(parallel, "world_size", lambda: 2)
+    monkeypatch.setattr(parallel, "barrier", lambda: None)
+    by_rank = []
+    for rank in (0, 1):
+        monkeypatch.setattr(parallel, "rank", lambda rank=rank: rank)
+        log = RunLog(str(tmp_path), "test", Config(), {})
+        found = sharded_records(log, "samples", sets, 1, make)
+        by_rank.append(made.copy())
+        made.clear()
+    every = [f"{name} {start}" for name in sets for start in range(13)]
+    assert by_rank == [every[::2], every[1::2]]
+    wanted = {name: [{"prompt": p.prompt} for p in problems] for name, problems in sets.items()}
+    assert found == wanted                                   # 2 comes before 10
+    (tmp_path / "samples-chain-test-k3-4.json").unlink()
+    monkeypatch.undo()
+    assert sharded_records(log, "samples", sets, 1, make) == wanted
+    assert made == ["chain-test-k3 4"]
