@@ -1,18 +1,20 @@
 """A critic's values, P(correct | prefix) at the end of every step: taught, read, and judged."""
 
 import math
+from collections.abc import Sequence
+from itertools import chain
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from minireason.core import parallel
-from minireason.core.config import UserError
-from minireason.model.tokenizer import OPENERS, STEP_ENDS, Tokenizer
+from minireason.core.config import check_choice
+from minireason.model.tokenizer import OPENERS, STEP_ENDS, Tokenizer, padded_rows
 from minireason.model.transformer import ModelConfig, Transformer
 from minireason.problems import Problem
 from minireason.sampling.complete import prompt_ids
-from minireason.training.batches import Batch
+from minireason.training.batches import Batch, Row
 from minireason.training.losses import gather_logprobs, value_bce
 from minireason.training.optim import autocast
 
@@ -65,15 +67,14 @@ def aggregate(values: list[float], how: str) -> float:
     last: the final verdict; min: the weakest step (Math-Shepherd); product: P(every step right) if
     steps fail independently (Lightman 2023, section 2.4).
     """
-    if how not in AGGREGATIONS:
-        raise UserError(f"aggregation {how!r}: must be one of {', '.join(AGGREGATIONS)}")
+    check_choice("aggregation", how, AGGREGATIONS)
     if not values:
         return 0.0
     return {"last": values[-1], "min": min(values), "product": math.prod(values)}[how]
 
 
-def rollout_ids(tokenizer: Tokenizer, problems: list[Problem], completions: list[str],
-                style: str = "cot") -> list[tuple[list[int], int]]:
+def rollout_ids(tokenizer: Tokenizer, problems: Sequence[Problem], completions: Sequence[str],
+                style: str = "cot") -> list[Row]:
     """Whole rows (prompt, opener, completion) with the index of the first token after the opener.
 
     completions include their opener, as `evaluate.complete` returns them.
@@ -84,21 +85,38 @@ def rollout_ids(tokenizer: Tokenizer, problems: list[Problem], completions: list
 
 
 @torch.inference_mode()
-def step_values(critic: Critic, tokenizer: Tokenizer, problems: list[Problem],
-                completions: list[str], token_budget: int = 8192) -> list[list[float]]:
+def token_values(critic: Critic, pad: int, rows: Sequence[list[int]],
+                 token_budget: int = 8192) -> list[list[float]]:
+    """P(correct | prefix) after every token of every row, read in batches of similar length."""
+    values: list[list[float]] = [[] for _ in rows]
+    waiting = sorted(range(len(rows)), key=lambda i: len(rows[i]))
+    while waiting:
+        n = 1
+        while n < len(waiting) and len(rows[waiting[n]]) * (n + 1) <= token_budget:
+            n += 1
+        group, waiting = waiting[:n], waiting[n:]
+        device = critic.embedding.weight.device
+        with autocast(device):
+            logits = critic.values(padded_rows([rows[i] for i in group], pad, device))   # (n, T)
+        for i, found in zip(group, logits.float().sigmoid().tolist(), strict=True):
+            values[i] = found[:len(rows[i])]
+    return values
+
+
+def prefix_values(critic: Critic, tokenizer: Tokenizer, prefixes: Sequence[list[int]],
+                  token_budget: int = 8192) -> list[float]:
+    """P(correct | prefix) at the last token of each token row, prompt and opener included."""
+    return [row[-1] for row in token_values(critic, tokenizer.pad, prefixes, token_budget)]
+
+
+def step_values(critic: Critic, tokenizer: Tokenizer, problems: Sequence[Problem],
+                completions: Sequence[str], token_budget: int = 8192) -> list[list[float]]:
     """P(correct | prefix) after each step end of each completion; [] if there is none."""
     ends = set(tokenizer.ids_of(*STEP_ENDS))
-    device = critic.embedding.weight.device
     rows = rollout_ids(tokenizer, problems, completions)
-    values: list[list[float]] = [[] for _ in rows]
-    for group in length_groups([len(ids) for ids, _ in rows], token_budget):
-        tokens = _padded([rows[i][0] for i in group], tokenizer.pad, device)
-        with autocast(device):
-            probabilities = critic.values(tokens).float().sigmoid().tolist()
-        for i, row in zip(group, probabilities, strict=True):
-            ids, first = rows[i]
-            values[i] = [row[t] for t in range(first, len(ids)) if ids[t] in ends]
-    return values
+    found = token_values(critic, tokenizer.pad, [tokens for tokens, _ in rows], token_budget)
+    return [[row[t] for t in range(first, len(tokens)) if tokens[t] in ends]
+            for (tokens, first), row in zip(rows, found, strict=True)]
 
 
 def final_values(critic: Critic, tokenizer: Tokenizer, problems: list[Problem],
@@ -116,37 +134,6 @@ def final_values(critic: Critic, tokenizer: Tokenizer, problems: list[Problem],
             for problem, texts in zip(problems, completions, strict=True)]
 
 
-@torch.inference_mode()
-def prefix_values(critic: Critic, tokenizer: Tokenizer, prefixes: list[list[int]],
-                  token_budget: int = 8192) -> list[float]:
-    """P(correct | prefix) at the last token of each token row, prompt and opener included."""
-    device = critic.embedding.weight.device
-    values = [0.0] * len(prefixes)
-    for group in length_groups([len(ids) for ids in prefixes], token_budget):
-        tokens = _padded([prefixes[i] for i in group], tokenizer.pad, device)
-        last = torch.tensor([[len(prefixes[i]) - 1] for i in group], device=device)
-        with autocast(device):
-            logits = critic.values(tokens).gather(1, last).squeeze(1)     # (B,)
-        for i, value in zip(group, logits.float().sigmoid().tolist(), strict=True):
-            values[i] = value
-    return values
-
-
-def length_groups(lengths: list[int], token_budget: int) -> list[list[int]]:
-    """Indices by ascending length, cut where a padded batch would exceed the budget in tokens."""
-    groups: list[list[int]] = []
-    for i in sorted(range(len(lengths)), key=lambda i: lengths[i]):
-        if not groups or lengths[i] * (len(groups[-1]) + 1) > token_budget:
-            groups.append([])
-        groups[-1].append(i)
-    return groups
-
-
-def _padded(rows: list[list[int]], pad: int, device: torch.device) -> torch.Tensor:
-    longest = max(map(len, rows))
-    return torch.tensor([row + [pad] * (longest - len(row)) for row in rows], device=device)
-
-
 def value_batches(rows: list[tuple[list[int], int, list[float]]], ends: torch.Tensor,
                   token_budget: int, pad: int) -> tuple[list[Batch], int]:
     """This rank's (tokens, first, labels) rows as batches, and the GLOBAL count of step ends.
@@ -159,13 +146,12 @@ def value_batches(rows: list[tuple[list[int], int, list[float]]], ends: torch.Te
     batches = []
     for start in range(0, len(mine), per_batch):
         group = mine[start:start + per_batch]
-        longest = max(len(tokens) for tokens, _, _ in group)
-        inputs = torch.tensor([tokens + [pad] * (longest - len(tokens))
-                               for tokens, _, _ in group])
-        first = torch.tensor([[first] for _, first, _ in group])
-        mask = torch.isin(inputs, ends) & (torch.arange(longest) >= first)   # (B, T)
+        tokens, first, labels = zip(*group, strict=True)
+        inputs = padded_rows(tokens, pad)                                    # (B, T)
+        counted = torch.arange(inputs.shape[1]) >= torch.tensor(first)[:, None]
+        mask = torch.isin(inputs, ends) & counted
         targets = torch.zeros(inputs.shape)
-        targets[mask] = torch.tensor([label for _, _, labels in group for label in labels])
+        targets[mask] = torch.tensor(list(chain(*labels)))
         batches.append(Batch(inputs, targets, mask.float()))
     return batches, max(1, count)
 

@@ -9,8 +9,10 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+import torch
 from tokenizers import AddedToken, Regex, decoders, models, pre_tokenizers
 from tokenizers import Tokenizer as Backend
+from torch import Tensor
 
 from minireason.core.config import UserError
 
@@ -92,3 +94,9 @@ class Tokenizer:
                 raise UserError(f"tokenizer: lacks the token {token!r}")
             ids.append(index)
         return ids
+
+
+def padded_rows(rows: Sequence[list[int]], pad: int, device: torch.device | str = "cpu") -> Tensor:
+    """Token rows as one tensor (B, T), filled up on the right."""
+    longest = max(map(len, rows))
+    return torch.tensor([row + [pad] * (longest - len(row)) for row in rows], device=device)

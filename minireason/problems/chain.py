@@ -72,15 +72,10 @@ def build(first: int, moves: list[tuple[str, int]]) -> Problem:
         steps.append(f"{value}{operator}{right}={result}")
         text = f"({text}{operator}{right})"
         value = result
-    return Problem(text + "=", str(value), tuple(steps), NAME, len(moves), _key(first, moves))
-
-
-def _key(first: int, moves: list[tuple[str, int]]) -> str:
-    """The expression with the operands of a commuting first operation in ascending order."""
-    operator, right = moves[0]
+    operator, right = moves[0]              # equal problems: a first sum may be written either way
     head = sorted((first, right)) if operator in "+*" else (first, right)
-    tail = "".join(f" {o}{r}" for o, r in moves[1:])
-    return f"chain {head[0]}{operator}{head[1]}{tail}"
+    key = f"chain {head[0]}{operator}{head[1]}" + "".join(f" {o}{r}" for o, r in moves[1:])
+    return Problem(text + "=", str(value), tuple(steps), NAME, len(moves), key)
 
 
 def read(text: str) -> Problem:

@@ -131,13 +131,11 @@ def render(problem: Problem, style: str) -> str:
 def search_text(problem: Problem, generator: np.random.Generator, style: str = "sos") -> str:
     """A stream of search, `sos` or `guided`; it may end without a solution."""
     steps, path = (stream if style == "sos" else guided)(*given(problem), generator)
-    text = ";".join(_jump_text(jump) + step_text(move) for jump, move in steps)
-    return f"<think>{text}</think>{expression(path) if path else GAVE_UP}<eos>"
-
-
-def _jump_text(jump: int | tuple[int, ...]) -> str:
-    """What leads from the step before: how many steps are taken back, or the state to go to."""
-    return GAVE_UP * jump if isinstance(jump, int) else f"<wrong>{','.join(map(str, jump))}:"
+    written = []
+    for jump, move in steps:          # steps that are taken back, or the state to go back to
+        back = GAVE_UP * jump if isinstance(jump, int) else f"<wrong>{','.join(map(str, jump))}:"
+        written.append(back + step_text(move))
+    return f"<think>{';'.join(written)}</think>{expression(path) if path else GAVE_UP}<eos>"
 
 
 # ---- reading and checking -----------------------------------------------------------------------
@@ -188,7 +186,7 @@ def walk_steps(problem: Problem, steps: tuple[str, ...]) -> tuple[list[bool], tu
         if match[1]:
             way = way[:max(0, len(way) - match[1].count(GAVE_UP))]
         elif match[2]:
-            way = ways.get(_numbers(match[2]), [])
+            way = ways.get(tuple(sorted(map(int, match[2].split(",")))), [])
         left, right, after = int(match[3]), int(match[5]), tuple(map(int, match[6].split(",")))
         if not (match[1] or match[2]) and way and len(way[-1]) == 1:     # compared, nothing moved
             compared = match[4] == "-" and {left, right} == {*way[-1], target}
@@ -201,10 +199,6 @@ def walk_steps(problem: Problem, steps: tuple[str, ...]) -> tuple[list[bool], tu
         way = [*way, tuple(sorted(after))]
         ways[way[-1]] = way
     return marks, way[-1] if marks and marks[-1] else ()
-
-
-def _numbers(text: str) -> tuple[int, ...]:
-    return tuple(sorted(map(int, text.split(","))))
 
 
 def check_steps(problem: Problem, steps: tuple[str, ...]) -> list[bool]:

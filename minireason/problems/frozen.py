@@ -2,38 +2,11 @@
 
 import hashlib
 import json
-from collections.abc import Callable
 from pathlib import Path
-
-import numpy as np
 
 from minireason.core.config import UserError
 from minireason.problems import FAMILIES
-from minireason.problems.base import Family, Problem, sample_split
-
-
-def sample_unique(family: Family, rng: np.random.Generator, level: int, split: str, n: int,
-                  sample: Callable | None = None) -> list[Problem]:
-    """Up to n different problems; fewer only where the split is used up.
-
-    That is taken to be so when 20 n draws in a row found nothing new.
-    """
-    found: dict[str, Problem] = {}
-    fruitless = 0
-    while len(found) < n and fruitless < 20 * n:
-        problem = sample_split(family, rng, level, split, sample)
-        fruitless = fruitless + 1 if problem.key in found else 0
-        found.setdefault(problem.key, problem)
-    return list(found.values())
-
-
-def save_problems(path: Path, problems: list[Problem]) -> str:
-    """Write one JSON object per line; returns the sha256 of the file."""
-    lines = [json.dumps({"family": p.family, "level": p.level, "prompt": p.prompt,
-                         "answer": p.answer}) for p in problems]
-    data = ("\n".join(lines) + "\n").encode()
-    path.write_bytes(data)
-    return hashlib.sha256(data).hexdigest()
+from minireason.problems.base import Problem
 
 
 def load_problems(path: Path | str) -> list[Problem]:

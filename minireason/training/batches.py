@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from minireason.core import parallel
-from minireason.model.tokenizer import Tokenizer
+from minireason.model.tokenizer import Tokenizer, padded_rows
 
 Row = tuple[list[int], int]           # tokens, index of the first one that counts
 
@@ -70,11 +70,10 @@ def micro_batches(rows: list[Row], token_budget: int, pad: int,
 
 def pad_right(rows: list[Row], pad: int) -> Batch:
     """Rectangular batch; padding neither counts nor is seen by any counted token."""
-    longest = max(len(tokens) for tokens, _ in rows)
-    data = torch.tensor([tokens + [pad] * (longest - len(tokens)) for tokens, _ in rows])
+    data = padded_rows([tokens for tokens, _ in rows], pad)
     lengths = torch.tensor([[len(tokens)] for tokens, _ in rows])
     first = torch.tensor([[first] for _, first in rows])
-    position = torch.arange(1, longest)                                   # of each target
+    position = torch.arange(1, data.shape[1])                             # of each target
     mask = (position >= first) & (position < lengths)                     # (B, T)
     return Batch(data[:, :-1].contiguous(), data[:, 1:].contiguous(), mask.float())
 

@@ -19,7 +19,7 @@ from minireason.core.config import UserError, rng
 from minireason.model.tokenizer import Tokenizer
 from minireason.problems import FAMILIES, addition, base, chain, countdown, frozen, split_of
 from minireason.problems.base import sample_split
-from minireason.problems.frozen import load_frozen, load_problems, sample_unique
+from minireason.problems.frozen import load_frozen, load_problems
 
 ROOT = Path(__file__).resolve().parents[2]
 NAMES = sorted(FAMILIES)
@@ -481,7 +481,9 @@ def test_sample_split_never_crosses(name, split):
         sample_split(FAMILIES[name], generator, level_of(name, 1), "other")
 
 
-def test_sample_unique_uses_a_level_up():
+def test_sample_unique_uses_a_level_up(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "data"))
+    from make_eval import sample_unique
     problems = [addition.build(a, b) for a in range(10) for b in range(10)]
     test = {problem.key for problem in problems if split_of(problem) == "test"}
     found = sample_unique(addition, rng(0, "unique"), 1, "test", 50)
