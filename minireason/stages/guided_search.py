@@ -19,8 +19,8 @@ from minireason.critics.value_head import Critic, prefix_values, rollout_ids
 from minireason.measure.evaluate import answer_of, frozen_sets, judge
 from minireason.model import checkpoint
 from minireason.problems import FAMILIES, Problem
-from minireason.sampling.complete import prompt_ids
-from minireason.sampling.sampler import Sampling, sample
+from minireason.sampling.complete import prompt_ids, sample
+from minireason.sampling.sampler import Sampling
 from minireason.search import compare
 from minireason.search.beam import BeamConfig, beam_search
 from minireason.search.sequential import ReviseSearchConfig, revise_search, standing

@@ -19,7 +19,7 @@ from minireason.measure.evaluate import pass_at_k, wilson
 from minireason.model.tokenizer import Tokenizer
 from minireason.model.transformer import ModelConfig, Transformer
 from minireason.problems import addition, chain
-from minireason.sampling.sampler import stream as real_stream
+from minireason.sampling.complete import stream as real_stream
 from minireason.search import steps
 from minireason.search.beam import BeamConfig, beam_search
 from minireason.search.steps import COMPLETE, DEAD, Ledger, Stepper, answer_tokens, tree_record
