@@ -1,7 +1,7 @@
 """The sampler's whole loop on a CPU in one call of C++: native.cpp, built with g++ when first used.
 
-PyTorch leaves a small model's time between the matrix products: dozens of operations per token, each
-of which walks over memory. native.cpp keeps a token's numbers near the core from the embedding to
+PyTorch leaves a small model's time between the matrix products: dozens of operations per token,
+each walking over memory. native.cpp keeps a token's numbers near the core from the embedding to
 the draw. Only the form of the weights is made here: panels of columns, RMSNorm's gains in them.
 """
 
