@@ -95,8 +95,7 @@ def self_attention(qkv: Tensor, q_gain: Tensor, k_gain: Tensor, cos: Tensor, sin
         k = rotate(head_norm(k, k_gain, eps), cos, sin)
         rows = q, k, v                                                    # (B, T, heads, D)
         if packed is not None:
-            shape = packed[2].shape
-            rows = [x.new_zeros(*shape, *x.shape[1:]).index_put(place, x) for x in rows]
+            rows = [x.new_zeros(*packed[2].shape, *x.shape[1:]).index_put(place, x) for x in rows]
         rows = [x.transpose(1, 2) for x in rows]                          # (B, heads, T, D)
         out = (attention_reference(*rows) if impl == "reference" else
                F.scaled_dot_product_attention(*rows, is_causal=True,

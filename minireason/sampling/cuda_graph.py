@@ -58,6 +58,9 @@ class GraphDecoder:
         self.any_alive = zeros((), dtype=torch.bool)
         self.t = zeros(1, dtype=torch.long)                               # the next token's index
         self.ends = torch.tensor([tokenizer.eos, *how.stop], device=self.t.device)
+        # without autocast's cache of cast weights: a graph would keep pointers into freed memory
+        self.autocast = functools.partial(torch.autocast, self.t.device.type, torch.bfloat16,
+                                          self.t.is_cuda, cache_enabled=False)
         self.graph = self._record() if self.t.is_cuda else None
 
     def _record(self) -> torch.cuda.CUDAGraph:
@@ -87,15 +90,15 @@ class GraphDecoder:
         self.alive &= (drawn[:, None] != self.ends).all(dim=1)
         self.any_alive.copy_(self.alive.any())
         self.cache.lens.masked_fill_(~self.alive, -1)                     # idle: no work, no append
-        with mixed(self.logits):
+        with self.autocast():
             self.logits.copy_(self.model.decode(drawn, self.cache))
         self.t += 1
 
     def _load(self, chunk: Chunk) -> None:
         """Prefill the prompts and set every buffer to the start of a chunk."""
         rows, steps = chunk.uniform.shape
-        longest, n = max(map(len, chunk.prompts)), len(chunk.prompts)
-        with mixed(self.logits):
+        n, longest = len(chunk.prompts), max(map(len, chunk.prompts))
+        with self.autocast():
             logits, cache = prefill(self.model, chunk.prompts, longest, self.pad)
         self.prompts.kv[:, :, :n, :, :longest] = cache.kv
         self.prompts.lens[:n] = cache.lens
@@ -138,13 +141,6 @@ def flag_to_host(value: Tensor) -> Callable[[], bool]:
         arrived.synchronize()
         return bool(host)
     return read
-
-
-def mixed(like: Tensor):
-    """bf16 autocast on a GPU, without its cache of cast weights: a graph would keep pointers into
-    it after it is freed."""
-    kind = like.device.type
-    return torch.autocast(kind, dtype=torch.bfloat16, enabled=kind == "cuda", cache_enabled=False)
 
 
 def decoding_copy(model: Transformer, impl: str) -> Transformer:
