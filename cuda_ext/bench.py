@@ -130,7 +130,7 @@ def region_rows(shape: tuple, device: torch.device, backends: list[str]) -> list
 
     def region(qkv, gains, tables):
         return self_attention(qkv, *gains, *tables, n_heads=heads, n_kv_heads=heads, eps=EPS,
-                              impl="sdpa")[0]
+                              impl="sdpa")
     forwards, backwards = {}, {}
     for name in backends:
         torch.compiler.reset()

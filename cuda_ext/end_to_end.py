@@ -15,7 +15,8 @@ from minireason.model.tokenizer import Tokenizer
 from minireason.model.transformer import ModelConfig, Transformer
 from minireason.problems import chain
 from minireason.problems.corpus import Mixture, corpus_lines
-from minireason.sampling.sampler import Sampling, stream
+from minireason.sampling.complete import stream
+from minireason.sampling.sampler import Sampling
 from minireason.training.batches import Batch, encode_lines, micro_batches
 from minireason.training.losses import nll
 from minireason.training.optim import make_optimizer, train_step

@@ -18,7 +18,7 @@ from minireason.model.tokenizer import Tokenizer
 from minireason.model.transformer import ModelConfig, Transformer
 from minireason.problems import chain
 from minireason.problems.corpus import Mixture, corpus_lines
-from minireason.sampling.draws import prefill
+from minireason.sampling.sampler import prefill
 from minireason.training.batches import encode_lines, micro_batches
 from minireason.training.losses import nll
 from minireason.training.optim import make_optimizer, schedule, train_step

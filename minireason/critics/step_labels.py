@@ -19,8 +19,8 @@ from minireason.model.tokenizer import STEP_ENDS, Tokenizer
 from minireason.model.transformer import Transformer
 from minireason.problems import FAMILIES, Problem
 from minireason.problems.base import check_prefix
-from minireason.sampling.complete import prompt_ids
-from minireason.sampling.sampler import Sampling, sample
+from minireason.sampling.complete import prompt_ids, sample
+from minireason.sampling.sampler import Sampling
 
 END = re.compile("|".join(map(re.escape, STEP_ENDS)))
 

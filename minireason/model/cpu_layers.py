@@ -112,11 +112,9 @@ class CausalAttention(torch.autograd.Function):
         unit, scale, gain, cos, sin, qk, v, weights = ctx.saved_tensors
         heads, head_dim = v.shape[0], v.shape[-1]
         d_out = d_out.unflatten(-1, (heads, -1))
-        if ctx.packed is None:
-            d_out = d_out.permute(2, 0, 1, 3).flatten(0, 1)                      # (H B, T, D)
-        else:
+        if ctx.packed is not None:
             d_out = v.new_zeros(v.shape).permute(1, 2, 0, 3).index_put_(ctx.packed[:2], d_out)
-            d_out = d_out.permute(2, 0, 1, 3).flatten(0, 1)
+        d_out = d_out.permute(2, 0, 1, 3).flatten(0, 1)                          # (H B, T, D)
         q, k = qk[:heads].flatten(0, 1), qk[heads:].flatten(0, 1)
         dx = v.new_empty(3 * heads, *v.shape[1:])                                # of q, k and v
         dq, dk, dv = (part.flatten(0, 1) for part in dx.split(heads))

@@ -9,20 +9,15 @@ into one matrix each because one wide product is faster than three narrow ones.
 """
 
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from minireason.core.config import UserError
-from minireason.model.attention import (
-    Prompt,
-    choose_impl,
-    decode_attention,
-    default_impl,
-    rope_tables,
-    self_attention,
-)
+from minireason.model.attention import decode_attention, rope_tables, self_attention
+from minireason.model.backends import choose_impl, default_impl
 from minireason.model.cpu_layers import RMSNorm, SwiGLU, by_hand
 
 
@@ -46,22 +41,6 @@ class ModelConfig:
         if self.n_heads % self.n_kv_heads or self.head_dim % 2:
             raise UserError("model: n_heads must be a multiple of n_kv_heads and head_dim even, "
                             f"not {self.n_heads}, {self.n_kv_heads}, {self.head_dim}")
-
-
-class KVCache:
-    """Keys and values of all layers for B rows, preallocated; `lens` counts each row's tokens."""
-
-    def __init__(self, config: ModelConfig, rows: int, capacity: int, device, dtype):
-        shape = (config.n_layers, rows, config.n_kv_heads, capacity, config.head_dim)
-        self.k = torch.zeros(shape, device=device, dtype=dtype)           # (L, B, Hkv, S, D)
-        self.v = torch.zeros(shape, device=device, dtype=dtype)
-        self.lens = torch.zeros(rows, device=device, dtype=torch.long)    # (B,)
-        self.prompts: list[Prompt] | None = None    # one a layer, where rows share their prompts
-
-    def keep(self, rows: Tensor) -> None:
-        """Drop all rows but these, (B',) indices; repeated indices copy a row."""
-        self.k, self.v = self.k[:, rows], self.v[:, rows]
-        self.lens = self.lens[rows]
 
 
 class Block(nn.Module):
@@ -128,12 +107,10 @@ class Transformer(nn.Module):
     def init_weights(self, generator: torch.Generator) -> "Transformer":
         """N(0, 0.02), with residual outputs scaled by 1 / sqrt(2 L) (GPT-2, section 2.3)."""
         for name, parameter in self.named_parameters():
-            if parameter.dim() < 2:
-                continue
-            scale = 0.02
-            if name.endswith(("out.weight", "down.weight")):
-                scale /= (2 * self.config.n_layers) ** 0.5
-            parameter.normal_(0.0, scale, generator=generator)
+            if parameter.dim() >= 2:
+                residual = name.endswith(("out.weight", "down.weight"))
+                scale = 0.02 / (2 * self.config.n_layers) ** 0.5 if residual else 0.02
+                parameter.normal_(0.0, scale, generator=generator)
         return self
 
     @property
@@ -148,28 +125,23 @@ class Transformer(nn.Module):
                                 self.config.max_len)
         return f"attention {impl}: {why}"
 
-    def _layout(self) -> dict:
-        return {"n_heads": self.config.n_heads, "n_kv_heads": self.config.n_kv_heads,
-                "eps": self.config.norm_eps, "impl": self.attention_impl}
+    def _attention(self) -> dict:
+        c = self.config
+        return {"cos": self.cos, "sin": self.sin, "n_heads": c.n_heads,
+                "n_kv_heads": c.n_kv_heads, "eps": c.norm_eps, "impl": self.attention_impl}
 
     def hidden(self, tokens: Tensor, cu_seqlens: Tensor | None = None,
-               max_len: int | None = None, cache: KVCache | None = None) -> Tensor:
+               max_len: int | None = None, cache: "KVCache | None" = None) -> Tensor:
         """Final hidden states of whole rows; (B, T) or packed (N,) -> (..., d_model).
 
         Rows are padded on the right. With `cache` (rectangular only) their keys and values are
         stored from position 0 on; the caller sets cache.lens to the true lengths.
         """
         x = self.embedding(tokens)
+        attend = partial(self_attention, cu_seqlens=cu_seqlens, max_len=max_len,
+                         **self._attention())
         for layer, block in enumerate(self.blocks):
-            def attend(qkv, q_gain, k_gain, layer=layer):
-                out, k, v = self_attention(qkv, q_gain, k_gain, self.cos, self.sin,
-                                           cu_seqlens=cu_seqlens, max_len=max_len,
-                                           want_k=cache is not None, **self._layout())
-                if cache is not None:
-                    cache.k[layer, :, :, :k.shape[1]] = k.transpose(1, 2)
-                    cache.v[layer, :, :, :v.shape[1]] = v.transpose(1, 2)
-                return out
-            x = block(x, attend)
+            x = block(x, partial(attend, cache=None if cache is None else cache.kv[layer]))
         return rms_norm(x, self.final_norm, self.config.norm_eps)
 
     def logits(self, hidden: Tensor) -> Tensor:
@@ -182,15 +154,27 @@ class Transformer(nn.Module):
         """Next-token logits; (B, T) -> (B, T, V), or packed (N,) -> (N, V)."""
         return self.logits(self.hidden(tokens, cu_seqlens, max_len))
 
-    def decode(self, tokens: Tensor, cache: KVCache, span: int | None = None) -> Tensor:
-        """One more token a row, (B,), appended to the cache; returns the next logits (B, V)."""
+    def decode(self, tokens: Tensor, cache: "KVCache", span: int | None = None) -> Tensor:
+        """One more token per row, (B,), appended to the cache; returns the next logits (B, V)."""
         x = self.embedding(tokens)
-        for layer, block in enumerate(self.blocks):
-            def attend(qkv, q_gain, k_gain, layer=layer):
-                return decode_attention(qkv, q_gain, k_gain, self.cos, self.sin, cache.k[layer],
-                                        cache.v[layer], cache.lens, span=span,
-                                        prompt=cache.prompts and cache.prompts[layer],
-                                        **self._layout())
-            x = block(x, attend)
+        attend = partial(decode_attention, lens=cache.lens, span=span, **self._attention())
+        for block, kv, prompt in zip(self.blocks, cache.kv, cache.prompts, strict=True):
+            x = block(x, partial(attend, cache=kv, prompt=prompt))
         cache.lens += 1
         return self.logits(rms_norm(x, self.final_norm, self.config.norm_eps))
+
+
+class KVCache:
+    """Keys and values of all layers for B rows of at most `capacity` tokens, preallocated."""
+
+    def __init__(self, model: Transformer, rows: int, capacity: int):
+        c, weight = model.config, model.embedding.weight
+        dtype = torch.bfloat16 if weight.device.type == "cuda" else weight.dtype
+        shape = (c.n_layers, 2, rows, c.n_kv_heads, capacity, c.head_dim)
+        self.kv = torch.zeros(shape, device=weight.device, dtype=dtype)   # (L, 2, B, Hkv, S, D)
+        self.lens = torch.zeros(rows, device=weight.device, dtype=torch.long)   # tokens of a row
+        self.prompts: list = [None] * c.n_layers    # what decode_attention takes, per layer
+
+    def keep(self, rows: Tensor) -> None:
+        """Drop all rows but these, (B',) indices; repeated indices copy a row."""
+        self.kv, self.lens = self.kv[:, :, rows], self.lens[rows]

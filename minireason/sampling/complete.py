@@ -1,10 +1,39 @@
-"""From problems to completions: prompts as tokens, and N sampled texts for each."""
+"""From problems, or prompts as tokens, to completions by the fastest sampler that this machine has.
+
+`complete` grades nothing and knows problems; `stream` and `sample` know token rows alone.
+"""
+
+from collections.abc import Iterator
 
 from minireason.core import parallel
 from minireason.model.tokenizer import Tokenizer
 from minireason.model.transformer import Transformer
 from minireason.problems import FAMILIES, Problem
-from minireason.sampling.sampler import Sampling, sample
+from minireason.sampling.cuda_graph import graph_decoder
+from minireason.sampling.native import native_decoder
+from minireason.sampling.sampler import Samples, Sampling, decode_chunk, split_into_chunks
+
+
+def stream(model: Transformer, tokenizer: Tokenizer, prompts: list[list[int]],
+           how: Sampling, numbers: list[int] | None = None) -> Iterator[Samples]:
+    """Yield the completions of all prompts chunk by chunk; memory is that of one chunk.
+
+    numbers (P,) name the prompts' random streams, 0, 1, 2, ... if not given: a rank that holds
+    every second prompt draws for them what one process with all of them draws.
+    """
+    decoder = (graph_decoder(model, tokenizer, prompts, how)   # on a GPU with our kernels
+               or native_decoder(model, tokenizer, how))       # on a CPU with a compiler
+    for chunk in split_into_chunks(prompts, how, model.config.max_len, numbers):
+        yield decoder.run(chunk) if decoder else decode_chunk(model, tokenizer, how, chunk)
+
+
+def sample(model: Transformer, tokenizer: Tokenizer, prompts: list[list[int]],
+           how: Sampling, numbers: list[int] | None = None) -> list[str]:
+    """Completions as text, N consecutive ones per prompt; numbers as for `stream`."""
+    texts = []
+    for samples in stream(model, tokenizer, prompts, how, numbers):
+        texts += samples.texts(tokenizer)
+    return texts
 
 
 def prompt_ids(tokenizer: Tokenizer, problems: list[Problem], style: str,
@@ -13,8 +42,10 @@ def prompt_ids(tokenizer: Tokenizer, problems: list[Problem], style: str,
 
     With `hinted` the right answer stands before the opener (training data only: STaR).
     """
-    texts = ["<bos>" + p.prompt + (f"<hint>{p.answer}" if hinted else "")
-             + FAMILIES[p.family].OPENER[style] for p in problems]
+    texts = []
+    for p in problems:
+        hint = f"<hint>{p.answer}" if hinted else ""
+        texts.append("<bos>" + p.prompt + hint + FAMILIES[p.family].OPENER[style])
     return tokenizer.encode_batch(texts)
 
 

@@ -1,4 +1,4 @@
-// The sampler's loop on a CPU: prompts in, drawn tokens and their logprobs out (native_decode.py).
+// The sampler's loop on a CPU: prompts in, drawn tokens and their logprobs out (native.py).
 //
 // One kernel does all products, `tile`: a few rows times a panel of 2 W columns, summed up in
 // registers. Weights lie in panels, and so do cached keys (2 W tokens wide, D high) and values (2 W
@@ -41,7 +41,7 @@ struct Layer {                      // matrices in panels, the norms' gains in t
     const float *q_gain, *k_gain;   // (D,); q's / sqrt(D)
 };
 
-struct Job {                        // mirrored by native_decode.py
+struct Job {                        // mirrored by native.py
     const Layer* layers;
     const float *embedding, *unembedding;      // (V, d_model); panels
     const float *cos, *sin;                    // (max_len, D / 2)
@@ -52,9 +52,9 @@ struct Job {                        // mirrored by native_decode.py
     Int* tokens;                               // out (B, max_new)
     float* logprobs;                           // out (B, max_new)
     Int* lengths;                              // out (B,): tokens drawn
-    Int n_layers, d_model, n_heads, n_kv_heads, head_dim, d_ff, vocab;
+    Int n_layers, d_model, n_heads, n_kv_heads, head_dim, d_ff, vocab_size;
     Int prompts, longest, rows, max_new, n_ends, top_k, threads, block;
-    double eps, temperature, top_p;
+    double norm_eps, temperature, top_p;
 };
 
 static Int round_up(Int n, Int to) { return (n + to - 1) / to * to; }
@@ -162,7 +162,7 @@ public:
     explicit Worker(const Job& job)
         : j(job), D(j.head_dim), DP(round_up(D, PANEL)), width(round_up(j.d_model, PANEL)),
           wide(round_up((j.n_heads + 2 * j.n_kv_heads) * D, PANEL)), ff(round_up(j.d_ff, PANEL)),
-          V(round_up(j.vocab, PANEL)), prompt_room(round_up(j.longest, PANEL)),
+          V(round_up(j.vocab_size, PANEL)), prompt_room(round_up(j.longest, PANEL)),
           room(round_up(j.max_new, PANEL)), group(j.n_heads / j.n_kv_heads),
           span(prompt_room + room), x(buffer(j.block * width)), unit(buffer(j.block * width)),
           qkv(buffer(j.block * wide)), attended(buffer(j.block * j.n_heads * D)),
@@ -252,7 +252,7 @@ private:
     const float* normed() {         // RMSNorm of x, its gain left to the next matrix
         for (size_t b = 0; b < batch.size(); b++) {
             const float* row = &x[b * width];
-            float scale = inverse_rms(row, j.d_model, j.eps);
+            float scale = inverse_rms(row, j.d_model, j.norm_eps);
             for (Int i = 0; i < width; i++) unit[b * width + i] = row[i] * scale;
         }
         return unit.get();
@@ -273,7 +273,7 @@ private:
         float *head = &qkv[b * wide], *k = head + j.n_heads * D, *v = k + j.n_kv_heads * D;
         for (; head < v; head += D) {
             const float* gain = head < k ? j.layers[l].q_gain : j.layers[l].k_gain;
-            float scale = inverse_rms(head, D, j.eps);
+            float scale = inverse_rms(head, D, j.norm_eps);
 #pragma omp simd
             for (Int i = 0; i < half; i++) {
                 float first = head[i] * scale * gain[i];
@@ -316,9 +316,9 @@ private:
             for (Int i = 0; i < D; i++) out[g * D + i] = mixed[g * DP + i] / sums[g];
     }
 
-    // Draw token number t of a row from z (V,), as sampling.draw does; says whether it goes on.
+    // Draw token number t of a row from z (V,), as draw_tokens does; true if the row continues.
     bool draw(Row& r, float* z) {
-        Int place = r.row * j.max_new + r.t, n = j.vocab;
+        Int place = r.row * j.max_new + r.t, n = j.vocab_size;
         r.token = std::max_element(z, z + n) - z;
         j.logprobs[place] = 0;
         if (j.temperature > 0) {
@@ -340,7 +340,7 @@ private:
 
     // Top-k, then top-p: what is left out becomes -inf, as losses.truncate_logits has it.
     void truncate(float* z) const {
-        Int n = j.vocab;
+        Int n = j.vocab_size;
         if (0 < j.top_k && j.top_k < n) {
             std::vector<float> best(z, z + n);
             auto least = best.begin() + j.top_k - 1;
@@ -377,7 +377,7 @@ __attribute__((visibility("default"))) int decode_rows(const Job* job) try {
     std::vector<Worker> workers;
     for (Int i = 0; i < job->threads; i++) workers.emplace_back(*job);
     Int size = workers[0].cache_size(round_up(job->longest, PANEL));
-    Int vocab = round_up(job->vocab, PANEL);
+    Int vocab = round_up(job->vocab_size, PANEL);
     Buffer caches = buffer(job->prompts * size), first = buffer(job->prompts * vocab);
     std::atomic<Int> prompt{0}, row{0};
     in_threads(workers, [&](Worker& w) {

@@ -1,7 +1,7 @@
 """The sampler's whole loop on a CPU in one call of C++: native.cpp, built with g++ when first used.
 
-PyTorch leaves a small model's time between the matrix products: dozens of operations a token, each
-of which walks over memory. native.cpp keeps a token's numbers near the core from the embedding to
+PyTorch leaves a small model's time between the matrix products: dozens of operations per token,
+each walking over memory. native.cpp keeps a token's numbers near the core from the embedding to
 the draw. Only the form of the weights is made here: panels of columns, RMSNorm's gains in them.
 """
 
@@ -21,10 +21,9 @@ from tqdm import tqdm
 
 from cuda_ext import build
 from minireason.core.config import UserError
-from minireason.model.attention import choose_impl
 from minireason.model.tokenizer import Tokenizer
 from minireason.model.transformer import Transformer
-from minireason.sampling.draws import Samples, Sampling
+from minireason.sampling.sampler import Chunk, Samples, Sampling
 
 SOURCE = Path(__file__).with_name("native.cpp")
 FLAGS = ("-std=c++17", "-O3", "-march=native", "-fopenmp-simd", "-fno-math-errno", "-fPIC",
@@ -35,20 +34,18 @@ ROWS_A_THREAD = 16                # fewer than twice as many are not worth a sec
 
 @functools.cache
 def choose_decoder(asked: str) -> str:
-    """"native" or "torch" for MINIREASON_DECODE, and why, said once a process; UserError where
-    native is asked for and cannot be built."""
+    """"native" or "torch" for MINIREASON_DECODE; says which and why, once per process."""
     if asked not in ("auto", "native", "torch"):
         raise UserError(f"MINIREASON_DECODE={asked}: no such decoder; have auto, native, torch")
     name, why = asked, "asked for"
     if asked != "torch":
         try:
             library()
+            name, why = "native", "fastest on a CPU: native.cpp"
         except (build.BuildError, OSError) as error:
             if asked == "native":
                 raise UserError(f"MINIREASON_DECODE=native: {error}") from None
             name, why = "torch", f"slower; native.cpp was not built: {error}"
-        else:
-            name, why = "native", "fastest on a CPU: native.cpp" if asked == "auto" else why
     tqdm.write(f"[sampler] decoding on the CPU by {name}: {why}", file=sys.stderr)
     return name
 
@@ -70,22 +67,17 @@ def library() -> ctypes.CDLL:
     return ctypes.CDLL(str(final))
 
 
-class Layer(ctypes.Structure):
-    """One block's weights, as in native.cpp."""
-
-    _fields_ = [(name, ctypes.c_void_p) for name in (
-        "qkv", "out", "gate_up", "down", "q_gain", "k_gain")]
-
-
 class Job(ctypes.Structure):
     """A chunk of rows to decode, as in native.cpp."""
 
-    _fields_ = [(name, kind) for kind, names in (
-        (ctypes.c_void_p, "layers embedding unembedding cos sin prompt_tokens prompt_starts source "
-                          "uniform ends tokens logprobs lengths"),
-        (ctypes.c_int64, "n_layers d_model n_heads n_kv_heads head_dim d_ff vocab "
-                         "prompts longest rows max_new n_ends top_k threads block"),
-        (ctypes.c_double, "eps temperature top_p")) for name in names.split()]
+    POINTERS = ("layers", "embedding", "unembedding", "cos", "sin", "prompt_tokens",
+                "prompt_starts", "source", "uniform", "ends", "tokens", "logprobs", "lengths")
+    INTEGERS = ("n_layers", "d_model", "n_heads", "n_kv_heads", "head_dim", "d_ff", "vocab_size",
+                "prompts", "longest", "rows", "max_new", "n_ends", "top_k", "threads", "block")
+    NUMBERS = ("norm_eps", "temperature", "top_p")
+    _fields_ = [*((name, ctypes.c_void_p) for name in POINTERS),
+                *((name, ctypes.c_int64) for name in INTEGERS),
+                *((name, ctypes.c_double) for name in NUMBERS)]
 
 
 def panels(matrix: Tensor, width: int) -> Tensor:
@@ -97,13 +89,11 @@ def panels(matrix: Tensor, width: int) -> Tensor:
 def native_decoder(model: Transformer, tokenizer: Tokenizer,
                    how: Sampling) -> "NativeDecoder | None":
     """A decoder for all chunks of a call, or None where PyTorch is to decode."""
-    weight, c = model.embedding.weight, model.config
-    impl, _ = choose_impl(model.attention_impl, weight.device, weight.dtype, c.head_dim, c.max_len,
-                          "decode")
-    if impl != "by hand" or weight.dtype != torch.float32:
+    weight, asked = model.embedding.weight, os.environ.get("MINIREASON_DECODE", "auto")
+    fits = model.attention_impl == "auto" and weight.is_cpu and weight.dtype == torch.float32
+    if not fits or choose_decoder(asked) == "torch":
         return None
-    name = choose_decoder(os.environ.get("MINIREASON_DECODE", "auto"))
-    return NativeDecoder(model, tokenizer, how) if name == "native" else None
+    return NativeDecoder(model, tokenizer, how)
 
 
 class NativeDecoder:
@@ -111,47 +101,45 @@ class NativeDecoder:
 
     @torch.inference_mode()
     def __init__(self, model: Transformer, tokenizer: Tokenizer, how: Sampling):
-        self.model, self.how, self.pad, c = model, how, tokenizer.pad, model.config
-        self.ends = np.array([tokenizer.eos, *how.stop], dtype=np.int64)
+        self.config, self.how, self.pad = model.config, how, tokenizer.pad
         pack = functools.partial(panels, width=library().panel_width())
-        self.layers = []
+        self.layers = []          # six tensors each, in the order of native.cpp's Layer
         for block in model.blocks:
             gate, up = (block.gate_up.weight * block.mlp_norm).chunk(2)
             self.layers.append((
                 pack(block.qkv.weight * block.attention_norm), pack(block.out.weight),
                 torch.cat((pack(gate), pack(up))), pack(block.down.weight),
-                block.q_gain * c.head_dim ** -0.5, block.k_gain.clone()))
+                block.q_gain * model.config.head_dim ** -0.5, block.k_gain.clone()))
         unembedding = (model.embedding if model.unembedding is None else model.unembedding).weight
-        self.unembedding = pack(unembedding * model.final_norm)
-        self.embedding = model.embedding.weight.contiguous()
+        self.weights = {
+            "layers": torch.tensor([[x.data_ptr() for x in layer] for layer in self.layers]),
+            "embedding": model.embedding.weight.contiguous(), "cos": model.cos, "sin": model.sin,
+            "unembedding": pack(unembedding * model.final_norm),
+            "ends": torch.tensor([tokenizer.eos, *how.stop])}
 
-    def run(self, prompts: list[list[int]], start: int, stop: int, uniform: np.ndarray) -> Samples:
-        """Rows start..stop-1, which continue these prompts; uniform (B, max_new)."""
-        c, how, rows, longest = self.model.config, self.how, stop - start, max(map(len, prompts))
-        max_new = min(how.max_new, c.max_len - longest)
-        if max_new < 1:
-            raise UserError(f"a prompt of {longest} tokens leaves no room in a model of max_len "
-                            f"{c.max_len}")
-        starts = np.cumsum([0, *map(len, prompts)], dtype=np.int64)
-        joined = np.array([token for prompt in prompts for token in prompt], dtype=np.int64)
-        assert min(map(len, prompts)) and 0 <= joined.min() <= joined.max() < c.vocab_size
-        source = np.arange(start, stop) // how.n - start // how.n
-        uniform = np.ascontiguousarray(uniform[:, :max_new])
-        tokens = torch.full((rows, max_new), self.pad)
-        logprobs, lengths = torch.zeros(rows, max_new), torch.zeros(rows, dtype=torch.long)
-        layers = (Layer * c.n_layers)(*(
-            Layer(*(x.data_ptr() for x in layer)) for layer in self.layers))
+    def run(self, chunk: Chunk) -> Samples:
+        """Decode all rows of a chunk."""
+        c, how, prompts = self.config, self.how, chunk.prompts
+        rows, max_new = chunk.uniform.shape
         threads = max(1, min(torch.get_num_threads(), rows // ROWS_A_THREAD))
+        tokens, logprobs = torch.full((rows, max_new), self.pad), torch.zeros(rows, max_new)
+        lengths = torch.zeros(rows, dtype=torch.long)
+        joined = torch.from_numpy(np.concatenate(prompts, dtype=np.int64))
+        sizes = [len(prompt) for prompt in prompts]
+        assert min(sizes) and 0 <= joined.min() <= joined.max() < c.vocab_size
+        tensors = {
+            **self.weights, "tokens": tokens, "logprobs": logprobs, "lengths": lengths,
+            "source": torch.from_numpy(chunk.source), "uniform": torch.from_numpy(chunk.uniform),
+            "prompt_tokens": joined, "prompt_starts": torch.tensor([0, *sizes]).cumsum(0)}
         job = Job(
-            ctypes.addressof(layers), *(x.data_ptr() for x in (
-                self.embedding, self.unembedding, self.model.cos, self.model.sin)),
-            *(x.ctypes.data for x in (joined, starts, source, uniform, self.ends)),
-            *(x.data_ptr() for x in (tokens, logprobs, lengths)),
-            c.n_layers, c.d_model, c.n_heads, c.n_kv_heads, c.head_dim, c.d_ff, c.vocab_size,
-            len(prompts), longest, rows, max_new, len(self.ends), how.top_k, threads,
-            min(BLOCK, -(-rows // threads)), c.norm_eps, how.temperature, how.top_p)
+            **{name: tensor.data_ptr() for name, tensor in tensors.items()},
+            n_layers=c.n_layers, d_model=c.d_model, n_heads=c.n_heads, n_kv_heads=c.n_kv_heads,
+            head_dim=c.head_dim, d_ff=c.d_ff, vocab_size=c.vocab_size, prompts=len(prompts),
+            longest=max(sizes), rows=rows, max_new=max_new, n_ends=1 + len(how.stop),
+            top_k=how.top_k, threads=threads, block=min(BLOCK, -(-rows // threads)),
+            norm_eps=c.norm_eps, temperature=how.temperature, top_p=how.top_p)
         if library().decode_rows(ctypes.byref(job)):
             raise MemoryError(f"no room for {threads} x {job.block} rows of {max_new} tokens")
         steps = int(lengths.max())
         mask = torch.arange(steps) < lengths[:, None]
-        return Samples(start, tokens[:, :steps], mask, logprobs[:, :steps])
+        return Samples(chunk.first_row, tokens[:, :steps], mask, logprobs[:, :steps])

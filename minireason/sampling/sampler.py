@@ -1,149 +1,151 @@
-"""The sampler: batched decoding over KV caches, prompts prefilled once for all their samples.
+"""The sampler: batched decoding over KV caches, each prompt prefilled once for all its samples.
 
 Rows that end leave the batch. A token is the inverse CDF of a uniform number that depends on
 (seed, row, position) alone, so neither chunk size nor the other rows of a batch change what a row
 draws. The logprobs are those of the distribution sampled from: temperature and truncation included.
-One loop, two ways to take a step: Transformer.decode, the plain one, and on a CPU cpu_decode.py,
-where each thread decodes its own share of the rows. Two decoders replace the loop: on a CPU with a
-compiler native_decode.py, on a GPU with our kernels graph_decode.py.
+`decode_chunk` is the plain loop; complete.py starts it, or native.py on a CPU with a compiler, or
+cuda_graph.py on a GPU with our kernels, which draw the same.
 """
 
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from itertools import pairwise
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from minireason.core.config import UserError
-from minireason.model.attention import choose_impl
 from minireason.model.tokenizer import Tokenizer
 from minireason.model.transformer import KVCache, Transformer
-from minireason.sampling.cpu_decode import CpuRows, Weights
-from minireason.sampling.cuda_graph import decoder_for
-from minireason.sampling.draws import Samples, Sampling, draw, prefill, uniforms
-from minireason.sampling.native import native_decoder
+from minireason.training.losses import truncate_logits
 from minireason.training.optim import autocast
 
-__all__ = ["Samples", "Sampling", "draw", "sample", "stream", "uniforms"]
 
-ROWS_A_THREAD = 64                # fewer than twice as many are not worth a second thread
+@dataclass(frozen=True)
+class Sampling:
+    """How to draw completions."""
+
+    n: int = 1                    # N samples per prompt
+    max_new: int = 64             # tokens per completion at most, <eos> included
+    temperature: float = 1.0      # 0 means greedy
+    top_k: int = 0                # 0 keeps all
+    top_p: float = 1.0            # 1 keeps all
+    stop: tuple[int, ...] = ()    # token ids that end a completion, as <eos> always does
+    seed: int = 0
+    chunk: int = 512              # rows decoded together
 
 
-def stream(model: Transformer, tokenizer: Tokenizer, prompts: list[list[int]],
-           how: Sampling, numbers: list[int] | None = None) -> Iterator[Samples]:
-    """Yield the completions of all prompts chunk by chunk; memory is that of one chunk.
+@dataclass(frozen=True)
+class Chunk:
+    """B rows to decode together; row = prompt index * N + sample index."""
 
-    numbers (P,) name the prompts' random streams, 0, 1, 2, ... if not given: a rank that holds
-    every second prompt draws for them what one process with all of them draws.
+    first_row: int
+    prompts: list[list[int]]      # the P prompts that these rows continue
+    source: np.ndarray            # (B,) int64: which of them each row continues
+    uniform: np.ndarray           # (B, T) in [0, 1): the numbers to draw from, T tokens at most
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Completions of one chunk, in the order prompt 0 sample 0, prompt 0 sample 1, ..."""
+
+    first_row: int
+    tokens: Tensor                # (B, T) int64, padded on the right
+    mask: Tensor                  # (B, T) bool, true where a token was drawn
+    logprobs: Tensor              # (B, T) float32, 0 outside the mask
+
+    def texts(self, tokenizer: Tokenizer) -> list[str]:
+        """Decoded completions; one that was cut by max_new lacks its <eos>."""
+        lengths = self.mask.sum(dim=1).tolist()
+        return [tokenizer.decode(row[:length])
+                for row, length in zip(self.tokens.tolist(), lengths, strict=True)]
+
+
+def uniforms(seed: int, rows: np.ndarray, steps: int) -> np.ndarray:
+    """(B, steps) uniform numbers in [0, 1) for row numbers (B,): splitmix64 of (seed, row, step).
+
+    Steele 2014, "Fast splittable pseudorandom number generators", figure 15.
+    """
+    def mix(z: np.ndarray) -> np.ndarray:
+        z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        return z ^ (z >> np.uint64(31))
+
+    golden = np.uint64(0x9E3779B97F4A7C15)
+    row = np.asarray(rows, dtype=np.uint64)[:, None]
+    step = np.arange(1, steps + 1, dtype=np.uint64)
+    base = mix(np.full((1, 1), seed % 2 ** 64, dtype=np.uint64) + golden)
+    bits = mix(mix(base + (row + np.uint64(1)) * golden) + step * golden)
+    return (bits >> np.uint64(11)) * 2.0 ** -53
+
+
+def split_into_chunks(prompts: list[list[int]], how: Sampling, max_len: int,
+                      numbers: list[int] | None = None) -> Iterator[Chunk]:
+    """N rows per prompt, how.chunk at a time; max_len: the model's longest row.
+
+    numbers (P,) name the prompts' random streams, 0, 1, 2, ... if not given.
     """
     of_prompt = np.arange(len(prompts)) if numbers is None else np.asarray(numbers)
     total = len(prompts) * how.n
-
-    def work(start: int, stop: int) -> tuple[list[list[int]], int, int, np.ndarray]:
-        row = np.arange(start, stop)
-        u = uniforms(how.seed, of_prompt[row // how.n] * how.n + row % how.n, how.max_new)
-        return prompts[start // how.n:(stop - 1) // how.n + 1], start, stop, u
-
-    chunks = ((start, min(start + how.chunk, total)) for start in range(0, total, how.chunk))
-    decoder = (decoder_for(model, tokenizer, prompts, how)   # on a GPU with our kernels
-               or native_decoder(model, tokenizer, how))     # on a CPU with a compiler
-    if decoder:
-        yield from (decoder.run(*work(*chunk)) for chunk in chunks)
-        return
-    weights = _prepare(model, how)
-    for start, stop in chunks:
-        parts = _shares(start, stop, how.n, torch.get_num_threads() if weights else 1)
-        yield from _in_threads(
-            lambda part: _decode_chunk(model, weights, tokenizer, how, *work(*part)), parts)
+    for start in range(0, total, how.chunk):
+        rows = np.arange(start, min(start + how.chunk, total))
+        prompt, sample = np.divmod(rows, how.n)
+        mine = prompts[prompt[0]:prompt[-1] + 1]
+        longest = max(map(len, mine))
+        max_new = min(how.max_new, max_len - longest)
+        if max_new < 1:
+            raise UserError(f"a prompt of {longest} tokens leaves no room in a model of max_len "
+                            f"{max_len}")
+        u = uniforms(how.seed, of_prompt[prompt] * how.n + sample, max_new)
+        yield Chunk(start, mine, prompt - prompt[0], u)
 
 
-def sample(model: Transformer, tokenizer: Tokenizer, prompts: list[list[int]],
-           how: Sampling, numbers: list[int] | None = None) -> list[str]:
-    """Completions as text, N consecutive ones a prompt; numbers as for `stream`."""
-    return [text for chunk in stream(model, tokenizer, prompts, how, numbers)
-            for text in chunk.texts(tokenizer)]
+def prefill(model: Transformer, prompts: list[list[int]], capacity: int,
+            pad: int) -> tuple[Tensor, KVCache]:
+    """Next-token logits (P, V) and a cache of that capacity that holds every prompt once."""
+    device = model.embedding.weight.device
+    lengths = torch.tensor([len(prompt) for prompt in prompts], device=device)
+    longest = max(map(len, prompts))
+    tokens = torch.tensor([p + [pad] * (longest - len(p)) for p in prompts], device=device)
+    cache = KVCache(model, len(prompts), capacity)
+    hidden = model.hidden(tokens, cache=cache)                            # (P, T, d_model)
+    cache.lens.copy_(lengths)
+    last = hidden[torch.arange(len(prompts), device=device), lengths - 1]
+    return model.logits(last), cache
 
 
-def _prepare(model: Transformer, how: Sampling) -> Weights | None:
-    """The weights as cpu_decode.py wants them, where it is the way to decode."""
-    weight, c = model.embedding.weight, model.config
-    impl, _ = choose_impl(model.attention_impl, weight.device, weight.dtype, c.head_dim, c.max_len,
-                          "decode")
-    return Weights(model, min(how.max_new, c.max_len)) if impl == "by hand" else None
-
-
-def _shares(start: int, stop: int, n: int, threads: int) -> list[tuple[int, int]]:
-    """Rows start..stop-1 as one piece a thread, cut between two prompts where one is near."""
-    pieces = max(1, min(threads, (stop - start) // ROWS_A_THREAD))
-    cuts = [start + (stop - start) * i // pieces for i in range(pieces + 1)]
-    if 8 * n <= (stop - start) // pieces:
-        cuts[1:-1] = [cut // n * n for cut in cuts[1:-1]]
-    return list(pairwise(cuts))
-
-
-def _in_threads(decode, parts: list[tuple[int, int]]) -> list[Samples]:
-    """decode(part) of every part at once, each on one thread of PyTorch's: the operations of a
-    small model are too short to be split, the rows are not."""
-    if len(parts) == 1:
-        return [decode(parts[0])]
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        with ThreadPoolExecutor(len(parts)) as pool:
-            return list(pool.map(decode, parts))
-    finally:
-        torch.set_num_threads(threads)
-
-
-class PlainRows:
-    """Rows in the middle of decoding, each with its prompt in its own cache."""
-
-    def __init__(self, model: Transformer, cache: KVCache, longest: int):
-        self.model, self.cache, self.span = model, cache, longest
-
-    def keep(self, rows: Tensor) -> None:
-        """Drop all rows but these, (B',) indices."""
-        self.cache.keep(rows)
-
-    def step(self, tokens: Tensor) -> Tensor:
-        """One more token a row, (B,); returns the next logits (B, V)."""
-        self.span += 1
-        return self.model.decode(tokens, self.cache, span=self.span)
+def draw_tokens(logits: Tensor, u: Tensor, how: Sampling) -> tuple[Tensor, Tensor]:
+    """Tokens (B,) and their logprobs (B,) under the truncated distributions of logits (B, V)."""
+    logits = truncate_logits(logits, how.temperature, how.top_k, how.top_p)
+    logprobs = logits.log_softmax(dim=-1)
+    if how.temperature == 0:
+        token = logits.argmax(dim=-1)
+    else:
+        cdf = logprobs.exp().cumsum(dim=-1, dtype=torch.float64)          # (B, V)
+        token = torch.searchsorted(cdf, (u * cdf[:, -1])[:, None], right=True).squeeze(1)
+        token = token.clamp_max(logits.shape[-1] - 1)
+    return token, logprobs.gather(1, token[:, None]).squeeze(1)
 
 
 @torch.inference_mode()
-def _decode_chunk(model: Transformer, weights: Weights | None, tokenizer: Tokenizer, how: Sampling,
-                  prompts: list[list[int]], start: int, stop: int, uniform: np.ndarray) -> Samples:
-    """Rows start..stop-1 from the prefill of their prompts to the last <eos>.
-
-    uniform (B, max_new): the numbers they draw from. weights: take the CPU's step.
-    """
+def decode_chunk(model: Transformer, tokenizer: Tokenizer, how: Sampling, chunk: Chunk) -> Samples:
+    """All rows of a chunk, from the prefill of their prompts to the last <eos>."""
     device = model.embedding.weight.device
-    rows, longest = stop - start, max(map(len, prompts))
-    max_new = min(how.max_new, model.config.max_len - longest)
-    if max_new < 1:
-        raise UserError(f"a prompt of {longest} tokens leaves no room in a model of max_len "
-                        f"{model.config.max_len}")
-    source = torch.arange(start, stop, device=device) // how.n - start // how.n
+    rows, max_new = chunk.uniform.shape
+    longest = max(map(len, chunk.prompts))
+    source, u = (torch.from_numpy(x).to(device) for x in (chunk.source, chunk.uniform))
+    tokens = torch.full((rows, max_new), tokenizer.pad, device=device)
+    logprobs = torch.zeros((rows, max_new), device=device)
+    mask = torch.zeros((rows, max_new), dtype=torch.bool, device=device)
+    ends = torch.tensor([tokenizer.eos, *how.stop], device=device)
     with autocast(device):
-        logits, cache = prefill(model, prompts, longest + max_new * (not weights), tokenizer.pad)
-        if weights:
-            state = CpuRows(weights, cache, source)
-        else:
-            cache.keep(source)
-            state = PlainRows(model, cache, longest)
+        logits, cache = prefill(model, chunk.prompts, longest + max_new, tokenizer.pad)
         logits = logits[source]                                           # (B, V)
-        u = torch.from_numpy(uniform).to(device)
-        tokens = torch.full((rows, max_new), tokenizer.pad, device=device)
-        logprobs = torch.zeros((rows, max_new), device=device)
-        mask = torch.zeros((rows, max_new), dtype=torch.bool, device=device)
-        active = torch.arange(rows, device=device)                        # row of the state -> row
-        alive = torch.ones(rows, dtype=torch.bool, device=device)         # of the state's rows
-        ends = torch.tensor([tokenizer.eos, *how.stop], device=device)
+        cache.keep(source)
+        active = torch.arange(rows, device=device)           # the row at each place of the cache
+        alive = torch.ones_like(active, dtype=torch.bool)    # those that have not ended
         for t in range(max_new):
-            drawn, logprob = draw(logits, u[active, t], how)
+            drawn, logprob = draw_tokens(logits, u[active, t], how)
             tokens[active, t] = drawn.where(alive, tokenizer.pad)
             logprobs[active, t] = logprob.where(alive, 0)
             mask[active, t] = alive
@@ -151,9 +153,9 @@ def _decode_chunk(model: Transformer, weights: Weights | None, tokenizer: Tokeni
             n_alive = int(alive.sum())
             if n_alive == 0 or t + 1 == max_new:
                 break
-            if n_alive < 0.8 * len(active):
+            if n_alive < 0.8 * len(active):                  # copying the cache pays for itself
                 keep = alive.nonzero().squeeze(1)
-                state.keep(keep)
+                cache.keep(keep)
                 active, alive, drawn = active[keep], alive[keep], drawn[keep]
-            logits = state.step(drawn)
-    return Samples(start, *(x[:, :t + 1].cpu() for x in (tokens, mask, logprobs)))
+            logits = model.decode(drawn, cache, span=longest + t + 1)
+    return Samples(chunk.first_row, *(x[:, :t + 1].cpu() for x in (tokens, mask, logprobs)))

@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 from minireason.core.config import UserError, stream_seed
 from minireason.model.tokenizer import Tokenizer
 from minireason.model.transformer import Transformer
-from minireason.sampling.sampler import Sampling, stream
+from minireason.sampling.complete import stream
+from minireason.sampling.sampler import Sampling
 
 OPEN, COMPLETE, DEAD = "open", "complete", "dead"   # dead: cut inside a step, or out of room
 STEP_STOPS = (";", "</think>")                      # <eos> ends the answer, as always

@@ -36,8 +36,8 @@ from minireason.model.tokenizer import Tokenizer
 from minireason.model.transformer import ModelConfig, Transformer
 from minireason.problems import FAMILIES
 from minireason.problems.corpus import corpus_lines
-from minireason.sampling.complete import prompt_ids
-from minireason.sampling.sampler import Sampling, stream
+from minireason.sampling.complete import prompt_ids, stream
+from minireason.sampling.sampler import Sampling
 from minireason.stages.pretrain import Config as PretrainConfig
 from minireason.training.batches import Batch, encode_lines, micro_batches
 from minireason.training.losses import nll

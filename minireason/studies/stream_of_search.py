@@ -36,8 +36,8 @@ from minireason.model.transformer import Transformer
 from minireason.problems import Problem
 from minireason.problems import countdown as family
 from minireason.problems.countdown_solver import chance
-from minireason.sampling.complete import prompt_ids
-from minireason.sampling.sampler import Sampling, stream
+from minireason.sampling.complete import prompt_ids, stream
+from minireason.sampling.sampler import Sampling
 from minireason.studies import stream_of_search_curves as countdown_curves
 from minireason.studies.stream_of_search_train import (
     ARMS,

@@ -16,8 +16,8 @@ from minireason.model.tokenizer import STEP_ENDS, Tokenizer
 from minireason.model.transformer import Transformer
 from minireason.problems import FAMILIES, Problem, Verdict
 from minireason.problems.base import MALFORMED
-from minireason.sampling.complete import prompt_ids
-from minireason.sampling.sampler import Sampling, stream
+from minireason.sampling.complete import prompt_ids, stream
+from minireason.sampling.sampler import Sampling
 from minireason.training.batches import Batch, micro_batches
 from minireason.training.losses import gather_logprobs, group_advantages, truncate_logits
 from minireason.training.optim import autocast

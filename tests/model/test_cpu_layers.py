@@ -87,10 +87,12 @@ def test_packed_attention():
 def test_keys_and_values_are_those_of_the_reference():
     layout = {"n_heads": 3, "n_kv_heads": 3, "eps": 1e-6}
     given = (randn(2, 7, 72), randn(8, seed=1), randn(8, seed=2), *rope_tables(16, 8, 10_000.0))
-    for ours, theirs in zip(self_attention(*given, **layout, impl="auto"),
-                            self_attention(*given, **layout, impl="reference"), strict=True):
-        # float32, because the reference takes its softmax there
-        torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-6)
+    caches = torch.zeros(2, 2, 2, 3, 7, 8, dtype=torch.float64)
+    out = [self_attention(*given, **layout, impl=impl, cache=cache)
+           for impl, cache in zip(("auto", "reference"), caches, strict=True)]
+    # float32, because the reference takes its softmax there
+    torch.testing.assert_close(*out, rtol=0, atol=1e-6)
+    torch.testing.assert_close(*caches, rtol=0, atol=1e-6)
 
 
 def test_a_changed_gain_changes_the_result():

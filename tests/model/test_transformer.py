@@ -138,7 +138,7 @@ def test_cached_decoding_equals_whole_rows(n_kv_heads):
     lens, source = [4, 7, 2], torch.tensor([0, 0, 1, 1, 1, 2])
     prompts = [tokens_of(n, seed=n) for n in lens]
     padded = torch.nn.utils.rnn.pad_sequence(prompts, batch_first=True)
-    cache = KVCache(model.config, 3, 32, "cpu", torch.float32)
+    cache = KVCache(model, 3, 32)
     model.hidden(padded, cache=cache)
     cache.lens.copy_(torch.tensor(lens))
     cache.keep(source)

@@ -2,18 +2,17 @@
 
 import shutil
 
-import numpy as np
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from minireason.core.config import UserError
 from minireason.model.tokenizer import Tokenizer
 from minireason.model.transformer import ModelConfig, Transformer
 from minireason.problems import chain
-from minireason.sampling import cuda_graph as graph_decode
+from minireason.sampling import cuda_graph
+from minireason.sampling.complete import stream
 from minireason.sampling.cuda_graph import GraphDecoder
-from minireason.sampling.sampler import Sampling, stream, uniforms
+from minireason.sampling.sampler import Sampling, split_into_chunks
 
 pytestmark = pytest.mark.skipif(shutil.which("g++") is None,
                                 reason="NOT CHECKED: the emulator needs g++")
@@ -34,14 +33,9 @@ def model():
 
 def decode(model, how: Sampling, decoder: GraphDecoder | None = None):
     """The chunks of all prompts, from one decoder."""
-    total = len(PROMPTS) * how.n
-    decoder = decoder or GraphDecoder(model, TOKENIZER, how, min(how.chunk, total), len(PROMPTS),
-                                      max(map(len, PROMPTS)), "emulated")
-    for start in range(0, total, how.chunk):
-        stop = min(start + how.chunk, total)
-        mine = PROMPTS[start // how.n:(stop - 1) // how.n + 1]
-        yield decoder.run(mine, start, stop, uniforms(how.seed, np.arange(start, stop),
-                                                      how.max_new))
+    decoder = decoder or GraphDecoder(model, TOKENIZER, PROMPTS, how, "emulated")
+    for chunk in split_into_chunks(PROMPTS, how, model.config.max_len):
+        yield decoder.run(chunk)
 
 
 @pytest.mark.parametrize("how", [
@@ -69,7 +63,7 @@ def test_the_sampler_takes_it_where_the_kernels_run(model, monkeypatch):
             built.append(given)
             super().__init__(*given)
 
-    monkeypatch.setattr(graph_decode, "GraphDecoder", Counted)
+    monkeypatch.setattr(cuda_graph, "GraphDecoder", Counted)
     monkeypatch.setattr(model, "attention_impl", "emulated")
     ours = list(stream(model, TOKENIZER, PROMPTS, how))
     assert len(built) == 1
@@ -78,10 +72,10 @@ def test_the_sampler_takes_it_where_the_kernels_run(model, monkeypatch):
 
 def test_it_stops_soon_after_the_last_row_ends(model, monkeypatch):
     """The flag is read CHECK_EVERY steps late, so at most two intervals are wasted."""
-    monkeypatch.setattr(graph_decode, "CHECK_EVERY", 2)
+    monkeypatch.setattr(cuda_graph, "CHECK_EVERY", 2)
     everything = tuple(range(TOKENIZER.vocab_size))
     how = Sampling(n=2, max_new=30, stop=everything)
-    decoder = GraphDecoder(model, TOKENIZER, how, 6, 3, 9, "emulated")
+    decoder = GraphDecoder(model, TOKENIZER, PROMPTS, how, "emulated")
     (chunk,) = decode(model, how, decoder)
     assert chunk.tokens.shape == (6, 1) and chunk.mask.all()
     assert int(decoder.t) <= 4
@@ -92,7 +86,7 @@ def test_a_finished_row_is_idle_and_changes_no_other_row(model):
     how = Sampling(n=2, max_new=10, seed=7)
     (free,) = decode(model, how)
     how = Sampling(n=2, max_new=10, seed=7, stop=(int(free.tokens[0, 0]),))   # ends row 0 at once
-    decoder = GraphDecoder(model, TOKENIZER, how, 6, 3, 9, "emulated")
+    decoder = GraphDecoder(model, TOKENIZER, PROMPTS, how, "emulated")
     (cut,) = decode(model, how, decoder)
     assert cut.mask[0].sum() == 1 and decoder.cache.lens[0] == 0 and not cut.mask.all(1).all()
     for row in range(1, 6):
@@ -119,7 +113,7 @@ class NoHostReads(TorchDispatchMode):
 @pytest.mark.parametrize("how", [Sampling(max_new=4), Sampling(max_new=4, temperature=0),
                                  Sampling(max_new=4, top_k=3, top_p=0.5)])
 def test_no_step_reads_anything_back_to_the_host(model, how):
-    decoder = GraphDecoder(model, TOKENIZER, how, 3, 3, 9, "emulated")
+    decoder = GraphDecoder(model, TOKENIZER, PROMPTS, how, "emulated")
     with torch.inference_mode(), NoHostReads():
         decoder.step()
         with pytest.raises(AssertionError, match="in the decoding loop"):
@@ -131,9 +125,3 @@ def test_the_model_is_left_as_it_was(model):
     list(decode(model, Sampling(n=1, max_new=3)))
     assert model.embedding.weight.equal(before) and model.attention_impl == impl
     assert all(p.requires_grad for p in model.parameters())
-
-
-def test_a_prompt_that_leaves_no_room_is_refused(model):
-    decoder = GraphDecoder(model, TOKENIZER, Sampling(max_new=4), 1, 1, 40, "emulated")
-    with pytest.raises(UserError, match="leaves no room"):
-        decoder.run([[1] * 40], 0, 1, np.zeros((1, 4)))

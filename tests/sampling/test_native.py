@@ -1,4 +1,4 @@
-"""decode.cpp equals the model and the sampler in PyTorch, and says which of the two runs."""
+"""native.cpp equals the model and the sampler in PyTorch, and says which of the two runs."""
 
 from types import SimpleNamespace
 
@@ -9,15 +9,14 @@ import torch
 from cuda_ext import build
 from minireason.core.config import UserError
 from minireason.model.transformer import ModelConfig, Transformer
-from minireason.sampling import native as native_decode
-from minireason.sampling import sampler as generate
-from minireason.sampling.draws import draw, uniforms
+from minireason.sampling import native
+from minireason.sampling.complete import stream
 from minireason.sampling.native import NativeDecoder, choose_decoder, native_decoder, panels
-from minireason.sampling.sampler import Sampling
+from minireason.sampling.sampler import Chunk, Sampling, draw_tokens, split_into_chunks, uniforms
 from minireason.training.losses import truncate_logits
 
 try:
-    native_decode.library()
+    native.library()
 except build.BuildError:
     pytest.skip("NOT CHECKED: needs g++", allow_module_level=True)
 
@@ -47,9 +46,8 @@ def prompts_of(vocab: int, lengths=LENGTHS) -> list[list[int]]:
 
 
 def run(model, prompts, how, tokenizer=ENDING):
-    rows = len(prompts) * how.n
-    u = uniforms(how.seed, np.arange(rows), how.max_new)
-    return NativeDecoder(model, tokenizer, how).run(prompts, 0, rows, u)
+    chunk, = split_into_chunks(prompts, how, model.config.max_len)
+    return NativeDecoder(model, tokenizer, how).run(chunk)
 
 
 @pytest.mark.parametrize("tied", [True, False])
@@ -70,7 +68,7 @@ def test_logprobs_and_draws_equal_whole_rows(shape, tied):
         assert tokens[-1] == ENDING.eos or n == how.max_new
         assert (out.tokens[b, n:] == ENDING.pad).all() and (out.logprobs[b, n:] == 0).all()
         logits = model(torch.cat((torch.tensor(prompt), tokens))[None])[0, len(prompt) - 1:-1]
-        drawn, logprobs = draw(logits, u[b, :n], how)
+        drawn, logprobs = draw_tokens(logits, u[b, :n], how)
         assert drawn.equal(tokens)
         torch.testing.assert_close(out.logprobs[b, :n], logprobs, **CLOSE)
 
@@ -85,7 +83,7 @@ def test_every_way_to_sample_is_that_of_pytorch(how, monkeypatch):
     model, prompts = build_model(SHAPES[0]), prompts_of(37)
     out = run(model, prompts, how)
     monkeypatch.setenv("MINIREASON_DECODE", "torch")
-    plain, = generate.stream(model, ENDING, prompts, how)
+    plain, = stream(model, ENDING, prompts, how)
     assert out.tokens.equal(plain.tokens) and out.mask.equal(plain.mask)
     # a low temperature multiplies the rounding of the logits
     torch.testing.assert_close(out.logprobs, plain.logprobs, rtol=0.0,
@@ -97,7 +95,8 @@ def test_every_way_to_sample_is_that_of_pytorch(how, monkeypatch):
 def test_the_ends_of_the_unit_interval_draw_a_token_that_was_kept(u):
     model, how = build_model(SHAPES[0]), Sampling(max_new=1, top_k=5)
     for prompt in prompts_of(37):
-        out = NativeDecoder(model, ENDING, how).run([prompt], 0, 1, np.full((1, 1), u))
+        chunk = Chunk(0, [prompt], np.zeros(1, dtype=np.int64), np.full((1, 1), u))
+        out = NativeDecoder(model, ENDING, how).run(chunk)
         logits = truncate_logits(model(torch.tensor([prompt]))[0, -1], 1.0, 5)
         kept = (logits > -torch.inf).nonzero().flatten().tolist()
         assert out.tokens[0, 0] == kept[0 if u == 0 else -1]
@@ -125,8 +124,8 @@ def test_threads_and_blocks_change_not_one_bit(threads, block, monkeypatch):
     model, prompts, how = build_model(SHAPES[2]), prompts_of(65), Sampling(n=9, max_new=30, seed=1)
     whole = run(model, prompts, how)
     monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
-    monkeypatch.setattr(native_decode, "ROWS_A_THREAD", 1)
-    monkeypatch.setattr(native_decode, "BLOCK", block)
+    monkeypatch.setattr(native, "ROWS_A_THREAD", 1)
+    monkeypatch.setattr(native, "BLOCK", block)
     out = run(model, prompts, how)
     assert out.tokens.equal(whole.tokens) and out.logprobs.equal(whole.logprobs)
     alone = run(model, prompts[:1], how)
@@ -150,10 +149,10 @@ def test_tokens_that_the_model_lacks_are_refused():
 def no_compiler(monkeypatch):
     """A machine without g++; the choice is made anew."""
     monkeypatch.setenv("CXX", "no-such-compiler")
-    for function in (choose_decoder, native_decode.library):
+    for function in (choose_decoder, native.library):
         function.cache_clear()
     yield
-    for function in (choose_decoder, native_decode.library):
+    for function in (choose_decoder, native.library):
         function.cache_clear()
 
 
@@ -161,7 +160,7 @@ def test_without_a_compiler_pytorch_decodes_and_says_so_once(no_compiler, monkey
     monkeypatch.delenv("MINIREASON_DECODE", raising=False)
     model, how = build_model(SHAPES[0]), Sampling(n=2, max_new=3)
     assert native_decoder(model, ENDING, how) is None
-    assert sum(int(c.mask.sum()) for c in generate.stream(model, ENDING, [[1, 2]], how)) > 0
+    assert sum(int(c.mask.sum()) for c in stream(model, ENDING, [[1, 2]], how)) > 0
     said = capsys.readouterr().err
     assert said.count("decoding on the CPU by torch") == 1 and "no-such-compiler not found" in said
 
@@ -173,7 +172,7 @@ def test_a_decoder_asked_for_is_taken_or_refused(no_compiler, monkeypatch):
         with pytest.raises(UserError, match=error):
             native_decoder(model, ENDING, how)
     monkeypatch.delenv("CXX")
-    for function in (choose_decoder, native_decode.library):
+    for function in (choose_decoder, native.library):
         function.cache_clear()
     for asked, found in (("native", True), ("auto", True), ("torch", False)):
         monkeypatch.setenv("MINIREASON_DECODE", asked)

@@ -13,8 +13,8 @@ from minireason.core.config import UserError
 from minireason.model.tokenizer import Tokenizer
 from minireason.model.transformer import ModelConfig, Transformer
 from minireason.problems import addition
-from minireason.sampling import sampler as generate
-from minireason.sampling.sampler import Sampling, draw, sample, stream, uniforms
+from minireason.sampling.complete import sample, stream
+from minireason.sampling.sampler import Sampling, draw_tokens, uniforms
 from minireason.training.losses import truncate_logits
 
 TOKENIZER = Tokenizer.build(addition.TOKENS)
@@ -96,7 +96,7 @@ def test_draws_follow_the_distribution():
     logits, how = torch.tensor([2.0, 0.0, -1.0, 1.0, -9.0]), Sampling(temperature=0.7, top_k=3)
     n = 200_000
     u = torch.from_numpy(uniforms(0, np.arange(n), 1)[:, 0])
-    tokens, logprobs = draw(logits.expand(n, -1), u, how)
+    tokens, logprobs = draw_tokens(logits.expand(n, -1), u, how)
     expected = truncate_logits(logits, 0.7, 3).softmax(-1)
     assert (tokens.bincount(minlength=5) / n - expected).abs().max() < 5 / (4 * n) ** 0.5
     torch.testing.assert_close(logprobs.exp(), expected[tokens], **CLOSE)
@@ -129,58 +129,30 @@ def test_other_rows_change_nothing(model):
     assert_same(longer[:12], whole)
 
 
-@pytest.mark.parametrize("impl", ["auto", "reference"])
-def test_finished_rows_that_stay_change_nothing(model, monkeypatch, impl):
+def test_finished_rows_that_stay_change_nothing(model, monkeypatch):
     monkeypatch.setenv("MINIREASON_DECODE", "torch")
-    monkeypatch.setattr(model, "attention_impl", impl)
     how = Sampling(n=8, max_new=20, seed=1)
     leaving = drawn(model, PROMPTS, how)
     kept = []
-    rows = generate.CpuRows if impl == "auto" else generate.PlainRows
-    monkeypatch.setattr(rows, "keep", lambda self, rows: kept.append(rows))
-    monkeypatch.setattr(torch.Tensor, "nonzero", lambda x: torch.arange(len(x))[:, None])
+
+    def every_row(alive):
+        kept.append(alive)
+        return torch.arange(len(alive))[:, None]
+
+    monkeypatch.setattr(torch.Tensor, "nonzero", every_row)
     staying = drawn(model, PROMPTS, how)
     monkeypatch.undo()
     assert kept, "no row would have left the batch"
     assert_same(staying, leaving)
 
 
-def test_the_plain_step_draws_the_same(model, monkeypatch):
+def test_the_formula_draws_the_same(model, monkeypatch):
     how = Sampling(n=4, max_new=20, seed=1)
     fast = drawn(model, PROMPTS, how)
     repeated = [prompt for prompt in PROMPTS for _ in range(4)]
     assert_same(drawn(model, repeated, Sampling(max_new=20, seed=1)), fast)
     monkeypatch.setattr(model, "attention_impl", "reference")
-    monkeypatch.setattr(generate, "CpuRows", None)               # it is not what runs
     assert_same(drawn(model, PROMPTS, how), fast)
-
-
-@pytest.mark.parametrize("n", [5, 100])
-def test_threads_share_the_rows_and_change_nothing(model, monkeypatch, n):
-    monkeypatch.setenv("MINIREASON_DECODE", "torch")
-    how = Sampling(n=n, max_new=12, seed=1)
-    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
-    alone = drawn(model, PROMPTS, how)
-    monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
-    monkeypatch.setattr(torch, "set_num_threads", lambda threads: None)
-    monkeypatch.setattr(generate, "ROWS_A_THREAD", 4)
-    chunks = list(stream(model, TOKENIZER, PROMPTS, how))
-    assert [c.first_row for c in chunks] == ([0, 6, 13] if n == 5 else [0, 133, 266])
-    assert_same(drawn(model, PROMPTS, how), alone)
-
-
-def test_shares_are_even_and_cut_between_prompts():
-    assert generate._shares(0, 256, 8, 2) == [(0, 128), (128, 256)]
-    assert generate._shares(3, 263, 8, 2) == [(3, 128), (128, 263)]
-    assert generate._shares(0, 300, 150, 4) == [(0, 75), (75, 150), (150, 225), (225, 300)]
-    assert generate._shares(0, 120, 8, 2) == [(0, 120)]           # too few rows to split
-
-
-def test_an_error_in_a_thread_is_raised_and_the_threads_come_back(model):
-    before = torch.get_num_threads()
-    with pytest.raises(ZeroDivisionError):
-        generate._in_threads(lambda part: 1 // part[0], [(1, 2), (0, 1)])
-    assert torch.get_num_threads() == before
 
 
 @torch.inference_mode()
@@ -192,7 +164,7 @@ def test_cached_equals_uncached(model):
             row = list(PROMPTS[i])
             for t in range(len(tokens)):
                 logits = model(torch.tensor([row]))[:, -1]
-                row.append(draw(logits, u[i, t:t + 1], how)[0].item())
+                row.append(draw_tokens(logits, u[i, t:t + 1], how)[0].item())
             assert row[len(PROMPTS[i]):] == tokens
 
 
@@ -201,7 +173,7 @@ def test_temperature_zero_is_greedy_whatever_the_seed(model):
               for s, k, p in ((0, 0, 1.0), (5, 3, 0.5))]
     assert_same(*greedy)
     assert all((logprobs == 0).all() for _, logprobs in greedy[0])
-    tokens, _ = draw(torch.tensor([[1.0, 3.0, 3.0, 2.0]]), torch.tensor([0.99]),
+    tokens, _ = draw_tokens(torch.tensor([[1.0, 3.0, 3.0, 2.0]]), torch.tensor([0.99]),
                      Sampling(temperature=0))
     assert tokens.tolist() == [1]                                # the first of equals
 

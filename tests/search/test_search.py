@@ -18,7 +18,7 @@ from minireason.measure.estimates import wilson
 from minireason.model.tokenizer import Tokenizer
 from minireason.model.transformer import ModelConfig, Transformer
 from minireason.problems import addition, chain
-from minireason.sampling.sampler import stream as real_stream
+from minireason.sampling.complete import stream as real_stream
 from minireason.search import steps
 from minireason.search.beam import BeamConfig, beam_search
 from minireason.search.steps import COMPLETE, DEAD, Stepper, Task, answer_tokens, tree_record

@@ -11,8 +11,8 @@ from minireason.core.config import UserError
 from minireason.model import checkpoint
 from minireason.problems import Verdict, chain, split_of
 from minireason.problems.base import MALFORMED
-from minireason.sampling.complete import prompt_ids
-from minireason.sampling.sampler import Sampling, stream
+from minireason.sampling.complete import prompt_ids, stream
+from minireason.sampling.sampler import Sampling
 from minireason.stages import rl
 from minireason.stages.rl import Config as RLConfig
 from minireason.stages.rl import batches_of_updates, groups_of_step, rl_loss

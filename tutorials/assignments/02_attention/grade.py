@@ -106,8 +106,8 @@ def whole(solution, heads, kv_heads, steps, gain_scale):
     qkv = random(2, steps, (heads + 2 * kv_heads) * 8, seed=steps)
     q_gain, k_gain = (1 + random(8, seed=i, scale=gain_scale) for i in (3, 4))
     cos, sin = attention.rope_tables(steps, 8, THETA)
-    wanted, _, _ = attention.self_attention(qkv, q_gain, k_gain, cos, sin, n_heads=heads,
-                                            n_kv_heads=kv_heads, eps=EPS, impl="reference")
+    wanted = attention.self_attention(qkv, q_gain, k_gain, cos, sin, n_heads=heads,
+                                      n_kv_heads=kv_heads, eps=EPS, impl="reference")
     close(solution.self_attention(qkv, q_gain, k_gain, heads, kv_heads, THETA, EPS), wanted,
           f"H = {heads}, Hkv = {kv_heads}, T = {steps}")
 

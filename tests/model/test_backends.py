@@ -1,0 +1,74 @@
+"""The choice among the implementations of attention is explained, and refused in one line."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+import cuda_ext
+from minireason.core.config import UserError
+from minireason.model import backends
+from minireason.model.backends import choose_impl
+from minireason.model.transformer import ModelConfig, Transformer
+
+CPU, GPU = torch.device("cpu"), torch.device("cuda")
+
+
+def test_auto_says_what_it_takes_and_why():
+    name, why = choose_impl("auto", CPU, torch.float32, 32, 24)
+    assert name == "by hand" and "CPU" in why
+    name, why = choose_impl("auto", torch.device("meta"), torch.float32, 32, 24)
+    assert name == "sdpa" and "GPU" in why
+
+
+def test_auto_follows_the_measured_table(monkeypatch):
+    def choose(dtype=torch.bfloat16, max_len=128, kind="self", head_dim=64):
+        return choose_impl("auto", GPU, dtype, head_dim, max_len, kind)
+
+    monkeypatch.setattr(backends, "NVCC", True)
+    monkeypatch.setattr(backends, "CROSSOVER", {"measured": None, "longest_row": {}})
+    assert choose()[0] == "sdpa" and "not measured" in choose()[1]
+    table = {"self": {"bfloat16": {"64": 256}}, "decode": {}}
+    monkeypatch.setattr(backends, "CROSSOVER", {"measured": "some GPU", "longest_row": table})
+    assert choose()[0] == "cuda" and "some GPU" in choose()[1]
+    assert choose(max_len=257)[0] == "sdpa" and "beyond 256" in choose(max_len=257)[1]
+    assert {choose(kind="decode")[0], choose(head_dim=32)[0], choose(torch.float32)[0]} == {"sdpa"}
+    monkeypatch.setattr(backends, "NVCC", False)
+    assert choose()[0] == "sdpa" and "nvcc" in choose()[1]
+
+
+def test_the_shipped_table_names_every_kind():
+    table = json.loads((Path(cuda_ext.__file__).parent / "crossover.json").read_text())
+    assert set(table) == {"measured", "longest_row"}
+    assert set(table["longest_row"]) == {"self", "decode"}
+    assert (table["measured"] is None) == (not any(table["longest_row"].values()))
+
+
+@pytest.mark.parametrize(("name", "device", "head_dim", "words"), [
+    ("cuda", CPU, 64, "needs an NVIDIA GPU"), ("fast", CPU, 64, "no such implementation"),
+    ("emulated", GPU, 64, "choose cuda here"), ("emulated", CPU, 16, "no kernels for"),
+])
+def test_what_cannot_run_is_refused_in_one_line(name, device, head_dim, words):
+    with pytest.raises(UserError, match=words):
+        choose_impl(name, device, torch.float32, head_dim, 64)
+
+
+def test_cuda_without_nvcc_says_how_to_get_it(monkeypatch):
+    monkeypatch.setattr(backends, "NVCC", False)
+    with pytest.raises(UserError, match="install the CUDA toolkit"):
+        choose_impl("cuda", GPU, torch.bfloat16, 64, 64)
+
+
+def test_the_environment_chooses_for_every_model(monkeypatch):
+    config = ModelConfig(vocab_size=16, d_model=32, n_layers=1, n_heads=2, n_kv_heads=1,
+                         head_dim=32, d_ff=32, max_len=32)
+    tokens = torch.arange(6)[None]
+    monkeypatch.delenv("MINIREASON_ATTENTION", raising=False)
+    assert Transformer(config).attention_impl == "auto"
+    for name, words in (("cuda", "needs an NVIDIA GPU"), ("flash", "no such implementation")):
+        monkeypatch.setenv("MINIREASON_ATTENTION", name)
+        with pytest.raises(UserError, match=words):
+            Transformer(config)(tokens)
+    monkeypatch.setenv("MINIREASON_ATTENTION", "reference")
+    assert Transformer(config).attention_impl == "reference"
