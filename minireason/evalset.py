@@ -31,7 +31,7 @@ class Config:
     style: str = "cot"            # cot | direct, or another style of the family
     n: int = 1                    # samples a problem; above 1 also pass@k and maj@k
     temperature: float = 0.0      # 0 is greedy; with --n above 1 give for instance 1
-    max_new: int = 64             # tokens a completion at most
+    max_new: int = 0              # tokens per completion at most; 0: the family's
     limit: int = 0                # the first problems only; 0 means all
     out: str = ""                 # JSON of the result, if given
     seed: int = 0
@@ -52,7 +52,7 @@ def run(cfg: Config) -> dict:
             raise UserError(f"--style {cfg.style}: {family} has "
                             f"{', '.join(FAMILIES[family].OPENER)}")
     policy, tokenizer = checkpoint.load(cfg.checkpoint, device)
-    how = Sampling(n=cfg.n, temperature=cfg.temperature, max_new=cfg.max_new,
+    how = Sampling(n=cfg.n, temperature=cfg.temperature, max_new=cfg.max_new or None,
                    seed=stream_seed(cfg.seed, "eval", cfg.problems))
     completions = complete(policy, tokenizer, problems, cfg.style, how)
     groups: dict[str, list[int]] = {}

@@ -89,7 +89,7 @@ def finish_policy(log: RunLog, cfg: StageConfig, model: Transformer, tokenizer: 
     """
     sha256 = checkpoint.save(log.out, model, tokenizer)
     sets = frozen_sets(cfg.family, "test", cfg.eval_n)
-    greedy = Sampling(temperature=0, max_new=max_new or Sampling.max_new)
+    greedy = Sampling(temperature=0, max_new=max_new)
     report = {"cot": evaluate(model, tokenizer, sets, "cot", greedy)}
     firsts = [problems[0] for problems in sets.values()]
     log.samples(show(model, tokenizer, firsts, "cot", greedy))

@@ -4,6 +4,7 @@
 """
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 from minireason.core import parallel
 from minireason.model.tokenizer import Tokenizer
@@ -21,9 +22,11 @@ def stream(model: Transformer, tokenizer: Tokenizer, prompts: list[list[int]],
     numbers (P,) name the prompts' random streams, 0, 1, 2, ... if not given: a rank that holds
     every second prompt draws for them what one process with all of them draws.
     """
+    longest = model.config.max_len
+    how = replace(how, max_new=min(how.max_new or longest, longest))
     decoder = (graph_decoder(model, tokenizer, prompts, how)   # on a GPU with our kernels
                or native_decoder(model, tokenizer, how))       # on a CPU with a compiler
-    for chunk in split_into_chunks(prompts, how, model.config.max_len, numbers):
+    for chunk in split_into_chunks(prompts, how, longest, numbers):
         yield decoder.run(chunk) if decoder else decode_chunk(model, tokenizer, how, chunk)
 
 
@@ -49,6 +52,13 @@ def prompt_ids(tokenizer: Tokenizer, problems: list[Problem], style: str,
     return tokenizer.encode_batch(texts)
 
 
+def with_room(how: Sampling, problems: list[Problem]) -> Sampling:
+    """`how` with max_new as the problems' family has it, where none is given."""
+    if how.max_new is not None or not problems:
+        return how
+    return replace(how, max_new=max(FAMILIES[p.family].max_new(p.level) for p in problems))
+
+
 def complete(model: Transformer, tokenizer: Tokenizer, problems: list[Problem], style: str,
              how: Sampling, hinted: bool = False, alone: bool = False) -> list[list[str]]:
     """N completions per problem, opener included; ranks share the problems, all get all.
@@ -59,6 +69,7 @@ def complete(model: Transformer, tokenizer: Tokenizer, problems: list[Problem], 
     mine = list(range(len(problems)))
     mine = mine if alone else parallel.share(mine)
     chosen = [problems[i] for i in mine]
+    how = with_room(how, problems)
     texts = []
     if mine:
         texts = sample(model, tokenizer, prompt_ids(tokenizer, chosen, style, hinted), how, mine)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from minireason.core.config import UserError
-from minireason.model.tokenizer import Tokenizer
+from minireason.model.tokenizer import Tokenizer, padded_rows
 from minireason.model.transformer import KVCache, Transformer
 from minireason.training.losses import truncate_logits
 from minireason.training.optim import autocast
@@ -26,7 +26,8 @@ class Sampling:
     """How to draw completions."""
 
     n: int = 1                    # N samples per prompt
-    max_new: int = 64             # tokens per completion at most, <eos> included
+    max_new: int | None = None    # tokens per completion at most, <eos> included; None: the
+    #                               family's max_new (complete), else all that the model's rows hold
     temperature: float = 1.0      # 0 means greedy
     top_k: int = 0                # 0 keeps all
     top_p: float = 1.0            # 1 keeps all
@@ -92,7 +93,7 @@ def split_into_chunks(prompts: list[list[int]], how: Sampling, max_len: int,
         prompt, sample = np.divmod(rows, how.n)
         mine = prompts[prompt[0]:prompt[-1] + 1]
         longest = max(map(len, mine))
-        max_new = min(how.max_new, max_len - longest)
+        max_new = min(how.max_new or max_len, max_len - longest)
         if max_new < 1:
             raise UserError(f"a prompt of {longest} tokens leaves no room in a model of max_len "
                             f"{max_len}")
@@ -105,8 +106,7 @@ def prefill(model: Transformer, prompts: list[list[int]], capacity: int,
     """Next-token logits (P, V) and a cache of that capacity that holds every prompt once."""
     device = model.embedding.weight.device
     lengths = torch.tensor([len(prompt) for prompt in prompts], device=device)
-    longest = max(map(len, prompts))
-    tokens = torch.tensor([p + [pad] * (longest - len(p)) for p in prompts], device=device)
+    tokens = padded_rows(prompts, pad, device)                            # (P, T)
     cache = KVCache(model, len(prompts), capacity)
     hidden = model.hidden(tokens, cache=cache)                            # (P, T, d_model)
     cache.lens.copy_(lengths)
