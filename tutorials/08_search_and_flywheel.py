@@ -25,7 +25,7 @@ from minireason.sampling.sampler import Sampling
 from minireason.search.beam import BeamConfig, beam_search
 from minireason.search.steps import COMPLETE, Request, Stepper, expand, plant, tree_record
 from minireason.search.tree import TreeConfig, tree_search
-from minireason.search.vote import passes, searched, truth
+from minireason.stages.flywheel import passes, searched, truth
 
 RUN = os.environ.get("MINIREASON_RUN", "runs/quickstart")
 SMALL = os.environ.get("MINIREASON_TUTORIAL_SMALL") == "1"

@@ -35,7 +35,6 @@ class StageConfig:
     family: str = "chain"         # chain | addition | countdown
     seed: int = 0
     device: str = "auto"          # auto | cpu | cuda
-    eval_n: int = 500             # problems per level at the end
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +48,7 @@ class TrainingConfig(StageConfig):
     warmup: int = 20              # steps
     weight_decay: float = 0.1
     save_every: int = 100         # steps between saved states
+    eval_n: int = 500             # problems per level at the end
 
 
 def to_dict(config) -> dict:

@@ -11,7 +11,7 @@ from the old critic (`start`) or anew.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from minireason.core.config import TrainingConfig, UserError, check_choice, rng, stream_seed
+from minireason.core.config import UserError, check_choice, rng, stream_seed
 from minireason.core.runlog import RunLog
 from minireason.critics.fit import fit_critic, labelled_rows
 from minireason.critics.step_labels import (
@@ -27,26 +27,22 @@ from minireason.measure.evaluate import verdicts_of
 from minireason.model import checkpoint
 from minireason.model.tokenizer import Tokenizer
 from minireason.model.transformer import Transformer
-from minireason.problems import FAMILIES, Problem, sample_levels
-from minireason.sampling.complete import complete
+from minireason.problems import FAMILIES, Problem
 from minireason.sampling.sampler import Sampling
+from minireason.training.imitate import OwnSamplesConfig, sample_own
 
 LABELS = ("outcome", "exact", "mc_hard", "mc_soft")
 CHECKED = 16                      # rollouts per step end when labels are compared with the truth
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config(TrainingConfig):
-    """Stage 5: a learned judge of the policy's own solutions."""
+class Config(OwnSamplesConfig):
+    """Stage 5: a learned judge of the policy's own solutions; it starts from the policy, init."""
 
-    init: str                     # folder of the policy that it judges and starts from
     start: str = ""               # folder of an earlier critic to start from instead
     out: str = "runs/critic"
     problems: int = 5000          # train problems
     min_level: int = 4
-    max_level: int = 8
-    n: int = 4                    # samples per problem
-    temperature: float = 1.0      # that of the test-time samples it will rank
     labels: str = "exact"         # outcome | exact | mc_hard | mc_soft
     mc_n: int = 4                 # Monte Carlo rollouts per step end
     mc_check: int = 40            # held-out samples on which Monte Carlo labels meet the truth
@@ -91,11 +87,7 @@ def run(cfg: Config) -> dict:
 
 def sample_rollouts(cfg: Config, policy: Transformer, tokenizer: Tokenizer) -> dict:
     """[prompt, completion, right] of every sample."""
-    problems = sample_levels(FAMILIES[cfg.family], rng(cfg.seed, "critic problems"),
-                             (cfg.min_level, cfg.max_level), cfg.problems)
-    how = Sampling(n=cfg.n, temperature=cfg.temperature,
-                   seed=stream_seed(cfg.seed, "critic samples"))
-    completions = complete(policy, tokenizer, problems, "cot", how)
+    problems, completions = sample_own(cfg, policy, tokenizer, "critic")
     rollouts = []
     for problem, texts, verdicts in zip(problems, completions, verdicts_of(problems, completions),
                                         strict=True):

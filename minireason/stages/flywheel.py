@@ -12,41 +12,45 @@ arXiv:2501.12948, section 2.3.3). What may the filter know?
 """
 
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import chain
 
-from minireason.core.config import TrainingConfig, UserError, check_choice, rng, stream_seed
+from minireason.core.config import UserError, check_choice, rng
 from minireason.critics.fit import fit_critic, labelled_rows
 from minireason.critics.step_labels import exact_labels, outcome_labels
 from minireason.critics.value_head import Critic, final_values
-from minireason.measure.estimates import auc
+from minireason.measure.estimates import auc, wilson
 from minireason.measure.evaluate import answer_of, finish_policy, share_rows, verdicts_of
 from minireason.model import checkpoint
 from minireason.model.tokenizer import Tokenizer
 from minireason.model.transformer import Transformer
-from minireason.problems import FAMILIES, Problem, sample_levels
-from minireason.problems.corpus import Mixture
-from minireason.sampling.complete import complete
-from minireason.sampling.sampler import Sampling
-from minireason.search.vote import FILTERS, SEARCHES, agreement, passes, searched, truth
-from minireason.training.imitate import imitate, replayed_rows, run_rounds
+from minireason.problems import Problem, Verdict
+from minireason.search.vote import SEARCHES, agreement, choose
+from minireason.training.imitate import RoundsConfig, imitate_kept, run_rounds, sample_own
 
+FILTERS = ("verifier", "critic", "none")
 CHOICES = {"search": SEARCHES, "filter": FILTERS, "refresh": ("exact", "outcome", "majority", "no")}
 
 
+@dataclass(frozen=True)
+class Solution:
+    """The sample that search chose for one problem."""
+
+    problem: Problem
+    text: str                     # completion, opener included
+    value: float                  # the critic's, after the whole completion
+    verdict: Verdict              # the exact truth
+
+
 @dataclass(frozen=True, kw_only=True)
-class Config(TrainingConfig):
+class Config(RoundsConfig):
     """Stage 5: turns of search, filter, training, and a refreshed critic."""
 
-    init: str                     # folder of the first policy
-    base: str                     # pretrained folder whose mixture is replayed; see restart
     critic: str                   # folder of the first policy's critic
     out: str = "runs/flywheel"
     turns: int = 3
     problems: int = 1500          # new train problems per turn
-    min_level: int = 1
-    max_level: int = 8
     n: int = 8                    # N samples per problem
-    temperature: float = 1.0
     search: str = "critic"        # chooses one of N: critic | majority | single (the first)
     filter: str = "verifier"      # lets it through: verifier | critic | none
     threshold: float = 0.5        # least value that the critic as filter lets through
@@ -56,7 +60,6 @@ class Config(TrainingConfig):
     critic_steps: int = 300
     imitation: float = 0.15       # weight of right thoughts' tokens in the critic's loss
     restart: bool = False         # each turn trains `base` anew; else the last policy
-    replay: float = 0.5           # share of rows from the pretraining mixture
     steps: int = 300              # training steps per turn
 
     def __post_init__(self):
@@ -70,12 +73,11 @@ def run(cfg: Config) -> dict:
     """All turns, each its own folder `turn-t` below `out`; returns result.json's content."""
     log, device = checkpoint.open_stage("flywheel", cfg, cfg.out, init=cfg.init, base=cfg.base,
                                         critic=cfg.critic)
-    mixture = Mixture.of(cfg.base)
-    return log.done or run_rounds(log, device, "turn", cfg.turns, cfg.init, lambda number, folder:
-                                  run_turn(cfg, number, folder, mixture))
+    return log.done or run_rounds(log, device, "turn", cfg.turns, cfg.init,
+                                  partial(run_turn, cfg))
 
 
-def run_turn(cfg: Config, number: int, policy_folder: str, mixture: Mixture) -> dict:
+def run_turn(cfg: Config, number: int, policy_folder: str) -> dict:
     """Search, filter, retrain, refresh, evaluate; returns the turn's result.json."""
     refreshed = number > 1 and cfg.refresh != "no"
     critic_folder = f"{policy_folder}/critic" if refreshed else cfg.critic
@@ -90,37 +92,21 @@ def run_turn(cfg: Config, number: int, policy_folder: str, mixture: Mixture) -> 
     solutions = found.pop("solutions")
     right = f", {100 * found['precision']:.0f}% of them right" if solutions else ""
     log.say(f"kept {len(solutions)} solutions of {cfg.problems} problems{right}")
-    start = cfg.base if cfg.restart and solutions else policy_folder
-    model, tokenizer = checkpoint.load(start, device)
-    if solutions:
-        imitate(log, model, tokenizer, cfg, lambda step: replayed_rows(
-            tokenizer, solutions, cfg.rows_per_step, mixture, FAMILIES[cfg.family], cfg.replay,
-            rng(cfg.seed, "flywheel rows", number, step)))
-    else:
-        log.say("no solution passed the filter, so this turn trains nothing and passes its policy "
-                "on; lower --threshold or --min-level, or raise --n")
+    model, tokenizer = imitate_kept(log, cfg, solutions, policy_folder, device, lambda step: rng(
+        cfg.seed, "flywheel rows", number, step))
     if cfg.refresh != "no":
         checkpoint.save(log.out, model, tokenizer)
         found |= refresh_critic(cfg, number, f"{log.out}/critic", str(log.out))
     return finish_policy(log, cfg, model, tokenizer, share_rows(found, cfg.problems), **found)
 
 
-def sample_train_problems(cfg: Config, n: int, purpose: str, number: int, policy: Transformer,
-                          tokenizer: Tokenizer) -> tuple[list[Problem], list[list[str]]]:
-    """New train problems of a turn and N completions of each."""
-    levels = (cfg.min_level, cfg.max_level)
-    problems = sample_levels(FAMILIES[cfg.family], rng(cfg.seed, f"{purpose} problems", number),
-                             levels, n)
-    how = Sampling(n=cfg.n, temperature=cfg.temperature,
-                   seed=stream_seed(cfg.seed, f"{purpose} samples", number))
-    return problems, complete(policy, tokenizer, problems, "cot", how)
-
-
 def search_solutions(cfg: Config, number: int, policy: Transformer, tokenizer: Tokenizer,
                      critic: Critic) -> dict:
-    """The solutions that search chose and the filter kept, and the exact truth about them."""
-    problems, completions = sample_train_problems(cfg, cfg.problems, "flywheel", number, policy,
-                                                  tokenizer)
+    """The solutions that search chose and the filter kept, and the exact truth about them.
+
+    Search and filter know only what they are given; the truth is measured, and decides nothing.
+    """
+    problems, completions = sample_own(cfg, policy, tokenizer, "flywheel", number)
     values = final_values(critic, tokenizer, problems, completions)
     verdicts = verdicts_of(problems, completions)
     chosen = searched(cfg.search, problems, completions, values, verdicts)
@@ -141,8 +127,8 @@ def refresh_critic(cfg: Config, number: int, out: str, policy_folder: str) -> di
     if log.done:
         return {name: log.done[name] for name in ("critic_auc", "critic_label_accuracy")}
     policy, tokenizer = checkpoint.load(policy_folder, device)
-    problems, completions = sample_train_problems(cfg, cfg.critic_problems, "refresh", number,
-                                                  policy, tokenizer)
+    problems, completions = sample_own(cfg, policy, tokenizer, "refresh", number,
+                                       problems=cfg.critic_problems)
     right = [[verdict.correct for verdict in row] for row in verdicts_of(problems, completions)]
     labels = [labels_of(cfg.refresh, *each)
               for each in zip(problems, completions, right, strict=True)]
@@ -170,3 +156,35 @@ def labels_of(how: str, problem: Problem, texts: list[str],
         return [[float(label) for label in exact_labels(problem, text)] for text in texts]
     good = agreement([answer_of(problem, text) for text in texts]) if how == "majority" else right
     return [outcome_labels(text, label) for text, label in zip(texts, good, strict=True)]
+
+
+def searched(how: str, problems: list[Problem], completions: list[list[str]],
+             values: list[list[float]], verdicts: list[list[Verdict]]) -> list[Solution]:
+    """What search settles on for each problem, those without a well-formed sample left out."""
+    found = []
+    for problem, texts, row, truths in zip(problems, completions, values, verdicts, strict=True):
+        i = choose(how, [answer_of(problem, text) for text in texts], row)
+        if i is not None:
+            found.append(Solution(problem, texts[i], row[i], truths[i]))
+    return found
+
+
+def passes(how: str, solution: Solution, threshold: float) -> bool:
+    """Does the filter let a solution through? Only "verifier" looks at the truth."""
+    if how == "verifier":
+        return solution.verdict.correct
+    return how == "none" or solution.value >= threshold
+
+
+def truth(kept: list[Solution]) -> dict[str, float]:
+    """How much of what was kept is right, with a 95% interval, and how sure the critic was.
+
+    A share of nothing is left out: where nothing was kept, only `kept` remains.
+    """
+    n, right = len(kept), sum(s.verdict.correct for s in kept)
+    if n == 0:
+        return {"kept": 0}
+    low, high = wilson(right, n)
+    return {"kept": n, "precision": right / n, "precision_low": low, "precision_high": high,
+            "steps_valid": sum(s.verdict.steps_valid for s in kept) / n,
+            "mean_value": sum(s.value for s in kept) / n}

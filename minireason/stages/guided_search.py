@@ -14,8 +14,7 @@ from functools import partial
 import numpy as np
 
 from minireason.core import parallel
-from minireason.core.config import UserError, resolve_device, stream_seed, write_atomic
-from minireason.core.runlog import RunLog
+from minireason.core.config import StageConfig, UserError, check_choice, stream_seed, write_atomic
 from minireason.critics.value_head import Critic, prefix_values
 from minireason.measure.evaluate import frozen_sets, verdicts_of
 from minireason.measure.samples import sample_records, sharded_records
@@ -33,17 +32,14 @@ REVISIONS = ("revise", "sequential", "withdraw")   # 4 chains, 1 chain, 4 that k
 METHODS = ("beam", "beam_sqrt", "lookahead", "tree", "uct", *REVISIONS)
 
 
-@dataclass(frozen=True)
-class Config:
+@dataclass(frozen=True, kw_only=True)
+class Config(StageConfig):
     """Accuracy at equal tokens: sampling, beam search, tree search, allocation."""
 
     policy: str                   # folder of the policy
     critic: str                   # folder of its critic
     reviser: str = ""             # folder of a self-correcting policy, for revisions only
     out: str = "runs/search"
-    family: str = "chain"
-    seed: int = 0
-    device: str = "auto"
     levels: tuple[int, ...] = (8,)
     problems: int = 200           # frozen test problems per level
     samples: tuple[int, ...] = (4, 16, 64)   # budgets, in samples' tokens
@@ -57,9 +53,8 @@ class Config:
     shard: int = 50               # problems between two saved results
 
     def __post_init__(self):
-        unknown = sorted(set(self.methods) - set(METHODS))
-        if unknown:
-            raise UserError(f"--methods {' '.join(unknown)}: must be among {', '.join(METHODS)}")
+        for method in self.methods:
+            check_choice("methods", method, METHODS)
         if not self.samples or list(self.samples) != sorted(set(self.samples)):
             raise UserError(f"--samples {' '.join(map(str, self.samples))}: must ascend")
         if set(self.methods) & set(REVISIONS) and not self.reviser:
@@ -69,10 +64,9 @@ class Config:
 
 def run(cfg: Config) -> dict:
     """Sample, search, compare; returns result.json's content."""
-    device = parallel.init(resolve_device(cfg.device))
-    folders = [name for name in ("policy", "critic", "reviser") if getattr(cfg, name)]
-    parents = {name: checkpoint.weights_hash(getattr(cfg, name)) for name in folders}
-    log = RunLog(cfg.out, "search", cfg, parents)
+    third = {"reviser": cfg.reviser} if cfg.reviser else {}
+    log, device = checkpoint.open_stage("search", cfg, cfg.out, policy=cfg.policy,
+                                        critic=cfg.critic, **third)
     if log.done:
         return log.done
     policy, tokenizer = checkpoint.load(cfg.policy, device)

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from minireason.core.config import TrainingConfig, UserError, rng, stream_seed
+from minireason.core.config import UserError, rng, stream_seed
 from minireason.measure.estimates import wilson
 from minireason.measure.evaluate import (
     accuracy_of,
@@ -27,28 +27,25 @@ from minireason.measure.evaluate import (
 from minireason.model import checkpoint
 from minireason.model.tokenizer import Tokenizer
 from minireason.model.transformer import Transformer
-from minireason.problems import FAMILIES, Problem, sample_levels
+from minireason.problems import FAMILIES, Problem
 from minireason.problems.corpus import Mixture, corpus_lines
 from minireason.sampling.complete import complete
 from minireason.sampling.sampler import Sampling
 from minireason.training.batches import Row, encode_lines
-from minireason.training.imitate import imitate
+from minireason.training.imitate import OwnSamplesConfig, imitate, sample_own
 
 SEPARATORS = ("<wrong>", ";", "<think>", "</think>", "<eos>")   # what stands between two steps
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config(TrainingConfig):
+class Config(OwnSamplesConfig):
     """A policy that corrects itself, from backtracking traces of its own samples."""
 
-    init: str                     # folder of the policy to start from and to sample
     base: str                     # pretrained folder whose mixture is replayed
     out: str = "runs/revise"
     problems: int = 2500          # train problems that the policy is sampled on
     min_level: int = 2
-    max_level: int = 8
     n: int = 8                    # samples per problem
-    temperature: float = 1.0
     max_errors: int = 2           # withdrawn steps per trace at most
     mended: float = 0.3           # share of rows that are backtracking traces; 0 is the control
     replay: float = 0.4           # share of rows from the mixture; the rest is fully right
@@ -99,11 +96,7 @@ def sample_pool(cfg: Config, policy: Transformer, tokenizer: Tokenizer) -> dict:
 
     The wrong steps are [index, step], each different one once.
     """
-    problems = sample_levels(FAMILIES[cfg.family], rng(cfg.seed, "revise problems"),
-                             (cfg.min_level, cfg.max_level), cfg.problems)
-    how = Sampling(n=cfg.n, temperature=cfg.temperature, max_new=cfg.max_new,
-                   seed=stream_seed(cfg.seed, "revise samples"))
-    completions = complete(policy, tokenizer, problems, "cot", how)
+    problems, completions = sample_own(cfg, policy, tokenizer, "revise", max_new=cfg.max_new)
     pool = []
     for problem, texts, verdicts in zip(problems, completions, verdicts_of(problems, completions),
                                         strict=True):

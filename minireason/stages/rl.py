@@ -17,7 +17,7 @@ from torch import Tensor
 
 from minireason.core import parallel
 from minireason.core.config import (
-    StageConfig,
+    TrainingConfig,
     UserError,
     check_choice,
     read_lines,
@@ -38,7 +38,7 @@ from minireason.training.rollouts import Group, Rewards, RolloutBatch
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config(StageConfig):
+class Config(TrainingConfig):
     """Stage 4: reinforcement learning against the exact verifier."""
 
     init: str                     # folder of the policy to start from; also the KL reference

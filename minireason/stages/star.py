@@ -12,38 +12,33 @@ Part of every batch replays the pretraining mixture: a small set of rationales
 without replay makes a small model forget (docs/LOG.md).
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import partial
 
-from minireason.core.config import TrainingConfig, check_choice, rng, stream_seed
+from minireason.core.config import check_choice, rng, stream_seed
 from minireason.measure.evaluate import finish_policy, share_rows, verdicts_of
 from minireason.model import checkpoint
 from minireason.model.tokenizer import Tokenizer
 from minireason.model.transformer import Transformer
-from minireason.problems import FAMILIES, Problem, sample_levels
-from minireason.problems.corpus import Mixture
+from minireason.problems import FAMILIES, Problem
 from minireason.sampling.complete import complete
 from minireason.sampling.sampler import Sampling
-from minireason.training.imitate import imitate, replayed_rows, run_rounds
+from minireason.training.imitate import RoundsConfig, imitate_kept, run_rounds, sample_own
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config(TrainingConfig):
-    """Stage 3: self-taught rationales."""
+class Config(RoundsConfig):
+    """Stage 3: self-taught rationales; init is the SFT policy."""
 
-    init: str                     # folder of the first policy (SFT)
-    base: str                     # folder of the model that each round restarts from
     out: str = "runs/star"
     rounds: int = 3
     problems: int = 1500          # new train problems per round
     min_level: int = 4
-    max_level: int = 8
-    n: int = 4                    # samples per problem
     temperature: float = 0.8
     keep: str = "answer"          # answer | steps
     per_problem: int = 1          # rationales kept per problem at most
     rationalize: bool = True      # try failed problems again with the answer as a hint
     restart: bool = True          # from `base` each round; else from the last policy
-    replay: float = 0.5           # share of rows from the pretraining mixture
     steps: int = 200              # training steps per round
 
     def __post_init__(self):
@@ -53,12 +48,11 @@ class Config(TrainingConfig):
 def run(cfg: Config) -> dict:
     """All rounds, each its own folder `round-r` below `out`; returns result.json's content."""
     log, device = checkpoint.open_stage("star", cfg, cfg.out, init=cfg.init, base=cfg.base)
-    mixture = Mixture.of(cfg.base)
-    return log.done or run_rounds(log, device, "round", cfg.rounds, cfg.init, lambda number, folder:
-                                  run_round(cfg, number, folder, mixture))
+    return log.done or run_rounds(log, device, "round", cfg.rounds, cfg.init,
+                                  partial(run_round, cfg))
 
 
-def run_round(cfg: Config, number: int, policy_folder: str, mixture: Mixture) -> dict:
+def run_round(cfg: Config, number: int, policy_folder: str) -> dict:
     """Sample, verify, keep, retrain, evaluate; returns the round's result.json."""
     log, device = checkpoint.open_stage(f"star round {number}", cfg, f"{cfg.out}/round-{number}",
                                         policy=policy_folder)
@@ -68,30 +62,22 @@ def run_round(cfg: Config, number: int, policy_folder: str, mixture: Mixture) ->
         cfg, number, *checkpoint.load(policy_folder, device)))
     rationales = kept.pop("rationales")
     log.say(f"kept {len(rationales)} rationales of {cfg.problems} problems")
-    start = cfg.base if cfg.restart and rationales else policy_folder
-    model, tokenizer = checkpoint.load(start, device)
-    if rationales:
-        imitate(log, model, tokenizer, cfg, lambda step: replayed_rows(
-            tokenizer, rationales, cfg.rows_per_step, mixture, FAMILIES[cfg.family], cfg.replay,
-            rng(cfg.seed, "star rows", number, step)))
-    else:
-        log.say("no rationale was kept, so this round trains nothing and passes its policy on; "
-                "lower --min-level, raise --n, or train the first policy longer")
+    model, tokenizer = imitate_kept(log, cfg, rationales, policy_folder, device, lambda step: rng(
+        cfg.seed, "star rows", number, step))
     return finish_policy(log, cfg, model, tokenizer, share_rows(kept, cfg.problems), **kept)
 
 
 def sample_rationales(cfg: Config, number: int, policy: Transformer,
                       tokenizer: Tokenizer) -> dict:
     """The round's [prompt, completion] pairs, with what was kept and how sound it is."""
-    family, levels = FAMILIES[cfg.family], (cfg.min_level, cfg.max_level)
-    problems = sample_levels(family, rng(cfg.seed, "star problems", number), levels, cfg.problems)
-    how = Sampling(n=cfg.n, temperature=cfg.temperature,
-                   seed=stream_seed(cfg.seed, "star samples", number))
-    solved = keep_right(cfg, problems, complete(policy, tokenizer, problems, "cot", how))
+    family = FAMILIES[cfg.family]
+    problems, completions = sample_own(cfg, policy, tokenizer, "star", number)
+    solved = keep_right(cfg, problems, completions)
     failed = [p for p, texts in zip(problems, solved, strict=True) if not texts]
     explained: list[list[str]] = []
     if cfg.rationalize and failed:
-        how = replace(how, seed=stream_seed(cfg.seed, "star hinted", number))
+        how = Sampling(n=cfg.n, temperature=cfg.temperature,
+                       seed=stream_seed(cfg.seed, "star hinted", number))
         explained = keep_right(cfg, failed,
                                complete(policy, tokenizer, failed, "cot", how, hinted=True))
     pairs = []

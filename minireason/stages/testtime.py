@@ -10,9 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from minireason.core import parallel
-from minireason.core.config import resolve_device, rng, stream_seed
-from minireason.core.runlog import RunLog
+from minireason.core.config import StageConfig, rng, stream_seed
 from minireason.critics.value_head import Critic
 from minireason.measure.estimates import Pool, mean_interval
 from minireason.measure.evaluate import evaluate, frozen_sets, rows_of
@@ -29,17 +27,14 @@ OUTCOME_PAIRS = (("critic_best_of_n", "outcome_best_of_n"), ("critic_vote", "out
                  ("outcome_vote", "majority"), ("outcome_best_of_n", "majority"))
 
 
-@dataclass(frozen=True)
-class Config:
+@dataclass(frozen=True, kw_only=True)
+class Config(StageConfig):
     """Stage 5: accuracy against samples and tokens, on frozen test problems."""
 
     policy: str                   # folder of the policy
     critic: str                   # folder of its critic
     outcome: str = ""             # folder of a second critic, taught by outcomes alone
     out: str = "runs/testtime"
-    family: str = "chain"
-    seed: int = 0
-    device: str = "auto"
     levels: tuple[int, ...] = (6, 7)
     problems: int = 500           # frozen test problems per level
     n: int = 64                   # samples per problem, a power of two
@@ -49,12 +44,9 @@ class Config:
 
 def run(cfg: Config) -> dict:
     """Sample, score, estimate; returns result.json's content."""
-    device = parallel.init(resolve_device(cfg.device))
-    folders = {"policy": cfg.policy, "critic": cfg.critic}
-    if cfg.outcome:
-        folders["outcome"] = cfg.outcome
-    parents = {name: checkpoint.weights_hash(folder) for name, folder in folders.items()}
-    log = RunLog(cfg.out, "testtime", cfg, parents)
+    second = {"outcome": cfg.outcome} if cfg.outcome else {}
+    log, device = checkpoint.open_stage("testtime", cfg, cfg.out, policy=cfg.policy,
+                                        critic=cfg.critic, **second)
     if log.done:
         return log.done
     policy, tokenizer = checkpoint.load(cfg.policy, device)

@@ -5,21 +5,60 @@ stages/sft.py, where it stands written out.
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from minireason.core.config import TrainingConfig, read_lines
+from minireason.core.config import TrainingConfig, read_lines, rng, stream_seed
 from minireason.core.runlog import RunLog
 from minireason.model import checkpoint
 from minireason.model.tokenizer import Tokenizer
 from minireason.model.transformer import Transformer
-from minireason.problems import Family
+from minireason.problems import FAMILIES, Family, Problem, sample_levels
 from minireason.problems.corpus import Mixture, corpus_lines
+from minireason.sampling.complete import complete
+from minireason.sampling.sampler import Sampling
 from minireason.training.batches import Row, encode_lines
 from minireason.training.optim import make_optimizer, schedule, supervised_step
+
+
+@dataclass(frozen=True, kw_only=True)
+class OwnSamplesConfig(TrainingConfig):
+    """The fields of a stage that learns from its policy's own samples of train problems."""
+
+    init: str                     # folder of the policy
+    problems: int
+    min_level: int = 1
+    max_level: int = 8
+    n: int = 4                    # N samples per problem
+    temperature: float = 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class RoundsConfig(OwnSamplesConfig):
+    """The fields of a stage that samples and imitates in turn (run_rounds)."""
+
+    base: str                     # pretrained folder: its mixture is replayed; see restart
+    restart: bool                 # each round trains `base` anew; else the last policy
+    replay: float = 0.5           # share of rows from the pretraining mixture
+
+
+def sample_own(cfg: OwnSamplesConfig, policy: Transformer, tokenizer: Tokenizer, purpose: str,
+               *number: int, problems: int = 0,
+               max_new: int | None = None) -> tuple[list[Problem], list[list[str]]]:
+    """New train problems, levels in equal shares, and the policy's N completions of each.
+
+    purpose and number (of the round) name the random streams; problems: how many, if not
+    cfg.problems.
+    """
+    drawn = sample_levels(FAMILIES[cfg.family], rng(cfg.seed, f"{purpose} problems", *number),
+                          (cfg.min_level, cfg.max_level), problems or cfg.problems)
+    how = Sampling(n=cfg.n, temperature=cfg.temperature, max_new=max_new,
+                   seed=stream_seed(cfg.seed, f"{purpose} samples", *number))
+    return drawn, complete(policy, tokenizer, drawn, "cot", how)
 
 
 def imitate(log: RunLog, model: Transformer, tokenizer: Tokenizer, cfg: TrainingConfig,
@@ -63,15 +102,34 @@ def run_rounds(log: RunLog, device: torch.device, name: str, n: int, first: str,
                       accuracy=history[-1]["accuracy"], **{f"{name}s": history})
 
 
+def imitate_kept(log: RunLog, cfg: RoundsConfig, examples: Sequence[Sequence[str]],
+                 policy_folder: str, device: torch.device,
+                 rng_at: Callable[[int], np.random.Generator]) -> tuple[Transformer, Tokenizer]:
+    """The round's policy, trained on the (prompt, completion) examples that it kept.
+
+    Each batch replays the base's mixture; rng_at(step) chooses its rows. If nothing was kept,
+    nothing is trained and the policy is passed on as it was.
+    """
+    if not examples:
+        log.say("nothing was kept, so this round trains nothing and passes its policy on; lower "
+                "--min-level, raise --n, or keep more")
+        return checkpoint.load(policy_folder, device)
+    model, tokenizer = checkpoint.load(cfg.base if cfg.restart else policy_folder, device)
+    mixture, family = Mixture.of(cfg.base), FAMILIES[cfg.family]
+    imitate(log, model, tokenizer, cfg, lambda step: replayed_rows(
+        tokenizer, examples, cfg.rows_per_step, mixture, family, cfg.replay, rng_at(step)))
+    return model, tokenizer
+
+
 def replayed_rows(tokenizer: Tokenizer, examples: Sequence[Sequence[str]], n: int,
                   mixture: Mixture | None, family: Family, share: float,
-                  rng: np.random.Generator) -> list[Row]:
+                  generator: np.random.Generator) -> list[Row]:
     """n rows: random (prompt, completion) examples, and a `share` of lines of the mixture.
 
     The replay keeps a model that sees few examples many times from forgetting (docs/LOG.md).
     """
     n_replay = round(share * n)
-    chosen = [examples[i] for i in rng.integers(0, len(examples), n - n_replay)]
-    lines = corpus_lines(mixture, family, rng, n_replay) if mixture else []
+    chosen = [examples[i] for i in generator.integers(0, len(examples), n - n_replay)]
+    lines = corpus_lines(mixture, family, generator, n_replay) if mixture else []
     return encode_lines(tokenizer, [prompt for prompt, _ in chosen] + [""] * len(lines),
                         [completion for _, completion in chosen] + lines)

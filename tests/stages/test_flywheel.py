@@ -15,16 +15,10 @@ from minireason.critics.fit import fit_critic, labelled_rows
 from minireason.critics.value_head import Critic, step_values
 from minireason.model import checkpoint
 from minireason.problems import base, chain
-from minireason.search.vote import (
-    SEARCHES,
-    Solution,
-    agreement,
-    choose,
-    passes,
-    searched,
-    truth,
-)
+from minireason.search.vote import SEARCHES, agreement, choose
 from minireason.stages import flywheel
+from minireason.stages.flywheel import Solution, passes, searched, truth
+from minireason.training import imitate
 
 RIGHT, WRONG = base.Verdict(True, True, True), base.Verdict(False, False, True)
 PROBLEM = chain.read("(2+3)")
@@ -42,13 +36,13 @@ def config(ladder, tmp_path) -> flywheel.Config:
 @pytest.fixture
 def scripted(monkeypatch):
     """A policy this small is never right: one of its three samples is put right, one wrong."""
-    real = flywheel.complete
+    real = imitate.complete
 
     def complete(model, tokenizer, problems, style, how):
         texts = real(model, tokenizer, problems, style, how)
         return [[*own[:-2], f"<think>1+1=2</think>{(int(p.answer) + 1) % 100}<eos>",
                  chain.render(p, "cot")] for p, own in zip(problems, texts, strict=True)]
-    monkeypatch.setattr(flywheel, "complete", complete)
+    monkeypatch.setattr(imitate, "complete", complete)
 
 
 # ---- choosing and keeping -----------------------------------------------------------------------
@@ -171,7 +165,7 @@ def test_killed_anywhere_and_resumed_is_bit_identical(config, scripted, tmp_path
 
 def test_problems_of_a_turn_are_new_ones_of_the_train_split(config, ladder):
     policy, tokenizer = checkpoint.load(ladder / "sft")
-    drawn = [flywheel.sample_train_problems(config, 20, purpose, number, policy, tokenizer)[0]
+    drawn = [imitate.sample_own(config, policy, tokenizer, purpose, number, problems=20)[0]
              for purpose in ("flywheel", "refresh") for number in (1, 2)]
     assert all(base.split_of(p) == "train" for problems in drawn for p in problems)
     keys = [tuple(p.key for p in problems) for problems in drawn]
@@ -183,7 +177,7 @@ def test_nothing_kept_is_said_and_the_policy_passed_on(config, capfd, restart):
     """The critic is refreshed all the same: on samples of the policy as it was."""
     result = flywheel.run(replace(config, filter="critic", threshold=1.01, restart=restart))
     said = capfd.readouterr().err
-    assert said.count("no solution passed the filter, so this turn trains nothing") == config.turns
+    assert said.count("nothing was kept, so this round trains nothing") == config.turns
     assert [turn["kept"] for turn in result["turns"]] == [0, 0]
     assert result["weights"] == checkpoint.weights_hash(config.init)
     assert checkpoint.load(Path(config.out) / "turn-2" / "critic", kind=Critic)

@@ -61,7 +61,7 @@ def test_stage_resumes_by_shards_and_repeats_itself(tiny, tmp_path, monkeypatch)
 
 
 def test_config_names_mistakes(tiny):
-    with pytest.raises(UserError, match="greedy: must be among beam"):
+    with pytest.raises(UserError, match="greedy: must be one of beam"):
         dataclasses.replace(tiny, methods=("beam", "greedy"))
     with pytest.raises(UserError, match="must ascend"):
         dataclasses.replace(tiny, samples=(16, 4))

@@ -15,6 +15,7 @@ from minireason.problems import chain
 from minireason.problems.corpus import Mixture
 from minireason.sampling.complete import prompt_ids
 from minireason.stages import revise
+from minireason.training import imitate
 from minireason.training.batches import encode_lines, micro_batches
 
 PROBLEM = chain.read("((23+4)*3-2)")
@@ -117,9 +118,9 @@ def scripted(monkeypatch):
 
     Of each problem one is right, one has a wrong first step, one a wrong last step, one is cut.
     """
-    real = revise.complete
+    real = imitate.complete
 
-    def complete(model, tokenizer, problems, style, how):
+    def complete(model, tokenizer, problems, style, how, **rest):
         if how.n == 1:
             return real(model, tokenizer, problems, style, how)
         return [[chain.render(p, "cot"), *(f"<think>{';'.join(off(p, i))}</think>1<eos>"
@@ -130,7 +131,7 @@ def scripted(monkeypatch):
         head, _, value = steps[i].partition("=")
         steps[i] = f"{head}={(int(value) + 1) % 100}"
         return steps
-    monkeypatch.setattr(revise, "complete", complete)
+    monkeypatch.setattr(imitate, "complete", complete)
 
 
 def test_killed_and_resumed_is_bit_identical(config, tmp_path, run_with_deaths, scripted):

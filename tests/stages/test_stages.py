@@ -13,6 +13,7 @@ from minireason.critics.value_head import Critic, step_values
 from minireason.model import checkpoint
 from minireason.problems import chain, split_of
 from minireason.stages import critic, pretrain, sft, star, testtime
+from minireason.training import imitate
 from minireason.training.batches import encode_lines
 
 MODULES = {"pretrain": pretrain, "sft": sft, "star": star, "critic": critic, "testtime": testtime}
@@ -130,7 +131,7 @@ def test_critic_learns_its_samples_by_heart(ladder, tmp_path, monkeypatch):
     def two_kinds(policy, tokenizer, problems, style, how, *_):
         return [[chain.render(p, "cot"), "<think>1+1=2</think>2<eos>"] for p in problems]
 
-    monkeypatch.setattr(critic, "complete", two_kinds)
+    monkeypatch.setattr(imitate, "complete", two_kinds)
     run, config = tiny_stages(ladder)["critic"]
     result = run(dataclasses.replace(config, out=str(tmp_path / "critic"), problems=6, held_out=2,
                                      labels="outcome", steps=120, lr=1e-2))
@@ -174,10 +175,11 @@ def test_star_keeps_what_its_rule_says_and_never_a_test_problem(ladder, monkeypa
 @pytest.mark.parametrize("restart", [False, True])
 def test_star_without_any_right_answer_says_so_and_passes_its_policy_on(
         ladder, tmp_path, monkeypatch, capfd, restart):
-    monkeypatch.setattr(star, "complete", lambda *a, **k: [["<eos>"] * 4] * len(a[2]))
+    for module in (star, imitate):                # with the hint, and without
+        monkeypatch.setattr(module, "complete", lambda *a, **k: [["<eos>"] * 4] * len(a[2]))
     run, config = tiny_stages(ladder)["star"]
     result = run(dataclasses.replace(config, out=str(tmp_path / "star"), restart=restart))
-    assert capfd.readouterr().err.count("no rationale was kept, so this round trains nothing") == 2
+    assert capfd.readouterr().err.count("nothing was kept, so this round trains nothing") == 2
     assert [found["kept"] for found in result["rounds"]] == [0, 0]
     assert not any("share_wrong_steps" in found for found in result["rounds"])
     assert result["weights"] == checkpoint.weights_hash(ladder / "sft")
