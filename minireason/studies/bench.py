@@ -37,8 +37,8 @@ from minireason.model.tokenizer import Tokenizer
 from minireason.model.transformer import ModelConfig, Transformer
 from minireason.problems import FAMILIES, chain
 from minireason.problems.corpus import corpus_lines
-from minireason.sampling.complete import prompt_ids
-from minireason.sampling.sampler import Sampling, stream
+from minireason.sampling.complete import prompt_ids, stream
+from minireason.sampling.sampler import Sampling
 from minireason.stages import pretrain
 from minireason.training.batches import Batch, encode_lines, micro_batches
 from minireason.training.optim import autocast, batch_nll, make_optimizer, train_step

@@ -31,8 +31,8 @@ from minireason.model.tokenizer import Tokenizer
 from minireason.problems import Problem
 from minireason.problems import countdown as family
 from minireason.problems.countdown_solver import chance
-from minireason.sampling.complete import prompt_ids
-from minireason.sampling.sampler import Sampling, stream
+from minireason.sampling.complete import prompt_ids, stream
+from minireason.sampling.sampler import Sampling
 from minireason.studies import shared
 from minireason.studies import stream_of_search_curves as curves
 from minireason.studies.stream_of_search_train import ARMS, SIZES, Cell, reinforce, train
@@ -96,8 +96,7 @@ def trained_cell(cell: Cell, folder: Path, device: torch.device) -> dict:
     sets = {}
     for split in SETS:
         sets |= frozen_sets("countdown", split, SIZES[cell.size].eval_n)
-    how = Sampling(temperature=0, max_new=family.max_new(4))
-    report = evaluate(model, tokenizer, sets, cell.style, how)
+    report = evaluate(model, tokenizer, sets, cell.style, Sampling(temperature=0))
     checkpoint.save(folder, model, tokenizer)
     return {"arm": cell.arm, "seed": cell.seed, "accuracy": report,
             "parameters": model.n_params, **seen}

@@ -27,14 +27,14 @@ SETS = {"countdown-test-n4": "new numbers", "countdown-targets-n4": "new numbers
 def curve(records: list[dict], seed: int) -> list[dict]:
     """Every method at every N: accuracy with a 95% bootstrap interval over problems."""
     points, most = [], len(records[0]["answers"])
-    chances = np.array([record["chance"] for record in records])
     tokens = float(np.mean([record["tokens"] for record in records]))
     for n in [2 ** i for i in range(most.bit_length())]:
         point = {"n": n, "tokens": n * tokens}
         for method in METHODS:
             values = [per_problem(record, n, method, seed, i) for i, record in enumerate(records)]
             point[method] = mean_interval(np.array(values), draws=1000)
-        points.append({**point, "random": mean_interval(1 - (1 - chances) ** n, draws=1000)})
+        chances = np.array([1 - (1 - record["chance"]) ** n for record in records])
+        points.append({**point, "random": mean_interval(chances, draws=1000)})
     return points
 
 
