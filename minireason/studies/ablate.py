@@ -2,61 +2,43 @@
 
     --stage star       rationalization, restarting, the keeping rule (Zelikman 2022)
     --stage flywheel   who filters what the policy learns from its own search: the verifier, the
-                       critic, nobody; and whether it goes on from the last policy
+                       critic, nobody; and whether it continues from the last policy
     --stage revise     backtracking traces against fully right traces alone
 
-Every variant changes a field or two and starts from the same parents, stages of a finished run;
-sizes are those of the run's own stage (of its STaR for revise, which no run has). Finished variants
-are not run again, and `--from FOLDER` draws table and figure from its JSON without any run.
+A variant is data: the fields that it changes. All variants of a stage start from the same parents,
+stages of a finished run, with the sizes of the run's own stage (of its STaR for a stage that no run
+has). Finished variants are not run again; `--from FOLDER` makes table and figure from its JSON.
 """
 
-import json
-from collections.abc import Callable
-from dataclasses import dataclass, fields
+import importlib
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, NamedTuple
 
 import numpy as np
-import tyro
 from matplotlib.figure import Figure
 
-from minireason.core.config import UserError, from_dict, read_json, write_atomic
-from minireason.measure.estimates import wilson
-from minireason.report import figures
-from minireason.report import tables as readme_tables
-from minireason.report.runs import level_of
-from minireason.stages import flywheel, revise, star
+from minireason.core.config import UserError, check_choice, from_dict, read_json, read_lines
+from minireason.measure.estimates import share_interval
+from minireason.report import style
+from minireason.stages import STAGES, Stage
+from minireason.studies import shared
 
-SIZES = ("family", "seed", "device", "problems", "min_level", "max_level", "steps",
-         "rows_per_step", "token_budget", "save_every", "eval_n")     # what revise takes from STaR
 TURNS = {"turns": 3, "refresh": "exact"}
-
-
-class Study(NamedTuple):
-    """A stage, its parents among a run's stages, and what each variant changes, reference first."""
-
-    run: Callable[..., dict]
-    config: type
-    parents: dict[str, str]
-    variants: dict[str, dict]
-
-
-STUDIES = {
-    "star": Study(star.run, star.Config, {"init": "sft", "base": "pretrain"}, {
+VARIANTS: dict[str, dict[str, dict]] = {      # {stage: {variant: what it changes}}
+    "star": {
         "reference": {},
         "no rationalization": {"rationalize": False},
         "continue from the last policy": {"restart": False},
-        "keep only if all steps are right": {"keep": "steps"}}),
-    "flywheel": Study(flywheel.run, flywheel.Config,
-                      {"init": "rl", "base": "pretrain", "critic": "rl_critic"}, {
+        "keep only if all steps are right": {"keep": "steps"}},
+    "flywheel": {
         "filter by the verifier": TURNS,
         "filter by the critic": TURNS | {"filter": "critic"},
         "the critic, never refreshed": TURNS | {"filter": "critic", "refresh": "no"},
         "no filter": TURNS | {"filter": "none"},
-        "the verifier, restarting": TURNS | {"restart": True}}),
-    "revise": Study(revise.run, revise.Config, {"init": "star", "base": "pretrain"}, {
+        "the verifier, restarting": TURNS | {"restart": True}},
+    "revise": {
         "backtracking traces": {},
-        "right traces only": {"mended": 0.0}}),
+        "right traces only": {"mended": 0.0}},
 }
 EXTRAS = {          # of the last round or turn: name in its result -> heading
     "star": {"kept": "kept", "share_wrong_steps": "right answer, wrong steps (%)"},
@@ -65,164 +47,147 @@ EXTRAS = {          # of the last round or turn: name in its result -> heading
     "revise": {"detection": "wrong steps withdrawn (%)", "false_alarm": "right ones withdrawn (%)",
                "mended": "of withdrawn, then right (%)"},
 }
-COLOURS = (figures.BLACK, figures.BLUE, figures.ORANGE, figures.GREEN, figures.PURPLE)
+SHARED = ("family", "seed", "device", "problems", "min_level", "max_level", "steps",
+          "rows_per_step", "token_budget", "save_every", "eval_n")    # what revise takes from STaR
+LOOKS = ((style.BLACK, "o"), (style.BLUE, "s"), (style.ORANGE, "D"), (style.GREEN, "^"),
+         (style.PURPLE, "v"))
 
 
 @dataclass(frozen=True)
-class Config:
-    """A stage with one choice changed at a time, for every given run folder (one a seed)."""
+class Config(shared.Study):
+    """A stage with one choice changed at a time, for every given run folder (one per seed)."""
 
     runs: tuple[str, ...] = ()    # finished `minireason run` folders of different seeds
     stage: str = "star"           # star | flywheel | revise
-    out: str = ""                 # JSON, table, figure go here; default: <first run>/ablations
-    source: Annotated[str, tyro.conf.arg(name="from")] = ""   # only draw this folder's <stage>.json
 
     def __post_init__(self):
-        if self.stage not in STUDIES:
-            raise UserError(f"--stage {self.stage}: choose from {', '.join(STUDIES)}")
+        check_choice("stage", self.stage, VARIANTS)
         if not self.runs and not self.source:
             raise UserError("ablate: give --runs, finished run folders, or --from")
 
 
 def run(cfg: Config) -> dict:
     """Run what is missing; writes <stage>.json, .md and .png into `out`, returns the JSON."""
-    out = Path(cfg.out or (cfg.source or Path(cfg.runs[0]) / "ablations"))
-    if cfg.source:
-        summary = read_json(Path(cfg.source) / f"{cfg.stage}.json")
-    else:
-        study = STUDIES[cfg.stage]
-        summary = {"stage": cfg.stage, "seeds": [], "before": [],
-                   "variants": {name: [] for name in study.variants}}
-        for folder in map(Path, cfg.runs):
-            own = own_config(cfg.stage, folder)
-            summary["seeds"].append(own["seed"])
-            summary["before"].append(accuracies(
-                read_json(folder / study.parents["init"] / "result.json")["accuracy"]["cot"]))
-            for name in study.variants:
-                result = study.run(variant_config(cfg.stage, name, folder, own))
-                summary["variants"][name].append(points_of(cfg.stage, result))
+    out = Path(cfg.out or cfg.source or f"{cfg.runs[0]}/ablations")
     out.mkdir(parents=True, exist_ok=True)
-    if not cfg.source:
-        write_atomic(out / f"{cfg.stage}.json", json.dumps(summary, indent=1) + "\n")
-    text = markdown(summary)
-    write_atomic(out / f"{cfg.stage}.md", text)
-    figures.save(out / f"{cfg.stage}.png", draw, summary)
-    print(text)
-    return summary
+    if cfg.source:
+        result = read_json(Path(cfg.source) / f"{cfg.stage}.json")
+    else:
+        result = {**shared.made_with("ablate", cfg), "rows": variant_rows(cfg)}
+        shared.write_json(out / f"{cfg.stage}.json", result)
+    shared.write_table(out / f"{cfg.stage}.md", result, ablation_table(cfg.stage, result["rows"]))
+    style.save(out / f"{cfg.stage}.png", ablation_figure, cfg.stage, result["rows"])
+    return result
 
 
-def own_config(stage: str, folder: Path) -> dict:
-    """The run's own configuration of the stage, of STaR for a stage that no run has."""
-    name = "star" if stage == "revise" else stage
+def variant_rows(cfg: Config) -> list[dict]:
+    """Every variant's rows with its name and seed; "before" is the parent's last, as round 0."""
+    (stage,) = (stage for stage in STAGES if stage.name == cfg.stage)
+    module = importlib.import_module(stage.module)
+    rows = []
+    for folder in map(Path, cfg.runs):
+        settings = settings_of(stage, folder)
+        greedy = shared.select(read_lines(folder / stage.parents["init"] / "rows.jsonl"),
+                               method="greedy")
+        last = max((row.get("round", 0) for row in greedy), default=0)
+        rows += [{**row, "variant": "before", "round": 0} for row in greedy
+                 if row.get("round", 0) == last and "step" not in row]
+        for variant, changes in VARIANTS[cfg.stage].items():
+            held = settings | changes
+            if changes or not stage.in_run:           # else it is the run's own stage
+                words = variant.replace(",", "").replace(" ", "-")
+                held["out"] = str(folder / "ablations" / f"{cfg.stage}-{words}")
+            module.run(from_dict(module.Config, held))
+            for row in read_lines(Path(held["out"]) / "rows.jsonl"):
+                wanted = ("greedy", "sampled", *EXTRAS[cfg.stage])
+                if row["method"] in wanted and "level" not in row:    # not what a level kept
+                    rows.append({"round": 1, **row, "variant": variant})
+    return rows
+
+
+def settings_of(stage: Stage, folder: Path) -> dict:
+    """The run's own configuration of the stage; what a stage outside of runs shares with STaR."""
+    name = stage.name if stage.in_run else "star"
     record = read_json(folder / name / "config.json")
     if record.get("stage") != name:
         raise UserError(f"{folder}/{name}: is a {record.get('stage')!r} folder")
-    return record["config"]
+    if stage.in_run:
+        return record["config"]
+    settings = {key: record["config"][key] for key in SHARED}
+    for field, parent in stage.parents.items():
+        settings[field] = str(folder / parent)
+    return settings
 
 
-def variant_config(stage: str, name: str, folder: Path, own: dict):
-    """The stage's configuration for a variant; STaR's reference is the run's own stage."""
-    study, start = STUDIES[stage], own
-    if stage == "revise":
-        known = {field.name for field in fields(study.config)}
-        start = {key: own[key] for key in SIZES if key in known}
-        start |= {key: str(folder / parent) for key, parent in study.parents.items()}
-    if stage != "star" or name != next(iter(study.variants)):
-        words = "".join(c for c in name if c.isalnum() or c == " ").replace(" ", "-")
-        prefix = "" if stage == "star" else f"{stage}-"
-        start = {**start, "out": str(folder / "ablations" / (prefix + words))}
-    return from_dict(study.config, {**start, **study.variants[name]})
+def ablation_table(stage: str, rows: list[dict]) -> str:
+    """One row per variant: the end's accuracy per level and its extras, mean over seeds, range."""
+    before = shared.select(rows, variant="before")
+    last = max(row["round"] for row in rows)
+    ends = before + shared.select(rows, round=last)
+    lines = shared.pivot(shared.select(ends, method="greedy"), "variant", "set",
+                         shared.percent_text)
+    for line in lines:
+        own = shared.select(ends, variant=line[0])
+        line += [extra_text(shared.select(own, method=key)) for key in EXTRAS[stage]]
+    sampled = [{**row, "variant": f"{row['variant']}, sampled at T = 1"}
+               for row in shared.select(ends, method="sampled")]
+    lines += shared.pivot(sampled, "variant", "set", shared.percent_text)
+    levels = [name.rpartition("-")[2] for name in shared.group_by(before, "set")]
+    table = shared.markdown_table([stage, *levels, *EXTRAS[stage].values()], lines)
+    seeds, sizes = list(shared.group_by(rows, "seed")), list(shared.group_by(before, "problems"))
+    numbers = ", ".join(map(str, seeds))
+    said = f"mean over seeds {numbers} with their range" if len(seeds) > 1 else f"seed {numbers}"
+    return (f"{table}\n\nAccuracy in percent, greedy unless said, {said} [95% interval]; n = "
+            f"{min(sizes)} to {max(sizes)} problems per level and seed.")
 
 
-def accuracies(report: dict) -> dict:
-    """{set: [accuracy, n]} of an evaluation."""
-    return {name: [point["accuracy"], point["n"]] for name, point in report.items()}
+def extra_text(rows: list[dict]) -> str:
+    """`77 (73 to 81)`, or `77` of one seed: a count, or a share over all sets in percent."""
+    values = []
+    for own in shared.group_by(rows, "seed").values():
+        if "count" in own[0]:
+            values.append(own[0]["count"])
+        else:
+            events = sum(row["accuracy"] * row["problems"] for row in own)
+            values.append(100 * events / max(1, sum(row["problems"] for row in own)))
+    return f"{np.mean(values):.0f}{shared.range_text(values)}" if values else ""
 
 
-def points_of(stage: str, result: dict) -> list[dict]:
-    """What each round (STaR), turn (flywheel) or the one training (revise) reports."""
-    if stage == "revise":
-        rates = {name: [(w[name]["share"], w[name]["n"]) for w in result["withdrawals"].values()]
-                 for name in EXTRAS[stage]}
-        shares = {name: sum(share * n for share, n in parts) / max(1, sum(n for _, n in parts))
-                  for name, parts in rates.items()}
-        return [{"accuracy": accuracies(result["accuracy"]["cot"]), **shares,
-                 "sampled": accuracies(result["accuracy"]["sampled"])}]
-    rounds = result["rounds" if stage == "star" else "turns"]
-    return [{"accuracy": accuracies(part["accuracy"]["cot"]),
-             **{key: part[key] for key in EXTRAS[stage] if key in part}} for part in rounds]
+def bar(rows: list[dict]) -> tuple[float, float, float]:
+    """Accuracy in percent and its range over seeds, each seed over the problems of all sets."""
+    points = []
+    for own in shared.group_by(rows, "seed").values():
+        right = round(sum(row["accuracy"] * row["problems"] for row in own))
+        points.append(share_interval(right, sum(row["problems"] for row in own)))
+    return style.spread(points)
 
 
-def markdown(summary: dict) -> str:
-    """One row a variant: the end's accuracy a level and its extras, mean over seeds and range."""
-    stage, variants = summary["stage"], summary["variants"]
-    names = list(summary["before"][0])
-    rows = {"before": ([{"accuracy": before}] for before in summary["before"]), **variants}
-    if stage == "revise":
-        rows |= {f"{name}, sampled at T = 1": [[{"accuracy": end["sampled"]}] for (end,) in seeds]
-                 for name, seeds in variants.items()}
-    lines = [f"| {stage} | " + " | ".join([name.rpartition("-")[2] for name in names]
-                                          + list(EXTRAS[stage].values())) + " |",
-             "|---" * (1 + len(names) + len(EXTRAS[stage])) + "|"]
-    for variant, seeds in rows.items():
-        ends = [points[-1] for points in seeds]
-        cells = [readme_tables.cell([pooled(end["accuracy"], [name]) for end in ends])
-                 for name in names]
-        for key in EXTRAS[stage]:
-            values = [end[key] * (1 if key == "kept" else 100) for end in ends if key in end]
-            cells.append(spread_text(values) if values else "")
-        lines.append(f"| {variant} | " + " | ".join(cells) + " |")
-    sizes = sorted({n for before in summary["before"] for _, n in before.values()})
-    seeds = (f"of seed {summary['seeds'][0]}" if len(summary["seeds"]) == 1 else "mean over seeds "
-             f"{', '.join(map(str, summary['seeds']))} with their range")
-    lines.append(f"\nAccuracy in percent, greedy unless said, {seeds} [95% interval]; "
-                 f"n = {' to '.join(map(str, sizes))} problems a level and seed.")
-    return "\n".join(lines) + "\n"
-
-
-def spread_text(values: list[float]) -> str:
-    """`77 (73 to 81)`, or `77` of one seed."""
-    several = f" ({min(values):.0f} to {max(values):.0f})" if len(values) > 1 else ""
-    return f"{np.mean(values):.0f}{several}"
-
-
-def pooled(accuracy: dict, names: list[str]) -> dict:
-    """One seed's accuracy over the problems of several sets, with its 95% Wilson interval."""
-    n = sum(accuracy[name][1] for name in names)
-    right = round(sum(accuracy[name][0] * accuracy[name][1] for name in names))
-    return dict(zip(("accuracy", "low", "high"), (right / n, *wilson(right, n)), strict=True))
-
-
-def draw(summary: dict) -> Figure:
+def ablation_figure(stage: str, rows: list[dict]) -> Figure:
     """Accuracy at the end against level; where there are rounds, of the hard levels by round."""
-    variants, names = summary["variants"], list(summary["before"][0])
-    rounds = len(next(iter(variants.values()))[0])
-    hard = names[-3:-1] if len(names) > 3 else names[-1:]      # 6 and 7 of chain, as everywhere
-    figure = Figure(figsize=(figures.WIDTH, 3.6 if rounds == 1 else 6.2), layout="constrained")
-    panels = np.atleast_1d(figure.subplots(1 if rounds == 1 else 2, 1))
-    levels = [level_of(name) for name in names]
-    if rounds == 1:
-        lines = {"before": summary["before"]} | {
-            name: [end["accuracy"] for (end,) in seeds] for name, seeds in variants.items()}
-    else:
-        lines = {name: [points[-1]["accuracy"] for points in seeds]
-                 for name, seeds in variants.items()}
-    for (label, seeds), colour, marker in zip(lines.items(), COLOURS, "osD^v", strict=False):
-        rows = [figures.spread([pooled(accuracy, [name]) for accuracy in seeds]) for name in names]
-        figures.whiskers(panels[0], levels, rows, colour, marker, label)
+    rows = shared.select(rows, method="greedy")
+    before, last = shared.select(rows, variant="before"), max(row["round"] for row in rows)
+    names = list(shared.group_by(before, "set"))
+    levels = [int(name.rpartition("-")[2][1:]) for name in names]
+    hard = names[-3:-1] if len(names) > 3 else names[-1:]      # 6 and 7 of chain
+    variants = shared.group_by(rows, "variant")
+    if last > 1:
+        variants.pop("before")                        # it stands in the panel of rounds
+    figure = Figure(figsize=(style.WIDTH, 3.6 if last == 1 else 6.2), layout="constrained")
+    panels = np.atleast_1d(figure.subplots(1 if last == 1 else 2, 1))
+    for (variant, own), (colour, marker) in zip(variants.items(), LOOKS, strict=False):
+        ends = own if variant == "before" else shared.select(own, round=last)
+        bars = [bar(shared.select(ends, set=name)) for name in names]
+        style.whiskers(panels[0], levels, bars, colour, marker, variant)
+        if last > 1:
+            pooled = [row for row in before + own if row["set"] in hard]
+            bars = [bar(shared.select(pooled, round=number)) for number in range(last + 1)]
+            style.whiskers(panels[1], range(last + 1), bars, colour, marker)
     panels[0].set_xlabel("level k (operations)")
-    figures.percent_axis(panels[0], "accuracy at the end (%)")
-    if rounds > 1:
-        for seeds, colour, marker in zip(variants.values(), COLOURS, "osD^v", strict=False):
-            curves = [[before, *(point["accuracy"] for point in points)]
-                      for before, points in zip(summary["before"], seeds, strict=True)]
-            rows = [figures.spread([pooled(curve[i], hard) for curve in curves])
-                    for i in range(rounds + 1)]
-            figures.whiskers(panels[1], range(rounds + 1), rows, colour, marker)
-        panels[1].set_xticks(range(rounds + 1))
-        panels[1].set_xlabel("round (0: before)" if summary["stage"] == "star" else
-                             "turn (0: before)")
-        figures.percent_axis(panels[1], "accuracy, levels " + " and ".join(
-            str(level_of(name)) for name in hard) + " (%)")
-    figures.legend_below(figure, panels[0], 2)
+    style.percent_axis(panels[0], "accuracy at the end (%)")
+    if last > 1:
+        panels[1].set_xticks(range(last + 1))
+        panels[1].set_xlabel(f"{'round' if stage == 'star' else 'turn'} (0: before)")
+        middle = " and ".join(name.rpartition("-")[2][1:] for name in hard)
+        style.percent_axis(panels[1], f"accuracy, levels {middle} (%)")
+    style.legend_below(figure, panels[0], 2)
     return figure

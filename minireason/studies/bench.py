@@ -20,6 +20,7 @@ from types import SimpleNamespace
 
 import torch
 import torch.nn.functional as F
+from torch.nn.utils.rnn import pad_sequence
 
 from minireason.core.config import (
     UserError,
@@ -34,14 +35,13 @@ from minireason.measure.evaluate import frozen_sets
 from minireason.model import checkpoint
 from minireason.model.tokenizer import Tokenizer
 from minireason.model.transformer import ModelConfig, Transformer
-from minireason.problems import FAMILIES
+from minireason.problems import FAMILIES, chain
 from minireason.problems.corpus import corpus_lines
 from minireason.sampling.complete import prompt_ids, stream
 from minireason.sampling.sampler import Sampling
-from minireason.stages.pretrain import Config as PretrainConfig
+from minireason.stages import pretrain
 from minireason.training.batches import Batch, encode_lines, micro_batches
-from minireason.training.losses import nll
-from minireason.training.optim import autocast, make_optimizer, train_step
+from minireason.training.optim import autocast, batch_nll, make_optimizer, train_step
 
 
 @dataclass(frozen=True)
@@ -49,15 +49,15 @@ class Config:
     """Speed of a training step and of sampling, ours beside transformers' Qwen3."""
 
     checkpoint: str = ""          # folder of a policy; default: the quickstart's shape, untrained
-    shape: PretrainConfig = field(default_factory=PretrainConfig)   # model, lines, micro-batches
+    shape: pretrain.Config = field(default_factory=pretrain.Config)   # model, lines, micro-batches
     device: str = "auto"
     attention: str = "auto"       # auto | reference | sdpa | cuda | emulated
     threads: int = 0              # CPU threads; 0 takes PyTorch's default
-    rounds: int = 15              # timed turns a side, after two that are not timed
+    rounds: int = 15              # timed turns per side, after two that are not timed
     prompts: int = 32             # P, the first of the frozen test set of this level
     level: int = 8
-    n: int = 8                    # N samples a prompt
-    max_new: int = 64             # tokens a sample, exactly
+    n: int = 8                    # N samples per prompt
+    max_new: int = 64             # tokens per sample, exactly
     seed: int = 0
     out: str = ""                 # JSON file to write
 
@@ -71,27 +71,26 @@ def run(cfg: Config) -> dict:
     theirs = load_theirs(ours, tokenizer).to(device)
     ours = ours.to(device)
     ours.attention_impl = cfg.attention
-    (batches, packed), count = training_batches(cfg, tokenizer)
-    tokens = sum(batch.inputs.numel() for batch in packed)
-    prompts = prompt_ids(tokenizer, frozen_sets("chain", "test", cfg.prompts, (cfg.level,))[
-        f"chain-test-k{cfg.level}"], "cot")
-    drawn = len(prompts) * cfg.n * cfg.max_new
+    padded, packed, count = training_batches(cfg, tokenizer)
+    (problems,) = frozen_sets("chain", "test", cfg.prompts, (cfg.level,)).values()
+    prompts = prompt_ids(tokenizer, problems, "cot")
     result = {
         "torch": torch.__version__, "transformers": version("transformers"),
         "device": str(device), "threads": torch.get_num_threads(), "parameters": ours.n_params,
         "model": to_dict(ours.config), "rounds": cfg.rounds,
-        "attention": {"ours": ours.attention_impl,
-                      "theirs": theirs.config._attn_implementation},
-        "largest logit difference": logit_gap(ours, theirs, batches[0]),
+        "attention": {"ours": ours.attention_impl, "theirs": theirs.config._attn_implementation},
+        "largest logit difference": logit_gap(ours, theirs, padded[0]),
         "sampling": {"prompts": len(prompts), "n": cfg.n, "max_new": cfg.max_new,
-                     "longest prompt": max(map(len, prompts)),
-                     **compare(cfg.rounds, drawn, our_sampler(ours, tokenizer, prompts, cfg),
-                               their_sampler(theirs, tokenizer, prompts, cfg))},
-        "training": {"micro_batches": {"ours": [list(b.inputs.shape) for b in packed],
-                                       "theirs": [list(b.inputs.shape) for b in batches]},
-                     **compare(cfg.rounds, tokens, our_step(ours, packed, count),
-                               their_step(theirs, batches, count))}}
-    print(table(result))
+                     "longest prompt": max(map(len, prompts))},
+        "training": {"micro_batches": {"ours": [list(batch.inputs.shape) for batch in packed],
+                                       "theirs": [list(batch.inputs.shape) for batch in padded]}}}
+    result["sampling"] |= compare(
+        cfg.rounds, len(prompts) * cfg.n * cfg.max_new,
+        our_sampler(ours, tokenizer, prompts, cfg), their_sampler(theirs, tokenizer, prompts, cfg))
+    result["training"] |= compare(
+        cfg.rounds, sum(batch.inputs.numel() for batch in packed),
+        our_step(ours, packed, count), their_step(theirs, padded, count))
+    print(speed_table(result))
     if cfg.out:
         write_atomic(cfg.out, json.dumps(result, indent=1) + "\n")
     return result
@@ -101,11 +100,10 @@ def load_ours(cfg: Config) -> tuple[Transformer, Tokenizer]:
     """The checkpoint, or random weights of the wanted shape."""
     if cfg.checkpoint:
         return checkpoint.load(cfg.checkpoint)
-    s, tokenizer = cfg.shape, Tokenizer.build(FAMILIES["chain"].TOKENS)
-    config = ModelConfig(tokenizer.vocab_size, s.d_model, s.n_layers, s.n_heads, s.n_heads,
-                         s.head_dim, s.d_ff, s.max_len)
-    generator = torch.Generator().manual_seed(stream_seed(cfg.seed, "weights"))
-    return Transformer(config).init_weights(generator), tokenizer
+    shape, tokenizer = cfg.shape, Tokenizer.build(chain.TOKENS)
+    config = ModelConfig(tokenizer.vocab_size, shape.d_model, shape.n_layers, shape.n_heads,
+                         shape.n_heads, shape.head_dim, shape.d_ff, shape.max_len)
+    return Transformer.random(config, stream_seed(cfg.seed, "weights")), tokenizer
 
 
 def load_theirs(ours: Transformer, tokenizer: Tokenizer):
@@ -133,31 +131,28 @@ def logit_gap(ours: Transformer, theirs, batch: Batch) -> float:
     return gap
 
 
-def training_batches(cfg: Config,
-                     tokenizer: Tokenizer) -> tuple[tuple[list[Batch], list[Batch]], int]:
-    """The micro-batches of one pretraining step, (padded, packed), and their counted tokens.
+def training_batches(cfg: Config, tokenizer: Tokenizer) -> tuple[list[Batch], list[Batch], int]:
+    """One pretraining step as padded and as packed micro-batches, and its counted tokens.
 
-    Both hold the same rows, with at most token_budget places a micro-batch. On a CPU transformers
+    Both hold the same rows, with at most token_budget places per micro-batch. On a CPU transformers
     takes rectangles only.
     """
-    generator, shape = rng(cfg.seed, "bench"), cfg.shape
-    lines = corpus_lines(shape.mixture, FAMILIES[shape.family], generator, shape.rows_per_step)
+    shape = cfg.shape
+    lines = corpus_lines(shape.mixture, FAMILIES[shape.family], rng(cfg.seed, "bench"),
+                         shape.rows_per_step)
     rows = encode_lines(tokenizer, [""] * len(lines), lines)
-    padded, packed = (micro_batches(rows, shape.token_budget, tokenizer.pad, packed)
-                      for packed in (False, True))
-    return (padded[0], packed[0]), padded[1]
+    padded, count = micro_batches(rows, shape.token_budget, tokenizer.pad, packed=False)
+    packed, _ = micro_batches(rows, shape.token_budget, tokenizer.pad)
+    return padded, packed, count
 
 
-def our_step(model: Transformer, batches: list[Batch], count: int) -> Callable[[], None]:
+def our_step(model: Transformer, batches: list[Batch], count: int) -> Callable[[], object]:
     """Forward, backward, clipping and AdamW, as every stage does it."""
     optimizer = make_optimizer(model, weight_decay=0.1)
-    return lambda: train_step(
-        model, optimizer, batches,
-        lambda b: nll(model(b.inputs, b.cu_seqlens, b.max_len), b.targets, b.loss_mask, count),
-        lr=1e-4)
+    return lambda: train_step(model, optimizer, batches, lambda b: batch_nll(model, b, count), 1e-4)
 
 
-def their_step(model, batches: list[Batch], count: int) -> Callable[[], None]:
+def their_step(model, batches: list[Batch], count: int) -> Callable[[], object]:
     """The same in transformers' plain best: fused attention, fused AdamW, no cache."""
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, betas=(0.9, 0.95), fused=True)
     device = next(model.parameters()).device
@@ -165,7 +160,6 @@ def their_step(model, batches: list[Batch], count: int) -> Callable[[], None]:
                  for b in batches]
 
     def step() -> None:
-        model.train()
         optimizer.zero_grad()
         for inputs, targets in on_device:
             with autocast(device):
@@ -178,38 +172,38 @@ def their_step(model, batches: list[Batch], count: int) -> Callable[[], None]:
 
 
 def our_sampler(model: Transformer, tokenizer: Tokenizer, prompts: list[list[int]],
-                cfg: Config) -> Callable[[], None]:
-    """N samples a prompt at T = 1; no token ends a row."""
+                cfg: Config) -> Callable[[], object]:
+    """N samples per prompt at T = 1; no token ends a row."""
     endless = SimpleNamespace(pad=tokenizer.pad, eos=-1)
     how = Sampling(n=cfg.n, max_new=cfg.max_new, seed=cfg.seed)
 
-    def draw() -> None:
+    def draw_all() -> None:
         chunks = list(stream(model, endless, prompts, how))
         assert sum(int(c.mask.sum()) for c in chunks) == len(prompts) * cfg.n * cfg.max_new
-    return draw
+    return draw_all
 
 
 def their_sampler(model, tokenizer: Tokenizer, prompts: list[list[int]],
-                  cfg: Config) -> Callable[[], None]:
+                  cfg: Config) -> Callable[[], object]:
     """The same by `generate`: prompts padded on the left, no <eos>, no filter on the logits."""
     device, longest = next(model.parameters()).device, max(map(len, prompts))
-    tokens = torch.tensor([[tokenizer.pad] * (longest - len(p)) + p for p in prompts])
-    seen = torch.tensor([[0] * (longest - len(p)) + [1] * len(p) for p in prompts])
-    tokens, seen = tokens.to(device), seen.to(device)
+    tokens = pad_sequence([torch.tensor(prompt) for prompt in prompts], batch_first=True,
+                          padding_value=tokenizer.pad, padding_side="left").to(device)
+    seen = tokens != tokenizer.pad                           # (P, longest)
     model.generation_config.eos_token_id = None
 
-    def draw() -> None:
+    def draw_all() -> None:
         model.eval()
         with torch.inference_mode(), autocast(device):
             out = model.generate(
                 tokens, attention_mask=seen, do_sample=True, temperature=1.0, top_k=0, top_p=1.0,
                 num_return_sequences=cfg.n, max_new_tokens=cfg.max_new, use_cache=True)
         assert out.shape == (len(prompts) * cfg.n, longest + cfg.max_new)
-    return draw
+    return draw_all
 
 
-def compare(rounds: int, tokens: int, ours: Callable[[], None],
-            theirs: Callable[[], None]) -> dict:
+def compare(rounds: int, tokens: int, ours: Callable[[], object],
+            theirs: Callable[[], object]) -> dict:
     """Median seconds and tokens/s of both, taking turns; their ratio with its quartiles."""
     seconds: dict[str, list[float]] = {"ours": [], "theirs": []}
     for turn in range(-2, rounds):
@@ -228,13 +222,12 @@ def compare(rounds: int, tokens: int, ours: Callable[[], None],
             "ratio_quartiles": [ratios[len(ratios) // 4], ratios[3 * len(ratios) // 4]]}
 
 
-def table(result: dict) -> str:
+def speed_table(result: dict) -> str:
     """The comparison as text."""
-    lines = [f"{result['parameters']:,} parameters, {result['threads']} thread(s) on "
-             f"{result['device']}, torch {result['torch']}, transformers {result['transformers']}, "
-             f"{result['rounds']} rounds",
-             f"{'median':<10}{'tokens':>8}{'ours':>12}{'transformers':>15}{'ours':>11}"
-             f"{'transformers':>15}{'ratio':>8}   quartiles"]
+    lines = ["{parameters:,} parameters, {threads} thread(s) on {device}, torch {torch}, "
+             "transformers {transformers}, {rounds} rounds".format(**result),
+             "median      tokens        ours   transformers       ours   transformers   ratio"
+             "   quartiles"]
     for name in ("sampling", "training"):
         row = result[name]
         ms, rate = row["seconds"], row["tokens_per_sec"]

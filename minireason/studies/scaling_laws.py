@@ -1,34 +1,61 @@
-"""Every fit of `minireason scale`, from measured points alone, and where those are read from."""
+"""What `minireason scale` reads of other runs, as flat rows, and every law that it fits."""
 
-from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 
-from minireason.core.config import UserError, read_json
-from minireason.measure.fits import coverage_law, hinge, log_linear, log_linear_runs, power_law
+from minireason.core.config import UserError, read_lines
+from minireason.measure import fits
+from minireason.measure.fits import Fit
 from minireason.measure.samples import read_records
-from minireason.report import figures_search
+from minireason.report import style
+from minireason.studies import shared
+
+COMPUTE = {"rl": "flops", "testtime": "tokens", "search": "tokens"}     # of a row, by kind of run
+METHODS = {"rl": ("greedy", "sampled"), "testtime": style.METHODS, "search": style.METHODS}
 
 
-def laws(measured: dict) -> dict:
-    """{name: Fit as a dict} of all that has enough points; see scale.py for the names."""
-    found = pretraining(measured["cells"])
-    for key, points in rl_points(measured["rl"]).items():
-        found |= curve_fits(f"rl {key}", *points)
-    for kind in ("testtime", "search"):
-        for (name, method), points in testtime_points(measured[kind]).items():
-            found |= curve_fits(f"{kind} {name} {method}", *points)
-    for name, pairs in right_counts(measured["testtime"]).items():
+def read_runs(cfg) -> dict:
+    """{"points", "right"} of finished runs: rows that name a compute, and the curve of each;
+    and {set: [samples, right ones] per problem} of the test-time runs, problems of all seeds."""
+    rows, right = [], {}
+    for kind in COMPUTE:
+        for run, folder in enumerate(map(Path, getattr(cfg, kind))):
+            before = len(rows)
+            for row in read_lines(folder / "rows.jsonl"):
+                if row.get(COMPUTE[kind]) and row["method"] in METHODS[kind]:
+                    rows.append({"curve": f"{kind} {row['set']}", "run": run, **row,
+                                 "compute": row[COMPUTE[kind]]})
+            if len(rows) == before:
+                raise UserError(f"{folder}: no finished {kind} run (rows.jsonl has no curve)")
+            for name in shared.group_by(rows[before:], "set") if kind == "testtime" else ():
+                for record in read_records(folder, "samples", name):
+                    count = [len(record["correct"]), sum(record["correct"])]
+                    right.setdefault(name, []).append(count)
+    return {"points": rows, "right": right}
+
+
+def laws(result: dict) -> dict[str, Fit]:
+    """Every law with enough points, named `<kind> <set> <method>`."""
+    cells, found = result["cells"], {}
+    sizes = [cell["parameters"] for cell in cells]
+    if len(set(sizes)) > 3:
+        found["pretrain loss"] = fits.power_law(sizes, [cell["loss"] for cell in cells])
+        found |= curve_laws("pretrain accuracy", [{
+            "compute": cell["flops"], "accuracy": mean_accuracy(cell), "run": 0} for cell in cells])
+    for curve, rows in shared.group_by(result["points"], "curve").items():
+        for method, own in shared.group_by(rows, "method").items():
+            found |= curve_laws(f"{curve} {method}", own)
+    for name, pairs in result["right"].items():
         n, correct = np.array(pairs).T
         if 0 < correct.sum() < n.sum():
-            found[f"coverage {name}"] = coverage_law(n, correct, powers(int(n.min())))
-    return {name: asdict(fit) for name, fit in found.items()}
+            found[f"coverage {name}"] = fits.coverage_law(n, correct, powers(n))
+    return found
 
 
-def powers(most: int) -> np.ndarray:
-    """1, 2, 4, ... up to `most`."""
-    return 2 ** np.arange(int(most).bit_length())
+def powers(n: np.ndarray) -> np.ndarray:
+    """1, 2, 4, ... up to the samples that every problem has."""
+    return 2 ** np.arange(int(n.min()).bit_length())
 
 
 def mean_accuracy(cell: dict) -> float:
@@ -36,96 +63,36 @@ def mean_accuracy(cell: dict) -> float:
     return float(np.mean([point["accuracy"] for point in cell["accuracy"].values()]))
 
 
-def pretraining(cells: list[dict]) -> dict:
-    """Power law of the loss in parameters, log-linear accuracy in compute."""
-    sizes = [cell["parameters"] for cell in cells]
-    if len(cells) <= 3 or len(set(sizes)) <= 3:
-        return {}
-    return {"pretrain loss": power_law(sizes, [cell["loss"] for cell in cells]),
-            **curve_fits("pretrain accuracy", [cell["flops"] for cell in cells],
-                         [mean_accuracy(cell) for cell in cells])}
+def curve_laws(name: str, rows: list[dict]) -> dict[str, Fit]:
+    """Log-linear over all points, one slope for all runs with a start each, and the hinge."""
+    x, y, run = ([row[key] for row in rows] for key in ("compute", "accuracy", "run"))
+    kinds, runs, found = len(set(x)), len(set(run)), {}
+    if kinds > 2:
+        found[name] = fits.log_linear(x, y)
+        if runs > 1 and len(x) > runs + 1:
+            found[f"{name} own starts"] = fits.log_linear_runs(x, y, run)
+    if kinds > 3:
+        found[f"{name} saturating"] = fits.hinge(x, y)
+    return found
 
 
-def curve_fits(name: str, x, y, run=()) -> dict:
-    """Log-linear over all points, the hinge that shows where it saturates, and one slope for all
-    runs with a start each; run (n,) names the run of a point."""
-    kinds = len(set(x))
-    fits = {name: log_linear(x, y)} if len(x) > 2 and kinds > 2 else {}
-    if fits and len(set(run)) > 1 and len(x) > len(set(run)) + 1:
-        fits[f"{name} own starts"] = log_linear_runs(x, y, run)
-    if len(x) > 3 and kinds > 3:
-        fits[f"{name} saturating"] = hinge(x, y)
-    return fits
+def slope(fit: Fit) -> str:
+    """`12.3 [9.9, 14.0] points per decade`: accuracy per tenfold compute, with its interval."""
+    mean, low, high = (100 * part["q"] for part in (fit.values, fit.low, fit.high))
+    return f"{mean:.1f} [{low:.1f}, {high:.1f}] points per decade, R² = {fit.r2:.2f}"
 
 
-def rl_points(runs: list[dict]) -> dict[str, tuple[list, list, list]]:
-    """{eval key: (FLOPs, accuracy, run)} of all runs, but for the points before any compute."""
-    points: dict[str, tuple[list, list, list]] = {}
-    for i, run in enumerate(runs):
-        for record in run["curve"]:
-            for key in (key for key in record if key.startswith("eval/") and record["flops"] > 0):
-                x, y, member = points.setdefault(key.removeprefix("eval/"), ([], [], []))
-                x.append(record["flops"])
-                y.append(record[key])
-                member.append(i)
-    return points
-
-
-def testtime_points(runs: list[dict]) -> dict[tuple[str, str], tuple[list, list, list]]:
-    """{(set, method): (tokens a problem, accuracy, run)} over all runs."""
-    points: dict[tuple[str, str], tuple[list, list, list]] = {}
-    for i, run in enumerate(runs):
-        for name, curves in run["curves"].items():
-            for method, curve in curves.items():
-                x, y, member = points.setdefault((name, method), ([], [], []))
-                x += [point["tokens"] for point in curve.values()]
-                y += [point["accuracy"] for point in curve.values()]
-                member += [i] * len(curve)
-    return points
-
-
-def right_counts(runs: list[dict]) -> dict[str, list]:
-    """{set: [samples, right ones] a problem}; problems of several seeds stand side by side."""
-    found: dict[str, list] = {}
-    for run in runs:
-        for name, pairs in run["right"].items():
-            found.setdefault(name, []).extend(pairs)
-    return {name: pairs for name, pairs in found.items() if pairs}
-
-
-# ---- what other commands have measured -----------------------------------------------------------
-
-def read_rl(folder: Path) -> dict:
-    """The validation curve of an RL run; UserError if the folder is none."""
-    result = read_json(folder / "result.json")
-    if not result.get("curve"):
-        raise UserError(f"{folder}: no finished RL run (its result.json has no curve)")
-    return {"curve": result["curve"]}
-
-
-def read_testtime(folder: Path) -> dict:
-    """{set: {method: {N: point}}} of a test-time run; per problem how many samples were right."""
-    result = read_json(folder / "result.json")
-    if not result.get("curves"):
-        raise UserError(f"{folder}: no finished test-time run (its result.json has no curves)")
-    right = {name: [[len(r["correct"]), sum(r["correct"])]
-                    for r in read_records(folder, "samples", name)] for name in result["curves"]}
-    curves: dict = {name: {} for name in result["curves"]}
-    for name, curve in result["curves"].items():
-        for n, record in curve["points"].items():
-            for method in (m for m, value in record.items() if isinstance(value, dict)):
-                point = {**record[method], "tokens": record["tokens"]}
-                curves[name].setdefault(method, {})[n] = point
-    return {"curves": curves, "right": right}
-
-
-def read_search(folder: Path) -> dict:
-    """{set: {method: {N: point}}} of a search run, answers by value only; tokens as spent."""
-    result = read_json(folder / "result.json")
-    if not result.get("sets"):
-        raise UserError(f"{folder}: no finished search run (its result.json has no sets)")
-    return {"curves": {name: {method: {n: {**point, "accuracy": point["mean"]}
-                                       for n, point in points.items()}
-                              for method, points in found["curves"].items()
-                              if method in figures_search.METHODS}
-                       for name, found in result["sets"].items()}}
+def laws_table(found: dict[str, Fit]) -> str:
+    """A line per law of another form, then the slopes of every curve and where they end."""
+    text, lines = [], []
+    for name, fit in found.items():
+        if "q" not in fit.values:
+            values = ", ".join(f"{key} = {fit.text(key)}" for key in fit.values if key != "N0")
+            text.append(f"- {name}: {values}, R² = {fit.r2:.3f}, n = {fit.n}")
+        elif f"{name} saturating" in found:
+            own, knee = found.get(f"{name} own starts"), found[f"{name} saturating"]
+            lines.append([name, str(fit.n), slope(fit), slope(own) if own else "",
+                          knee.text("x0")])
+    header = ["accuracy against compute", "n", "over all points", "a start per run",
+              "flat from (FLOPs or tokens)"]
+    return "\n".join([*text, "", shared.markdown_table(header, lines)])

@@ -1,8 +1,7 @@
-"""One model of the countdown experiment: what it reads, how it is trained, what RL adds.
+"""One model of the countdown study: what it reads, how it is trained, what RL adds.
 
-Everything before the lines is equal between the arms: model, starting weights, optimizer steps,
-schedule. RL goes on from a finished model with the outcome alone as reward, in small steps
-(docs/LOG.md). countdown.py is the experiment.
+All but the lines is equal between the arms: model, starting weights, optimizer steps, schedule. RL
+continues from a finished model with the outcome alone as reward, in small steps (docs/LOG.md).
 """
 
 from dataclasses import dataclass, replace
@@ -11,139 +10,139 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from minireason.core import parallel
-from minireason.core.config import UserError, read_lines, rng, stream_seed
+from minireason.core.config import UserError, read_lines, rng
 from minireason.core.runlog import RunLog
 from minireason.model import checkpoint
 from minireason.model.tokenizer import Tokenizer
-from minireason.model.transformer import ModelConfig, Transformer
+from minireason.model.transformer import Transformer
 from minireason.problems import countdown as family
 from minireason.problems import sample_split
 from minireason.stages import rl
-from minireason.training.batches import encode_lines, micro_batches
-from minireason.training.losses import nll
-from minireason.training.optim import make_optimizer, schedule, train_step
+from minireason.studies import shared
+from minireason.training.batches import Row, encode_lines
+from minireason.training.imitate import imitate
 from minireason.training.rollouts import Rewards
 
 SEARCHES = ("sos", "guided")
 ARMS = (*SEARCHES, "optimal_tokens", "optimal_examples")
-MAX_NEW = 330                     # tokens a completion at most
+FOUR = 0.8                        # share of training problems with 4 numbers, the rest has 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe(shared.Recipe):
+    """Model, training and measurement of one size; tokens per step are equal in all arms."""
+
+    head_dim: int = 32            # D
+    max_len: int = 384
+    lr: float = 1e-3
+    warmup: int = 50
+    weight_decay: float = 0.05
+    save_every: int = 50
+    coverage_n: int               # frozen problems per set, N samples each
+    n: int                        # N, a power of two
+    rl_steps: int
+    rl_prompts: int = 16          # P, per step
+    rl_group: int = 16            # G, rollouts per prompt
+    rl_lr: float = 1e-4           # traces are long, their signal is weak: 3e-4 undoes the policy
+
+
+SIZES = {
+    "smoke": Recipe(d_model=16, n_layers=1, n_heads=1, head_dim=16, d_ff=32, steps=4, warmup=2,
+                    tokens_per_step=500, eval_n=6, coverage_n=4, n=4, rl_steps=2, rl_prompts=2,
+                    rl_group=2),
+    "cpu": Recipe(d_model=96, n_layers=4, n_heads=3, d_ff=320, steps=4800, tokens_per_step=1700,
+                  lr=2e-3, coverage_n=200, n=32, rl_steps=160),
+    "gpu": Recipe(d_model=384, n_layers=8, n_heads=6, head_dim=64, d_ff=1024, steps=8000,
+                  warmup=200, tokens_per_step=30_000, coverage_n=500, n=256, rl_steps=400,
+                  rl_prompts=64),
+}
 
 
 @dataclass(frozen=True)
-class Recipe:
-    """Model and training of one size."""
+class Cell:
+    """One model of the study."""
 
-    d_model: int
-    n_layers: int                 # L
-    n_heads: int                  # H
-    d_ff: int
-    steps: int
-    tokens_per_step: int          # on average, equal in all arms but optimal_examples
-    lr: float                     # peak learning rate
-    eval_n: int                   # frozen problems a set, greedy
-    coverage_n: int               # frozen problems a set, N samples each
-    n: int                        # N, a power of two
-    rl_steps: int
-    rl_prompts: int = 16          # a step
-    rl_group: int = 16            # rollouts a prompt
-    rl_lr: float = 1e-4           # traces are long, their signal is weak: 3e-4 undoes the policy
-    head_dim: int = 32            # D
-    warmup: int = 50              # steps
-    weight_decay: float = 0.05
-    max_len: int = 384
-    save_every: int = 50          # steps between saved states
+    size: str
+    init: str                     # folder of the model that it starts from; "": random weights
+    seed: int
+    arm: str                      # of ARMS, or `guided+rl`: RL on top of it
+
+    @property
+    def style(self) -> str:
+        """How its completions are written."""
+        base = self.arm.removesuffix("+rl")
+        return base if base in SEARCHES else "optimal"
 
 
-def style_of(arm: str) -> str:
-    """How the arm's completions are written."""
-    return arm if arm in SEARCHES else "optimal"
+def lines_of_step(arm: str, seed: int, step: int, count: int) -> tuple[list[str], list[str]]:
+    """(prompts, completions) of one step, train split only; equal arms see equal problems."""
+    generator, searching = rng(seed, "countdown", step), rng(seed, "countdown search", step)
+    prompts, completions = [], []
+    for _ in range(count):
+        level = 4 if generator.random() < FOUR else 3
+        problem = sample_split(family, generator, level, "train")
+        prompts.append(problem.prompt)
+        completions.append(family.search_text(problem, searching, arm) if arm in SEARCHES else
+                           family.render(problem, "optimal"))
+    return prompts, completions
 
 
-def draw_lines(four: float, arm: str, seed: int, step: int,
-               count: int) -> tuple[list[str], list[str]]:
-    """(prompts, completions) of one step, train split only; equal arms see equal problems.
-
-    four: share of problems with 4 numbers; the others have 3.
-    """
-    generator = rng(seed, "countdown", step)
-    problems = [sample_split(family, generator, 4 if generator.random() < four else 3, "train")
-                for _ in range(count)]
-    searching = rng(seed, "countdown search", step)
-    return [p.prompt for p in problems], [
-        family.search_text(p, searching, arm) if arm in SEARCHES else family.render(p, "optimal")
-        for p in problems]
-
-
-def rows_per_step(recipe: Recipe, four: float, tokenizer: Tokenizer, arm: str) -> int:
+def rows_per_step(recipe: Recipe, tokenizer: Tokenizer, arm: str) -> int:
     """Rows that have tokens_per_step tokens on average; `optimal_examples` has as many as `sos`."""
     counted = "sos" if arm == "optimal_examples" else arm
-    lengths = [len(row) for row, _ in encode_lines(tokenizer, *draw_lines(four, counted, 0, -1,
-                                                                          400))]
-    return max(1, round(recipe.tokens_per_step / np.mean(lengths)))
+    rows = encode_lines(tokenizer, *lines_of_step(counted, 0, -1, 400))
+    return max(1, round(recipe.tokens_per_step / np.mean([len(row) for row, _ in rows])))
 
 
-def start(recipe: Recipe, init: str, tokenizer: Tokenizer, seed: int,
-          device: torch.device) -> Transformer:
+def first_model(recipe: Recipe, cell: Cell, tokenizer: Tokenizer) -> Transformer:
     """A model with random weights, or a policy that knows its arithmetic, with longer rows."""
-    if not init:
-        shape = ModelConfig(tokenizer.vocab_size, recipe.d_model, recipe.n_layers, recipe.n_heads,
-                            recipe.n_heads, recipe.head_dim, recipe.d_ff, recipe.max_len)
-        generator = torch.Generator().manual_seed(stream_seed(seed, "weights"))
-        return Transformer(shape).init_weights(generator).to(device)
-    parent, words = checkpoint.load(init, device)
+    if not cell.init:
+        return shared.random_model(tokenizer, recipe, cell.seed, recipe.max_len)
+    parent, words = checkpoint.load(cell.init)
     if words.to_json() != tokenizer.to_json():
-        raise UserError(f"{init}: its tokenizer is not countdown's, numbers of up to 2 digits as "
-                        "one token; give a folder of the family chain")
-    model = Transformer(replace(parent.config, max_len=recipe.max_len)).to(device)
+        raise UserError(f"{cell.init}: its tokenizer is not countdown's, numbers of up to 2 digits "
+                        "as one token; give a folder of the family chain")
+    model = Transformer(replace(parent.config, max_len=recipe.max_len))
     model.load_state_dict(parent.state_dict())
     return model
 
 
-def train(recipe: Recipe, four: float, token_budget: int, init: str, log: RunLog,
-          tokenizer: Tokenizer, arm: str, seed: int,
+def train(cell: Cell, folder: Path, tokenizer: Tokenizer,
           device: torch.device) -> tuple[Transformer, dict]:
-    """One model on its arm's lines; returns it with its losses and what it has seen.
-
-    Killed at any moment, it goes on from the last saved state, as every stage does.
-    """
-    count = rows_per_step(recipe, four, tokenizer, arm)
-    model = start(recipe, init, tokenizer, seed, device)
+    """A model trained on its arm's lines, and what it has seen; resumes if killed."""
+    parents = {"init": checkpoint.weights_hash(cell.init)} if cell.init else {}
+    log = RunLog(str(folder), "countdown-cell", cell, parents)
+    recipe = SIZES[cell.size]
+    recipe = replace(recipe, rows_per_step=rows_per_step(recipe, tokenizer, cell.arm))
+    model = first_model(recipe, cell, tokenizer).to(device)
     log.start(model, device)
-    optimizer = make_optimizer(model, recipe.weight_decay)
-    for step in log.steps(checkpoint.resume(log, model, optimizer), recipe.steps):
-        rows = encode_lines(tokenizer, *draw_lines(four, arm, seed, step, count))
-        batches, counted = micro_batches(rows, token_budget, tokenizer.pad)
-        loss, _ = train_step(
-            model, optimizer, batches,
-            lambda b, c=counted: nll(model(b.inputs, b.cu_seqlens, b.max_len), b.targets,
-                                     b.loss_mask, c),
-            schedule(step, recipe.steps, recipe.lr, recipe.warmup))
-        log.record(step, **{"train/loss": loss,
-                            "train/tokens": sum(len(row) - 1 for row, _ in rows)})
-        if (step + 1) % recipe.save_every == 0 and step + 1 < recipe.steps:
-            checkpoint.save_state(log, step + 1, model, optimizer)
-    parallel.barrier()                                  # the first rank has written every line
-    metrics = read_lines(log.out / "metrics.jsonl")
-    parts = np.array_split([m["train/loss"] for m in metrics], 20)
-    return model, {"train_losses": [float(part.mean()) for part in parts if len(part)],
-                   "train_tokens": sum(m["train/tokens"] for m in metrics),
-                   "train_examples": recipe.steps * count, "parameters": model.n_params}
+    tokens: dict[int, int] = {}       # {step: tokens}, prompts included
+
+    def rows_at(step: int) -> list[Row]:
+        lines = lines_of_step(cell.arm, cell.seed, step, recipe.rows_per_step)
+        rows = encode_lines(tokenizer, *lines)
+        tokens[step] = sum(len(row) - 1 for row, _ in rows)
+        return rows
+
+    imitate(log, model, tokenizer, recipe, rows_at)
+    for step in range(recipe.steps):
+        if step not in tokens:        # trained by a process that was killed
+            rows_at(step)
+    return model, {"train_tokens": sum(tokens.values()),
+                   "train_examples": recipe.steps * recipe.rows_per_step}
 
 
-def reinforce(recipe: Recipe, folder: Path, out: Path, seed: int,
-              device: str) -> tuple[Transformer, dict]:
-    """RL from the model in `folder` on problems with 4 numbers; the policy and what it has seen."""
-    result = rl.run(rl.Config(
-        init=str(folder), out=str(out), family="countdown", seed=seed, device=device,
-        steps=recipe.rl_steps, prompts_per_step=recipe.rl_prompts, group_size=recipe.rl_group,
-        min_level=4, max_level=4, rewards=Rewards(outcome=1.0, process=0.0),
-        lr=recipe.rl_lr, save_every=recipe.save_every, eval_every=max(1, recipe.rl_steps // 4),
-        validation_n=recipe.coverage_n, eval_n=recipe.coverage_n))
-    metrics = [m for m in read_lines(out / "metrics.jsonl") if "train/reward" in m]
-    model, _ = checkpoint.load(out, torch.device(device))
-    return model, {"train_rewards": [float(np.mean(part)) for part in np.array_split(
-                       [m["train/reward"] for m in metrics], 20) if len(part)],
-                   "train_tokens": sum(m["train/generated_tokens"] for m in metrics),
-                   "train_examples": recipe.rl_steps * recipe.rl_prompts * recipe.rl_group,
-                   "parameters": model.n_params, "rl_seconds": result["seconds"]}
+def reinforce(cell: Cell, folder: Path, device: torch.device) -> tuple[Transformer, dict]:
+    """A finished arm after RL on problems with 4 numbers, and what it has seen."""
+    recipe = SIZES[cell.size]
+    rl.run(rl.Config(
+        init=cell.init, out=str(folder / "rl"), family="countdown", seed=cell.seed,
+        device=str(device), steps=recipe.rl_steps, prompts_per_step=recipe.rl_prompts,
+        group_size=recipe.rl_group, min_level=4, max_level=4,
+        rewards=Rewards(outcome=1.0, process=0.0), lr=recipe.rl_lr, save_every=recipe.save_every,
+        eval_every=max(1, recipe.rl_steps // 4), validation_n=recipe.coverage_n,
+        eval_n=recipe.coverage_n))
+    model, _ = checkpoint.load(folder / "rl", device)
+    metrics = read_lines(folder / "rl" / "metrics.jsonl")
+    return model, {"train_tokens": sum(m.get("train/generated_tokens", 0) for m in metrics),
+                   "train_examples": recipe.rl_steps * recipe.rl_prompts * recipe.rl_group}

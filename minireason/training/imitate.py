@@ -63,14 +63,15 @@ def sample_own(cfg: OwnSamplesConfig, policy: Transformer, tokenizer: Tokenizer,
 
 def imitate(log: RunLog, model: Transformer, tokenizer: Tokenizer, cfg: TrainingConfig,
             rows_at: Callable[[int], list[Row]],
-            counted: Callable[[Tensor], Tensor] | None = None) -> None:
+            counted: Callable[[Tensor], Tensor] | None = None,
+            betas: tuple[float, float] = (0.9, 0.95), floor: float = 0.05) -> None:
     """Train the model on rows_at(step) for cfg.steps steps; resumes a run that was killed.
 
-    counted: as for optim.supervised_step.
+    counted: as for optim.supervised_step; betas: AdamW's; floor: the last learning rate / cfg.lr.
     """
-    optimizer = make_optimizer(model, cfg.weight_decay)
+    optimizer = make_optimizer(model, cfg.weight_decay, betas)
     for step in log.steps(checkpoint.resume(log, model, optimizer), cfg.steps):
-        lr = schedule(step, cfg.steps, cfg.lr, cfg.warmup)
+        lr = schedule(step, cfg.steps, cfg.lr, cfg.warmup, floor)
         log.record(step, **supervised_step(model, optimizer, rows_at(step), lr, cfg.token_budget,
                                            tokenizer.pad, counted))
         checkpoint.save_state_every(log, cfg, step, model, optimizer)

@@ -1,30 +1,19 @@
-"""Countdown: solver, streams of search and verifier against brute force; the experiment's parts."""
+"""Countdown: solver, streams of search and verifier against brute force."""
 
 import dataclasses
-import json
-import re
-import shutil
 from dataclasses import replace
 from fractions import Fraction
 from itertools import permutations
 
 import numpy as np
 import pytest
-import torch
 
-from minireason.core.config import UserError, rng
-from minireason.measure.estimates import pass_at_k
-from minireason.model import checkpoint
+from minireason.core.config import rng
 from minireason.model.tokenizer import Tokenizer
-from minireason.problems import addition, chain, countdown, split_of
+from minireason.problems import chain, countdown, split_of
 from minireason.problems.arithmetic import operations
 from minireason.problems.countdown_solver import BUDGET, NEAR, chance, guided, moves, solve
 from minireason.problems.frozen import load_frozen
-from minireason.studies import stream_of_search as experiment
-from minireason.studies import stream_of_search_curves as countdown_curves
-from minireason.studies import stream_of_search_train as countdown_train
-from minireason.studies.stream_of_search import Config as CountdownConfig
-from minireason.studies.stream_of_search_train import ARMS, draw_lines, rows_per_step
 
 
 def reachable(state: tuple[int, ...]) -> set[int]:
@@ -159,120 +148,3 @@ def test_held_out_numbers_and_targets_stay_held_out():
         numbers = problem.key.partition(">")[0]
         split, other = split_of(problem), replace(problem, key=f"{numbers}>99")
         assert by_numbers.setdefault(numbers, split) == split == split_of(other)
-
-
-# ---- the experiment -----------------------------------------------------------------------------
-
-def test_arms_see_equal_problems_and_equal_tokens():
-    tokenizer, recipe = Tokenizer.build(chain.TOKENS), experiment.SIZES["smoke"]
-    sos, paths = (draw_lines(0.8, arm, 0, 5, 12) for arm in ("sos", "optimal_examples"))
-    assert sos[0] == paths[0] and sos[1] != paths[1]
-    assert all("<wrong>" not in text for text in paths[1])
-    counts = {arm: rows_per_step(recipe, 0.8, tokenizer, arm) for arm in ARMS}
-    assert counts["sos"] == counts["optimal_examples"] < counts["optimal_tokens"]
-    for arm in ("sos", "guided", "optimal_tokens"):
-        tokens = sum(map(len, tokenizer.encode_batch([p + c for p, c in zip(
-            *draw_lines(0.8, arm, 1, 0, 60 * counts[arm]), strict=True)])))
-        assert tokens == pytest.approx(60 * recipe.tokens_per_step, rel=0.15)   # rows are whole
-
-
-def test_vote_and_self_check_of_many_right_answers():
-    """Two different right expressions share one problem: both count, and so does their vote."""
-    record = {"answers": [0, 1, 1, -1], "correct": [1, 1, 1, 0], "scores": [0.1, 0.2, 0.3, 0.9],
-              "tokens": [9] * 4, "chance": 0.25}
-    score = {m: countdown_curves.per_problem(record, 4, m, 0, 0) for m in countdown_curves.METHODS}
-    assert score == {"single": 0.75, "majority": 1.0, "likelihood": 0.0, "self_check": 1.0}
-    assert countdown_curves.per_problem(record, 2, "self_check", 0, 0) == pass_at_k(4, 3, 2)
-    points = countdown_curves.curve([record, {**record, "chance": 0.5}], seed=0)
-    assert [p["n"] for p in points] == [1, 2, 4] and points[1]["tokens"] == 18
-    assert points[1]["random"]["accuracy"] == pytest.approx((1 - 0.75 ** 2 + 1 - 0.5 ** 2) / 2)
-
-
-def test_smoke_runs_resumes_and_is_the_same(tmp_path, monkeypatch):
-    recipe = dataclasses.replace(experiment.SIZES["smoke"], eval_n=2, coverage_n=2, save_every=1)
-    monkeypatch.setitem(experiment.SIZES, "smoke", recipe)
-    cfg = CountdownConfig(out=str(tmp_path / "a"), size="smoke", arms=("sos",), device="cpu")
-    whole, steps = countdown_train.train_step, []
-
-    def dies(*arguments):
-        steps.append(1)
-        if len(steps) == 3:
-            raise KeyboardInterrupt
-        return whole(*arguments)
-
-    monkeypatch.setattr(countdown_train, "train_step", dies)
-    with pytest.raises(KeyboardInterrupt):
-        experiment.run(cfg)
-    result = experiment.run(cfg)                                 # from step 2, not from the start
-    assert len(steps) == 3 + recipe.steps - 2
-    other = experiment.run(dataclasses.replace(cfg, out=str(tmp_path / "b")))
-    one, two = ({k: v for k, v in r["cells"][0].items() if k != "seconds"} for r in (result, other))
-    assert one == two
-    text = (tmp_path / "a/table.md").read_text()
-    assert re.search(r"\| sos \| 0 \| .* \| 0\.0 \[", text) and "random" in text
-    assert json.loads((tmp_path / "a/result.json").read_text()) == result == experiment.run(cfg)
-    experiment.run(CountdownConfig(source=str(tmp_path / "a"), out=str(tmp_path / "drawn")))
-    assert ((tmp_path / "drawn/coverage.png").read_bytes()
-            == (tmp_path / "a/coverage.png").read_bytes())       # from result.json alone
-    with pytest.raises(UserError, match="--size huge"):
-        CountdownConfig(size="huge")
-
-
-def test_arms_start_from_a_policy_and_rl_goes_on_from_an_arm(ladder, tmp_path, monkeypatch):
-    recipe = dataclasses.replace(experiment.SIZES["smoke"], eval_n=2, coverage_n=2, steps=1, n=2)
-    monkeypatch.setitem(experiment.SIZES, "smoke", recipe)
-    star, tokenizer = str(ladder / "star"), Tokenizer.build(chain.TOKENS)
-    model = countdown_train.start(recipe, star, tokenizer, 0, torch.device("cpu"))
-    parent, _ = checkpoint.load(star, torch.device("cpu"))
-    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), parent.parameters(),
-                                                 strict=True))
-    assert model.config.max_len == recipe.max_len != parent.config.max_len
-    with pytest.raises(UserError, match="its tokenizer is not countdown's"):
-        countdown_train.start(recipe, star, Tokenizer.build(addition.TOKENS), 0,
-                              torch.device("cpu"))
-    shutil.copytree(star, tmp_path / "s0")
-    result = experiment.run(CountdownConfig(
-        out=str(tmp_path / "a"), size="smoke", init=str(tmp_path / "s{seed}"),
-        arms=("optimal_tokens", "guided"), rl=("guided",), device="cpu"))
-    assert [c["arm"] for c in result["cells"]] == ["optimal_tokens", "guided", "guided+rl"]
-    own = json.loads((tmp_path / "a/cells/guided-s0/config.json").read_text())
-    assert own["config"]["init"] == str(tmp_path / "s0")            # "{seed}" stood for it
-    assert result["cells"][2]["train_rewards"] and (tmp_path / "a/coverage.png").exists()
-    with pytest.raises(UserError, match="--rl: only the --arms"):
-        CountdownConfig(arms=("sos",), rl=("guided",))
-
-
-def test_summary_has_a_row_an_arm_and_the_margin_of_search_traces():
-    def made(arm, seed, level):
-        point = {"accuracy": level, "low": level - 0.1, "high": level + 0.1, "n": 100}
-        return {"arm": arm, "seed": seed, "accuracy": {"countdown-test-n4": point},
-                "train_tokens": 2e6, "train_examples": 1234, "parameters": 5e5,
-                "curves": {"countdown-test-n4": [{"n": 1, "random": {"accuracy": 0.03}}]}}
-
-    text = countdown_curves.summary([made("guided", 0, 0.5), made("optimal_tokens", 0, 0.3),
-                                     made("guided+rl", 0, 0.6), made("guided", 1, 0.7),
-                                     made("optimal_tokens", 1, 0.3)])
-    assert "| guided | 0, 1 | 2.00M | 1,234 | 60.0 [50, 70] (50 to 70) |" in text
-    bound = 100 * (0.2 - 1.96 * (0.5 * 0.5 / 100 + 0.3 * 0.7 / 100) ** 0.5)
-    assert f"any seed) | | | | +30.0 ({bound:+.1f}) |" in text
-    assert text.count("optimal_tokens, points") == 1                # RL is not at equal tokens
-
-
-def test_figure_has_a_line_a_seed_and_the_random_policy():
-    def cell(arm, seed, level):
-        point = {"accuracy": level, "low": level - 0.1, "high": level + 0.1, "n": 500}
-        return {"arm": arm, "seed": seed, "accuracy": {"countdown-test-n4": point},
-                "curves": {"countdown-test-n4": [
-                    {"n": n, "self_check": point, "random": {"accuracy": 0.03 * n}}
-                    for n in (1, 2, 4)]}}
-
-    figure = countdown_curves.coverage([cell(arm, seed, 0.2 + 0.2 * i + 0.1 * seed)
-                                        for seed in (0, 1) for i, arm in enumerate(
-                                            ("sos", "optimal_tokens", "sos+rl"))])
-    (axes,) = figure.axes
-    lines = {tuple(line.get_ydata().round(6)) for line in axes.lines}
-    assert {(y,) * 3 for y in (20, 40, 60, 30, 50, 70)} <= lines and (3, 6, 12) in lines
-    assert {(y,) for y in (20, 40, 60, 30, 50, 70)} <= lines      # greedy, beside its own arm's
-    texts = [text.get_text() for text in figure.legends[0].get_texts()]
-    assert sorted(texts) == ["Stream of Search", "Stream of Search, then RL",
-                             "optimal paths, equal tokens", "random policy, exact"]

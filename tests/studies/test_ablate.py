@@ -1,88 +1,118 @@
 """Ablations: a variant differs from its reference by its own fields alone; the table is right."""
 
+import importlib
 import json
-import shutil
 from dataclasses import asdict, replace
-from pathlib import Path
 
 import pytest
 
-from minireason.core.config import UserError, read_json, to_dict
+from minireason.core.config import UserError, from_dict, read_json, to_dict
 from minireason.measure.estimates import wilson
-from minireason.stages.flywheel import Config as FlywheelConfig
+from minireason.stages import STAGES, flywheel, star
 from minireason.studies import ablate
 
 
-@pytest.mark.parametrize("stage", ablate.STUDIES)
-def test_a_variant_changes_what_it_names_and_nothing_else(ladder, tmp_path, stage):
-    folder, study = tmp_path / "run", ablate.STUDIES[stage]
-    shutil.copytree(ladder / "star", folder / "star")
-    parents = {key: str(folder / parent) for key, parent in study.parents.items()}
-    if stage == "flywheel":
-        (folder / "flywheel").mkdir()
-        record = {"stage": "flywheel", "config": to_dict(FlywheelConfig(**parents, steps=7))}
-        (folder / "flywheel" / "config.json").write_text(json.dumps(record))
-    own = ablate.own_config(stage, folder)
-    own |= {"restart": True} if stage == "star" else {}           # the default, as in a real run
-    reference, *others = [asdict(ablate.variant_config(stage, name, folder, own))
-                          for name in study.variants]
-    assert reference["steps"] == own["steps"] and reference["seed"] == own["seed"]
-    assert len({config["out"] for config in (reference, *others)}) == len(study.variants)
-    first, *changes = study.variants.values()
-    assert all(reference[key] == value for key, value in first.items())
-    if stage != "star":                                # star's own parents come with its config
-        assert all(reference[key] == value for key, value in parents.items())
-    for config, change in zip(others, changes, strict=True):
-        changed = {key for key in config if config[key] != reference[key]} - {"out"}
+def row(variant: str, accuracy: float, **more) -> dict:
+    """An accuracy of 10 problems of level 2 at the end of seed 0."""
+    low, high = wilson(10 * accuracy, 10)
+    return {"variant": variant, "seed": 0, "round": 1, "set": "chain-test-k2", "method": "greedy",
+            "accuracy": accuracy, "low": low, "high": high, "problems": 10, **more}
+
+
+def run_folder(root, parents: tuple[str, ...] = ()):
+    """A run folder with the two configurations that ablate reads, and its parents' rows."""
+    base, critic = f"{root}/pretrain", f"{root}/rl_critic"
+    records = {"star": star.Config(init=f"{root}/sft", base=base, out=f"{root}/star", steps=7),
+               "flywheel": flywheel.Config(init=f"{root}/rl", base=base, critic=critic,
+                                           out=f"{root}/flywheel", steps=7)}
+    for name in (*records, *parents):
+        (root / name).mkdir(parents=True, exist_ok=True)
+        for number in (1, 2):
+            line = {"set": "chain-test-k2", "method": "greedy", "round": number, "seed": 0,
+                    "accuracy": 0.1 * number, "low": 0.0, "high": 1.0, "problems": 10}
+            with open(root / name / "rows.jsonl", "a") as file:
+                file.write(json.dumps(line) + "\n")
+    for name, config in records.items():
+        record = {"stage": name, "config": to_dict(config)}
+        (root / name / "config.json").write_text(json.dumps(record))
+    return root
+
+
+@pytest.mark.parametrize("name", ablate.VARIANTS)
+def test_a_variant_changes_what_it_names_and_nothing_else(tmp_path, name):
+    (stage,) = (stage for stage in STAGES if stage.name == name)
+    config = importlib.import_module(stage.module).Config
+    own = ablate.settings_of(stage, run_folder(tmp_path))
+    first, *changes = ablate.VARIANTS[name].values()
+    reference, *others = (asdict(from_dict(config, own | part)) for part in (first, *changes))
+    assert reference["steps"] == 7 and reference["seed"] == 0
+    assert all(reference[key] == f"{tmp_path}/{parent}" for key, parent in stage.parents.items())
+    for other, change in zip(others, changes, strict=True):
+        changed = {key for key in other if other[key] != reference[key]}
         assert changed == {key for key, value in change.items() if first.get(key) != value}
-        assert changed and all(config[key] == change[key] for key in change)
+        assert changed and all(other[key] == change[key] for key in change)
 
 
-def test_finished_stages_become_a_table_that_redraws_from_its_json(ladder, tmp_path, monkeypatch):
-    study = ablate.STUDIES["star"]                    # a variant that so small a policy survives
-    monkeypatch.setitem(ablate.STUDIES, "star", study._replace(
-        variants={"reference": {}, "two a problem": {"per_problem": 2}}))
-    folder = tmp_path / "run"
-    shutil.copytree(ladder, folder)
-    reference = read_json(folder / "star" / "config.json")
-    text = (folder / "star" / "config.json").read_text().replace(str(ladder), str(folder))
-    (folder / "star" / "config.json").write_text(text)
-    for number in range(1, reference["config"]["rounds"] + 1):
-        path = folder / "star" / f"round-{number}" / "config.json"
-        path.write_text(path.read_text().replace(str(ladder), str(folder)))
+def test_variants_run_from_their_parents_and_their_rows_are_kept(tmp_path, monkeypatch):
+    """The stage itself is replaced: what is run, from where, into which folder."""
+    ran = []
+
+    def fake(cfg):
+        ran.append(cfg)
+        out = tmp_path / "run/star" if cfg.restart and cfg.rationalize and cfg.keep == "answer" \
+            else tmp_path / cfg.out
+        out.mkdir(parents=True, exist_ok=True)
+        lines = [row("", 0.4, round=1), row("", 0.5, round=2),
+                 row("", 0, method="kept", set="train", count=9, round=2),
+                 row("", 0, method="kept", set="4", level=4, count=5, round=2),
+                 row("", 0.7, method="share_solved", set="train", round=2)]
+        for line in lines:
+            line.pop("variant")
+        (out / "rows.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+    monkeypatch.setattr(star, "run", fake)
+    folder = run_folder(tmp_path / "run", ("sft",))
     cfg = ablate.Config(runs=(str(folder),), out=str(tmp_path / "out"))
-    summary = ablate.run(cfg)
-    last = read_json(folder / "star" / "result.json")["accuracy"]["cot"]
-    assert summary["variants"]["reference"][0][-1]["accuracy"] == ablate.accuracies(last)
-    assert set(summary["variants"]) == set(ablate.STUDIES["star"].variants)
+    result = ablate.run(cfg)
+    assert [c.out.removeprefix(f"{folder}/") for c in ran] == [
+        "star", "ablations/star-no-rationalization", "ablations/star-continue-from-the-last-policy",
+        "ablations/star-keep-only-if-all-steps-are-right"]
+    assert {c.init for c in ran} == {f"{folder}/sft"}
+    assert [r["accuracy"] for r in result["rows"] if r["variant"] == "before"] == [0.2]   # its last
+    assert [r["count"] for r in result["rows"] if r["method"] == "kept"] == [9] * 4
+    assert {r["method"] for r in result["rows"]} == {"greedy", "kept"}
     again = ablate.run(replace(cfg, runs=(), out=str(tmp_path / "again"),
                                source=str(tmp_path / "out")))
-    assert again == summary
+    assert again == result == read_json(tmp_path / "out/star.json")
     for name in ("star.md", "star.png"):
         assert (tmp_path / "again" / name).read_bytes() == (tmp_path / "out" / name).read_bytes()
-    assert Path(tmp_path / "out" / "star.md").read_text().count("\n| ") == 3
+    text = (tmp_path / "out/star.md").read_text()
+    assert text.count("\n| ") == 5 and "minireason ablate --runs" in text and "on: cores" in text
 
 
 def test_the_table_holds_means_ranges_and_pooled_rates():
-    result = {"accuracy": {"cot": {"chain-test-k2": {"accuracy": 0.5, "n": 10}},
-                           "sampled": {"chain-test-k2": {"accuracy": 0.2, "n": 10}}},
-              "withdrawals": {name: {key: {"share": share, "n": n} for key in
-                                     ("detection", "false_alarm", "mended")}
-                              for name, share, n in (("k2", 0.5, 2), ("k3", 1.0, 6))}}
-    (end,) = ablate.points_of("revise", result)
-    assert end["detection"] == pytest.approx(7 / 8)           # of steps, not of levels
-    worse = {**end, "accuracy": {"chain-test-k2": [0.3, 10]}}
-    text = ablate.markdown({"stage": "revise", "seeds": [0, 1], "before": [end["accuracy"]] * 2,
-                            "variants": {"backtracking traces": [[end], [worse]]}})
+    rows = [row("before", 0.5, round=0), row("before", 0.5, round=0, seed=1),
+            row("backtracking traces", 0.5), row("backtracking traces", 0.3, seed=1),
+            row("backtracking traces", 0.2, method="sampled"),
+            row("backtracking traces", 0.5, method="detection", problems=2),
+            row("backtracking traces", 1.0, method="detection", problems=6, set="chain-test-k3")]
+    text = ablate.ablation_table("revise", rows)
     (low, high), (lower, higher) = wilson(5, 10), wilson(3, 10)
     interval = f"[{50 * (low + lower):.0f}, {50 * (high + higher):.0f}]"
-    assert f"| backtracking traces | 40.0 {interval} (30 to 50) | 88 (88 to 88)" in text
-    assert "sampled at T = 1 | 20.0 [" in text
+    assert f"| backtracking traces | 40.0 {interval} (30 to 50) | 88 |" in text    # of steps: 7/8
+    assert "sampled at T = 1 | 20.0 [" in text and "mean over seeds 0, 1 with" in text
+    assert "n = 10 to 10 problems per level and seed" in text
 
 
-def test_levels_are_pooled_by_their_problems():
-    found = ablate.pooled({"k6": [0.5, 10], "k7": [1.0, 30]}, ["k6", "k7"])
-    assert (found["accuracy"], found["low"], found["high"]) == (35 / 40, *wilson(35, 40))
+def test_hard_levels_are_pooled_by_their_problems_and_drawn_by_round():
+    assert ablate.bar([row("a", 0.5), row("a", 1.0, problems=30, set="chain-test-k3")]) == tuple(
+        100 * share for share in (35 / 40, *wilson(35, 40)))
+    rows = [row("before", 0.2, round=0), *(row("a", 0.1 * i, round=i) for i in (1, 2, 3))]
+    ends, rounds = ablate.ablation_figure("star", rows).axes
+    assert list(ends.lines[0].get_ydata().round(6)) == [30]
+    assert list(rounds.lines[0].get_ydata().round(6)) == [20, 10, 20, 30]
+    (alone,) = ablate.ablation_figure("revise", rows[:2]).axes
+    assert 20 in [y for line in alone.lines for y in line.get_ydata().round(6)]
 
 
 def test_what_cannot_be_ablated_is_one_clear_line(tmp_path):
@@ -90,7 +120,7 @@ def test_what_cannot_be_ablated_is_one_clear_line(tmp_path):
     (tmp_path / "star" / "config.json").write_text('{"stage": "sft", "config": {}}')
     with pytest.raises(UserError, match="is a 'sft' folder"):
         ablate.run(ablate.Config(runs=(str(tmp_path),)))
-    with pytest.raises(UserError, match="choose from star, flywheel, revise"):
+    with pytest.raises(UserError, match="--stage sft: must be one of star, flywheel, revise"):
         ablate.Config(runs=("x",), stage="sft")
     with pytest.raises(UserError, match="--runs"):
         ablate.Config()

@@ -45,7 +45,7 @@ def test_both_sides_take_the_same_training_step():
     cfg = config()
     ours, tokenizer = load_ours(cfg)
     theirs = load_theirs(ours, tokenizer)
-    (batches, packed), count = bench.training_batches(cfg, tokenizer)
+    batches, packed, count = bench.training_batches(cfg, tokenizer)
     start = ours.embedding.weight.detach().clone()
     for _ in range(3):
         bench.our_step(ours, packed, count)()
@@ -67,7 +67,7 @@ def test_another_model_is_noticed():
     cfg = config()
     ours, tokenizer = load_ours(cfg)
     theirs = load_theirs(ours, tokenizer)
-    (batches, _), _ = bench.training_batches(cfg, tokenizer)
+    batches, _, _ = bench.training_batches(cfg, tokenizer)
     with torch.no_grad():
         theirs.model.layers[0].mlp.up_proj.weight.add_(1.0)
         theirs.model.layers[0].mlp.down_proj.weight.add_(1.0)

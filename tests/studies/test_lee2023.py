@@ -8,10 +8,8 @@ import pytest
 from minireason.core.config import UserError
 from minireason.measure.evaluate import frozen_sets
 from minireason.problems import addition, split_of
-from minireason.report import readme
-from minireason.studies import lee2023 as reproduce
-from minireason.studies.lee2023 import PUBLISHED, run, training_set
-from minireason.studies.lee2023 import Config as ReproduceConfig
+from minireason.studies import lee2023
+from minireason.studies.lee2023 import PUBLISHED, Config, run, training_set
 
 
 class Killed(Exception):
@@ -20,64 +18,58 @@ class Killed(Exception):
 
 @pytest.fixture
 def tiny(tmp_path):
-    return ReproduceConfig(out=str(tmp_path / "run"), size="tiny", styles=("plain", "simplified"),
-                           examples=(1000, 40), eval_n=5, device="cpu")
+    return Config(out=str(tmp_path / "run"), size="tiny", styles=("plain", "simplified"),
+                  examples=(1000, 40), eval_n=5, device="cpu")
 
 
 def test_tiny_table_runs_resumes_and_is_the_same(tiny, monkeypatch, tmp_path):
-    """A run that dies in its last cell goes on there, and ends as one that never died."""
-    trained, whole = [], reproduce.train
+    """A run that dies in its last cell resumes there, and ends as one that never died."""
+    made, whole = [], lee2023.trained
 
-    def dies_late(cfg, log, tokenizer, style, n, device):
-        if len(trained) == 3:
+    def dies_late(cfg, study, style, n, device):
+        if len(made) == 3:
             raise Killed
-        trained.append((style, n))
-        return whole(cfg, log, tokenizer, style, n, device)
+        made.append((style, n))
+        return whole(cfg, study, style, n, device)
 
-    monkeypatch.setattr(reproduce, "train", dies_late)
+    monkeypatch.setattr(lee2023, "trained", dies_late)
     with pytest.raises(Killed):
         run(tiny)
     assert not (tmp_path / "run/result.json").exists()
-    trained.clear()
+    made.clear()
     result = run(tiny)
-    assert trained == [("simplified", 40)]                       # only the cell that was missing
-    monkeypatch.setattr(reproduce, "train", whole)
+    assert made == [("simplified", 40)]                          # only the cell that was missing
+    monkeypatch.setattr(lee2023, "trained", whole)
     again = run(dataclasses.replace(tiny, out=str(tmp_path / "other")))
-    timeless = [{k: v for k, v in c.items() if "seconds" not in k} for c in result["cells"]]
-    assert timeless == [{k: v for k, v in c.items() if "seconds" not in k} for c in again["cells"]]
-    metrics = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").open()]
-    assert [m["step"] for m in metrics] == [0, 1, 2, 3]
+    assert result["cells"] == again["cells"]
     assert run(tiny) == json.loads((tmp_path / "run/result.json").read_text())
+    steps = (tmp_path / "run/cells/simplified-40/metrics.jsonl").read_text().splitlines()
+    assert len(steps) == 4 * lee2023.SIZES["tiny"].steps         # a scratchpad has four times
 
 
-def test_table_states_measured_interval_n_and_published(tiny):
+def test_the_table_is_made_of_the_result_alone(tiny, tmp_path):
+    run(tiny)
+    text = (tmp_path / "run/table.md").read_text()
+    (tmp_path / "run/table.md").unlink()
+    run(Config(source=str(tmp_path / "run"), out=str(tmp_path / "again")))
+    assert (tmp_path / "again/table.md").read_text() == text
+    assert "`minireason reproduce --size tiny --styles plain simplified " in text
+    assert "--seed 0` on: cores " in text
+
+
+def test_table_states_measured_interval_n_and_published(tmp_path):
     cells = [{"style": style, "examples": n, "accuracy": 0.25, "low": 0.2, "high": 0.31, "n": 240,
-              "published": PUBLISHED[style].get(n), "parameters": 600_000}
-             for n in tiny.examples for style in tiny.styles]
-    text = reproduce.table(tiny, cells)
-    assert "| 1,000 | 25.0 [20.0, 31.0] / 0.4 | 25.0 [20.0, 31.0] / 84.6 |" in text
+              "parameters": 600_000} for n in (1000, 40) for style in ("plain", "simplified")]
+    lee2023.write({"split": "test", "cells": cells, "command": "minireason reproduce"}, tmp_path)
+    text = (tmp_path / "table.md").read_text()
+    assert "| 1000 | 25.0 [20.0, 31.0] / 0.4 | 25.0 [20.0, 31.0] / 84.6 |" in text
     assert "| 40 | 25.0 [20.0, 31.0] / – |" in text
-    assert "240 problems of 3-digit" in text and "0.60M" in text and "`tiny`" in text
-
-
-def test_readme_block_is_made_of_the_finished_cells(tiny, tmp_path):
-    """Committed cells alone make the README's block; what was not run says so."""
-    cfg = dataclasses.replace(tiny, out=str(tmp_path / "reproduce/seed-0"))
-    run(cfg)
-    (tmp_path / "reproduce/seed-0/cells/plain-40.json").unlink()
-    (tmp_path / "reproduce/seed-0/result.json").unlink()
-    text = readme.addition_tables(tmp_path / "reproduce")
-    assert "| 40 | not run | " in text and text.count("not run") == 1
-    assert "`minireason reproduce --size tiny --seed 0` on: cores " in text
-    whole = "above\n<!-- addition:begin -->\nold\n<!-- addition:end -->\nbelow\n"
-    assert readme.between(tmp_path, whole, readme.ADDITION, text) == whole.replace("old", text)
-    with pytest.raises(UserError, match="holds no seed"):
-        readme.addition_tables(tmp_path)
+    assert text.startswith("Test accuracy in % on 240 problems of 3-digit") and "0.60M" in text
 
 
 def test_split_chooses_the_problems(tiny, monkeypatch):
     asked = []
-    monkeypatch.setattr(reproduce, "frozen_sets",
+    monkeypatch.setattr(lee2023, "frozen_sets",
                         lambda *args: asked.append(args[1]) or frozen_sets(*args))
     run(dataclasses.replace(tiny, split="validation", examples=(40,), styles=("plain",)))
     assert asked == ["validation"]
@@ -93,20 +85,14 @@ def test_training_set_is_train_split_only_unique_and_nested():
 
 
 def test_paper_size_is_the_papers():
-    """10.6M parameters, 256 x 256 and 16 x 1024 tokens a step (config2/ of the authors)."""
+    """10.6M parameters, 256 x 256 and 16 x 1024 tokens per step (config2/ of the authors)."""
     from minireason.model.transformer import ModelConfig, Transformer
-    recipe = reproduce.SIZES["paper"]
+    recipe = lee2023.SIZES["paper"]
     model = Transformer(ModelConfig(45, recipe.d_model, recipe.n_layers, recipe.n_heads,
                                     recipe.n_heads, recipe.head_dim, recipe.d_ff))
     assert abs(model.n_params / 10.6e6 - 1) < 0.02
-    assert (recipe.bare_tokens, recipe.thought_tokens) == (256 * 256, 16 * 1024)
-    assert (recipe.bare_steps, recipe.thought_steps) == (5000, 20_000)
-
-
-@pytest.mark.parametrize("size", reproduce.SIZES)
-def test_every_format_is_trained_on_equal_tokens(size):
-    recipe = reproduce.SIZES[size]
-    assert recipe.bare_tokens * recipe.bare_steps == recipe.thought_tokens * recipe.thought_steps
+    assert (recipe.tokens_per_step, recipe.steps) == (256 * 256, 5000)
+    assert (recipe.tokens_per_step // 4, recipe.steps * 4) == (16 * 1024, 20_000)
 
 
 @pytest.mark.parametrize(("field", "value"), [
@@ -118,6 +104,6 @@ def test_bad_configuration_is_a_user_error(tiny, field, value):
 
 
 def test_published_numbers_cover_the_table():
-    cfg = ReproduceConfig()
+    cfg = Config()
     assert set(cfg.styles) == set(PUBLISHED) <= set(addition.STYLES)
     assert all(n in PUBLISHED[style] for style in cfg.styles for n in cfg.examples)
