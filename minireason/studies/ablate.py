@@ -22,8 +22,7 @@ from matplotlib.figure import Figure
 
 from minireason.core.config import UserError, from_dict, read_json, write_atomic
 from minireason.measure.estimates import wilson
-from minireason.report import figures
-from minireason.report import tables as readme_tables
+from minireason.report import style, tables
 from minireason.report.runs import level_of
 from minireason.stages import flywheel, revise, star
 
@@ -65,7 +64,7 @@ EXTRAS = {          # of the last round or turn: name in its result -> heading
     "revise": {"detection": "wrong steps withdrawn (%)", "false_alarm": "right ones withdrawn (%)",
                "mended": "of withdrawn, then right (%)"},
 }
-COLOURS = (figures.BLACK, figures.BLUE, figures.ORANGE, figures.GREEN, figures.PURPLE)
+COLOURS = (style.BLACK, style.BLUE, style.ORANGE, style.GREEN, style.PURPLE)
 
 
 @dataclass(frozen=True)
@@ -106,7 +105,7 @@ def run(cfg: Config) -> dict:
         write_atomic(out / f"{cfg.stage}.json", json.dumps(summary, indent=1) + "\n")
     text = markdown(summary)
     write_atomic(out / f"{cfg.stage}.md", text)
-    figures.save(out / f"{cfg.stage}.png", draw, summary)
+    style.save(out / f"{cfg.stage}.png", draw, summary)
     print(text)
     return summary
 
@@ -166,7 +165,7 @@ def markdown(summary: dict) -> str:
              "|---" * (1 + len(names) + len(EXTRAS[stage])) + "|"]
     for variant, seeds in rows.items():
         ends = [points[-1] for points in seeds]
-        cells = [readme_tables.cell([pooled(end["accuracy"], [name]) for end in ends])
+        cells = [tables.accuracy_text([pooled(end["accuracy"], [name]) for end in ends])
                  for name in names]
         for key in EXTRAS[stage]:
             values = [end[key] * (1 if key == "kept" else 100) for end in ends if key in end]
@@ -198,7 +197,7 @@ def draw(summary: dict) -> Figure:
     variants, names = summary["variants"], list(summary["before"][0])
     rounds = len(next(iter(variants.values()))[0])
     hard = names[-3:-1] if len(names) > 3 else names[-1:]      # 6 and 7 of chain, as everywhere
-    figure = Figure(figsize=(figures.WIDTH, 3.6 if rounds == 1 else 6.2), layout="constrained")
+    figure = Figure(figsize=(style.WIDTH, 3.6 if rounds == 1 else 6.2), layout="constrained")
     panels = np.atleast_1d(figure.subplots(1 if rounds == 1 else 2, 1))
     levels = [level_of(name) for name in names]
     if rounds == 1:
@@ -208,21 +207,21 @@ def draw(summary: dict) -> Figure:
         lines = {name: [points[-1]["accuracy"] for points in seeds]
                  for name, seeds in variants.items()}
     for (label, seeds), colour, marker in zip(lines.items(), COLOURS, "osD^v", strict=False):
-        rows = [figures.spread([pooled(accuracy, [name]) for accuracy in seeds]) for name in names]
-        figures.whiskers(panels[0], levels, rows, colour, marker, label)
+        rows = [style.spread([pooled(accuracy, [name]) for accuracy in seeds]) for name in names]
+        style.whiskers(panels[0], levels, rows, colour, marker, label)
     panels[0].set_xlabel("level k (operations)")
-    figures.percent_axis(panels[0], "accuracy at the end (%)")
+    style.percent_axis(panels[0], "accuracy at the end (%)")
     if rounds > 1:
         for seeds, colour, marker in zip(variants.values(), COLOURS, "osD^v", strict=False):
             curves = [[before, *(point["accuracy"] for point in points)]
                       for before, points in zip(summary["before"], seeds, strict=True)]
-            rows = [figures.spread([pooled(curve[i], hard) for curve in curves])
+            rows = [style.spread([pooled(curve[i], hard) for curve in curves])
                     for i in range(rounds + 1)]
-            figures.whiskers(panels[1], range(rounds + 1), rows, colour, marker)
+            style.whiskers(panels[1], range(rounds + 1), rows, colour, marker)
         panels[1].set_xticks(range(rounds + 1))
         panels[1].set_xlabel("round (0: before)" if summary["stage"] == "star" else
                              "turn (0: before)")
-        figures.percent_axis(panels[1], "accuracy, levels " + " and ".join(
+        style.percent_axis(panels[1], "accuracy, levels " + " and ".join(
             str(level_of(name)) for name in hard) + " (%)")
-    figures.legend_below(figure, panels[0], 2)
+    style.legend_below(figure, panels[0], 2)
     return figure

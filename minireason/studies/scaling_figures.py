@@ -8,11 +8,11 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter
 
 from minireason.measure.fits import pass_matrix
-from minireason.report import figures_search
-from minireason.report.figures import (
+from minireason.report.style import (
     BLACK,
     BLUE,
     GREEN,
+    METHODS,
     ORANGE,
     PURPLE,
     RED,
@@ -25,7 +25,6 @@ from minireason.report.figures import (
     spread,
     whiskers,
 )
-from minireason.report.figures import METHODS as SAMPLED
 from minireason.studies.scaling_laws import (
     mean_accuracy,
     powers,
@@ -36,7 +35,6 @@ from minireason.studies.scaling_laws import (
 
 COLOURS = (BLUE, ORANGE, GREEN, RED, PURPLE, SKY, BLACK)
 MARKERS = "osD^vP*"
-METHODS = {**SAMPLED, **figures_search.METHODS}   # method: (label, colour, marker)
 
 
 def draw_all(result: dict, out: Path, prefix: str = "") -> list[Path]:

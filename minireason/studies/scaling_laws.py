@@ -8,7 +8,7 @@ import numpy as np
 from minireason.core.config import UserError, read_json
 from minireason.measure.fits import coverage_law, hinge, log_linear, log_linear_runs, power_law
 from minireason.measure.samples import read_records
-from minireason.report import figures_search
+from minireason.report import style
 
 
 def laws(measured: dict) -> dict:
@@ -127,5 +127,5 @@ def read_search(folder: Path) -> dict:
     return {"curves": {name: {method: {n: {**point, "accuracy": point["mean"]}
                                        for n, point in points.items()}
                               for method, points in found["curves"].items()
-                              if method in figures_search.METHODS}
+                              if method in style.METHODS}
                        for name, found in result["sets"].items()}}

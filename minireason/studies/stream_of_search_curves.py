@@ -13,14 +13,14 @@ from matplotlib.figure import Figure
 
 from minireason.core.config import rng
 from minireason.measure.estimates import best_of_n, paired_bootstrap, pass_at_k, vote_at
-from minireason.report import figures
-from minireason.report.tables import cell
+from minireason.report import style
+from minireason.report.tables import accuracy_text
 
 METHODS = ("single", "majority", "likelihood", "self_check")
-LOOKS = {"sos": ("Stream of Search", figures.BLUE, "o"),
-         "guided": ("guided search", figures.GREEN, "D"),
-         "optimal_tokens": ("optimal paths, equal tokens", figures.ORANGE, "s"),
-         "optimal_examples": ("optimal paths, equal examples", figures.SKY, "^")}
+LOOKS = {"sos": ("Stream of Search", style.BLUE, "o"),
+         "guided": ("guided search", style.GREEN, "D"),
+         "optimal_tokens": ("optimal paths, equal tokens", style.ORANGE, "s"),
+         "optimal_examples": ("optimal paths, equal examples", style.SKY, "^")}
 SETS = {"countdown-test-n4": "new numbers", "countdown-targets-n4": "new numbers and targets"}
 
 
@@ -62,7 +62,7 @@ def summary(cells: list[dict]) -> str:
              "|---" * (4 + len(names)) + "|"]
     for arm, own in arms.items():
         tokens = np.mean([c["train_tokens"] for c in own]) / 1e6
-        found = [cell([c["accuracy"][name] for c in own]) for name in names]
+        found = [accuracy_text([c["accuracy"][name] for c in own]) for name in names]
         lines.append(f"| {arm} | {', '.join(str(c['seed']) for c in own)} | {tokens:.2f}M | "
                      f"{own[0]['train_examples']:,} | {' | '.join(found)} |")
     reference = {c["seed"]: c["accuracy"] for c in arms.get("optimal_tokens", [])}
@@ -107,7 +107,7 @@ def table(cells: list[dict]) -> str:
 def coverage(cells: list[dict]) -> Figure:
     """pass@k of every arm, one line a seed with its 95% interval, greedy at the left; by chance."""
     names = list(cells[0]["curves"])
-    figure = Figure(figsize=(figures.WIDTH, 1 + 2.6 * len(names)), layout="constrained")
+    figure = Figure(figsize=(style.WIDTH, 1 + 2.6 * len(names)), layout="constrained")
     panels = np.atleast_1d(figure.subplots(len(names), 1, sharex=True))
     for axes, name in zip(panels, names, strict=True):
         for c in cells:
@@ -115,24 +115,24 @@ def coverage(cells: list[dict]) -> Figure:
             label, colour, marker = LOOKS[arm]
             label += ", then RL" if rl else ""
             points, greedy = c["curves"][name], c["accuracy"][name]
-            ks, rows = [p["n"] for p in points], [figures.spread([p["self_check"]]) for p in points]
+            ks, rows = [p["n"] for p in points], [style.spread([p["self_check"]]) for p in points]
             label = label if c["seed"] == cells[0]["seed"] else ""
-            figures.whiskers(axes, ks, rows, colour, marker, label, "--" if rl else "-")
-            figures.whiskers(axes, [0.6 if rl else 0.5], [figures.spread([greedy])], colour, marker)
+            style.whiskers(axes, ks, rows, colour, marker, label, "--" if rl else "-")
+            style.whiskers(axes, [0.6 if rl else 0.5], [style.spread([greedy])], colour, marker)
         axes.plot(ks, [100 * p["random"]["accuracy"] for p in cells[0]["curves"][name]],
-                  color=figures.BLACK, linestyle=":", label="random policy, exact")
+                  color=style.BLACK, linestyle=":", label="random policy, exact")
         axes.set_xscale("log", base=2)
         then = any("+" in c["arm"] for c in cells)
         axes.set_xticks([0.5, *ks], ["greedy\n(RL right)" if then else "greedy", *map(str, ks)])
-        figures.percent_axis(axes, "pass@k (%)")
+        style.percent_axis(axes, "pass@k (%)")
         axes.set_title(f"{SETS[name]}: {len(cells)} models, {greedy['n']} problems greedy",
                        fontsize=9)
     panels[-1].set_xlabel("samples k (log scale); a solver checks itself, so pass@k is reached")
-    figures.legend_below(figure, panels[0], 2)
+    style.legend_below(figure, panels[0], 2)
     return figure
 
 
 def draw(cells: list[dict], out: Path) -> Path:
     """Write the figure into the folder."""
     out.mkdir(parents=True, exist_ok=True)
-    return figures.save(out / "coverage.png", coverage, cells)
+    return style.save(out / "coverage.png", coverage, cells)

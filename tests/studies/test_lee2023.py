@@ -8,7 +8,6 @@ import pytest
 from minireason.core.config import UserError
 from minireason.measure.evaluate import frozen_sets
 from minireason.problems import addition, split_of
-from minireason.report import readme
 from minireason.studies import lee2023 as reproduce
 from minireason.studies.lee2023 import PUBLISHED, run, training_set
 from minireason.studies.lee2023 import Config as ReproduceConfig
@@ -58,21 +57,6 @@ def test_table_states_measured_interval_n_and_published(tiny):
     assert "| 1,000 | 25.0 [20.0, 31.0] / 0.4 | 25.0 [20.0, 31.0] / 84.6 |" in text
     assert "| 40 | 25.0 [20.0, 31.0] / – |" in text
     assert "240 problems of 3-digit" in text and "0.60M" in text and "`tiny`" in text
-
-
-def test_readme_block_is_made_of_the_finished_cells(tiny, tmp_path):
-    """Committed cells alone make the README's block; what was not run says so."""
-    cfg = dataclasses.replace(tiny, out=str(tmp_path / "reproduce/seed-0"))
-    run(cfg)
-    (tmp_path / "reproduce/seed-0/cells/plain-40.json").unlink()
-    (tmp_path / "reproduce/seed-0/result.json").unlink()
-    text = readme.addition_tables(tmp_path / "reproduce")
-    assert "| 40 | not run | " in text and text.count("not run") == 1
-    assert "`minireason reproduce --size tiny --seed 0` on: cores " in text
-    whole = "above\n<!-- addition:begin -->\nold\n<!-- addition:end -->\nbelow\n"
-    assert readme.between(tmp_path, whole, readme.ADDITION, text) == whole.replace("old", text)
-    with pytest.raises(UserError, match="holds no seed"):
-        readme.addition_tables(tmp_path)
 
 
 def test_split_chooses_the_problems(tiny, monkeypatch):
