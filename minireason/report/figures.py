@@ -83,7 +83,7 @@ def by_round(runs: list[dict], stage: str, what: str) -> Figure:
         rounds, spreads = along(rows, "round")
         style.whiskers(axes, rounds + 0.025 * (i - len(sets) / 2), spreads, style.SHADES[i % 8],
                        "os^Dv<>P"[i % 8], f"level {level_of(name)}")
-    label = results.label_of(start)
+    label = before[0]["rung"] if before else ""
     axes.set_xticks(rounds, [str(int(number)) if number else label for number in rounds])
     return style.finish(figure, axes, what, columns=4)
 

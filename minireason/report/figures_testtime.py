@@ -66,33 +66,33 @@ def label_errors(runs: list[dict], stage: str) -> Figure:
                         "share of step ends (%)", 2)
 
 
-def climb_bars(runs: list[dict], name: str) -> dict[str, tuple[list[dict], str]]:
-    """{label: (rows, colour)}: every policy, then every method at its largest N, on one set.
+def climb_bars(runs: list[dict], name: str) -> dict[str, list[dict]]:
+    """{label: rows}: every policy, then every method at its largest N, on one set.
 
     The flywheel comes last: it learns from what search finds.
     """
-    found = {}
-    for rung, rows in group_by(select(results.rung_rows(runs), set=name), "rung").items():
-        found[rung] = rows, style.RUNGS.get(rung, (RED, "x"))[0]
+    rows = select(results.rung_rows(runs), set=name)
     measured = [stage for stage in results.stages_of(runs[0], "testtime")
                 if rows_of(runs, stage, set=name)][-1:]
     for stage in [*measured, *results.stages_of(runs[0], "search")]:
-        shown = style.METHODS if stage in measured else style.SEARCHES
-        rows = [row for row in results.sampled_rows(runs, stage)
-                if row["set"] == name and row["method"] in shown]
-        for rung, members in group_by(results.at_largest_n(rows), "rung").items():
-            found[rung] = members, style.METHODS[members[0]["method"]][1]
-    if "flywheel" in found:
-        found["flywheel"] = found.pop("flywheel")
-    return found
+        methods = style.METHODS if stage in measured else style.SEARCHES
+        shown = [row for row in select(results.sampled_rows(runs, stage), set=name)
+                 if row["method"] in methods]
+        rows += results.at_largest_n(shown)
+    bars = group_by(rows, "rung")
+    if "flywheel" in bars:
+        bars["flywheel"] = bars.pop("flywheel")
+    return bars
 
 
 def climb(runs: list[dict], name: str) -> Figure:
     """Every policy and, at the largest N, every method on one test set, as horizontal bars."""
     bars = climb_bars(runs, name)
     figure, axes = style.canvas(0.8 + 0.3 * len(bars))
-    for i, (label, (rows, colour)) in enumerate(bars.items()):
+    for i, (label, rows) in enumerate(bars.items()):
         mean, low, high = style.spread(rows)
+        method = style.METHODS.get(rows[0]["method"])
+        colour = method[1] if method else style.RUNGS.get(label, (RED,))[0]
         oracle = "oracle" in label
         axes.barh(i, mean, color="none" if oracle else colour, edgecolor=colour, height=0.65,
                   hatch="///" if oracle else None, alpha=0.85, ecolor="#444444", capsize=2,

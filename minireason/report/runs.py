@@ -4,12 +4,14 @@
 
 Rows (rows.jsonl) are the one source of every table and figure: flat objects such as
 {"set": "chain-test-k6", "method": "majority", "n": 64, "accuracy": 0.77, "low": ..., "high": ...,
-"seed": 0}, to which loading adds "stage", the name of the folder. Only finished stages, those with
-a result.json, are loaded. The copy (`keep`) has the same layout without weights, rollouts and most
+"seed": 0}, to which loading adds "stage", the name of the folder, "policy", the one that was
+measured at test time, and "rung", the row's name on the climb. Only finished stages, those with a
+result.json, are loaded. The copy (`keep`) has the same layout without weights, rollouts and most
 samples, so the same functions read both.
 """
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +23,7 @@ from minireason.report.convert import rows_of_result
 
 EXAMPLES = 24                 # problems per set whose first sample is shown or kept
 THIN = 200                    # lines of metrics that a copy keeps at most
-COPIED = ("config.json", "result.json", "machine.json", "tree.json")   # whole, into a copy
+COPIED = ("config.json", "result.json", "rows.jsonl", "machine.json", "tree.json")   # whole
 
 
 def load_run(folder: Path | str) -> dict[str, dict]:
@@ -41,6 +43,12 @@ def load_stage(folder: Path) -> dict:
     rows = read_lines(folder / "rows.jsonl")
     if not rows:
         rows = rows_of_result(record["stage"], record["config"], result)
+    labels = {stage.name: stage.label for stage in stages.STAGES}
+    policy = labels.get(Path(record["config"].get("policy", "")).name, "")
+    rungs = {"direct": "direct answer", "greedy": labels.get(folder.name, "")}
+    for row in rows:
+        method = f"{policy}, {style.method_name(row, with_n='n' in row)}"
+        row |= {"stage": folder.name, "policy": policy, "rung": rungs.get(row["method"], method)}
     examples: dict[str, list] = {}
     for path in sorted(folder.glob("samples-*-0.json")):       # the first shard of each set
         name = path.stem.removeprefix("samples-").rpartition("-")[0]
@@ -50,9 +58,9 @@ def load_stage(folder: Path) -> dict:
         for line in read_lines(path):
             tokens += line.get("train/tokens", line.get("train/trained_tokens", 0))
     trees = folder / "tree.json"
-    return {**record, "result": result, "rows": [{**row, "stage": folder.name} for row in rows],
-            "metrics": read_lines(folder / "metrics.jsonl"), "examples": examples,
-            "trees": read_json(trees) if trees.exists() else {}, "tokens": int(tokens)}
+    return {**record, "result": result, "rows": rows, "examples": examples,
+            "metrics": read_lines(folder / "metrics.jsonl"), "tokens": int(tokens),
+            "trees": read_json(trees) if trees.exists() else {}}
 
 
 def load_machine(folder: Path | str) -> str:
@@ -108,32 +116,19 @@ def final_rows(runs: list[dict], stage: str) -> list[dict]:
 
 
 def rung_rows(runs: list[dict]) -> list[dict]:
-    """Greedy accuracy of every policy of the ladder, which field "rung" names, lowest first."""
-    rungs = {"direct answer": rows_of(runs, "pretrain", method="direct")}
+    """Greedy accuracy of every policy of the ladder, direct answers first."""
+    found = rows_of(runs, "pretrain", method="direct")
     for stage in stages.STAGES:
         if stage.label:
-            rungs[stage.label] = final_rows(runs, stage.name)
-    return [{**row, "rung": rung} for rung, rows in rungs.items() for row in rows]
-
-
-def label_of(name: str) -> str:
-    """A stage's rung in figures: "STaR" of star; "" if it yields no policy or is unknown."""
-    return {stage.name: stage.label for stage in stages.STAGES}.get(name, "")
-
-
-def policy_label(stage: dict) -> str:
-    """The rung whose policy a test-time stage measured."""
-    return label_of(Path(stage["config"].get("policy", "")).name)
+            found += final_rows(runs, stage.name)
+    return found
 
 
 def sampled_rows(runs: list[dict], stage: str) -> list[dict]:
-    """Every test-time method of a stage, "policy" and "rung" (policy, method, N) added."""
-    policy = policy_label(runs[0][stage]) if stage in runs[0] else ""
+    """Every test-time method of a stage, in the order of style.METHODS."""
     found = []
     for method in style.METHODS:
-        for row in rows_of(runs, stage, method=method):
-            rung = f"{policy}, {style.method_name(row, with_n=True)}"
-            found.append({**row, "policy": policy, "rung": rung})
+        found += rows_of(runs, stage, method=method)
     return found
 
 
@@ -159,16 +154,13 @@ def thin(metrics: list[dict], at_most: int) -> list[dict]:
     lines = []
     for block in np.array_split(np.arange(len(metrics)), max(1, min(at_most, len(metrics)))):
         members = [metrics[i] for i in block]
-        line = {}
         for key in members[-1] if members else ():
-            values = [member[key] for member in members if key in member]
             if key == "step":
-                line[key] = values[-1]
-            elif key.endswith("tokens"):
-                line[key] = sum(values)
-            else:
-                line[key] = float(f"{sum(values) / len(values):.5g}")
-        lines += [line] if line else []
+                lines.append({"step": members[-1]["step"]})
+                continue
+            values = [member[key] for member in members if key in member]
+            mean = float(f"{sum(values) / len(values):.5g}")
+            lines[-1][key] = sum(values) if key.endswith("tokens") else mean
     return lines
 
 
@@ -177,30 +169,22 @@ def keep(run: Path | str, out: Path | str) -> None:
     run, out = Path(run), Path(out)
     loaded = load_run(run)
     root = json.dumps(str(Path(loaded["pretrain"]["config"]["out"]).parent))[1:-1]
-    for old in [*out.rglob("*.json"), *out.rglob("*.jsonl")]:      # of an older copy
-        old.unlink()
     paths = list(run.glob("*.json"))
     for stage in loaded:
         paths += [*(run / stage).glob("*.json*"), *(run / stage).glob("*/**/metrics.jsonl")]
+    shutil.rmtree(out, ignore_errors=True)                     # an older copy
     for path in sorted(paths):
-        text = kept_text(path).replace(f'"{root}', f'"{out.name}')
-        if text:
-            target = out / path.relative_to(run)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            write_atomic(target, text + "\n")
-
-
-def kept_text(path: Path) -> str:
-    """What a copy holds of a file, without the last line's end; "" for nothing."""
-    if path.name in COPIED:
-        return json.dumps(read_json(path), indent=1)
-    if path.name == "rows.jsonl":
-        return path.read_text(encoding="utf-8").rstrip()
-    if path.name == "metrics.jsonl":
-        return "\n".join(map(json.dumps, thin(read_lines(path), THIN)))
-    if path.name.startswith("samples-") and path.stem.endswith("-0"):
-        return json.dumps([first_sample(record) for record in read_json(path)[:EXAMPLES]])
-    return ""
+        if path.name in COPIED:
+            lines = path.read_text(encoding="utf-8").splitlines()
+        elif path.name == "metrics.jsonl":
+            lines = [json.dumps(line) for line in thin(read_lines(path), THIN)]
+        elif path.name.startswith("samples-") and path.stem.endswith("-0"):
+            lines = [json.dumps([first_sample(record) for record in read_json(path)[:EXAMPLES]])]
+        else:
+            continue
+        target = out / path.relative_to(run)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(target, "\n".join(lines).replace(f'"{root}', f'"{out.name}') + "\n")
 
 
 def first_sample(record: dict) -> dict:

@@ -114,31 +114,3 @@ def by_policy(runs: list[dict], digits: int = 0) -> list[Table]:
             tables.append(pivot(shown, "method", "policy", f"level {level_of(name)}, N = {n}, "
                                 "accuracy (%)", digits))
     return tables
-
-
-def equal_tokens(runs: list[dict], name: str, digits: int = 0) -> Table:
-    """Every method of the search stage at the budgets that all of them have."""
-    rows = [row for row in rows_of(runs, "search", set=name) if "unit" in row]
-    budgets = [set(group_by(members, "n")) for members in group_by(rows, "method").values()]
-    common = set.intersection(*budgets)
-    policy = results.policy_label(runs[0]["search"])
-    return pivot([row for row in rows if row["n"] in common], "method", "n",
-                 f"level {level_of(name)}, {policy}, n = {rows[0]['problems']}, accuracy (%) at "
-                 "the tokens of", digits)
-
-
-def by_difficulty(against: list[dict], rows: list[dict]) -> Table:
-    """Each method minus critic best-of-N at equal N, over all problems and by difficulty.
-
-    against: the differences; rows: all of the set's, for best-of-N's own accuracy at the largest N.
-    """
-    n = max(row["n"] for row in against)
-    shown = select(rows, method="best_of_n", n=n)
-    for row in select(against, method=against[-1]["method"], n=n):
-        if "bin" in row:
-            shown.append({"bin": row["bin"], "accuracy": row["best_of_n_accuracy"]})
-    shown = tagged(shown, what=f"critic best-of-N (%), N = {n}")
-    for row in against:
-        method = {**row, "method": row["method"].removesuffix(" - best_of_n")}
-        shown.append({**row, "what": style.method_name(method, with_n=True)})
-    return pivot(shown, "what", "bin", "method", 1)

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from minireason.core.config import to_dict
-from minireason.measure.evaluate import wilson
+from minireason.measure.estimates import wilson
 from minireason.problems import chain
 from minireason.stages import critic, pretrain, rl, sft, star, testtime
 
@@ -85,7 +85,7 @@ def made_run(folder: Path, seed: int = 0, stages: int = 5) -> Path:
           level_rows(0.2, 0.03, "direct") + level_rows(0.8 + lift, 0.1),
           {"seconds": 200.0, "parameters": 451_000}, metrics)
     if stages >= 2:
-        write(folder / "sft", "sft", sft.Config(f"{at}/pretrain", out=f"{at}/sft", seed=seed),
+        write(folder / "sft", "sft", sft.Config(init=f"{at}/pretrain", out=f"{at}/sft", seed=seed),
               level_rows(0.9 + lift, 0.09), {"seconds": 20.0}, metrics[:50])
     if stages >= 3:
         rows = []
@@ -95,14 +95,15 @@ def made_run(folder: Path, seed: int = 0, stages: int = 5) -> Path:
                                      ("share_wrong_steps", 0.3 - 0.05 * r)):
                 rows.append({"set": "train", "method": method, "round": r, "accuracy": accuracy})
             rows.append({"set": "train", "method": "kept", "round": r, "count": 1500 + 100 * r})
-        write(folder / "star", "star", star.Config(f"{at}/sft", f"{at}/pretrain", seed=seed,
-                                                   out=f"{at}/star"), rows, {"seconds": 180.0})
+        cfg = star.Config(init=f"{at}/sft", base=f"{at}/pretrain", out=f"{at}/star", seed=seed)
+        write(folder / "star", "star", cfg, rows, {"seconds": 180.0})
     if stages >= 4:
         rows = [{"set": "held-out", "method": "auc", "accuracy": 0.91, "problems": 800}]
-        write(folder / "critic", "critic", critic.Config(f"{at}/star", out=f"{at}/critic",
-                                                         seed=seed), rows, {"seconds": 60.0})
+        cfg = critic.Config(init=f"{at}/star", out=f"{at}/critic", seed=seed)
+        write(folder / "critic", "critic", cfg, rows, {"seconds": 60.0})
     if stages >= 5:
-        cfg = testtime.Config(f"{at}/star", f"{at}/critic", out=f"{at}/testtime", seed=seed)
+        cfg = testtime.Config(policy=f"{at}/star", critic=f"{at}/critic", seed=seed,
+                              out=f"{at}/testtime")
         write(folder / "testtime", "testtime", cfg, method_rows("chain-test-k8", lift),
               {"seconds": 100.0})
         (folder / "testtime/samples-chain-test-k8-0.json").write_text(json.dumps(records()))
@@ -125,8 +126,8 @@ def add_rl(folder: Path, seed: int = 0) -> None:
             rows.append({"set": "chain-validation-k8", "method": method, "n": 1, "step": step,
                          "generated_tokens": 20_000 * step, "flops": 1e9 * step,
                          "accuracy": 0.3 + 0.008 * step + 0.01 * seed})
-    write(folder / "rl", "rl", rl.Config(f"{folder}/star", out=f"{folder}/rl", seed=seed), rows,
-          {"seconds": 150.0}, metrics)
+    write(folder / "rl", "rl", rl.Config(init=f"{folder}/star", out=f"{folder}/rl", seed=seed),
+          rows, {"seconds": 150.0}, metrics)
 
 
 def search_rows() -> list[dict]:

@@ -6,11 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from made_runs import made_run
+from made_runs import add_rl, made_run, search_rows, write
 
 from minireason.core.config import UserError
 from minireason.report import build
 from minireason.report import runs as results
+from minireason.stages import guided_search
 
 BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
 RUNS = ("runs/s0", "runs/s1", "runs/s2")
@@ -58,6 +59,21 @@ def test_table_states_mean_interval_range_and_provenance(three):
     for fact in ("seeds 0, 1, 2", "n = 500", "--size quickstart", "451,000 parameters", "cores 2",
                  "torch 2.13.0", "9.3 to 9.3 minutes"):
         assert fact in text, fact
+
+
+def test_budgets_are_those_that_every_method_has(three):
+    for seed, folder in enumerate(RUNS):
+        add_rl(Path(folder), seed)
+        rows = search_rows()
+        write(Path(folder) / "search", "search", guided_search.Config(
+            policy=f"{folder}/rl", critic="c", seed=seed), [{**rows[0], "n": 1}, *rows],
+            {"seconds": 1.0})
+    build.run(build.Config(runs=RUNS, readme="README.md"))
+    text = Path("README.md").read_text()
+    assert "n = 200, accuracy (%) at the tokens of | 4 samples | 16 samples |" in text
+    assert ("| tree search (PUCT), vote | 40.0 [35, 45] (40 to 40) | 40.0 [35, 45] (40 to 40) |"
+            in text)
+    assert "| level 8 | 34.0 [30, 38] (34 to 34) | 81.0 [" in text     # one sample, RL
 
 
 def test_runs_that_cannot_be_averaged_are_refused(three):

@@ -87,7 +87,8 @@ def test_flywheel_critic_and_revise_have_their_sections(tmp_path):
                                  ("precision", 0.912), ("auc", 0.87)):
             rows.append({"set": "train", "method": method, "round": turn, "accuracy": accuracy})
         rows.append({"set": "train", "method": "kept", "round": turn, "count": 7})
-    write(folder / "flywheel", "flywheel", flywheel.Config("p", "b", "c"), rows, {"seconds": 9.0})
+    write(folder / "flywheel", "flywheel", flywheel.Config(
+        init="p", base="b", critic="c"), rows, {"seconds": 9.0})
     judged = {"label_accuracy": 0.934, "auc": 0.9, "auc_min": 0.91, "auc_product": 0.92,
               "auc_steps": 0.95}
     check = [{"set": "held-out", "method": method, "accuracy": accuracy, "problems": 800}
@@ -96,12 +97,12 @@ def test_flywheel_critic_and_revise_have_their_sections(tmp_path):
         for method in ("mc_hard", "mc_soft"):
             check.append({"set": "held-out", "method": method, "n": n, "accuracy": 0.9,
                           "false_positive": 0.1, "false_negative": 0.05, "count": 321})
-    write(folder / "process", "critic", critic.Config("p", labels="mc_soft"), check,
+    write(folder / "process", "critic", critic.Config(init="p", labels="mc_soft"), check,
           {"seconds": 9.0})
     rates = [{"set": "chain-test-k8", "method": method, "accuracy": 0.75, "low": 0.3, "high": 0.95,
               "problems": 4} for method in ("detection", "false_alarm", "mended")]
     pool = [{"set": "train", "method": "pool_with_errors", "count": 77}]
-    write(folder / "revise", "revise", revise.Config("p", "b"),
+    write(folder / "revise", "revise", revise.Config(init="p", base="b"),
           pool + level_rows(0.9, 0.1, "sampled") + rates, {"seconds": 9.0})
     html = page_of(folder)
     assert "<td>level 8</td>" + "<td>75.0 [30.0, 95.0]</td>" * 3 + "<td>10.0 [" in html
@@ -112,7 +113,7 @@ def test_flywheel_critic_and_revise_have_their_sections(tmp_path):
     bars = figures_testtime.climb_bars(runs, "chain-test-k8")
     (final,) = results.select(results.final_rows(runs, "flywheel"), set="chain-test-k8")
     assert list(bars)[-1] == "flywheel"
-    assert bars["flywheel"][0] == [{**final, "rung": "flywheel"}]
+    assert bars["flywheel"] == [final]
     assert {path.name for path in (folder / "figures").iterdir()} >= {
         "flywheel.png", "flywheel_levels.png", "labels_process.png"}
 
@@ -134,14 +135,14 @@ def test_methods_under_two_policies_are_held_together(tmp_path):
     assert "<h3>Level 8, RL</h3>" in html and "value 0.12)" in html
     assert results.hardest_set(run, "testtime", "search") == "chain-test-k7"
     bars = figures_testtime.climb_bars([run], "chain-test-k8")
-    assert bars["RL, majority vote, N = 8"][0][0]["accuracy"] == pytest.approx(0.65)
+    assert bars["RL, majority vote, N = 8"][0]["accuracy"] == pytest.approx(0.65)
     assert not any(label.startswith("STaR, ") for label in bars)
 
 
 def test_search_has_its_section_and_its_tree(tmp_path):
     folder = made_run(tmp_path / "run", stages=1)
-    write(folder / "search", "search", guided_search.Config("star", "c"), search_rows(),
-          {"seconds": 9.0})
+    cfg = guided_search.Config(policy="star", critic="c")
+    write(folder / "search", "search", cfg, search_rows(), {"seconds": 9.0})
     node = {"state": "open", "value": 0.5, "draws": 1, "visits": 2, "right": True}
     nodes = [{**node, "id": 0, "parent": None, "text": "<bos>((9/3)*9)=<think>"},
              {**node, "id": 1, "parent": 0, "text": "9/3=3;", "value": None},
@@ -151,13 +152,13 @@ def test_search_has_its_section_and_its_tree(tmp_path):
         "prompt": "((9/3)*9)=", "answer": "27", "pass_rate": 0.25, "nodes": nodes}}))
     assert figures_testtime.best_path(nodes) == {0, 1, 3}
     html = page_of(folder)
-    assert html.count("<td>tree search (PUCT), N = 16</td><td>+3.2 [+1.1, +5.2]</td>") == 2
-    assert html.count("<td>tree search (PUCT), N = 4</td>") == 1
-    assert html.count("<td>revisions, 1 chain, N = 16</td>") == 2
-    assert ("<td>critic best-of-N (%), N = 16</td><td>40.0 [35.0, 45.0]</td><td>0.0</td>"
-            "<td>12.5</td>" in html)
+    tree, best = "<td>tree search (PUCT) - critic best-of-N</td>", "<td>critic best-of-N</td>"
+    assert html.count(f"{tree}<td>+3.2 [+1.1, +5.2]</td>") == 3     # at the largest N, at each N
+    assert html.count("<th>N = 16</th>") == 2 and html.count("<th>N = 4</th>") == 1
+    assert html.count("<td>revisions, 1 chain - critic best-of-N</td>") == 2
+    assert f"{best}<td>40.0 [35.0, 45.0]</td><td>0.0</td><td>12.5</td>" in html
     bars = figures_testtime.climb_bars([results.load_run(folder)], "chain-test-k8")
-    assert bars["STaR, revisions, 1 chain, N = 16"][0][0]["accuracy"] == 0.4
+    assert bars["STaR, revisions, 1 chain, N = 16"][0]["accuracy"] == 0.4
     assert not any("best-of-N" in label for label in bars)      # of search, only the searches
     assert "right in 25% of single samples" in html and "200 test problems" in html
     assert "<td>31 [28, 34]</td><td>3.25 [2.90, 3.60]</td><td>+0.4 [-1.0, +2.0]</td>" in html

@@ -41,24 +41,15 @@ def test_differences_give_the_lowest_bound_of_any_seed():
 
 def test_methods_are_held_together_at_the_largest_equal_n():
     def run(policy: str, counts: tuple[int, ...], methods: tuple[str, ...]) -> dict:
-        return {"stage": "testtime", "config": {"policy": policy},
-                "rows": [row(method, 0.01 * n, n=n) for n in counts for method in methods]}
+        rows = [row(method, 0.01 * n, n=n, policy=policy) for n in counts for method in methods]
+        return {"stage": "testtime", "rows": rows}
 
-    runs = [{"testtime": run("runs/star", (1, 8, 64), ("majority", "outcome_vote")),
-             "rl_testtime": run("runs/rl", (1, 8), ("majority",))}]
+    runs = [{"testtime": run("STaR", (1, 8, 64), ("majority", "outcome_vote")),
+             "rl_testtime": run("RL", (1, 8), ("majority",))}]
     (table,) = tables.by_policy(runs)
     assert table.header == ["level 7, N = 8, accuracy (%)", "STaR", "RL"]
     assert table.lines == [["majority vote", "8.0 [-2, 18]", "8.0 [-2, 18]"]]
     assert tables.by_policy([{"testtime": runs[0]["testtime"]}]) == []
-
-
-def test_equal_tokens_shows_budgets_that_every_method_has():
-    rows = [row("best_of_n", 0.3, n=n, unit=44, problems=9) for n in (1, 4, 8)]
-    rows += [row("beam", 0.5, n=n, unit=44, problems=9) for n in (4, 8)]
-    runs = [{"search": {"config": {"policy": "runs/rl"}, "rows": rows}}]
-    table = tables.equal_tokens(runs, "chain-test-k7")
-    assert "RL, n = 9" in table.header[0] and table.header[1:] == ["4 samples", "8 samples"]
-    assert table.lines[1] == ["beam search", "50.0 [40, 60]", "50.0 [40, 60]"]
 
 
 @pytest.mark.parametrize("rows", [[], [{"set": "a", "method": "no number"}]])
