@@ -56,7 +56,7 @@ def test_smoke_ends_with_a_policy_that_knows_nothing(tmp_path, monkeypatch):
     assert results["star"]["rounds"][0]["kept"] == results["flywheel"]["turns"][0]["kept"] == 0
     page = (tmp_path / "run" / "report.html").read_text()
     assert "<td>1</td><td>0</td><td>0.0</td><td>0.0</td><td>–</td>" in page    # STaR, round 1
-    assert "<td>1</td><td>–</td><td>0.500</td>" in page                        # flywheel, turn 1
+    assert "<td>1</td><td>0</td><td>–</td><td>50.0</td>" in page               # flywheel, turn 1
 
 
 def test_sizes_and_seeds_reach_every_stage():

@@ -18,7 +18,7 @@ from minireason.measure.estimates import wilson
 from minireason.problems import chain, sample_split, split_of
 from minireason.problems.base import split_by_hash
 from minireason.problems.frozen import load_frozen
-from minireason.report.figures import BLUE, RED, whiskers
+from minireason.report.style import BLUE, RED, whiskers
 
 SMALL = os.environ.get("MINIREASON_TUTORIAL_SMALL") == "1"
 DRAWS = 300 if SMALL else 5000

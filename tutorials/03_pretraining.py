@@ -19,7 +19,7 @@ from minireason.model.tokenizer import Tokenizer
 from minireason.model.transformer import ModelConfig, Transformer
 from minireason.problems import chain
 from minireason.problems.corpus import Mixture, corpus_line, corpus_lines
-from minireason.report.figures import BLUE, GREEN, ORANGE
+from minireason.report.style import BLUE, GREEN, ORANGE
 from minireason.training.batches import encode_lines, micro_batches
 from minireason.training.losses import nll
 from minireason.training.optim import make_optimizer, train_step

@@ -16,7 +16,7 @@ from minireason.measure.estimates import wilson
 from minireason.measure.evaluate import frozen_sets, show, verdicts_of
 from minireason.model import checkpoint
 from minireason.problems import chain
-from minireason.report.figures import BLACK, ORANGE, SKY, whiskers
+from minireason.report.style import BLACK, ORANGE, SKY, whiskers
 from minireason.sampling.complete import complete
 from minireason.sampling.sampler import Sampling
 from minireason.stages.sft import Config as SFTConfig

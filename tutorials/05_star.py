@@ -19,7 +19,7 @@ from minireason.measure.estimates import wilson
 from minireason.measure.evaluate import marked_steps, verdicts_of
 from minireason.model import checkpoint
 from minireason.problems import chain, sample_split
-from minireason.report.figures import BLUE, GREEN, ORANGE, RED, whiskers
+from minireason.report.style import BLUE, GREEN, ORANGE, RED, whiskers
 from minireason.sampling.complete import complete
 from minireason.sampling.sampler import Sampling
 from minireason.stages.star import Config as STaRConfig

@@ -18,7 +18,7 @@ from minireason.measure.estimates import wilson
 from minireason.measure.evaluate import frozen_sets, verdicts_of
 from minireason.model import checkpoint
 from minireason.problems import chain, sample_split
-from minireason.report.figures import BLUE, GREEN, ORANGE, PURPLE
+from minireason.report.style import BLUE, GREEN, ORANGE, PURPLE
 from minireason.sampling.complete import complete
 from minireason.sampling.sampler import Sampling
 from minireason.stages.rl import Config as RLConfig

@@ -24,7 +24,7 @@ from minireason.measure.estimates import (
 )
 from minireason.measure.evaluate import answer_of, frozen_sets, marked_steps, verdicts_of
 from minireason.model import checkpoint
-from minireason.report.figures import BLUE, METHODS, whiskers
+from minireason.report.style import BLUE, METHODS, whiskers
 from minireason.sampling.complete import complete
 from minireason.sampling.sampler import Sampling
 

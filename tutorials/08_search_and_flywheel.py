@@ -19,7 +19,7 @@ from minireason.measure.estimates import best_of_n, paired_bootstrap, vote_at
 from minireason.measure.evaluate import evaluate, frozen_sets, verdicts_of
 from minireason.model import checkpoint
 from minireason.problems import chain, sample_split
-from minireason.report.figures import BLUE, GREEN, ORANGE, PURPLE, RED, whiskers
+from minireason.report.style import BLUE, GREEN, ORANGE, PURPLE, RED, whiskers
 from minireason.sampling.complete import complete, prompt_ids
 from minireason.sampling.sampler import Sampling
 from minireason.search.beam import BeamConfig, beam_search

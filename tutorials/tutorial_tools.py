@@ -7,7 +7,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from minireason.measure.estimates import paired_bootstrap, wilson
-from minireason.report.figures import STYLE, WIDTH
+from minireason.report.style import STYLE, WIDTH
 
 matplotlib.rcParams.update(STYLE)
 

@@ -1,53 +1,24 @@
-"""`minireason report`: a run's figures and page, and the README's table from committed results.
+"""`minireason report`: a run's figures and page, and the README's blocks from committed results.
 
     report --run R                          R/figures/*.png and R/report.html, one file by itself
-    report --runs A B C --readme README.md  keep the small files of A B C (one run a seed) in
+    report --runs A B C --readme README.md  keep the small files of A B C (one run per seed) in
                                             `reference`, then as below
-    report --readme README.md               table and figures from `reference` alone
+    report --readme README.md               tables and figures from `reference` alone
 """
 
+import shutil
 from dataclasses import dataclass
-from html import escape
 from pathlib import Path
 
-from minireason.core.config import write_atomic
-from minireason.report import readme
-from minireason.report import sections as page
-from minireason.report import sections_scale as page_scale
-from minireason.report.markup import Page
-from minireason.report.runs import load_machine, load_run
+from minireason.core.config import UserError, read_json, write_atomic
+from minireason.report import page, style
+from minireason.report import runs as results
 
-SECTIONS = (page.missing, page.ladder, page.pretraining, page.star, page_scale.rl, page.testtime,
-            page.calibration, page_scale.critics, page_scale.revise, page_scale.search,
-            page_scale.flywheel, page.samples, page.cost)
-CSS = """
-:root { color-scheme: light dark; --ink: #1c1c1c; --paper: #fdfdfd; --line: #d5d5d5;
-  --good: #00694d; --bad: #b34700; --soft: #f1f3f5 }
-@media (prefers-color-scheme: dark) { :root { --ink: #e6e6e6; --paper: #17191c; --line: #3b3f45;
-  --good: #4fd1ab; --bad: #ff9a5c; --soft: #22262b } }
-* { box-sizing: border-box }
-body { margin: 0 auto; padding: 1rem; max-width: 1240px; color: var(--ink);
-  background: var(--paper); font: 16px/1.5 system-ui, sans-serif }
-h1 { font-size: 1.5rem; margin: .5rem 0 } h2 { font-size: 1.2rem; margin: 2rem 0 .5rem;
-  border-top: 1px solid var(--line); padding-top: 1rem } h3 { font-size: 1rem; margin: 1rem 0 0 }
-p { max-width: 75ch; margin: .5rem 0 }
-.grid { display: grid; gap: 1rem; grid-template-columns: repeat(auto-fit, minmax(min(100%, 440px),
-  1fr)); margin: .75rem 0 }
-figure { margin: 0 } img { width: 100%; max-width: 600px; height: auto; background: #fff;
-  border: 1px solid var(--line); border-radius: 6px; display: block }
-figcaption { font-size: .85rem; padding: .25rem 0 }
-.wide { overflow-x: auto; margin: .5rem 0 } table { border-collapse: collapse; font-size: .85rem;
-  font-variant-numeric: tabular-nums } th, td { padding: .25rem .6rem; text-align: right;
-  border-bottom: 1px solid var(--line); white-space: nowrap }
-th { white-space: normal } th:first-child, td:first-child { text-align: left }
-summary { cursor: pointer; padding: .3rem 0 }
-code { font-size: .9em; overflow-wrap: anywhere } ol { margin: .25rem 0; padding-left: 2rem }
-.samples { display: grid; gap: .75rem; margin: .75rem 0;
-  grid-template-columns: repeat(auto-fit, minmax(min(100%, 300px), 1fr)) }
-.sample { background: var(--soft); border-radius: 6px; padding: .25rem .75rem }
-.right { color: var(--good) } .wrong { color: var(--bad); font-weight: 600 }
-.withdrawn { opacity: .7; text-decoration: line-through }
-"""
+BLOCKS = {   # name of the README's block: the folders beside `reference` whose studies it shows
+    "addition": ("reproduce/seed-*",), "studies": ("ablations", "countdown", "scale")}
+FIGURES = Path("docs/figures")
+PATHS = ("out", "init", "base", "start", "policy", "critic", "outcome", "reviser",
+         "seed")              # may differ between runs that are averaged
 
 
 @dataclass(frozen=True)
@@ -55,32 +26,111 @@ class Config:
     """Figures and report.html of a run, or the README's results from several."""
 
     run: str = "runs/quickstart"  # run folder whose page is written
-    runs: tuple[str, ...] = ()    # finished run folders, one a seed: kept in `reference`
+    runs: tuple[str, ...] = ()    # finished run folders, one per seed: kept in `reference`
     reference: str = "data/reference/quickstart"   # small committed copies of runs
     readme: str = ""              # file whose results block is written from `reference`
-    levels: tuple[int, ...] = ()  # levels of the README's table; default: the three hardest
 
 
 def run(cfg: Config) -> Path:
     """Write what is asked for; returns the path of the page, the README or the reference."""
     if not cfg.runs and not cfg.readme:
-        return write_page(Path(cfg.run))
+        return page.write_page(Path(cfg.run))
     if cfg.runs:
-        readme.keep_runs(cfg.runs, Path(cfg.reference))
-    if not cfg.readme:
-        return Path(cfg.reference)
-    return readme.write(Path(cfg.readme), Path(cfg.reference), cfg.levels)
+        keep_runs(cfg.runs, Path(cfg.reference))
+    if cfg.readme:
+        return write_readme(Path(cfg.readme), Path(cfg.reference))
+    return Path(cfg.reference)
 
 
-def write_page(folder: Path) -> Path:
-    """report.html with every figure inside, and the figures as PNG beside it."""
-    content = Page(load_run(folder), load_machine(folder), folder / "figures")
-    content.figures.mkdir(exist_ok=True)
-    body = "".join(part(content) for part in SECTIONS)
-    title = f"minireason: {folder.name}"
-    path = folder / "report.html"
-    write_atomic(path, '<!doctype html><html lang="en"><head><meta charset="utf-8">'
-                 '<meta name="viewport" content="width=device-width, initial-scale=1">'
-                 f"<title>{escape(title)}</title><style>{CSS}</style></head><body>"
-                 f"<h1>{escape(title)}</h1>{body}</body></html>\n")
-    return path
+def keep_runs(runs: tuple[str, ...], reference: Path) -> None:
+    """Copy the small files of each run to reference/seed-<seed>; UserError if they do not match."""
+    loaded = [results.load_run(folder) for folder in runs]
+    seeds = [run["pretrain"]["config"]["seed"] for run in loaded]
+    if len(set(seeds)) < len(seeds):
+        raise UserError(f"--runs: seeds {seeds}; give one run per seed")
+    for folder, run in zip(runs, loaded, strict=True):
+        if settings(run) != settings(loaded[0]):
+            raise UserError(f"--runs: {folder} has other stages or settings than {runs[0]}; only "
+                            "runs that differ in nothing but the seed can be averaged")
+    targets = [reference / f"seed-{seed}" for seed in seeds]
+    for path in sorted(reference.glob("seed-*")):
+        if path not in targets or any(path.rglob("*.safetensors")):
+            raise UserError(f"{path}: is not an older copy of these runs; delete it or choose "
+                            "another --reference")
+    for folder, target in zip(runs, targets, strict=True):
+        results.keep(folder, target)
+
+
+def settings(run: dict[str, dict]) -> dict:
+    """Every stage's config without its seed and paths."""
+    return {name: {key: value for key, value in stage["config"].items() if key not in PATHS}
+            for name, stage in run.items()}
+
+
+def write_readme(readme: Path, reference: Path) -> Path:
+    """Replace the README's results block, from `reference`, and those of studies beside it.
+
+    Figures go to docs/figures. A block of studies is optional, and stays where nothing is there.
+    """
+    if not readme.is_file():
+        raise UserError(f"{readme}: no such file")
+    whole = readme.read_text(encoding="utf-8")
+    between(readme, whole, "results", "")           # refuse a file without marks before drawing
+    folders = sorted(reference.glob("seed-*"))
+    if not folders:
+        raise UserError(f"{reference}: holds no seed-* folders; make it with minireason report "
+                        "--runs RUN...")
+    drawn = readme.parent / FIGURES
+    drawn.mkdir(parents=True, exist_ok=True)
+    whole = between(readme, whole, "results", results_block(folders, drawn))
+    for name, patterns in BLOCKS.items():
+        found = [path for pattern in patterns for path in sorted(reference.parent.glob(pattern))]
+        block = "\n\n".join(filter(None, [study_block(path, drawn) for path in found]))
+        if block and f"<!-- {name}:begin -->" in whole:
+            whole = between(readme, whole, name, block)
+    write_atomic(readme, whole)
+    return readme
+
+
+def between(readme: Path, whole: str, name: str, block: str) -> str:
+    """The text with what stands between a block's marks replaced; UserError without the marks."""
+    begin, end = f"<!-- {name}:begin -->", f"<!-- {name}:end -->"
+    if whole.count(begin) != 1 or whole.count(end) != 1 or whole.index(begin) > whole.index(end):
+        raise UserError(f"{readme}: needs the lines {begin} and {end}, once and in this order")
+    head, rest = whole.split(begin)
+    return f"{head}{begin}\n{block}\n{end}{rest.split(end)[1]}"
+
+
+def image(name: str, text: str) -> str:
+    """A figure of docs/figures, half a page wide."""
+    return f'<img src="{FIGURES}/{name}.png" alt="{text}" width="49%">'
+
+
+def results_block(folders: list[Path], drawn: Path) -> str:
+    """Tables and figures of the reference runs and how they were made, from results.md.j2."""
+    runs = [results.load_run(folder) for folder in folders]
+
+    def picture(name: str, text: str, function, *arguments: object) -> str:
+        style.save(drawn / f"{name}.png", function, runs, *arguments)
+        return image(name, text)
+
+    record = folders[0] / "config.json"
+    minutes = [sum(stage["result"].get("seconds", 0) for stage in run.values()) / 60
+               for run in runs]
+    return page.render(
+        "results.md.j2", runs=runs, picture=picture, minutes=sorted(minutes),
+        size=read_json(record)["config"]["size"] if record.exists() else "?",
+        machines=sorted({results.load_machine(folder) for folder in folders}))
+
+
+def study_block(folder: Path, drawn: Path) -> str:
+    """A study's tables as they are and its pictures, copied to docs/figures, by file name."""
+    text = ""
+    for path in sorted(folder.iterdir()):
+        if path.suffix == ".md":
+            text += "\n" + path.read_text(encoding="utf-8").strip() + "\n\n"
+        elif path.suffix == ".png":
+            name = f"{folder.name}-{path.stem}"
+            shutil.copyfile(path, drawn / f"{name}.png")
+            text += image(name, f"{folder.name}: {path.stem}") + "\n"
+    return text.strip()

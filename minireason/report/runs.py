@@ -1,50 +1,66 @@
 """What a run folder holds, as plain values, and its small copy that a repository can hold.
 
-    {stage: {"config": ..., "result": ..., "metrics": [...], "tokens": ..., "examples": {...}}}
+    {stage: {"stage": kind, "config", "result", "rows", "metrics", "examples", "trees", "tokens"}}
 
-Only finished stages are there: what has no result.json is missing, and is said to be missing by
-whoever asks. The copy (`keep`) has the same layout without weights, rollouts and most samples, so
-the same functions read both, and every figure can be drawn anew from committed files.
+Rows (rows.jsonl) are the one source of every table and figure: flat objects such as
+{"set": "chain-test-k6", "method": "majority", "n": 64, "accuracy": 0.77, "low": ..., "high": ...,
+"seed": 0}, to which loading adds "stage", the name of the folder, "policy", the one that was
+measured at test time, and "rung", the row's name on the climb. Only finished stages, those with a
+result.json, are loaded. The copy (`keep`) has the same layout without weights, rollouts and most
+samples, so the same functions read both.
 """
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
 
+from minireason import stages
 from minireason.core.config import UserError, read_json, read_lines, write_atomic
+from minireason.report import style
+from minireason.report.convert import rows_of_result
 
-STAGES = ("pretrain", "sft", "star", "critic", "outcome", "testtime", "rl", "rl_critic",
-          "rl_testtime", "revise", "search", "flywheel")   # of a run, in order
-EXAMPLES = 24                 # problems a set whose first sample is shown or kept
+EXAMPLES = 24                 # problems per set whose first sample is shown or kept
 THIN = 200                    # lines of metrics that a copy keeps at most
+COPIED = ("config.json", "result.json", "rows.jsonl", "machine.json", "tree.json")   # whole
 
 
 def load_run(folder: Path | str) -> dict[str, dict]:
-    """Finished stages of a run; UserError if even pretraining is not among them."""
+    """Finished stages of a run in the ladder's order; UserError without a pretrain stage."""
     folder = Path(folder)
     found = {path.parent.name: load_stage(path.parent) for path in folder.glob("*/result.json")}
     if "pretrain" not in found:
         raise UserError(f"{folder}: holds no finished pretrain stage; give the folder of a "
                         "`minireason run`, such as runs/quickstart")
-    order = [name for name in STAGES if name in found]
-    return {name: found[name] for name in order + sorted(set(found) - set(order))}
+    order = [stage.name for stage in stages.STAGES if stage.name in found]
+    return {name: found[name] for name in [*order, *sorted(set(found) - set(order))]}
 
 
 def load_stage(folder: Path) -> dict:
     """One stage's records; "tokens" counts those trained on, parts such as rounds included."""
-    metrics = read_lines(folder / "metrics.jsonl")
-    parts = [line for path in sorted(folder.glob("*/**/metrics.jsonl"))
-             for line in read_lines(path)]
+    record, result = read_json(folder / "config.json"), read_json(folder / "result.json")
+    rows = read_lines(folder / "rows.jsonl")
+    if not rows:
+        rows = rows_of_result(record["stage"], record["config"], result)
+    labels = {stage.name: stage.label for stage in stages.STAGES}
+    policy = labels.get(Path(record["config"].get("policy", "")).name, "")
+    rungs = {"direct": "direct answer", "greedy": labels.get(folder.name, "")}
+    for row in rows:
+        method = f"{policy}, {style.method_name(row, with_n='n' in row)}"
+        row |= {"stage": folder.name, "policy": policy, "rung": rungs.get(row["method"], method)}
     examples: dict[str, list] = {}
     for path in sorted(folder.glob("samples-*-0.json")):       # the first shard of each set
         name = path.stem.removeprefix("samples-").rpartition("-")[0]
         examples[name] = read_json(path)[:EXAMPLES]
-    return {**read_json(folder / "config.json"), "result": read_json(folder / "result.json"),
-            "metrics": metrics, "examples": examples,
-            "trees": read_json(trees) if (trees := folder / "tree.json").exists() else {},
-            "tokens": int(sum(line.get("train/tokens", line.get("train/trained_tokens", 0))
-                              for line in metrics + parts))}
+    tokens = 0.0
+    for path in [folder / "metrics.jsonl", *folder.glob("*/**/metrics.jsonl")]:
+        for line in read_lines(path):
+            tokens += line.get("train/tokens", line.get("train/trained_tokens", 0))
+    trees = folder / "tree.json"
+    return {**record, "result": result, "rows": rows, "examples": examples,
+            "metrics": read_lines(folder / "metrics.jsonl"), "tokens": int(tokens),
+            "trees": read_json(trees) if trees.exists() else {}}
 
 
 def load_machine(folder: Path | str) -> str:
@@ -55,23 +71,77 @@ def load_machine(folder: Path | str) -> str:
     return ", ".join(f"{name} {value}" for name, value in read_json(path).items())
 
 
-def rungs(run: dict[str, dict], rounds: bool = False) -> dict[str, dict[str, dict]]:
-    """{rung: {set name: fields of Accuracy}} from direct answers up; `rounds` splits STaR's."""
-    base = run["pretrain"]["result"]["accuracy"]
-    ladder = {"direct answer": base["direct"], "pretrained, step by step": base["cot"]}
-    if "sft" in run:
-        ladder["SFT"] = run["sft"]["result"]["accuracy"]["cot"]
-    if "star" in run:
-        history = run["star"]["result"]["rounds"]
-        for number, result in enumerate(history, 1):
-            if rounds or number == len(history):
-                name = f"STaR, round {number}" if rounds else "STaR"
-                ladder[name] = result["accuracy"]["cot"]
-    if "rl" in run:
-        ladder["RL"] = run["rl"]["result"]["accuracy"]["cot"]
-    if "flywheel" in run:
-        ladder["flywheel"] = run["flywheel"]["result"]["accuracy"]["cot"]
-    return ladder
+def select(rows: list[dict], **where: object) -> list[dict]:
+    """The rows whose fields have these values; None selects the rows without the field."""
+    return [row for row in rows if all(row.get(key) == value for key, value in where.items())]
+
+
+def group_by(rows: list[dict], field: str) -> dict:
+    """{value of the field: its rows}, in order of appearance; None where the field is missing."""
+    groups: dict = {}
+    for row in rows:
+        groups.setdefault(row.get(field), []).append(row)
+    return groups
+
+
+def tagged(rows: list[dict], **fields: object) -> list[dict]:
+    """The rows with these fields set."""
+    return [{**row, **fields} for row in rows]
+
+
+def rows_of(runs: list[dict], stage: str, **where: object) -> list[dict]:
+    """The rows of one stage over several runs (one per seed); none where it is missing."""
+    found = []
+    for run in runs:
+        if stage in run:
+            found += select(run[stage]["rows"], **where)
+    return found
+
+
+def at_largest_n(rows: list[dict]) -> list[dict]:
+    """The rows at the largest n of all."""
+    return select(rows, n=max((row["n"] for row in rows), default=0))
+
+
+def differences(rows: list[dict]) -> list[dict]:
+    """The rows of paired differences, method "a - b"."""
+    return [row for row in rows if " - " in row["method"]]
+
+
+def final_rows(runs: list[dict], stage: str) -> list[dict]:
+    """Greedy accuracy of a policy on the test sets: after the last round where there are rounds."""
+    rows = rows_of(runs, stage, method="greedy", step=None)     # a step: on validation problems
+    last = max((row.get("round", 0) for row in rows), default=0)
+    return [row for row in rows if row.get("round", 0) == last]
+
+
+def rung_rows(runs: list[dict]) -> list[dict]:
+    """Greedy accuracy of every policy of the ladder, direct answers first."""
+    found = rows_of(runs, "pretrain", method="direct")
+    for stage in stages.STAGES:
+        if stage.label:
+            found += final_rows(runs, stage.name)
+    return found
+
+
+def sampled_rows(runs: list[dict], stage: str) -> list[dict]:
+    """Every test-time method of a stage, in the order of style.METHODS."""
+    found = []
+    for method in style.METHODS:
+        found += rows_of(runs, stage, method=method)
+    return found
+
+
+def stages_of(run: dict[str, dict], *kinds: str) -> list[str]:
+    """Names of the run's stages of these kinds: testtime and rl_testtime are of kind testtime."""
+    return [name for name, stage in run.items() if stage["stage"] in kinds]
+
+
+def hardest_set(run: dict[str, dict], *kinds: str) -> str:
+    """The last set that the last stage of these kinds measured, else the ladder's last."""
+    names = stages_of(run, *kinds)
+    rows = run[names[-1]]["rows"] if names else rung_rows([run])
+    return list(group_by(rows, "set"))[-1]
 
 
 def level_of(name: str) -> int:
@@ -82,40 +152,39 @@ def level_of(name: str) -> int:
 def thin(metrics: list[dict], at_most: int) -> list[dict]:
     """Blocks of steps as one line each: tokens are summed, all else is averaged."""
     lines = []
-    for block in np.array_split(np.arange(len(metrics)), min(at_most, len(metrics)) or 1):
+    for block in np.array_split(np.arange(len(metrics)), max(1, min(at_most, len(metrics)))):
         members = [metrics[i] for i in block]
-        line = {"step": members[-1]["step"]} if members else {}
-        for key in (key for key in (members[-1] if members else {}) if key != "step"):
+        for key in members[-1] if members else ():
+            if key == "step":
+                lines.append({"step": members[-1]["step"]})
+                continue
             values = [member[key] for member in members if key in member]
-            mean = sum(values) / len(values)
-            line[key] = sum(values) if key.endswith("tokens") else float(f"{mean:.5g}")
-        lines += [line] if line else []
+            mean = float(f"{sum(values) / len(values):.5g}")
+            lines[-1][key] = sum(values) if key.endswith("tokens") else mean
     return lines
 
 
 def keep(run: Path | str, out: Path | str) -> None:
     """Copy what the figures need of a run, thinned, into `out`; paths become relative to it."""
     run, out = Path(run), Path(out)
-    paths, stages = list(run.glob("*.json")), load_run(run)
-    root = json.dumps(str(Path(stages["pretrain"]["config"]["out"]).parent))[1:-1]
-    for stage in stages:
-        paths += [*(run / stage).glob("*.json"), *(run / stage).rglob("metrics.jsonl")]
-    for old in [*out.rglob("*.json"), *out.rglob("*.jsonl")]:      # of an older copy
-        old.unlink()
+    loaded = load_run(run)
+    root = json.dumps(str(Path(loaded["pretrain"]["config"]["out"]).parent))[1:-1]
+    paths = list(run.glob("*.json"))
+    for stage in loaded:
+        paths += [*(run / stage).glob("*.json*"), *(run / stage).glob("*/**/metrics.jsonl")]
+    shutil.rmtree(out, ignore_errors=True)                     # an older copy
     for path in sorted(paths):
-        target = out / path.relative_to(run)
-        if path.name in ("config.json", "result.json", "machine.json", "tree.json"):
-            text = json.dumps(read_json(path), indent=1).replace(f'"{root}', f'"{out.name}')
+        if path.name in COPIED:
+            lines = path.read_text(encoding="utf-8").splitlines()
         elif path.name == "metrics.jsonl":
-            text = "\n".join(map(json.dumps, thin(read_lines(path), THIN)))
-            if not text:
-                continue
+            lines = [json.dumps(line) for line in thin(read_lines(path), THIN)]
         elif path.name.startswith("samples-") and path.stem.endswith("-0"):
-            text = json.dumps([first_sample(record) for record in read_json(path)[:EXAMPLES]])
+            lines = [json.dumps([first_sample(record) for record in read_json(path)[:EXAMPLES]])]
         else:
             continue
+        target = out / path.relative_to(run)
         target.parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(target, text + "\n")
+        write_atomic(target, "\n".join(lines).replace(f'"{root}', f'"{out.name}') + "\n")
 
 
 def first_sample(record: dict) -> dict:

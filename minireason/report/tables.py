@@ -1,103 +1,116 @@
-"""The README's tables, as markdown, from loaded runs of different seeds."""
+"""Tables from rows: one pivot, which the README shows as Markdown and the page as HTML."""
+
+from dataclasses import dataclass
 
 import numpy as np
 
-from minireason.report import figures
-from minireason.report.runs import level_of, rungs
+from minireason.report import runs as results
+from minireason.report import style
+from minireason.report.runs import group_by, level_of, rows_of, select, tagged
 
 
-def cell(points: list[dict]) -> str:
-    """Mean over seeds, mean of the seeds' intervals, and the seeds' range, in percent."""
-    mean, low, high = (100 * float(np.mean([point[key] for point in points]))
-                       for key in ("accuracy", "low", "high"))
-    values = [100 * point["accuracy"] for point in points]
-    seeds = f" ({min(values):.0f} to {max(values):.0f})" if len(points) > 1 else ""
-    return f"{mean:.1f} [{low:.0f}, {high:.0f}]{seeds}"
+@dataclass(frozen=True)
+class Table:
+    """Texts; an empty one stands where nothing was measured."""
+
+    header: list[str]
+    lines: list[list[str]]
+
+    def markdown(self) -> str:
+        """The table in Markdown."""
+        head, *body = [f"| {' | '.join(line)} |" for line in (self.header, *self.lines)]
+        return "\n".join([head, "|---" * len(self.header) + "|", *body])
 
 
-def accuracy(runs: list[dict], levels: tuple[int, ...]) -> str:
-    """Stages and test-time methods against the hard levels, as markdown."""
-    ladders = [rungs(run) for run in runs]
-    names = list(ladders[0]["direct answer"])
-    names = [name for name in names if level_of(name) in levels] if levels else names[-3:]
-    lines = ["| accuracy (%) | " + " | ".join(f"level {level_of(name)}" for name in names) + " |",
-             "|---" * (len(names) + 1) + "|"]
-    for rung in ladders[0]:
-        cells = [cell([ladder[rung][name] for ladder in ladders]) for name in names]
-        lines.append(f"| {rung} | {' | '.join(cells)} |")
-    curves = [run.get("testtime", {}).get("result", {}).get("curves", {}) for run in runs]
-    if any(name in curves[0] for name in names):
-        last = next(str(curve["samples"]) for curve in curves[0].values())
-        for method, (label, _, _) in figures.measured(next(iter(curves[0].values()))).items():
-            cells = [cell([curve[name]["points"][last][method] for curve in curves])
-                     if name in curves[0] else "" for name in names]
-            label = "single sample, T = 1" if method == "single" else f"{label}, N = {last}"
-            label = f"STaR, {label}"
-            lines.append(f"| {label} | {' | '.join(cells)} |")
-    return "\n".join(lines)
+def accuracy_text(rows: list[dict], digits: int = 0) -> str:
+    """`81.3 [78, 85] (79 to 83)`: mean over seeds in percent, mean 95% interval, range over seeds.
+
+    A difference is in points, with its sign and without a range; rows without an accuracy give
+    their count.
+    """
+    if "accuracy" not in rows[0]:
+        return f"{np.mean([row['count'] for row in rows]):.0f}"
+    difference = " - " in rows[0].get("method", "")
+    sign, digits = ("+", 1) if difference else ("", digits)
+    mean = 100 * float(np.mean([row["accuracy"] for row in rows]))
+    text = f"{mean:{sign}.1f}"
+    if "low" in rows[0]:
+        low = 100 * float(np.mean([row["low"] for row in rows]))
+        high = 100 * float(np.mean([row["high"] for row in rows]))
+        text += f" [{low:{sign}.{digits}f}, {high:{sign}.{digits}f}]"
+    if len(rows) > 1 and not difference:
+        values = [100 * row["accuracy"] for row in rows]
+        text += f" ({min(values):.0f} to {max(values):.0f})"
+    return text
 
 
-def differences(runs: list[dict]) -> str:
+def heading(row: dict, field: str) -> str:
+    """A field's value as a heading: "level 6" of a test set, a method in words, "bin 1"."""
+    value = row.get(field)
+    if field == "set" and "-test-" in value:
+        return f"level {level_of(value)}"
+    if field == "method":
+        return style.method_name(row)
+    if field == "n":
+        return f"{value} samples"
+    if field == "bin":
+        return "all" if value is None else f"bin {value + 1}"
+    return str(value)
+
+
+def pivot(rows: list[dict], by: str, across: str, corner: str = "", digits: int = 0,
+          names: dict[object, str] | None = None) -> Table:
+    """One line per value of field `by`, one column per value of `across`, as they first appear.
+
+    names: the values of `across` that are shown, in this order, with their headings.
+    """
+    columns = group_by(rows, across)
+    if names is None:
+        names = {value: heading(members[0], across) for value, members in columns.items()}
+    shown = [row for row in rows if row.get(across) in names]
+    lines = []
+    for members in group_by(shown, by).values():
+        line = [heading(members[0], by)]
+        for value in names:
+            here = select(members, **{across: value})
+            line.append(accuracy_text(here, digits) if here else "")
+        lines.append(line)
+    return Table([corner or by, *names.values()], lines)
+
+
+def every_row(stage: dict) -> Table:
+    """Every row of a stage by method, round, step and N, across its sets."""
+    rows = []
+    for row in stage["rows"]:
+        if "accuracy" in row or "count" in row:
+            told = [f"{key} {row[key]}" for key in ("round", "step", "bin", "n") if key in row]
+            rows.append({**row, "what": ", ".join([row["method"].replace("_", " "), *told])})
+    return pivot(rows, "what", "set", "method", 1)
+
+
+def differences(runs: list[dict], stage: str, name: str) -> Table:
     """Paired differences at the largest N: means over seeds, and the worst seed's lower bound."""
-    lines = []
-    for name, curve in runs[0].get("testtime", {}).get("result", {}).get("curves", {}).items():
-        lines += ["", f"| level {level_of(name)}, N = {curve['samples']}, "
-                  f"n = {curve['n_problems']} problems; points of accuracy "
-                  "| mean over seeds [of their 95% intervals] | lowest bound of any seed |",
-                  "|---|---|---|"]
-        for pair in curve["differences"]:
-            rows = [run["testtime"]["result"]["curves"][name]["differences"][pair] for run in runs]
-            mean, low, high = (100 * np.mean([row[key] for row in rows])
-                               for key in ("mean", "low", "high"))
-            lines.append(f"| {pair.replace('_', ' ')} | {mean:+.1f} [{low:+.1f}, {high:+.1f}] | "
-                         f"{100 * min(row['low'] for row in rows):+.1f} |")
-    return "\n".join(lines).strip()
+    rows = results.differences(rows_of(runs, stage, set=name))
+    shown = tagged(rows, column="mean over seeds [of their 95% intervals]")
+    for method, members in group_by(rows, "method").items():
+        worst = min(row["low"] for row in members)
+        shown.append({"method": method, "accuracy": worst, "column": "lowest bound of any seed"})
+    return pivot(shown, "method", "column", f"level {level_of(name)}, N = {rows[0]['n']}, n = "
+                 f"{rows[0]['problems']} problems; points of accuracy")
 
 
-def rl(runs: list[dict]) -> str:
-    """Every test-time method before and after RL, at the levels measured both times."""
-    lines = []
-    for name, curve in runs[0].get("rl_testtime", {}).get("result", {}).get("curves", {}).items():
-        if name not in runs[0]["testtime"]["result"]["curves"]:
-            continue
-        last = str(curve["samples"])
-        lines += ["", f"| level {level_of(name)}, N = {last}, accuracy (%) | before RL "
-                  "| after RL |", "|---|---|---|"]
-        for method, (label, _, _) in figures.measured(curve).items():
-            cells = [cell([run[stage]["result"]["curves"][name]["points"][last][method]
-                           for run in runs]) for stage in ("testtime", "rl_testtime")]
-            label = "single sample, T = 1" if method == "single" else label
-            lines.append(f"| {label} | {' | '.join(cells)} |")
-    return "\n".join(lines).strip()
-
-
-def rl_levels(runs: list[dict]) -> str:
-    """One sample at T = 1 before and after RL, and greedy answers, at every level."""
-    if any("rl" not in run for run in runs):
-        return ""
-    lines = ["| level | one sample before RL, accuracy (%) | after RL | greedy before | after |",
-             "|---|---|---|---|---|"]
-    after = [run["rl"]["result"]["accuracy"] for run in runs]
-    before = [rungs(run)["STaR"] for run in runs]
-    for name in after[0]["cot"]:
-        cells = [cell([one[key][name] for one in after]) for key in ("sampled_before", "sampled")]
-        cells += [cell([one[name] for one in before]), cell([one["cot"][name] for one in after])]
-        lines.append(f"| {level_of(name)} | {' | '.join(cells)} |")
-    return "\n".join(lines)
-
-
-def search(runs: list[dict]) -> str:
-    """After RL: every method at the same tokens; the differences from critic best-of-N."""
-    lines = []
-    for name, first in runs[0].get("search", {}).get("result", {}).get("sets", {}).items():
-        sets = [run["search"]["result"]["sets"][name] for run in runs]
-        budgets = [n for n in first["curves"]["best_of_n"] if all(
-            n in curve for curve in first["curves"].values())]
-        lines += ["", f"| level {level_of(name)}, after RL, n = {first['n_problems']}, accuracy "
-                  "(%) at the tokens of | " + " | ".join(f"{n} samples" for n in budgets) + " |",
-                  "|---" * (len(budgets) + 1) + "|"]
-        for method in first["curves"]:
-            points = [[one["curves"][method][n] for one in sets] for n in budgets]
-            cells = [cell([{**p, "accuracy": p["mean"]} for p in seeds]) for seeds in points]
-            lines.append(f"| {method.replace('_', ' ')} | {' | '.join(cells)} |")
-    return "\n".join(lines).strip()
+def by_policy(runs: list[dict], digits: int = 0) -> list[Table]:
+    """Per set that was measured under several policies: their methods at the largest equal N."""
+    rows = []
+    for stage in results.stages_of(runs[0], "testtime"):
+        rows += results.sampled_rows(runs, stage)
+    tables = []
+    for name, members in group_by(rows, "set").items():
+        policies = group_by(members, "policy").values()
+        if len(policies) > 1:
+            n = min(max(row["n"] for row in of_one) for of_one in policies)
+            methods = set.intersection(*(set(group_by(of_one, "method")) for of_one in policies))
+            shown = [row for row in select(members, n=n) if row["method"] in methods]
+            tables.append(pivot(shown, "method", "policy", f"level {level_of(name)}, N = {n}, "
+                                "accuracy (%)", digits))
+    return tables

@@ -1,0 +1,155 @@
+"""The figures of test time: votes and searches, critics, the whole climb, one problem's tree."""
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from minireason.report import runs as results
+from minireason.report import style
+from minireason.report.figures import along
+from minireason.report.runs import group_by, level_of, rows_of, select
+from minireason.report.style import BLACK, BLUE, ORANGE, RED, SEEDS
+
+SHOWN = 5                     # children of a node that are drawn, the most visited ones
+
+
+def methods_curve(runs: list[dict], name: str, axis: str, stage: str) -> Figure:
+    """Every method's accuracy on a set against samples N or generated tokens, both log scales."""
+    by_method = group_by(rows_of(runs, stage, set=name), "method")
+    searched = "unit" in by_method["single"][0]                # at equal tokens
+    figure, axes = style.canvas(4.4 if searched else 3.6)
+    for method, (_, colour, marker) in style.METHODS.items():
+        if method in by_method:
+            rows = by_method[method]
+            x, spreads = along(rows, "n", axis)
+            style.band(axes, x, spreads, colour, marker, style.method_name(rows[0]),
+                       "--" if method == "coverage" else "-", 0.1 if searched else 0.15)
+    axes.set_xscale("log", base=2 if axis == "n" else 10)
+    samples = list(group_by(by_method["single"], "n"))
+    if axis == "n":
+        axes.set_xticks(samples, [str(n) for n in samples])
+    elif searched:
+        budgets = [by_method["single"][0]["unit"] * n for n in samples]
+        axes.set_xticks(budgets, [str(tokens) for tokens in budgets])
+        axes.minorticks_off()
+    what = "samples N" if axis == "n" else "generated tokens per problem"
+    return style.finish(figure, axes, f"{what} (log scale)",
+                        f"accuracy at level {level_of(name)} (%)", 2)
+
+
+def calibration(runs: list[dict], name: str, stage: str) -> Figure:
+    """Share of right samples against the critic's value; on the diagonal it can be believed."""
+    figure, axes = style.canvas()
+    axes.plot([0, 100], [0, 100], color=style.GREY, linestyle=":", label="perfectly calibrated")
+    bins = rows_of(runs, stage, set=name, method="calibration")
+    for i, (seed, rows) in enumerate(group_by(bins, "seed").items()):
+        size = np.array([row["count"] for row in rows], dtype=float)
+        x = 100 * np.array([row["value"] for row in rows])
+        y = 100 * np.array([row["accuracy"] for row in rows])
+        axes.plot(x, y, color=SEEDS[i % 5], label=f"seed {seed}")
+        axes.scatter(x, y, s=8 + 120 * size / size.max(), color=SEEDS[i % 5], alpha=0.7)
+    axes.set_xlim(-2, 102)
+    return style.finish(figure, axes, "critic's value at the end, P(correct) (%)",
+                        "samples that are right (%)")
+
+
+def label_errors(runs: list[dict], stage: str) -> Figure:
+    """How often Monte Carlo step labels agree with the exact truth, against rollouts per step."""
+    figure, axes = style.canvas()
+    for name, colour, marker in (("hard", BLUE, "o"), ("soft", ORANGE, "s")):
+        rows = rows_of(runs, stage, method=f"mc_{name}")
+        for kind, line in (("accuracy", "-"), ("false_positive", "--"), ("false_negative", ":")):
+            x, spreads = along([{"n": row["n"], "accuracy": row[kind]} for row in rows], "n")
+            style.band(axes, x, spreads, colour, marker, f"{name}, {kind.replace('_', ' ')}", line)
+    axes.set_xscale("log", base=2)
+    axes.set_xticks(x, [str(int(n)) for n in x])
+    return style.finish(figure, axes, "rollouts n per step end (log scale)",
+                        "share of step ends (%)", 2)
+
+
+def climb_bars(runs: list[dict], name: str) -> dict[str, list[dict]]:
+    """{label: rows}: every policy, then every method at its largest N, on one set.
+
+    The flywheel comes last: it learns from what search finds.
+    """
+    rows = select(results.rung_rows(runs), set=name)
+    measured = [stage for stage in results.stages_of(runs[0], "testtime")
+                if rows_of(runs, stage, set=name)][-1:]
+    for stage in [*measured, *results.stages_of(runs[0], "search")]:
+        methods = style.METHODS if stage in measured else style.SEARCHES
+        shown = [row for row in select(results.sampled_rows(runs, stage), set=name)
+                 if row["method"] in methods]
+        rows += results.at_largest_n(shown)
+    bars = group_by(rows, "rung")
+    if "flywheel" in bars:
+        bars["flywheel"] = bars.pop("flywheel")
+    return bars
+
+
+def climb(runs: list[dict], name: str) -> Figure:
+    """Every policy and, at the largest N, every method on one test set, as horizontal bars."""
+    bars = climb_bars(runs, name)
+    figure, axes = style.canvas(0.8 + 0.3 * len(bars))
+    for i, (label, rows) in enumerate(bars.items()):
+        mean, low, high = style.spread(rows)
+        method = style.METHODS.get(rows[0]["method"])
+        colour = method[1] if method else style.RUNGS.get(label, (RED,))[0]
+        oracle = "oracle" in label
+        axes.barh(i, mean, color="none" if oracle else colour, edgecolor=colour, height=0.65,
+                  hatch="///" if oracle else None, alpha=0.85, ecolor="#444444", capsize=2,
+                  xerr=[[max(0, mean - low)], [max(0, high - mean)]])
+        axes.annotate(f"{mean:.0f}", (max(high, mean), i), (5, 0), textcoords="offset points",
+                      va="center", fontsize=9)
+    axes.set_yticks(range(len(bars)), list(bars))
+    axes.invert_yaxis()
+    axes.grid(axis="y", visible=False)
+    axes.set_xlim(0, 108)
+    axes.set_xlabel(f"accuracy at level {level_of(name)} (%)\nstages answer greedily")
+    return figure
+
+
+def best_path(nodes: list[dict]) -> set[int]:
+    """Ids on the way to the complete node of highest value, which is what the search answers."""
+    complete = [node for node in nodes if node["state"] == "complete"]
+    path, at = set(), max(complete, key=lambda node: node["value"] or 0.0)["id"]
+    while at is not None:
+        path.add(at)
+        at = nodes[at]["parent"]
+    return path
+
+
+def tree(runs: list[dict], name: str, stage: str = "search") -> Figure:
+    """The search tree of one problem, left to right: colour is the critic's value, a red ring a
+    step that the verifier calls wrong; the answered path is thick and written out."""
+    nodes = runs[0][stage]["trees"][name]["nodes"]
+    path, children = best_path(nodes), group_by(nodes, "parent")
+    figure = Figure(figsize=(2 * style.WIDTH, 5), layout="constrained")
+    axes, drawn, leaves = figure.subplots(), [], iter(range(10 ** 6))
+
+    def place(node: dict, depth: int) -> float:
+        """Draw what lies below first; returns the node's height."""
+        below = children.get(node["id"], [])
+        shown = sorted(below, key=lambda c: (c["id"] not in path, -c["visits"]))[:SHOWN]
+        heights = [place(child, depth + 1) for child in shown]
+        y = float(np.mean(heights)) if heights else -float(next(leaves))
+        for child, height in zip(shown, heights, strict=True):
+            on = child["id"] in path
+            axes.plot([depth, depth + 1], [y, height], color=BLACK if on else "#bbbbbb", zorder=1,
+                      linewidth=2 if on else 0.8)
+        drawn.append((depth, y, node))
+        return y
+
+    place(nodes[0], 0)
+    x, y, found = zip(*drawn, strict=True)
+    dots = axes.scatter(
+        x, y, c=[node["value"] or 0.0 for node in found], vmin=0, vmax=1, cmap="cividis", zorder=2,
+        s=[20 + 15 * node["visits"] ** 0.5 for node in found], linewidths=1.4,
+        edgecolors=["#444444" if node.get("right", True) else RED for node in found])
+    for depth, height, node in drawn:
+        if node["id"] in path and depth:
+            step = node["text"].removesuffix("<eos>").removesuffix("</think>").removesuffix(";")
+            axes.annotate(step, (depth, height), (0, 9), textcoords="offset points", ha="center",
+                          fontsize=8, bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.5})
+    axes.axis("off")
+    axes.margins(x=0.06, y=0.1)
+    figure.colorbar(dots, ax=axes, label="critic's value", shrink=0.7)
+    return figure

@@ -1,0 +1,124 @@
+"""The README's blocks come from the committed copies alone, and nothing else is touched."""
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from made_runs import add_rl, made_run, search_rows, write
+
+from minireason.core.config import UserError
+from minireason.report import build
+from minireason.report import runs as results
+from minireason.stages import guided_search
+
+BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
+RUNS = ("runs/s0", "runs/s1", "runs/s2")
+
+
+@pytest.fixture
+def three(tmp_path, monkeypatch) -> Path:
+    """A folder with runs of three seeds and a README; the current directory."""
+    monkeypatch.chdir(tmp_path)
+    for seed in range(3):
+        made_run(Path(f"runs/s{seed}"), seed)
+    Path("README.md").write_text(f"above\n{BEGIN}\nold\n{END}\nbelow\n")
+    return tmp_path
+
+
+def test_readme_is_made_anew_from_the_reference_alone(three):
+    build.run(build.Config(runs=RUNS, readme="README.md"))
+    first = Path("README.md").read_text()
+    pictures = {path.name: path.read_bytes() for path in Path("docs/figures").iterdir()}
+    for path in RUNS:
+        Path(path).rename(path + "-gone")
+    Path("README.md").write_text(first.replace("%", "?"))
+    for path in Path("docs/figures").iterdir():
+        path.unlink()
+    build.run(build.Config(readme="README.md"))
+    assert Path("README.md").read_text() == first
+    assert {p.name: p.read_bytes() for p in Path("docs/figures").iterdir()} == pictures
+    assert first.startswith(f"above\n{BEGIN}\n|") and first.endswith(f"{END}\nbelow\n")
+    assert "old" not in first and "\n\n\n" not in first
+    for name in re.findall(r'src="([^"]+)"', first):
+        assert Path(name).is_file()
+
+
+def test_table_states_mean_interval_range_and_provenance(three):
+    build.run(build.Config(runs=RUNS, readme="README.md"))
+    text = Path("README.md").read_text()
+    points = results.rows_of([results.load_run(run) for run in RUNS], "sft", set="chain-test-k6")
+    mean, low, high = (100 * np.mean([p[k] for p in points]) for k in ("accuracy", "low", "high"))
+    values = [100 * p["accuracy"] for p in points]
+    spread = f"({min(values):.0f} to {max(values):.0f})"
+    assert f"| SFT | {mean:.1f} [{low:.0f}, {high:.0f}] {spread} |" in text
+    assert "| accuracy (%) | level 6 | level 7 | level 8 |" in text
+    assert "| STaR, majority vote, N = 8 |  |  | 62.0 [57, 66] (60 to 64) |" in text
+    assert "| majority vote - single sample | +12.0 [+9.0, +14.0] | +7.0 |" in text
+    for fact in ("seeds 0, 1, 2", "n = 500", "--size quickstart", "451,000 parameters", "cores 2",
+                 "torch 2.13.0", "9.3 to 9.3 minutes"):
+        assert fact in text, fact
+
+
+def test_budgets_are_those_that_every_method_has(three):
+    for seed, folder in enumerate(RUNS):
+        add_rl(Path(folder), seed)
+        rows = search_rows()
+        write(Path(folder) / "search", "search", guided_search.Config(
+            policy=f"{folder}/rl", critic="c", seed=seed), [{**rows[0], "n": 1}, *rows],
+            {"seconds": 1.0})
+    build.run(build.Config(runs=RUNS, readme="README.md"))
+    text = Path("README.md").read_text()
+    assert "n = 200, accuracy (%) at the tokens of | 4 samples | 16 samples |" in text
+    assert ("| tree search (PUCT), vote | 40.0 [35, 45] (40 to 40) | 40.0 [35, 45] (40 to 40) |"
+            in text)
+    assert "| level 8 | 34.0 [30, 38] (34 to 34) | 81.0 [" in text     # one sample, RL
+
+
+def test_runs_that_cannot_be_averaged_are_refused(three):
+    with pytest.raises(UserError, match="one run per seed"):
+        build.keep_runs(("runs/s0", "runs/s0"), Path("kept"))
+    record = json.loads(Path("runs/s1/sft/config.json").read_text())
+    record["config"]["traces"] = 5
+    Path("runs/s1/sft/config.json").write_text(json.dumps(record))
+    with pytest.raises(UserError, match="runs/s1 has other stages or settings"):
+        build.keep_runs(RUNS, Path("kept"))
+    assert not Path("kept").exists()
+    build.keep_runs(("runs/s0",), Path("kept"))
+    with pytest.raises(UserError, match="seed-0"):              # would mix old with new
+        build.keep_runs(("runs/s2",), Path("kept"))
+
+
+@pytest.mark.parametrize("text", ["no marks", END + BEGIN, BEGIN * 2 + END])
+def test_readme_without_its_marks_is_left_alone(three, text):
+    Path("README.md").write_text(text)
+    with pytest.raises(UserError, match="results:begin"):
+        build.run(build.Config(runs=RUNS, readme="README.md"))
+    assert Path("README.md").read_text() == text
+
+
+def test_studies_are_what_their_folders_hold(three):
+    """Tables as they are, pictures copied; a block without a study stays as it is."""
+    build.run(build.Config(runs=RUNS))
+    beside = Path("data/reference")
+    for name, content in (("ablations/star.md", "| star |\n"), ("ablations/star.png", "P"),
+                          ("ablations/star.json", "{}"), ("scale/b.png", "B"),
+                          ("scale/a.png", "A")):
+        (beside / name).parent.mkdir(exist_ok=True)
+        (beside / name).write_text(content)
+    marks = "<!-- studies:begin -->\nold\n<!-- studies:end -->\n"
+    kept = "<!-- addition:begin -->\nkept\n<!-- addition:end -->\n"
+    Path("README.md").write_text(f"{BEGIN}\n{END}\n{marks}{kept}")
+    build.run(build.Config(readme="README.md"))
+    text = Path("README.md").read_text()
+    images = {name: f'<img src="docs/figures/{name}.png" alt="{name.replace("-", ": ")}" '
+                    'width="49%">' for name in ("ablations-star", "scale-a", "scale-b")}
+    assert (f"<!-- studies:begin -->\n| star |\n\n{images['ablations-star']}\n\n"
+            f"{images['scale-a']}\n{images['scale-b']}\n<!-- studies:end -->\n{kept}") in text
+    assert Path("docs/figures/scale-b.png").read_text() == "B"
+    (beside / "reproduce/seed-0").mkdir(parents=True)
+    (beside / "reproduce/seed-0/table.md").write_text("| sums |\n")
+    build.run(build.Config(readme="README.md"))
+    assert "<!-- addition:begin -->\n| sums |\n<!-- addition:end -->" in Path(
+        "README.md").read_text()
