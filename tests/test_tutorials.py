@@ -24,7 +24,7 @@ KEY_LINES = {   # tutorial: what it must print
     "04_chain_of_thought": ("level 8: direct ", "p^k", "level 8, SFT, here: "),
     "05_star": ("by hand the same", "kept with a wrong step: ", "round 2: kept "),
     "06_reinforcement_learning": ("gradient of a silent group: ", "no gradient for rho from 1.28",
-                                  "after 2 updates ", "the run, eval/"),
+                                  "after 2 updates ", "the run, greedy, step"),
     "07_votes_and_critics": ("all 28 subsets 0.4643, library 0.4643", "AUC by last: ", "checked",
                              "coverage (oracle bound) - critic best-of-N"),
     "08_search_and_flywheel": ("charged ", "tree - best-of-N: ", "filter critic "),

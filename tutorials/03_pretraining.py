@@ -14,12 +14,12 @@ from tutorial_tools import keep, panels
 
 from minireason.core.config import rng
 from minireason.measure.evaluate import frozen_sets
-from minireason.measure.fits import log_linear, power_law, training_flops
 from minireason.model.tokenizer import Tokenizer
 from minireason.model.transformer import ModelConfig, Transformer
 from minireason.problems import chain
 from minireason.problems.corpus import Mixture, corpus_line, corpus_lines
 from minireason.report.style import BLUE, GREEN, ORANGE
+from minireason.studies.fits import log_linear, power_law, training_flops
 from minireason.training.batches import encode_lines, micro_batches
 from minireason.training.losses import nll
 from minireason.training.optim import make_optimizer, train_step

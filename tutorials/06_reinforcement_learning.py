@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from tutorial_tools import finished, keep, mean, panels, share
 
-from minireason.core.config import read_json, rng
+from minireason.core.config import read_lines, rng
 from minireason.measure.estimates import wilson
 from minireason.measure.evaluate import frozen_sets, verdicts_of
 from minireason.model import checkpoint
@@ -223,18 +223,17 @@ print(f"level {LEVEL}, one sample: before {share(before.sum(), N)}; after {STEPS
 # first updates can cost accuracy. The run's own curve shows what hundreds of them do.
 
 # %%
-curve = read_json(RUN / "rl" / "result.json")["curve"]
-names = sorted(name for name in curve[0] if name.startswith("eval/"))
-validated = read_json(RUN / "rl" / "config.json")["config"]["validation_n"]
-for name, color in zip(names, (PURPLE, BLUE), strict=False):
-    rows = np.array([[100 * x for x in (point[name], *wilson(point[name] * validated, validated))]
-                     for point in curve])
-    axes[2].errorbar([point["step"] for point in curve], rows[:, 0], color=color, marker="o",
-                     yerr=np.maximum(0, [rows[:, 0] - rows[:, 1], rows[:, 2] - rows[:, 0]]),
-                     elinewidth=1, label=name.rpartition("/")[2])
-    for point in (curve[0], curve[-1]):
-        print(f"the run, {name}, step {point['step']}: "
-              f"{share(point[name] * validated, validated)}")
+points = [row for row in read_lines(RUN / "rl" / "rows.jsonl") if "step" in row]
+for method, color in (("greedy", PURPLE), ("sampled", BLUE)):
+    curve = [row for row in points if row["method"] == method]
+    right = np.array([[row["accuracy"], *wilson(row["accuracy"] * row["problems"],
+                                                row["problems"])] for row in curve]).T * 100
+    axes[2].errorbar([row["step"] for row in curve], right[0], color=color, marker="o",
+                     yerr=np.maximum(0, [right[0] - right[1], right[2] - right[0]]),
+                     elinewidth=1, label=method)
+    for row in (curve[0], curve[-1]):
+        print(f"the run, {method}, step {row['step']}: "
+              f"{share(row['accuracy'] * row['problems'], row['problems'])}")
 axes[2].set(xlabel="step", ylabel="right (%)", ylim=(0, 100), title="The run's validation curve")
 axes[2].legend(loc="lower right")
 keep(figure, "06_reinforcement_learning")

@@ -94,8 +94,8 @@ def monte_carlo_labels(policy: Transformer, tokenizer: Tokenizer, problems: list
 
 
 def label_accuracy(policy: Transformer, tokenizer: Tokenizer, problems: list[Problem],
-                   completions: list[str], how: Sampling) -> dict:
-    """How often Monte Carlo labels agree with the exact truth, for n = 1, 2, 4, ... how.n.
+                   completions: list[str], how: Sampling) -> list[dict]:
+    """How often Monte Carlo labels agree with the exact truth, as rows for n = 1, 2, 4, ... how.n.
 
     Truth of a step end before `<eos>`: every step so far is exactly right. Per n: hard (any of n
     right) and soft (more than half right), averaged over the how.n / n disjoint sets of rollouts.
@@ -110,15 +110,17 @@ def label_accuracy(policy: Transformer, tokenizer: Tokenizer, problems: list[Pro
                                   replace(how, seed=how.seed + 1))
     right = np.array([wins[problem.prompt, prefix] for problem, prefix, _ in ends])   # (S, N)
     truth = np.array([label for _, _, label in ends])
-    report: dict = {"step_ends": len(ends), "share_true": float(truth.mean())}
+    rows = []
     for n in (2 ** i for i in range(how.n.bit_length())):
         blocks = right.reshape(len(ends), how.n // n, n)
-        hard, soft = blocks.any(axis=2), blocks.mean(axis=2) > 0.5                    # (S, N / n)
-        report[str(n)] = {name: {"accuracy": float((label == truth[:, None]).mean()),
-                                 "false_positive": _share(label, ~truth),
-                                 "false_negative": _share(~label, truth)}
-                          for name, label in (("hard", hard), ("soft", soft))}
-    return report
+        hard, soft = blocks.any(axis=2), np.asarray(blocks.mean(axis=2) > 0.5)        # (S, N / n)
+        for name, label in (("mc_hard", hard), ("mc_soft", soft)):
+            rows.append({"set": "held-out", "method": name, "n": n, "count": len(ends),
+                         "share_true": float(truth.mean()),
+                         "accuracy": float((label == truth[:, None]).mean()),
+                         "false_positive": _share(label, ~truth),
+                         "false_negative": _share(~label, truth)})
+    return rows
 
 
 def _share(label: np.ndarray, among: np.ndarray) -> float:

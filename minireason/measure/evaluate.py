@@ -16,6 +16,8 @@ from minireason.problems.frozen import load_frozen
 from minireason.sampling.complete import complete
 from minireason.sampling.sampler import Sampling
 
+OF_KEPT = ("precision", "steps_valid", "mean_value", "share_wrong_steps")   # shares of what is kept
+
 
 def frozen_sets(family: str, split: str, n: int,
                 levels: tuple[int, ...] = ()) -> dict[str, list[Problem]]:
@@ -107,13 +109,19 @@ def rows_of(report: dict[str, dict], method: str, **extra: object) -> list[dict]
 
 
 def share_rows(found: dict, problems: int) -> list[dict]:
-    """The shares (floats) and counts among what a round reports of its train problems, as rows."""
+    """The shares (floats, with an interval where one is given) and counts among what a round
+    reports of its train problems, as rows."""
     rows = []
     for name, value in found.items():
-        if isinstance(value, float):
-            rows.append({"set": "train", "method": name, "accuracy": value, "problems": problems})
-        elif isinstance(value, int):
-            rows.append({"set": "train", "method": name, "count": value})
+        row = {"set": "train", "method": name}
+        if isinstance(value, int):
+            rows.append({**row, "count": value})
+        elif isinstance(value, float) and not name.endswith(("_low", "_high")):
+            of = found["kept"] if name in OF_KEPT else problems
+            row |= {"accuracy": value, "problems": of}
+            if f"{name}_low" in found:
+                row |= {"low": found[f"{name}_low"], "high": found[f"{name}_high"]}
+            rows.append(row)
     return rows
 
 

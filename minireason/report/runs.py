@@ -19,7 +19,6 @@ import numpy as np
 from minireason import stages
 from minireason.core.config import UserError, read_json, read_lines, write_atomic
 from minireason.report import style
-from minireason.report.convert import rows_of_result
 
 EXAMPLES = 24                 # problems per set whose first sample is shown or kept
 THIN = 200                    # lines of metrics that a copy keeps at most
@@ -41,8 +40,6 @@ def load_stage(folder: Path) -> dict:
     """One stage's records; "tokens" counts those trained on, parts such as rounds included."""
     record, result = read_json(folder / "config.json"), read_json(folder / "result.json")
     rows = read_lines(folder / "rows.jsonl")
-    if not rows:
-        rows = rows_of_result(record["stage"], record["config"], result)
     labels = {stage.name: stage.label for stage in stages.STAGES}
     policy = labels.get(Path(record["config"].get("policy", "")).name, "")
     rungs = {"direct": "direct answer", "greedy": labels.get(folder.name, "")}

@@ -81,8 +81,10 @@ def run(cfg: Config) -> dict:
     report = {"share_right": sum(right) / len(right),
               **measure(values, right[cut:], labels[cut:], problems[cut:], texts[cut:])}
     log.say(", ".join(f"{name} {value:.3g}" for name, value in report.items()))
-    return log.finish(seconds=log.seconds(), weights=sha256, **report, monte_carlo=check_labels(
-        cfg, policy, tokenizer, problems[cut:], texts[cut:]))
+    rows = [{"set": "held-out", "method": name, "accuracy": value, "problems": len(texts) - cut}
+            for name, value in report.items()]
+    checked = check_labels(cfg, policy, tokenizer, problems[cut:], texts[cut:])
+    return log.finish(rows + checked, seconds=log.seconds(), weights=sha256, **report)
 
 
 def sample_rollouts(cfg: Config, policy: Transformer, tokenizer: Tokenizer) -> dict:
@@ -133,19 +135,18 @@ def measure(values: list[list[float]], right: Sequence[bool], labels: list[list[
     return {"auc": scores["last"], "auc_min": scores["min"], "auc_product": scores["product"],
             "auc_steps": auc([values[i][j] for i, j in inner], [truth[i][j] for i, j in inner]),
             "label_accuracy": sum(agree) / max(1, len(agree)),
-            "share_steps_true": sum(truth[i][j] for i, j in inner) / max(1, len(inner)),
-            "held_out": len(texts)}
+            "share_steps_true": sum(truth[i][j] for i, j in inner) / max(1, len(inner))}
 
 
 def check_labels(cfg: Config, policy: Transformer, tokenizer: Tokenizer,
-                 problems: Sequence[Problem], texts: Sequence[str]) -> dict | None:
-    """Monte Carlo labels against the truth at n = 1 .. CHECKED, whatever step labels are taught.
+                 problems: Sequence[Problem], texts: Sequence[str]) -> list[dict]:
+    """Rows: Monte Carlo labels against the truth at n = 1 .. CHECKED, whatever labels are taught.
 
-    On one sample of each of `mc_check` held-out problems; None for an outcome critic.
+    On one sample of each of `mc_check` held-out problems; none for an outcome critic.
     """
     if cfg.labels == "outcome" or not cfg.mc_check:
-        return None
+        return []
     how = Sampling(n=CHECKED, temperature=cfg.temperature,
                    seed=stream_seed(cfg.seed, "critic check"))
-    rows = slice(0, cfg.mc_check * cfg.n, cfg.n)
-    return label_accuracy(policy, tokenizer, problems[rows], texts[rows], how)
+    some = slice(0, cfg.mc_check * cfg.n, cfg.n)
+    return label_accuracy(policy, tokenizer, problems[some], texts[some], how)

@@ -80,17 +80,17 @@ def run(cfg: Config) -> dict:
                           rows: values([standing(tokenizer, row) for row in rows]))
     sets = frozen_sets(cfg.family, "test", cfg.problems, cfg.levels)
     make = partial(search_shard, cfg, critic, stepper, reviser)
-    rows, report, trees = [], {}, {}
+    rows, trees = [], {}
     for name, records in sharded_records(log, "search", sets, cfg.shard, make).items():
         found = compare.comparison_rows(records, cfg.samples, cfg.probe, cfg.seed)
         for row in found:
             rows.append({"set": name, **row})
             if "unit" in row:
                 log.record(row["n"], **{f"eval/{name}/{row['method']}": row["accuracy"]})
-        report[name], trees[name] = nested(found), shown_tree(records)
+        trees[name] = shown_tree(records)
     if parallel.is_main():
         write_atomic(log.out / "tree.json", json.dumps(trees, indent=1) + "\n")
-    return log.finish(rows, seconds=log.seconds(), sets=report)   # until the report reads rows
+    return log.finish(rows, seconds=log.seconds())
 
 
 def search_shard(cfg: Config, critic: Critic, stepper: Stepper, reviser: Stepper,
@@ -198,26 +198,3 @@ def shown_tree(records: list[dict]) -> dict:
             return {"prompt": records[i]["prompt"], "answer": records[i]["answer"],
                     "pass_rate": float(rates[i]), "nodes": tree}
     return {}
-
-
-# ---- the same numbers as the report still reads them: until the report reads rows ----------------
-
-def nested(rows: list[dict]) -> dict:
-    """{curves: {method: {N: point}}, against_best_of_n: ..., allocation: {name: efficiency}}."""
-    curves, against, allocation = {}, {}, {}
-    for row in rows:
-        method, _, name = row["method"].partition(": ")
-        if method == "allocation":
-            allocation[name] = row
-            continue
-        found = {"mean": row["accuracy"], "low": row["low"], "high": row["high"]}
-        if "unit" in row:
-            curves.setdefault(method, {})[str(row["n"])] = {**found, "tokens": row["tokens"]}
-        elif "bin" in row:
-            against[f"{method.partition(' ')[0]} {row['n']}"]["bins"].append({
-                "n": row["problems"], "accuracy": row["method_accuracy"],
-                "best_of_n": row["best_of_n_accuracy"], **found})
-        else:
-            against[f"{method.partition(' ')[0]} {row['n']}"] = {"all": found, "bins": []}
-    return {"n_problems": rows[0]["problems"], "unit": rows[0]["unit"], "curves": curves,
-            "against_best_of_n": against, "allocation": allocation}

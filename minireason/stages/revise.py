@@ -76,7 +76,9 @@ def run(cfg: Config) -> dict:
     imitate(log, model, tokenizer, cfg,
             lambda step: rows_of_step(cfg, step, pool, mixture, tokenizer),
             counted=lambda targets: ~in_withdrawn(targets, separators))
-    sampled, withdrawals, rows = {}, {}, []
+    pool_with_errors = sum(bool(errors) for _, _, errors in pool)
+    rows = [{"set": "train", "method": "pool_with_errors", "count": pool_with_errors}]
+    sampled, withdrawals = {}, {}
     how = Sampling(max_new=cfg.max_new, seed=stream_seed(cfg.seed, "revise measured"))
     for name, problems in frozen_sets(cfg.family, "test", cfg.eval_n).items():
         texts = complete(model, tokenizer, problems, "cot", how)
@@ -88,7 +90,7 @@ def run(cfg: Config) -> dict:
     return finish_policy(
         log, cfg, model, tokenizer, rows + rows_of(sampled, "sampled"), {"sampled": sampled},
         cfg.max_new, withdrawals=withdrawals, pool=len(pool),
-        pool_with_errors=sum(bool(errors) for _, _, errors in pool))
+        pool_with_errors=pool_with_errors)
 
 
 def sample_pool(cfg: Config, policy: Transformer, tokenizer: Tokenizer) -> dict:

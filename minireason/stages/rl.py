@@ -107,22 +107,11 @@ def run(cfg: Config) -> dict:
     sets = frozen_sets(cfg.family, "test", cfg.eval_n)
     sampled = {"sampled": evaluate(policy, tokenizer, sets, "cot", single),
                "sampled_before": evaluate(reference, tokenizer, sets, "cot", single)}
-    curve = rollouts.compute_curve(read_lines(log.out / "metrics.jsonl"), policy.n_params)
-    rows = curve_rows(curve)
+    rows = rollouts.compute_curve(read_lines(log.out / "metrics.jsonl"), policy.n_params,
+                                  cfg.validation_n)
     for method, report in sampled.items():
         rows += rows_of(report, method)
-    return finish_policy(log, cfg, policy, tokenizer, rows, sampled, curve=curve)
-
-
-def curve_rows(curve: list[dict]) -> list[dict]:
-    """The validation curve as flat rows: a row per point, set and method."""
-    rows = []
-    for point in curve:
-        spent = {key: value for key, value in point.items() if not key.startswith("eval/")}
-        for key in (key for key in point if key not in spent):
-            _, name, method = key.split("/")
-            rows.append({"set": name, "method": method, "accuracy": point[key], **spent})
-    return rows
+    return finish_policy(log, cfg, policy, tokenizer, rows, sampled)
 
 
 def groups_of_step(cfg: Config, step: int, policy: Transformer,

@@ -62,16 +62,14 @@ def run(cfg: Config) -> dict:
         return sample_records(policy, tokenizer, critics, problems, how)
 
     sets = frozen_sets(cfg.family, "test", cfg.problems, cfg.levels)
-    rows, curves, bins = [], {}, {}
+    rows = rows_of(evaluate(policy, tokenizer, sets, "cot", Sampling(temperature=0)), "greedy")
     for name, records in sharded_records(log, "samples", sets, cfg.shard, sampled).items():
-        found, calibrated = sample_rows(cfg, records), calibration_rows(records)
-        rows += [{"set": name, **row} for row in found + calibrated]
-        curves[name], bins[name] = curve_of(cfg, found), calibration(records)
-        for n, point in curves[name]["points"].items():
-            log.record(int(n), **{f"eval/{name}/{m}": point[m]["accuracy"] for m in methods(cfg)})
-    greedy = evaluate(policy, tokenizer, sets, "cot", Sampling(temperature=0))
-    return log.finish([*rows, *rows_of(greedy, "greedy")], seconds=log.seconds(), greedy=greedy,
-                      curves=curves, calibration=bins)        # both until the report reads rows
+        found = sample_rows(cfg, records)
+        rows += [{"set": name, **row} for row in found + calibration_rows(records)]
+        for n in [2 ** i for i in range(cfg.n.bit_length())]:
+            log.record(n, **{f"eval/{name}/{row['method']}": row["accuracy"] for row in found
+                             if row["n"] == n and row["method"] in methods(cfg)})
+    return log.finish(rows, seconds=log.seconds())
 
 
 def methods(cfg: Config) -> tuple[str, ...]:
@@ -115,31 +113,3 @@ def calibration_rows(records: list[dict], bins: int = 10) -> list[dict]:
                      "accuracy": float(correct[index == b].mean()),
                      "count": int((index == b).sum())})
     return rows
-
-
-# ---- the same numbers as the report still reads them: until the report reads rows ----------------
-
-def curve_of(cfg: Config, rows: list[dict]) -> dict:
-    """{points: {N: {method: interval}}, differences: {pair: interval}} and what they rest on."""
-    points: dict[str, dict] = {}
-    differences = {}
-    for row in rows:
-        interval = {"low": row["low"], "high": row["high"]}
-        if " - " in row["method"]:
-            differences[row["method"]] = {"mean": row["accuracy"], **interval}
-        else:
-            point = points.setdefault(str(row["n"]), {"tokens": row["tokens"]})
-            point[row["method"]] = {"accuracy": row["accuracy"], **interval}
-    return {"n_problems": rows[0]["problems"], "samples": cfg.n, "temperature": cfg.temperature,
-            "tokens_per_sample": rows[0]["tokens"], "points": points, "differences": differences}
-
-
-def estimate(cfg: Config, records: list[dict]) -> dict:
-    """curve_of the records' rows."""
-    return curve_of(cfg, sample_rows(cfg, records))
-
-
-def calibration(records: list[dict]) -> list[dict]:
-    """The calibration rows' numbers alone."""
-    return [{"n": row["count"], "value": row["value"], "accuracy": row["accuracy"]}
-            for row in calibration_rows(records)]

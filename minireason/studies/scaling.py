@@ -23,7 +23,6 @@ import torch
 from minireason.core import parallel
 from minireason.core.config import UserError, check_choice, read_lines, rng, stream_seed
 from minireason.core.runlog import RunLog
-from minireason.measure import fits
 from minireason.measure.estimates import answer_ids, pass_at_k, share_interval, vote_at
 from minireason.measure.evaluate import frozen_sets
 from minireason.measure.samples import sample_records
@@ -34,7 +33,7 @@ from minireason.problems import FAMILIES
 from minireason.problems.corpus import Mixture
 from minireason.sampling.sampler import Sampling
 from minireason.stages import pretrain
-from minireason.studies import scaling_figures, scaling_laws, shared
+from minireason.studies import fits, scaling_figures, scaling_laws, shared
 from minireason.training.batches import encode_lines, micro_batches
 from minireason.training.optim import batch_nll
 

@@ -7,11 +7,10 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter
 
-from minireason.measure import fits
-from minireason.measure.fits import Fit
 from minireason.report import style
 from minireason.report.style import BLACK, BLUE, GREEN, ORANGE, PURPLE, RED, SKY
-from minireason.studies import shared
+from minireason.studies import fits, shared
+from minireason.studies.fits import Fit
 from minireason.studies.scaling_laws import mean_accuracy, powers, slope
 
 LOOKS = ((BLUE, "o"), (ORANGE, "s"), (GREEN, "D"), (RED, "^"), (PURPLE, "v"), (SKY, "P"),

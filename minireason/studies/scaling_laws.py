@@ -5,11 +5,10 @@ from pathlib import Path
 import numpy as np
 
 from minireason.core.config import UserError, read_lines
-from minireason.measure import fits
-from minireason.measure.fits import Fit
 from minireason.measure.samples import read_records
 from minireason.report import style
-from minireason.studies import shared
+from minireason.studies import fits, shared
+from minireason.studies.fits import Fit
 
 COMPUTE = {"rl": "flops", "testtime": "tokens", "search": "tokens"}     # of a row, by kind of run
 METHODS = {"rl": ("greedy", "sampled"), "testtime": style.METHODS, "search": style.METHODS}

@@ -225,20 +225,21 @@ def diagnostics(groups: list[Group]) -> dict[str, float]:
     return report
 
 
-def compute_curve(metrics: list[dict], n_params: int) -> list[dict]:
-    """The validation points with the RL compute spent before each, in FLOPs and tokens.
+def compute_curve(metrics: list[dict], n_params: int, problems: int) -> list[dict]:
+    """The validation curve as rows, with the RL compute spent before each point.
 
     2 N FLOPs per token read or drawn by the sampler, 6 N per token trained on (Kaplan 2020,
     table 1).
     """
-    points, generated, flops = [], 0, 0.0
+    rows, generated, flops = [], 0, 0.0
     for record in metrics:
-        found = {name: value for name, value in record.items() if name.startswith("eval/")}
-        if found:
-            points.append({"step": record["step"], "generated_tokens": generated, "flops": flops,
-                           **found})
+        for key in (key for key in record if key.startswith("eval/")):
+            _, name, method = key.split("/")
+            rows.append({"set": name, "method": method, "n": 1, "accuracy": record[key],
+                         "problems": problems, "step": record["step"],
+                         "generated_tokens": generated, "flops": flops})
         drawn = record.get("train/generated_tokens", 0)
         generated += drawn
         flops += n_params * (2 * drawn + 2 * record.get("train/prompt_tokens", 0)
                              + 6 * record.get("train/trained_tokens", 0))
-    return points
+    return rows

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from minireason.core.config import UserError
+from minireason.core.config import UserError, read_lines
 from minireason.critics import fit
 from minireason.critics import step_labels as labels
 from minireason.critics.step_labels import (
@@ -122,14 +122,16 @@ def test_label_accuracy_by_hand(policy, monkeypatch):
     right = {"<think>23+4=27;": [1, 0, 0, 0], "<think>23+4=27;27*3=81</think>": [1, 1, 1, 0],
              "<think>23+4=27;27*3=80</think>": [1, 0, 0, 0]}
     monkeypatch.setattr(labels, "sample", fake_sampler(right, []))
-    report = label_accuracy(*policy, [PROBLEM] * 2, texts, Sampling(n=4))
-    assert report["step_ends"] == 4 and report["share_true"] == 0.75
-    assert report["1"]["hard"] == report["1"]["soft"]
+    rows = label_accuracy(*policy, [PROBLEM] * 2, texts, Sampling(n=4))
+    assert all(row["count"] == 4 and row["share_true"] == 0.75 for row in rows)
+    report = {(row["method"], row["n"]): row for row in rows}
+    assert report["mc_hard", 1] | {"method": ""} == report["mc_soft", 1] | {"method": ""}
     # the first prefix occurs twice: right 1/4, 1/4 and 3/4; the wrong one is called wrong 3/4
-    assert report["1"]["hard"]["accuracy"] == pytest.approx((1 + 1 + 3 + 3) / 16)
-    assert report["4"]["hard"] == {"accuracy": 0.75, "false_positive": 1.0, "false_negative": 0.0}
-    assert report["4"]["soft"]["accuracy"] == pytest.approx((0 + 0 + 1 + 1) / 4)
-    assert report["2"]["hard"]["accuracy"] == pytest.approx((1 + 1 + 2 + 1) / 8)
+    assert report["mc_hard", 1]["accuracy"] == pytest.approx((1 + 1 + 3 + 3) / 16)
+    whole = report["mc_hard", 4]
+    assert (whole["accuracy"], whole["false_positive"], whole["false_negative"]) == (0.75, 1, 0)
+    assert report["mc_soft", 4]["accuracy"] == pytest.approx((0 + 0 + 1 + 1) / 4)
+    assert report["mc_hard", 2]["accuracy"] == pytest.approx((1 + 1 + 2 + 1) / 8)
 
 
 def test_go_on_goes_on_from_the_prefix(policy):
@@ -172,8 +174,9 @@ def test_killed_among_its_labels_it_resumes_there(tiny, tmp_path, monkeypatch, r
     assert {**again, "seconds": 0} == {**whole, "seconds": 0}
     lines = [(tmp_path / name / "metrics.jsonl").read_text() for name in ("whole", "critic")]
     assert lines[0] == lines[1]
-    table = again["monte_carlo"]
-    assert set(table) == {"step_ends", "share_true", "1", "2", "4", "8", "16"}
+    table = [row for row in read_lines(tmp_path / "critic" / "rows.jsonl")
+             if row["method"].startswith("mc_")]
+    assert {row["n"] for row in table} == {1, 2, 4, 8, 16} and len(table) == 10
 
 
 @pytest.mark.parametrize("kind", ["outcome", "exact", "mc_hard"])
@@ -186,16 +189,19 @@ def test_every_kind_of_label_trains_a_critic(tiny, kind, tmp_path, monkeypatch):
     assert {label for _, _, row in taught for label in row} <= {0.0, 1.0}
     assert all(0 <= result[name] <= 1 for name in ("auc", "auc_min", "auc_product", "auc_steps",
                                                    "label_accuracy", "share_steps_true"))
-    assert (result["monte_carlo"] is not None) == (kind != "outcome")
+    rows = read_lines(tmp_path / "critic" / "rows.jsonl")
+    checked = [row["count"] for row in rows if row["method"].startswith("mc_")]
+    assert bool(checked) == (kind != "outcome")
     if kind == "exact":
         assert result["label_accuracy"] == 1.0
         drawn = json.loads((tmp_path / "critic/rollouts.json").read_text())["rollouts"]
-        checked = [text for _, text, _ in drawn[-16::4]][:2]   # one sample a held-out problem
-        assert result["monte_carlo"]["step_ends"] == sum(
-            not prefix.endswith("<eos>") for text in checked for prefix in step_prefixes(text))
+        texts = [text for _, text, _ in drawn[-16::4]][:2]     # one sample per held-out problem
+        ends = [prefix for text in texts for prefix in step_prefixes(text)
+                if not prefix.endswith("<eos>")]
+        assert set(checked) == {len(ends)}
     if kind == "outcome":
         assert all(len(set(row)) <= 1 for _, _, row in taught)
-    assert result["held_out"] == 16
+    assert {row["problems"] for row in rows if row["method"] == "auc"} == {16}
 
 
 def test_refreshed_critic_starts_from_the_old_one(tiny, ladder, policy, tmp_path):

@@ -36,16 +36,12 @@ def test_stage_resumes_by_shards_and_repeats_itself(tiny, tmp_path, monkeypatch)
     monkeypatch.setattr(search, "search_shard", lambda *a: drawn.append(a[5]) or whole(*a))
     again = search.run(tiny)
     assert drawn == ["chain-test-k1 3"]
-    assert again["sets"] == result["sets"]
+    assert {**again, "seconds": 0} == {**result, "seconds": 0}
     for name in set(files) - {"result.json"}:
         assert (tmp_path / "search" / name).read_bytes() == held[name], name
     assert search.run(tiny) == json.loads((tmp_path / "search/result.json").read_text())
     with pytest.raises(UserError, match="another configuration"):
         search.run(dataclasses.replace(tiny, probe=2))
-    cells = result["sets"]["chain-test-k1"]
-    for method in search.METHODS:
-        for n in (1, 3):
-            assert cells["curves"][method][str(n)]["tokens"] <= n * cells["unit"]
     rows = read_lines(tmp_path / "search" / "rows.jsonl")
     assert {f"{r['method']} {r['n']}" for r in rows if " - " in r["method"]} == {
         f"{m} - best_of_n {n}" for n in (1, 3) for m in (
@@ -53,11 +49,9 @@ def test_stage_resumes_by_shards_and_repeats_itself(tiny, tmp_path, monkeypatch)
     for row in rows:
         assert row["set"] == "chain-test-k1" and row["seed"] == 0
         if "unit" in row:
-            point = cells["curves"][row["method"]][str(row["n"])]
-            assert (row["accuracy"], row["tokens"]) == (point["mean"], point["tokens"])
-    assert set(cells["against_best_of_n"]) == {
-        f"{m} {n}" for n in (1, 3) for m in (
-            "majority", "critic_vote", *(m + v for m in search.METHODS for v in ("", "_vote")))}
+            assert row["tokens"] <= row["n"] * row["unit"]
+    measured = {row["method"] for row in rows if "unit" in row}
+    assert set(search.METHODS) < measured
 
 
 def test_config_names_mistakes(tiny):

@@ -348,7 +348,8 @@ def test_killed_and_resumed_is_bit_identical(tiny, tmp_path, run_with_deaths):
     assert whole["weights"] == again["weights"] != checkpoint.weights_hash(cfg.init)
     lines = [(tmp_path / name / "metrics.jsonl").read_text() for name in ("whole", "rl")]
     assert lines[0] == lines[1]
-    assert again["curve"] == whole["curve"] and again["accuracy"] == whole["accuracy"]
+    rows = [(tmp_path / name / "rows.jsonl").read_text() for name in ("whole", "rl")]
+    assert rows[0] == rows[1] and again["accuracy"] == whole["accuracy"]
     assert rl.run(cfg) == json.loads((tmp_path / "rl/result.json").read_text())
     records = [json.loads(line) for line in lines[0].splitlines()]
     assert [r["step"] for r in records] == [0, 1, 2, 3, 4]
@@ -378,12 +379,13 @@ def test_reward_rises(tiny):
 
 def test_curve_counts_compute_before_each_point():
     step = {"train/generated_tokens": 100, "train/prompt_tokens": 10, "train/trained_tokens": 50}
-    metrics = [{"step": 0, "eval/x": 0.1, **step}, {"step": 1, **step},
-               {"step": 2, "eval/x": 0.3}]
+    metrics = [{"step": 0, "eval/x/greedy": 0.1, **step}, {"step": 1, **step},
+               {"step": 2, "eval/x/greedy": 0.3}]
     flops = 2 * 7 * (2 * 110 + 6 * 50)
-    assert compute_curve(metrics, 7) == [
-        {"step": 0, "generated_tokens": 0, "flops": 0.0, "eval/x": 0.1},
-        {"step": 2, "generated_tokens": 200, "flops": flops, "eval/x": 0.3}]
+    same = {"set": "x", "method": "greedy", "n": 1, "problems": 9}
+    assert compute_curve(metrics, 7, 9) == [
+        {**same, "step": 0, "generated_tokens": 0, "flops": 0.0, "accuracy": 0.1},
+        {**same, "step": 2, "generated_tokens": 200, "flops": flops, "accuracy": 0.3}]
 
 
 @pytest.mark.parametrize("change", [{"advantage": "ppo"}, {"aggregation": "mean"},

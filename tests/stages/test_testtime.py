@@ -44,4 +44,3 @@ def test_calibration_bins_hold_every_sample():
     rows = testtime.calibration_rows(records)
     assert [(row["count"], row["accuracy"]) for row in rows] == [(2, 0.5), (2, 1.0)]
     assert [row["value"] for row in rows] == pytest.approx([0.025, 0.975])
-    assert testtime.calibration(records)[0] == {"n": 2, "value": rows[0]["value"], "accuracy": 0.5}

@@ -8,8 +8,8 @@ import pytest
 from test_scaling_laws import measured
 
 from minireason.core.config import UserError, read_json
-from minireason.measure.fits import inference_multiple
 from minireason.studies import scaling, scaling_laws
+from minireason.studies.fits import inference_multiple
 
 
 def test_exchange_spends_equal_flops_and_says_when_capped():

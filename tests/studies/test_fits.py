@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from minireason.core.config import UserError
-from minireason.measure import fits as scaling
 from minireason.measure.estimates import pass_at_k
+from minireason.studies import fits as scaling
 
 SIZES = np.geomspace(3e4, 3e7, 7).repeat(3)              # seven sizes, three seeds each
 
