@@ -7,7 +7,6 @@ the lines' own tokens are counted. They take turns, so that whatever else the ma
 both; the ratio is that of the medians, its spread the quartiles of the rounds' own ratios.
 """
 
-import json
 import os
 import statistics
 import tempfile
@@ -22,14 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch.nn.utils.rnn import pad_sequence
 
-from minireason.core.config import (
-    UserError,
-    resolve_device,
-    rng,
-    stream_seed,
-    to_dict,
-    write_atomic,
-)
+from minireason.core.config import UserError, resolve_device, rng, stream_seed, to_dict
 from minireason.export import write_folder
 from minireason.measure.evaluate import frozen_sets
 from minireason.model import checkpoint
@@ -40,6 +32,7 @@ from minireason.problems.corpus import corpus_lines
 from minireason.sampling.complete import prompt_ids, stream
 from minireason.sampling.sampler import Sampling
 from minireason.stages import pretrain
+from minireason.studies.shared import write_json
 from minireason.training.batches import Batch, encode_lines, micro_batches
 from minireason.training.optim import autocast, batch_nll, make_optimizer, train_step
 
@@ -92,7 +85,7 @@ def run(cfg: Config) -> dict:
         our_step(ours, packed, count), their_step(theirs, padded, count))
     print(speed_table(result))
     if cfg.out:
-        write_atomic(cfg.out, json.dumps(result, indent=1) + "\n")
+        write_json(Path(cfg.out), result)
     return result
 
 

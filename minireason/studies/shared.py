@@ -15,13 +15,7 @@ import numpy as np
 import tyro
 
 from minireason.core import parallel
-from minireason.core.config import (
-    TrainingConfig,
-    machine,
-    read_json,
-    stream_seed,
-    write_atomic,
-)
+from minireason.core.config import TrainingConfig, machine, read_json, stream_seed, write_atomic
 from minireason.model import checkpoint
 from minireason.model.tokenizer import Tokenizer
 from minireason.model.transformer import ModelConfig, Transformer
