@@ -124,9 +124,15 @@ def results_block(folders: list[Path], drawn: Path) -> str:
 
 
 def study_block(folder: Path, drawn: Path) -> str:
-    """A study's tables as they are and its pictures, copied to docs/figures, by file name."""
+    """A study's tables as they are, each with the picture of its name, then the other pictures.
+
+    Pictures are copied to docs/figures.
+    """
+    def order(path: Path) -> tuple[bool, str]:
+        return not path.with_suffix(".md").exists(), path.name
+
     text = ""
-    for path in sorted(folder.iterdir()):
+    for path in sorted(folder.iterdir(), key=order):
         if path.suffix == ".md":
             text += "\n" + path.read_text(encoding="utf-8").strip() + "\n\n"
         elif path.suffix == ".png":

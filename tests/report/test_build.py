@@ -104,7 +104,7 @@ def test_studies_are_what_their_folders_hold(three):
     beside = Path("data/reference")
     for name, content in (("ablations/star.md", "| star |\n"), ("ablations/star.png", "P"),
                           ("ablations/star.json", "{}"), ("scale/b.png", "B"),
-                          ("scale/a.png", "A")):
+                          ("scale/a.png", "A"), ("scale/table.md", "| scale |\n")):
         (beside / name).parent.mkdir(exist_ok=True)
         (beside / name).write_text(content)
     marks = "<!-- studies:begin -->\nold\n<!-- studies:end -->\n"
@@ -115,7 +115,8 @@ def test_studies_are_what_their_folders_hold(three):
     images = {name: f'<img src="docs/figures/{name}.png" alt="{name.replace("-", ": ")}" '
                     'width="49%">' for name in ("ablations-star", "scale-a", "scale-b")}
     assert (f"<!-- studies:begin -->\n| star |\n\n{images['ablations-star']}\n\n"
-            f"{images['scale-a']}\n{images['scale-b']}\n<!-- studies:end -->\n{kept}") in text
+            f"| scale |\n\n{images['scale-a']}\n{images['scale-b']}\n"
+            f"<!-- studies:end -->\n{kept}") in text
     assert Path("docs/figures/scale-b.png").read_text() == "B"
     (beside / "reproduce/seed-0").mkdir(parents=True)
     (beside / "reproduce/seed-0/table.md").write_text("| sums |\n")
