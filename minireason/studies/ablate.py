@@ -23,7 +23,7 @@ from minireason.report import style
 from minireason.stages import STAGES, Stage
 from minireason.studies import shared
 
-TURNS = {"turns": 3, "refresh": "exact"}
+TURNS = {"turns": 3, "refresh": "exact", "filter": "verifier"}
 VARIANTS: dict[str, dict[str, dict]] = {      # {stage: {variant: what it changes}}
     "star": {
         "reference": {},

@@ -175,8 +175,9 @@ def coverage(k, a, b):
 
 def coverage_fit(ks: np.ndarray, mean: np.ndarray) -> np.ndarray:
     """(a, b) with which the law comes closest to mean pass@k; ks and mean (K,)."""
+    first = np.log(np.clip(mean[0], 1e-6, 1 - 1e-6))          # a draw may hold no right sample
     return scipy_optimize().least_squares(lambda theta: coverage(ks, *theta) - mean,
-                                          (np.log(mean[0]), -0.5)).x
+                                          (first, -0.5)).x
 
 
 def coverage_law(n: np.ndarray, correct: np.ndarray, ks: np.ndarray, seed: int = 0,

@@ -125,6 +125,8 @@ def test_coverage_interval_is_over_problems():
     assert within(fit, {"a": whole[0], "b": whole[1]}) and fit.n == 200
     wider = scaling.coverage_law(n[:50], correct[:50], ks, draws=100)
     assert wider.high["b"] - wider.low["b"] > fit.high["b"] - fit.low["b"]
+    rare = scaling.coverage_law(np.full(20, 8), np.arange(20) // 19, 2 ** np.arange(4), draws=50)
+    assert np.isfinite([*rare.low.values(), *rare.high.values()]).all()   # draws without any right
     with pytest.raises(UserError, match="no curve"):
         scaling.coverage_law(n, np.zeros(200, int), ks)
 
