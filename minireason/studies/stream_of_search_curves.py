@@ -133,7 +133,7 @@ def write(result: dict, out: Path) -> None:
         chances.append(f"{100 * points[0]['random']['accuracy']:.1f} ({SETS[name]})")
     text = (f"{greedy_table(cells)}\n\nGreedy, n = {sizes} per seed; "
             f"{cells[0]['parameters'] / 1e6:.2f}M parameters. A random policy solves with one try, "
-            f"of 4 numbers: {', '.join(chances)}.\n\nN samples per problem at T = 1, of 4 numbers:"
-            f"\n\n{samples_table(cells)}\n")
+            f"of 4 numbers: {', '.join(chances)}.\n\n<details><summary>N samples per problem at "
+            f"T = 1, of 4 numbers</summary>\n\n{samples_table(cells)}\n\n</details>\n")
     style.save(out / "coverage.png", coverage, cells)
     shared.write_table(out / "table.md", result, text)
