@@ -53,7 +53,7 @@ def test_the_whole_ladder_runs(run):
 
 def test_the_report_shows_both(run):
     page = (run / "report.html").read_text()
-    assert "polish" in page and "parity" in page
+    assert "polished" in page and "parity" in page
 
 
 def test_chat_answers_with_the_last_policy(run, monkeypatch, capsys):

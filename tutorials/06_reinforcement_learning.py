@@ -24,11 +24,10 @@ from minireason.sampling.sampler import Sampling
 from minireason.stages.rl import Config as RLConfig
 from minireason.stages.rl import batches_of_updates, groups_of_step, learn
 from minireason.training.losses import group_advantages, policy_gradient_loss, token_weights
-from minireason.training.optim import make_optimizer, schedule
+from minireason.training.optim import drawn_logprobs, make_optimizer, schedule
 from minireason.training.rollouts import (
     Rewards,
     credit_groups,
-    drawn_logprobs,
     has_signal,
     reward_groups,
     rollout_batches,

@@ -57,27 +57,6 @@ def sample(rng: np.random.Generator, level: int) -> Problem:
             return build(a, b)
 
 
-def sample_balanced(rng: np.random.Generator, level: int) -> Problem:
-    """Training data balanced as in Lee 2023, section 3: few short numbers, all carry counts.
-
-    A tenth of the problems has fewer digits, a tenth of those fewer still (at 3 digits: 1%, 9%,
-    90%); the number of carries is then uniform. The paper fills quotas, we draw independently.
-    """
-    digits = level
-    while digits > 1 and rng.random() < 0.1:
-        digits -= 1
-    wanted = int(rng.integers(0, digits + 1))
-    while True:
-        problem = sample(rng, digits)
-        if carries(problem) == wanted:
-            return problem
-
-
-def carries(problem: Problem) -> int:
-    """How many columns carry: each makes the digit sum of the answer 9 smaller."""
-    return (sum(map(int, re.sub(r"\D", "", problem.prompt))) - sum(map(int, problem.answer))) // 9
-
-
 def max_new(level: int) -> int:
     """Tokens of a completion at most: the detailed scratchpad's, and a little room."""
     return 80 + 60 * level + 3 * level ** 2

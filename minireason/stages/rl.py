@@ -167,7 +167,7 @@ def batches_of_updates(cfg: Config, step: int, groups: list[Group], policy: Tran
 
 def rl_loss(cfg: Config, policy: Transformer, batch: RolloutBatch) -> tuple[Tensor, Tensor]:
     """The loss of a micro-batch, and its sums (tokens, clipped, KL(old || policy))."""
-    logprobs = rollouts.drawn_logprobs(policy, batch.rows, cfg.temperature)        # (M,)
+    logprobs = optim.drawn_logprobs(policy, batch.rows, cfg.temperature)           # (M,)
     old = logprobs.detach() if batch.old_logprobs is None else batch.old_logprobs
     loss = losses.policy_gradient_loss(logprobs, old, batch.advantages, batch.weights,
                                        cfg.clip_low, cfg.clip_high)

@@ -12,10 +12,12 @@ our frozen set. `size="paper"` has the paper's parameters, steps and tokens per 
 times the steps for scratchpads. Recipes are chosen with `split="validation"`.
 """
 
+import re
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from minireason.core.config import UserError, check_choice, rng
@@ -112,11 +114,32 @@ def trained(cfg: Config, study: RunLog, style: str, n: int, device: torch.device
     return {"style": style, "examples": n, "parameters": model.n_params, **report}
 
 
+def sample_balanced(generator: np.random.Generator, level: int) -> Problem:
+    """Training data balanced as in Lee 2023, section 3: few short numbers, all carry counts.
+
+    A tenth of the problems has fewer digits, a tenth of those fewer still (at 3 digits: 1%, 9%,
+    90%); the number of carries is then uniform. The paper fills quotas, we draw independently.
+    """
+    digits = level
+    while digits > 1 and generator.random() < 0.1:
+        digits -= 1
+    wanted = int(generator.integers(0, digits + 1))
+    while True:
+        problem = addition.sample(generator, digits)
+        if carries(problem) == wanted:
+            return problem
+
+
+def carries(problem: Problem) -> int:
+    """How many columns carry: each makes the digit sum of the answer 9 smaller."""
+    return (sum(map(int, re.sub(r"\D", "", problem.prompt))) - sum(map(int, problem.answer))) // 9
+
+
 def training_set(digits: int, n: int, seed: int) -> list[Problem]:
     """n different balanced problems of the train split; a larger set begins with the smaller."""
     generator, found, fruitless = rng(seed, "examples", digits), {}, 0
     while len(found) < n:
-        problem = addition.sample_balanced(generator, digits)
+        problem = sample_balanced(generator, digits)
         fruitless += 1
         if split_of(problem) == "train" and problem.prompt not in found:
             found[problem.prompt], fruitless = problem, 0

@@ -15,7 +15,7 @@ from minireason.core import parallel
 from minireason.core.config import UserError
 from minireason.model.transformer import Transformer
 from minireason.training.batches import Batch, Row, micro_batches
-from minireason.training.losses import nll
+from minireason.training.losses import gather_logprobs, nll, truncate_logits
 
 
 def make_optimizer(model: nn.Module, weight_decay: float,
@@ -76,6 +76,21 @@ def batch_nll(model: Transformer, batch: Batch, count: float) -> Tensor:
     """nll of a batch's counted tokens under the model, over `count`; a scalar."""
     logits = model(batch.inputs, batch.cu_seqlens, batch.max_len)
     return nll(logits, batch.targets, batch.loss_mask, count)
+
+
+def drawn_logprobs(model: Transformer, rows: Batch, temperature: float) -> Tensor:
+    """Logprobs (M,) of the counted tokens, under the distribution that the sampler drew from."""
+    chosen = rows.loss_mask.bool()
+    logits = model.logits(model.hidden(rows.inputs, rows.cu_seqlens, rows.max_len)[chosen])
+    return gather_logprobs(truncate_logits(logits, temperature), rows.targets[chosen])
+
+
+@torch.no_grad()
+def fixed_logprobs(model: Transformer, rows: Batch, temperature: float) -> Tensor:
+    """drawn_logprobs without gradient, (M,) on the CPU."""
+    device = model.embedding.weight.device
+    with autocast(device):
+        return drawn_logprobs(model, rows.to(device), temperature).cpu()
 
 
 def train_step(model: nn.Module, optimizer: torch.optim.Optimizer, batches: list[Batch],

@@ -19,8 +19,8 @@ from minireason.problems.base import MALFORMED
 from minireason.sampling.complete import prompt_ids, stream
 from minireason.sampling.sampler import Sampling
 from minireason.training.batches import Batch, micro_batches
-from minireason.training.losses import gather_logprobs, group_advantages, truncate_logits
-from minireason.training.optim import autocast
+from minireason.training.losses import group_advantages
+from minireason.training.optim import fixed_logprobs
 
 
 @dataclass(frozen=True)
@@ -181,21 +181,6 @@ def rollout_batches(rollouts: Group, weights: list[float], temperature: float, t
     return [RolloutBatch(batch, advantages, weight, *(
         None if model is None else fixed_logprobs(model, batch, temperature) for model in models))
         for batch, advantages, weight in parts]
-
-
-def drawn_logprobs(model: Transformer, rows: Batch, temperature: float) -> Tensor:
-    """Logprobs (M,) of the counted tokens, under the distribution that the sampler drew from."""
-    chosen = rows.loss_mask.bool()
-    logits = model.logits(model.hidden(rows.inputs, rows.cu_seqlens, rows.max_len)[chosen])
-    return gather_logprobs(truncate_logits(logits, temperature), rows.targets[chosen])
-
-
-@torch.no_grad()
-def fixed_logprobs(model: Transformer, rows: Batch, temperature: float) -> Tensor:
-    """drawn_logprobs without gradient, (M,) on the CPU."""
-    device = model.embedding.weight.device
-    with autocast(device):
-        return drawn_logprobs(model, rows.to(device), temperature).cpu()
 
 
 def has_signal(group: Group) -> bool:

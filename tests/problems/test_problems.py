@@ -20,6 +20,7 @@ from minireason.model.tokenizer import Tokenizer
 from minireason.problems import FAMILIES, addition, base, chain, countdown, frozen, split_of
 from minireason.problems.base import sample_split
 from minireason.problems.frozen import load_frozen, load_problems
+from minireason.studies import lee2023
 
 ROOT = Path(__file__).resolve().parents[2]
 NAMES = sorted(FAMILIES)
@@ -503,14 +504,14 @@ def test_samples_have_their_level_and_range(name):
 
 def test_balanced_samples_have_all_digits_and_carries():
     """Lee 2023: of 3-digit data 1% have one digit and 9% two; carry counts are equally frequent."""
-    drawn = [addition.sample_balanced(rng(i, "balanced"), 3) for i in range(1500)]
+    drawn = [lee2023.sample_balanced(rng(i, "balanced"), 3) for i in range(1500)]
     digits = Counter(p.level for p in drawn)
     assert abs(digits[3] / 1500 - 0.90) < 0.03 and abs(digits[2] / 1500 - 0.09) < 0.03
     assert set(digits) == {1, 2, 3}
     carries = Counter(map(by_hand_carries, (p for p in drawn if p.level == 3)))
     assert set(carries) == {0, 1, 2, 3}
     assert all(abs(count / digits[3] - 0.25) < 0.05 for count in carries.values())
-    assert all(addition.carries(p) == by_hand_carries(p) for p in drawn[:200])
+    assert all(lee2023.carries(p) == by_hand_carries(p) for p in drawn[:200])
 
 
 def by_hand_carries(problem) -> int:

@@ -24,15 +24,13 @@ from minireason.training.losses import (
     policy_gradient_loss,
     token_weights,
 )
-from minireason.training.optim import make_optimizer, train_step
+from minireason.training.optim import drawn_logprobs, fixed_logprobs, make_optimizer, train_step
 from minireason.training.rollouts import (
     Rewards,
     Rollout,
     compute_curve,
     credit_groups,
     diagnostics,
-    drawn_logprobs,
-    fixed_logprobs,
     has_signal,
     reward_groups,
     rollout_batches,
