@@ -49,7 +49,7 @@ class Critic(Transformer):
             value(prefix) = w . h + beta * sum of log p(token | before) over the thought so far
 
         The second term is the implicit reward of Yuan 2024 (arXiv:2412.01981, without its
-        constant reference): a backbone that learnt to write steps already knows what surprises
+        constant reference): a backbone that learned to write steps already knows what surprises
         it, and a head that reads hidden states alone learns how hard the problem is before it
         learns to check a step (docs/LOG.md). Thoughts start behind the first opener.
         """

@@ -78,13 +78,17 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict, str]:
 
 
 def save(folder: Path | str, model: Transformer, tokenizer: Tokenizer) -> str:
-    """Write weights and tokenizer into the folder; returns the weights' sha256."""
-    folder = Path(folder)
-    if not parallel.is_main():
-        return ""
-    write_atomic(folder / "tokenizer.json", tokenizer.to_json())
-    return write_tensors(folder / "model.safetensors", model.state_dict(),
-                         model=to_dict(model.config), value_head=model.KIND == "critic")
+    """Write weights and tokenizer into the folder; returns the weights' sha256.
+
+    Only the main rank writes, and only it gets the sha256; all wait until the files are there.
+    """
+    folder, sha256 = Path(folder), ""
+    if parallel.is_main():
+        write_atomic(folder / "tokenizer.json", tokenizer.to_json())
+        sha256 = write_tensors(folder / "model.safetensors", model.state_dict(),
+                               model=to_dict(model.config), value_head=model.KIND == "critic")
+    parallel.barrier()
+    return sha256
 
 
 def load(folder: Path | str, device: torch.device | str = "cpu",

@@ -31,7 +31,7 @@ STYLES = ("plain", "reverse", "simplified", "detailed", "star")
 ALIASES = {"direct": "plain", "cot": "simplified"}
 OPENER = {"plain": "</think>", "reverse": "</think>", "simplified": "<think>",
           "detailed": "<think>", "star": "<think>", "direct": "</think>", "cot": "<think>"}
-TOKENS = (*number_tokens(1), *SYMBOLS)    # every digit is a token, so carries must be learnt
+TOKENS = (*number_tokens(1), *SYMBOLS)    # every digit is a token, so carries must be learned
 MAX_DIGITS = 20
 
 _NUMBER = r"(?:0|[1-9]\d*)"

@@ -3,7 +3,7 @@
 Next-token prediction on everything that the mixture holds (mixture.py): facts, direct answers and
 a thin tail of worked lines. Every token counts; there is no prompt to hide.
 
-How to find the i-th operation of a nested expression is learnt all at once, after a plateau whose
+How to find the i-th operation of a nested expression is learned all at once, after a plateau whose
 length differs from seed to seed (docs/LOG.md). With a `target`, training ends a fixed number of
 steps after validation accuracy reached it, so that seeds start post-training equally able.
 """
