@@ -11,8 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from minireason.core.config import UserError, read_json, write_atomic
-from minireason.report import page, style
-from minireason.report import runs as results
+from minireason.report import page, results, style
 
 BLOCKS = {   # name of the README's block: the folders beside `reference` whose studies it shows
     "addition": ("reproduce/seed-*",), "studies": ("ablations", "countdown", "scale")}
@@ -44,12 +43,18 @@ def run(cfg: Config) -> Path:
 
 def keep_runs(runs: tuple[str, ...], reference: Path) -> None:
     """Copy the small files of each run to reference/seed-<seed>; UserError if they do not match."""
-    loaded = [results.load_run(folder) for folder in runs]
-    seeds = [run["pretrain"]["config"]["seed"] for run in loaded]
+    configs = []
+    for folder in runs:
+        loaded = results.load_run(folder)
+        configs.append({name: stage["config"] for name, stage in loaded.items()})
+    seeds = [config["pretrain"]["seed"] for config in configs]
     if len(set(seeds)) < len(seeds):
         raise UserError(f"--runs: seeds {seeds}; give one run per seed")
-    for folder, run in zip(runs, loaded, strict=True):
-        if settings(run) != settings(loaded[0]):
+    for folder, config in zip(runs, configs, strict=True):
+        for stage in config.values():
+            for key in PATHS:
+                stage.pop(key, None)
+        if config != configs[0]:
             raise UserError(f"--runs: {folder} has other stages or settings than {runs[0]}; only "
                             "runs that differ in nothing but the seed can be averaged")
     targets = [reference / f"seed-{seed}" for seed in seeds]
@@ -59,12 +64,6 @@ def keep_runs(runs: tuple[str, ...], reference: Path) -> None:
                             "another --reference")
     for folder, target in zip(runs, targets, strict=True):
         results.keep(folder, target)
-
-
-def settings(run: dict[str, dict]) -> dict:
-    """Every stage's config without its seed and paths."""
-    return {name: {key: value for key, value in stage["config"].items() if key not in PATHS}
-            for name, stage in run.items()}
 
 
 def write_readme(readme: Path, reference: Path) -> Path:
@@ -84,10 +83,12 @@ def write_readme(readme: Path, reference: Path) -> Path:
     drawn.mkdir(parents=True, exist_ok=True)
     whole = between(readme, whole, "results", results_block(folders, drawn))
     for name, patterns in BLOCKS.items():
-        found = [path for pattern in patterns for path in sorted(reference.parent.glob(pattern))]
-        block = "\n\n".join(filter(None, [study_block(path, drawn) for path in found]))
+        block = ""
+        for pattern in patterns:
+            for folder in sorted(reference.parent.glob(pattern)):
+                block += study_block(folder, drawn)
         if block and f"<!-- {name}:begin -->" in whole:
-            whole = between(readme, whole, name, block)
+            whole = between(readme, whole, name, block.strip())
     write_atomic(readme, whole)
     return readme
 
@@ -124,19 +125,14 @@ def results_block(folders: list[Path], drawn: Path) -> str:
 
 
 def study_block(folder: Path, drawn: Path) -> str:
-    """A study's tables as they are, each with the picture of its name, then the other pictures.
-
-    Pictures are copied to docs/figures.
-    """
-    def order(path: Path) -> tuple[bool, str]:
-        return not path.with_suffix(".md").exists(), path.name
-
+    """A study's tables as they are, each with the picture of its name, then the other pictures."""
     text = ""
-    for path in sorted(folder.iterdir(), key=order):
+    files = sorted(folder.iterdir())
+    for path in sorted(files, key=lambda path: not path.with_suffix(".md").exists()):
         if path.suffix == ".md":
-            text += "\n" + path.read_text(encoding="utf-8").strip() + "\n\n"
+            text += "\n\n" + path.read_text(encoding="utf-8").strip() + "\n"
         elif path.suffix == ".png":
             name = f"{folder.name}-{path.stem}"
             shutil.copyfile(path, drawn / f"{name}.png")
-            text += image(name, f"{folder.name}: {path.stem}") + "\n"
-    return text.strip()
+            text += "\n" + image(name, f"{folder.name}: {path.stem}")
+    return text

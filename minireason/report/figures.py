@@ -9,9 +9,8 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from minireason.problems import FAMILIES
-from minireason.report import runs as results
-from minireason.report import style
-from minireason.report.runs import group_by, level_of, rows_of
+from minireason.report import results, style
+from minireason.report.results import group_by, level_of, rows_of
 from minireason.report.style import BLACK, BLUE, GREEN, ORANGE, RED, SEEDS
 
 SHARES = {  # stage: {method of its train rows: (colour, marker, label, line)}
@@ -125,12 +124,9 @@ def rl_diagnostics(runs: list[dict]) -> Figure:
     for axes, (title, lines) in zip(panels, DIAGNOSTICS.items(), strict=True):
         for key, colour in lines.items():
             for i, run in enumerate(runs):
-                steps, values = [], []
-                for line in run["rl"]["metrics"]:
-                    if f"train/{key}" in line:
-                        steps.append(line["step"])
-                        values.append(line[f"train/{key}"])
-                axes.plot(steps, values, color=colour, linewidth=1,
+                logged = [line for line in run["rl"]["metrics"] if f"train/{key}" in line]
+                points = [(line["step"], line[f"train/{key}"]) for line in logged]
+                axes.plot(*np.reshape(points, (-1, 2)).T, color=colour, linewidth=1,
                           alpha=1 if len(runs) == 1 else 0.6,
                           label="" if i else key.removeprefix("length_"))
         axes.set_title(title, fontsize=9)

@@ -5,10 +5,9 @@ import itertools
 import numpy as np
 from matplotlib.figure import Figure
 
-from minireason.report import runs as results
-from minireason.report import style
+from minireason.report import results, style
 from minireason.report.figures import along
-from minireason.report.runs import group_by, level_of, rows_of, select
+from minireason.report.results import group_by, level_of, rows_of, select
 from minireason.report.style import BLACK, BLUE, ORANGE, RED, SEEDS
 
 SHOWN = 5                     # children of a node that are drawn, the most visited ones

@@ -4,8 +4,7 @@ from pathlib import Path
 
 from made_runs import made_run
 
-from minireason.report import build
-from minireason.report import runs as results
+from minireason.report import build, results
 
 
 def test_rows_are_selected_by_fields_and_by_their_absence():
