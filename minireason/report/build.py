@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from minireason.core.config import UserError, read_json, write_atomic
-from minireason.report import page, results, style
+from minireason.report import page, style
+from minireason.report import runs as results
 
 BLOCKS = {   # name of the README's block: the folders beside `reference` whose studies it shows
     "addition": ("reproduce/seed-*",), "studies": ("ablations", "countdown", "scale")}

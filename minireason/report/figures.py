@@ -9,8 +9,9 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from minireason.problems import FAMILIES
-from minireason.report import results, style
-from minireason.report.results import group_by, level_of, rows_of
+from minireason.report import runs as results
+from minireason.report import style
+from minireason.report.runs import group_by, level_of, rows_of
 from minireason.report.style import BLACK, BLUE, GREEN, ORANGE, RED, SEEDS
 
 SHARES = {  # stage: {method of its train rows: (colour, marker, label, line)}
@@ -45,8 +46,8 @@ def ladder(runs: list[dict]) -> Figure:
     rungs = group_by(rows, "rung")
     for i, (rung, members) in enumerate(rungs.items()):
         levels, spreads = along(members, "level")
-        colour, marker = style.RUNGS.get(rung, (RED, "x"))
-        style.whiskers(axes, levels + 0.07 * (i - len(rungs) / 2), spreads, colour, marker, rung)
+        look = style.RUNGS.get(rung, (RED, "x"))
+        style.whiskers(axes, levels + 0.07 * (i - len(rungs) / 2), spreads, *look, rung)
     axes.set_xticks(list(group_by(rows, "level")))
     family = FAMILIES[runs[0]["pretrain"]["config"]["family"]]
     return style.finish(figure, axes, f"level ({family.LEVEL_NAME})")

@@ -18,7 +18,8 @@ from minireason import stages
 from minireason.core.config import write_atomic
 from minireason.measure.evaluate import answer_of, marked_steps
 from minireason.problems import FAMILIES
-from minireason.report import figures, figures_testtime, results, style, tables
+from minireason.report import figures, figures_testtime, style, tables
+from minireason.report import runs as results
 
 MARKS = {"right": "✓", "wrong": "✗ wrong", "withdrawn": "↺ withdrawn by the policy"}
 

@@ -6,8 +6,9 @@ measured.
 
 import numpy as np
 
-from minireason.report import results, style
-from minireason.report.results import group_by, level_of, rows_of, select, tagged
+from minireason.report import runs as results
+from minireason.report import style
+from minireason.report.runs import group_by, level_of, rows_of, select, tagged
 
 
 def markdown(table: list[list[str]]) -> str:

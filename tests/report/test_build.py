@@ -9,7 +9,8 @@ import pytest
 from made_runs import add_rl, made_run, search_rows, write
 
 from minireason.core.config import UserError
-from minireason.report import build, results
+from minireason.report import build
+from minireason.report import runs as results
 from minireason.stages import guided_search
 
 BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"

@@ -10,7 +10,8 @@ from made_runs import add_rl, level_rows, made_run, method_rows, records, search
 
 from minireason import stages
 from minireason.core.config import UserError
-from minireason.report import figures_testtime, results, tables
+from minireason.report import figures_testtime, tables
+from minireason.report import runs as results
 from minireason.report.page import write_page
 from minireason.stages import critic, flywheel, guided_search, revise, testtime
 

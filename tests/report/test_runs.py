@@ -4,7 +4,8 @@ from pathlib import Path
 
 from made_runs import made_run
 
-from minireason.report import build, results
+from minireason.report import build
+from minireason.report import runs as results
 
 
 def test_rows_are_selected_by_fields_and_by_their_absence():
