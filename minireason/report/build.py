@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from minireason.core.config import UserError, read_json, write_atomic
-from minireason.report import page, style
+from minireason.report import page
 from minireason.report import runs as results
 
 BLOCKS = {   # name of the README's block: the folders beside `reference` whose studies it shows
@@ -81,7 +81,6 @@ def write_readme(readme: Path, reference: Path) -> Path:
         raise UserError(f"{reference}: holds no seed-* folders; make it with minireason report "
                         "--runs RUN...")
     drawn = readme.parent / FIGURES
-    drawn.mkdir(parents=True, exist_ok=True)
     whole = between(readme, whole, "results", results_block(folders, drawn))
     for name, patterns in BLOCKS.items():
         block = ""
@@ -103,24 +102,19 @@ def between(readme: Path, whole: str, name: str, block: str) -> str:
     return f"{head}{begin}\n{block}\n{end}{rest.split(end)[1]}"
 
 
-def image(name: str, text: str) -> str:
+def image(path: Path, text: str) -> str:
     """A figure of docs/figures, half a page wide."""
-    return f'<img src="{FIGURES}/{name}.png" alt="{text}" width="49%">'
+    return f'<img src="{FIGURES}/{path.name}" alt="{text}" width="49%">'
 
 
 def results_block(folders: list[Path], drawn: Path) -> str:
     """Tables and figures of the reference runs and how they were made, from results.md.j2."""
     runs = [results.load_run(folder) for folder in folders]
-
-    def picture(name: str, text: str, function, *arguments: object) -> str:
-        style.save(drawn / f"{name}.png", function, runs, *arguments)
-        return image(name, text)
-
     record = folders[0] / "config.json"
     minutes = [sum(stage["result"].get("seconds", 0) for stage in run.values()) / 60
                for run in runs]
     return page.render(
-        "results.md.j2", runs=runs, picture=picture, minutes=sorted(minutes),
+        "results.md.j2", runs, drawn, image=image, minutes=sorted(minutes),
         size=read_json(record)["config"]["size"] if record.exists() else "?",
         machines=sorted({results.load_machine(folder) for folder in folders}))
 
@@ -133,7 +127,6 @@ def study_block(folder: Path, drawn: Path) -> str:
         if path.suffix == ".md":
             text += "\n\n" + path.read_text(encoding="utf-8").strip() + "\n"
         elif path.suffix == ".png":
-            name = f"{folder.name}-{path.stem}"
-            shutil.copyfile(path, drawn / f"{name}.png")
-            text += "\n" + image(name, f"{folder.name}: {path.stem}")
+            copy = shutil.copyfile(path, drawn / f"{folder.name}-{path.name}")
+            text += "\n" + image(copy, f"{folder.name}: {path.stem}")
     return text

@@ -6,12 +6,11 @@ kind) and one figure function that takes the runs (figures.py). Without a block 
 rows as one table, so a new stage is on the page from its first run.
 """
 
-import base64
+from base64 import b64encode
 from collections.abc import Callable
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
-from markupsafe import Markup
 from matplotlib.figure import Figure
 
 from minireason import stages
@@ -24,13 +23,18 @@ from minireason.report import runs as results
 MARKS = {"right": "✓", "wrong": "✗ wrong", "withdrawn": "↺ withdrawn by the policy"}
 
 
-def render(template: str, **values: object) -> str:
-    """A template of this folder; it may call what the report's modules offer."""
+def render(template: str, runs: list[dict], figures_folder: Path, **values: object) -> str:
+    """A template of this folder; it may call what the report's modules offer, and `picture`."""
+    def picture(name: str, function: Callable[..., Figure], *arguments: object) -> Path:
+        return style.save(figures_folder / f"{name}.png", function, runs, *arguments)
+
+    figures_folder.mkdir(parents=True, exist_ok=True)
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent), undefined=StrictUndefined,
         autoescape=select_autoescape(["html.j2"]), trim_blocks=True, lstrip_blocks=True)
     environment.globals |= {"results": results, "tables": tables, "figures": figures,
-                            "testtime": figures_testtime, "MARKS": MARKS}
+                            "testtime": figures_testtime, "picture": picture, "runs": runs,
+                            "b64encode": b64encode, "MARKS": MARKS}
     environment.filters["markdown"] = tables.markdown
     return environment.get_template(template).render(values).strip()
 
@@ -38,18 +42,12 @@ def render(template: str, **values: object) -> str:
 def write_page(folder: Path) -> Path:
     """report.html with every figure inside, and the figures as PNG beside it; returns its path."""
     run = results.load_run(folder)
-    (folder / "figures").mkdir(exist_ok=True)
     kinds: dict[str, dict[str, dict]] = {}     # each where its last stage stands: all critics
     for name, stage in run.items():
         kinds[stage["stage"]] = {**kinds.pop(stage["stage"], {}), name: stage}
-
-    def picture(name: str, function: Callable[..., Figure], *arguments: object) -> Markup:
-        path = style.save(folder / "figures" / f"{name}.png", function, [run], *arguments)
-        return Markup(base64.b64encode(path.read_bytes()).decode())
-
     path = folder / "report.html"
     write_atomic(path, render(
-        "page.html.j2", title=f"minireason: {folder.name}", run=run, picture=picture,
+        "page.html.j2", [run], folder / "figures", title=f"minireason: {folder.name}", run=run,
         machine=results.load_machine(folder), kinds=kinds, completions=completions,
         help={stage.name: stage.help for stage in stages.STAGES},
         missing=[s.name for s in stages.STAGES if s.in_run and s.name not in run]) + "\n")
