@@ -4,14 +4,27 @@
     report --runs A B C --readme README.md  keep the small files of A B C (one run per seed) in
                                             `reference`, then as below
     report --readme README.md               tables and figures from `reference` alone
+
+report.html shows the stages in the ladder's order (STAGES), those of one kind together, and needs
+no other file. To add a section, write one block (a macro of sections.html.j2, listed in its
+`sections` under the stage's kind) and one figure function that takes the runs (figures.py). A stage
+without a block gets its rows as one table.
 """
 
 import shutil
+from base64 import b64encode
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
+from matplotlib.figure import Figure
+
+from minireason import stages
 from minireason.core.config import UserError, read_json, write_atomic
-from minireason.report import page
+from minireason.measure.evaluate import answer_of, marked_steps
+from minireason.problems import FAMILIES
+from minireason.report import figures, figures_testtime, style, tables
 from minireason.report import runs as results
 
 BLOCKS = {   # name of the README's block: the folders beside `reference` whose studies it shows
@@ -19,6 +32,7 @@ BLOCKS = {   # name of the README's block: the folders beside `reference` whose 
 FIGURES = Path("docs/figures")
 PATHS = ("out", "init", "base", "start", "policy", "critic", "outcome", "reviser",
          "seed")              # may differ between runs that are averaged
+MARKS = {"right": "✓", "wrong": "✗ wrong", "withdrawn": "↺ withdrawn by the policy"}
 
 
 @dataclass(frozen=True)
@@ -34,12 +48,57 @@ class Config:
 def run(cfg: Config) -> Path:
     """Write what is asked for; returns the path of the page, the README or the reference."""
     if not cfg.runs and not cfg.readme:
-        return page.write_page(Path(cfg.run))
+        return write_page(Path(cfg.run))
     if cfg.runs:
         keep_runs(cfg.runs, Path(cfg.reference))
     if cfg.readme:
         return write_readme(Path(cfg.readme), Path(cfg.reference))
     return Path(cfg.reference)
+
+
+def render(template: str, runs: list[dict], figures_folder: Path, **values: object) -> str:
+    """A template of this folder; it may call what the report's modules offer, and `picture`."""
+    def picture(name: str, function: Callable[..., Figure], *arguments: object) -> Path:
+        return style.save(figures_folder / f"{name}.png", function, runs, *arguments)
+
+    figures_folder.mkdir(parents=True, exist_ok=True)
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent), undefined=StrictUndefined,
+        autoescape=select_autoescape(["html.j2"]), trim_blocks=True, lstrip_blocks=True)
+    environment.globals |= {"results": results, "tables": tables, "figures": figures,
+                            "testtime": figures_testtime, "picture": picture, "runs": runs,
+                            "b64encode": b64encode, "MARKS": MARKS}
+    environment.filters["markdown"] = tables.markdown
+    return environment.get_template(template).render(values).strip()
+
+
+def write_page(folder: Path) -> Path:
+    """report.html with every figure inside, and the figures as PNG beside it; returns its path."""
+    run = results.load_run(folder)
+    kinds: dict[str, dict[str, dict]] = {}     # each where its last stage stands: all critics
+    for name, stage in run.items():
+        kinds[stage["stage"]] = {**kinds.pop(stage["stage"], {}), name: stage}
+    path = folder / "report.html"
+    write_atomic(path, render(
+        "page.html.j2", [run], folder / "figures", title=f"minireason: {folder.name}", run=run,
+        machine=results.load_machine(folder), kinds=kinds, completions=completions,
+        help={stage.name: stage.help for stage in stages.STAGES},
+        missing=[s.name for s in stages.STAGES if s.in_run and s.name not in run]) + "\n")
+    return path
+
+
+def completions(stage: dict, name: str) -> list[dict]:
+    """The kept first samples on one set, with the verifier's marks."""
+    family, found = FAMILIES[stage["config"]["family"]], []
+    for record in stage["examples"][name]:
+        problem, text = family.read(record["prompt"]), record["example"]
+        verdict, kind = family.verify(problem, text), "wrong"
+        if verdict.correct:
+            kind = "right" if verdict.steps_valid else "right answer, wrong steps"
+        found.append({"problem": problem, "text": text, "right": verdict.correct, "kind": kind,
+                      "steps": marked_steps(problem, text), "answer": answer_of(problem, text),
+                      "value": record["values"][0]})
+    return found
 
 
 def keep_runs(runs: tuple[str, ...], reference: Path) -> None:
@@ -113,7 +172,7 @@ def results_block(folders: list[Path], drawn: Path) -> str:
     record = folders[0] / "config.json"
     minutes = [sum(stage["result"].get("seconds", 0) for stage in run.values()) / 60
                for run in runs]
-    return page.render(
+    return render(
         "results.md.j2", runs, drawn, image=image, minutes=sorted(minutes),
         size=read_json(record)["config"]["size"] if record.exists() else "?",
         machines=sorted({results.load_machine(folder) for folder in folders}))
