@@ -170,15 +170,14 @@ def keep(run: Path | str, out: Path | str) -> None:
             lines = path.read_text(encoding="utf-8").splitlines()
         elif path.name == "metrics.jsonl":
             lines = map(json.dumps, thin(read_lines(path), THIN))
-        elif path.name.startswith("samples-") and path.stem.endswith("-0"):
-            lines = [json.dumps(list(map(first_sample, read_json(path)[:EXAMPLES])))]
+        elif path.match("samples-*-0.json"):
+            records = read_json(path)[:EXAMPLES]
+            for record in records:             # of several samples the one that is shown
+                for field, value in record.items():
+                    record[field] = value[:1] if isinstance(value, list) else value
+            lines = [json.dumps(records)]
         else:
             continue
         target = out / path.relative_to(run)
         target.parent.mkdir(parents=True, exist_ok=True)
         write_atomic(target, "\n".join(lines).replace(f'"{root}', f'"{out.name}') + "\n")
-
-
-def first_sample(record: dict) -> dict:
-    """A test-time record cut down to the sample that is shown."""
-    return {key: value[:1] if isinstance(value, list) else value for key, value in record.items()}
