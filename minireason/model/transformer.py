@@ -10,6 +10,7 @@ into one matrix each because one wide product is faster than three narrow ones.
 
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -85,6 +86,9 @@ class Transformer(nn.Module):
     """Tokens in, next-token logits out."""
 
     KIND = "policy"               # what a checkpoint of this class holds
+    blocks: Any                   # nn.ModuleList, whose elements have no type
+    cos: Tensor
+    sin: Tensor
 
     def __init__(self, config: ModelConfig):
         super().__init__()
@@ -131,7 +135,7 @@ class Transformer(nn.Module):
                 "n_kv_heads": c.n_kv_heads, "eps": c.norm_eps, "impl": self.attention_impl}
 
     def hidden(self, tokens: Tensor, cu_seqlens: Tensor | None = None,
-               max_len: int | None = None, cache: "KVCache | None" = None) -> Tensor:
+               max_len: int = 0, cache: "KVCache | None" = None) -> Tensor:
         """Final hidden states of whole rows; (B, T) or packed (N,) -> (..., d_model).
 
         Rows are padded on the right. With `cache` (rectangular only) their keys and values are
@@ -150,7 +154,7 @@ class Transformer(nn.Module):
         return F.linear(hidden, weight)
 
     def forward(self, tokens: Tensor, cu_seqlens: Tensor | None = None,
-                max_len: int | None = None) -> Tensor:
+                max_len: int = 0) -> Tensor:
         """Next-token logits; (B, T) -> (B, T, V), or packed (N,) -> (N, V)."""
         return self.logits(self.hidden(tokens, cu_seqlens, max_len))
 
