@@ -10,15 +10,13 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from minireason.core.config import UserError, read_json, write_atomic
+from minireason.core.config import PATHS, UserError, read_json, write_atomic
 from minireason.report import page, style
 from minireason.report import runs as results
 
 BLOCKS = {   # name of the README's block: the folders beside `reference` whose studies it shows
     "addition": ("reproduce/seed-*",), "studies": ("ablations", "countdown", "scale")}
 FIGURES = Path("docs/figures")
-PATHS = ("out", "init", "base", "start", "policy", "critic", "outcome", "reviser",
-         "seed")              # may differ between runs that are averaged
 
 
 @dataclass(frozen=True)
@@ -63,7 +61,8 @@ def keep_runs(runs: tuple[str, ...], reference: Path) -> None:
 
 def settings(run: dict[str, dict]) -> dict:
     """Every stage's config without its seed and paths."""
-    return {name: {key: value for key, value in stage["config"].items() if key not in PATHS}
+    own = (*PATHS, "seed")
+    return {name: {key: value for key, value in stage["config"].items() if key not in own}
             for name, stage in run.items()}
 
 

@@ -17,7 +17,16 @@ from pathlib import Path
 import numpy as np
 
 from minireason import stages
-from minireason.core.config import UserError, read_json, read_lines, write_atomic
+from minireason.core.errors import UserError
+from minireason.core.files import (
+    MANIFEST,
+    check_manifest,
+    checked_form,
+    read_checked,
+    read_json,
+    read_lines,
+    write_atomic,
+)
 from minireason.report import style
 
 EXAMPLES = 24                 # problems per set whose first sample is shown or kept
@@ -38,6 +47,8 @@ def load_run(folder: Path | str) -> dict[str, dict]:
 
 def load_stage(folder: Path) -> dict:
     """One stage's records; "tokens" counts those trained on, parts such as rounds included."""
+    if (folder / MANIFEST).exists():                           # not in a thinned copy
+        check_manifest(folder)
     record, result = read_json(folder / "config.json"), read_json(folder / "result.json")
     rows = read_lines(folder / "rows.jsonl")
     labels = {stage.name: stage.label for stage in stages.STAGES}
@@ -49,7 +60,7 @@ def load_stage(folder: Path) -> dict:
     examples: dict[str, list] = {}
     for path in sorted(folder.glob("samples-*-0.json")):       # the first shard of each set
         name = path.stem.removeprefix("samples-").rpartition("-")[0]
-        examples[name] = read_json(path)[:EXAMPLES]
+        examples[name] = read_checked(path)[:EXAMPLES]
     tokens = 0.0
     for path in [folder / "metrics.jsonl", *folder.glob("*/**/metrics.jsonl")]:
         for line in read_lines(path):
@@ -162,10 +173,9 @@ def thin(metrics: list[dict], at_most: int) -> list[dict]:
 
 
 def keep(run: Path | str, out: Path | str) -> None:
-    """Copy what the figures need of a run, thinned, into `out`; paths become relative to it."""
+    """Copy what the figures need of a run, thinned, into `out`."""
     run, out = Path(run), Path(out)
     loaded = load_run(run)
-    root = json.dumps(str(Path(loaded["pretrain"]["config"]["out"]).parent))[1:-1]
     paths = list(run.glob("*.json"))
     for stage in loaded:
         paths += [*(run / stage).glob("*.json*"), *(run / stage).glob("*/**/metrics.jsonl")]
@@ -176,12 +186,13 @@ def keep(run: Path | str, out: Path | str) -> None:
         elif path.name == "metrics.jsonl":
             lines = [json.dumps(line) for line in thin(read_lines(path), THIN)]
         elif path.name.startswith("samples-") and path.stem.endswith("-0"):
-            lines = [json.dumps([first_sample(record) for record in read_json(path)[:EXAMPLES]])]
+            lines = [checked_form([first_sample(record)
+                                   for record in read_checked(path)[:EXAMPLES]])]
         else:
             continue
         target = out / path.relative_to(run)
         target.parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(target, "\n".join(lines).replace(f'"{root}', f'"{out.name}') + "\n")
+        write_atomic(target, "\n".join(lines) + "\n")
 
 
 def first_sample(record: dict) -> dict:

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from minireason.core.config import UserError
+from minireason.core.config import UserError, check_numbers
 from minireason.model.tokenizer import Tokenizer, padded_rows
 from minireason.model.transformer import KVCache, Transformer
 from minireason.training.losses import truncate_logits
@@ -34,6 +34,11 @@ class Sampling:
     stop: tuple[int, ...] = ()    # token ids that end a completion, as <eos> always does
     seed: int = 0
     chunk: int = 512              # rows decoded together
+
+    def __post_init__(self):
+        check_numbers(self)
+        if not 0 < self.top_p <= 1:
+            raise UserError(f"--top-p {self.top_p}: must be above 0 and at most 1")
 
 
 @dataclass(frozen=True)

@@ -215,7 +215,7 @@ def test_stop_tokens_end_a_row(model):
 
 
 def test_a_prompt_that_fills_the_model_is_refused(model):
-    with pytest.raises(UserError, match=r"prompt 2 of 2 has 48 tokens, .* in a model of max_len 48"):
+    with pytest.raises(UserError, match=r"prompt 2 of 2 has 48 tokens, .* of max_len 48"):
         sample(model, TOKENIZER, [[1], [1] * 48], Sampling())
     (tokens, _), = drawn(model, [[1] * 45], Sampling(max_new=64),
                          SimpleNamespace(pad=TOKENIZER.pad, eos=-1))
