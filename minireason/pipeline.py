@@ -13,6 +13,7 @@ from pathlib import Path
 from minireason import stages
 from minireason.core import parallel
 from minireason.core.config import check_choice, machine, resolve_device, write_atomic
+from minireason.core.files import unlock_folder
 from minireason.core.runlog import RunLog
 from minireason.presets import SIZES, settings_of
 from minireason.problems import FAMILIES
@@ -67,5 +68,6 @@ def run(cfg: Config) -> dict:
     if parallel.is_main():
         page = report.run(report.Config(run=str(folder(cfg))))
         log.say(f"report: {page}")
+        unlock_folder(folder(cfg))
     parallel.barrier()
     return results

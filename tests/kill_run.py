@@ -21,6 +21,8 @@ from pathlib import Path
 
 import numpy as np
 
+from minireason.core.config import PATHS
+from minireason.core.files import MANIFEST
 from minireason.model import checkpoint
 
 PICTURES = (".png", ".html")      # drawn from the rest, wall-clock times included
@@ -28,10 +30,12 @@ STAGE = re.compile(r"\[run\] stage (\d+) of \d+: (\w+)$", re.MULTILINE)
 
 
 def timeless(value):
-    """JSON without wall-clock entries: keys under time/ and those that count seconds."""
+    """JSON without wall-clock entries (keys under time/ and those that count seconds), without
+    the sha256 that cover them, and without the places of folders."""
     if isinstance(value, dict):
+        apart = {"sha256", *(PATHS if "seed" in value else ())}
         return {key: timeless(v) for key, v in value.items()
-                if not key.startswith("time/") and "seconds" not in key}
+                if not key.startswith("time/") and "seconds" not in key and key not in apart}
     return [timeless(v) for v in value] if isinstance(value, list) else value
 
 
@@ -43,6 +47,8 @@ def snapshot(root: Path) -> dict[str, object]:
     content: dict[str, object] = {}
     for path in sorted(p for p in root.rglob("*") if p.is_file()):
         name = str(path.relative_to(root))
+        if path.name == MANIFEST:
+            continue
         if path.suffix == ".safetensors":
             content[name] = checkpoint.read_tensors(path)[2]
         elif path.suffix in (".json", ".jsonl"):

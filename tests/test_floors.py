@@ -70,6 +70,20 @@ def test_no_import_cycles():
     list(TopologicalSorter(graph).static_order())        # raises CycleError
 
 
+def test_every_module_has_a_name_of_its_own():
+    names = [path.name for path in FILES if path.name != "__init__.py"]
+    assert len(names) == len(set(names)), sorted(n for n in set(names) if names.count(n) > 1)
+
+
+def test_functions_are_named_in_full():
+    """A name says what the function returns or does; these alone say neither."""
+    vague = {"draw", "search", "cell", "table", "collect"}
+    for path in FILES:
+        for node in ast.parse(path.read_text()).body:
+            if isinstance(node, ast.FunctionDef):
+                assert node.name not in vague, f"{path.name}: {node.name}"
+
+
 def test_kernels_know_nothing_of_the_library():
     """Only the scripts that measure the library's own calls may import it."""
     scripts = {"bench.py", "end_to_end.py", "gpu_check.py"}

@@ -1,31 +1,25 @@
-"""Dataclass <-> JSON, random streams, devices, and the one exception that users see.
+"""Configurations and their JSON, random streams, devices.
 
 Every random draw comes from a stream named by (seed, purpose, step), never from hidden global
 state: a run that is killed and resumed draws what it would have drawn.
 """
 
 import dataclasses
-import errno
 import hashlib
 import json
+import math
 import os
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+import typing
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
 
+from minireason.core.errors import UserError, check_choice  # noqa: F401
+from minireason.core.files import disk_errors, read_json, read_lines, write_atomic  # noqa: F401
 
-class UserError(Exception):
-    """An error the user can fix: bad input, missing file, full disk; one line: what, where, how."""
-
-
-def check_choice(flag: str, value: str, choices: Iterable[str]) -> None:
-    """UserError that names the flag and the choices, if the value is none of them."""
-    if value not in choices:
-        raise UserError(f"--{flag} {value}: must be one of {', '.join(choices)}")
+MAY_BE_ZERO = ("warmup", "mc_check", "decay")     # beside fields whose default is 0
+PATHS = ("out", "init", "base", "start", "policy", "critic", "outcome", "reviser")   # folders
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +51,7 @@ def to_dict(config) -> dict:
 
 
 def from_dict(cls, values: dict):
-    """Rebuild a flat dataclass; raises UserError on missing or unknown fields."""
+    """Rebuild a flat dataclass; raises UserError on missing, unknown or unfit fields."""
     known = {field.name: field for field in dataclasses.fields(cls)}
     unknown = sorted(set(values) - set(known))
     missing = sorted(name for name, field in known.items()
@@ -65,57 +59,47 @@ def from_dict(cls, values: dict):
                      and field.default_factory is dataclasses.MISSING)
     if unknown or missing:
         raise UserError(f"{cls.__name__}: unknown fields {unknown}, missing fields {missing}")
-    return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+    found = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+    check_types(cls, found)
+    return cls(**found)
 
 
-def read_json(path: Path | str) -> dict:
-    """Parsed JSON file; UserError names the file if it is missing or broken."""
-    try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file") from None
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise UserError(f"{path}: not valid JSON ({error})") from None
+def check_types(cls, values: dict) -> None:
+    """UserError for the first value that is not of its field's type: int, float, str, bool, tuple.
+
+    A whole number passes as float, True and False only as bool.
+    """
+    for name, wanted in typing.get_type_hints(cls).items():
+        if name not in values or dataclasses.is_dataclass(wanted):
+            continue
+        value, kind, members = values[name], typing.get_origin(wanted) or wanted, (values[name],)
+        if kind is tuple and isinstance(value, tuple):
+            kind, members = typing.get_args(wanted)[0], value
+        for member in members:
+            fits = isinstance(member, (int, float) if kind is float else kind)
+            if not fits or (isinstance(member, bool) and kind is not bool):
+                raise UserError(f"{cls.__name__}: {name} must be {wanted.__name__}, not {value!r}")
 
 
-def read_lines(path: Path) -> list[dict]:
-    """The JSON object of every line; none if there is no such file."""
-    if not path.exists():
-        return []
-    try:
-        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()
-                if line.strip()]
-    except json.JSONDecodeError as error:
-        raise UserError(f"{path}: a line is not valid JSON ({error})") from None
+def check_numbers(config) -> None:
+    """UserError that names the flag of the first number that no run can work with.
 
-
-def write_atomic(path: Path | str, data: bytes | str) -> None:
-    """Write a file whole or not at all: temporary file, fsync, rename."""
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.tmp")
-    data = data.encode() if isinstance(data, str) else data
-    with disk_errors(path):
-        try:
-            with open(temporary, "wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
-        except OSError:
-            temporary.unlink(missing_ok=True)
-            raise
-
-
-@contextmanager
-def disk_errors(path: Path | str) -> Iterator[None]:
-    """Turn a full or read-only disk into a UserError that names the path."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
-            raise UserError(f"{path}: cannot write ({error.strerror}); free some space or choose "
-                            "another --out, then run the same command again") from error
-        raise
+    Numbers are finite and not negative; whole ones at least 1, or 0 where 0 is the default or
+    named in MAY_BE_ZERO.
+    """
+    kinds = typing.get_type_hints(type(config))
+    for field in dataclasses.fields(config):
+        value, whole = getattr(config, field.name), "int" in str(kinds[field.name])
+        default = field.default if isinstance(field.default, tuple) else (field.default,)
+        least = 0 if not default or 0 in default or field.name in MAY_BE_ZERO else 1
+        for number in value if isinstance(value, tuple) else (value,):
+            if not isinstance(number, int | float) or isinstance(number, bool):
+                continue
+            flag = f"--{field.name.replace('_', '-')} {number}"
+            if not math.isfinite(number) or number < 0:
+                raise UserError(f"{flag}: must be a finite number, not below 0")
+            if whole and not least <= number < 2 ** 63:
+                raise UserError(f"{flag}: must be a whole number of at least {least}")
 
 
 def stream_seed(seed: int, *purpose: object) -> int:

@@ -10,14 +10,24 @@ import os
 import torch
 import torch.distributed as dist
 
+from minireason.core.errors import UserError
+
 
 def init(device: torch.device) -> torch.device:
-    """Join the process group that torchrun describes; returns this rank's device."""
+    """Join the process group that torchrun describes; returns this rank's device.
+
+    UserError if the environment describes none that this process can join.
+    """
     if "RANK" in os.environ and not dist.is_initialized():
-        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+        try:
+            dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+        except (ValueError, RuntimeError) as error:
+            raise UserError(f"RANK={os.environ['RANK']} is set, but no process group can be joined "
+                            f"({str(error).splitlines()[0]}); start several processes with "
+                            "torchrun, or unset RANK for one") from None
         atexit.register(leave)
     if device.type == "cuda" and dist.is_initialized():
-        device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
         torch.cuda.set_device(device)
     return device
 

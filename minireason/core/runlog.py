@@ -5,18 +5,23 @@ On resume it is cut back to the last saved state, so that a killed run leaves th
 that was never killed. Keys under `time/` are wall-clock and are the only ones allowed to differ.
 """
 
+import hashlib
 import json
 import math
 import os
+import platform
 import sys
 import time
 from collections.abc import Callable, Sequence
+from importlib.metadata import version
 from pathlib import Path
 
+import torch
 from tqdm import tqdm
 
-from minireason.core import parallel
-from minireason.core.config import UserError, disk_errors, read_json, to_dict, write_atomic
+from minireason.core import files, parallel
+from minireason.core.config import PATHS, machine, resolve_device, to_dict
+from minireason.core.errors import UserError
 
 
 class RunLog:
@@ -24,7 +29,9 @@ class RunLog:
 
     def __init__(self, out: str, stage: str, config, parents: dict[str, str]):
         self.out, self.stage = Path(out), stage
-        self.record_of_config = {"stage": stage, "config": to_dict(config), "parents": parents}
+        self.record_of_config = {"stage": stage, "config": portable(config, self.out),
+                                 "parents": parents}
+        self.saved: dict = {}         # metadata of the state that this process resumed from
         self.bar: tqdm | None = None
         self.started = time.perf_counter()
         self.seconds_before = 0.0     # spent by earlier, interrupted processes
@@ -34,37 +41,60 @@ class RunLog:
 
     def _claim_folder(self) -> None:
         path = self.out / "config.json"
-        if path.exists():
-            held = read_json(path)
-            differing = _differences(held, self.record_of_config)
-            if differing:
-                raise UserError(f"{self.out}: holds a run with another configuration "
-                                f"({differing}); choose another --out or delete the folder")
-            if self.done:                 # killed between its last write and its last removal
-                (self.out / "state.safetensors").unlink(missing_ok=True)
+        files.make_folder(self.out)
+        files.lock_folder(self.out)
+        if not path.exists():
+            record = {**self.record_of_config, "made_with": made_with()}
+            files.write_atomic(path, json.dumps(record, indent=1) + "\n")
+            files.sync(self.out.parent)
             return
-        with disk_errors(self.out):
-            if self.out.exists() and not self.out.is_dir():
-                raise UserError(f"{self.out}: exists and is not a folder; choose another --out")
-            self.out.mkdir(parents=True, exist_ok=True)
-        write_atomic(path, json.dumps(self.record_of_config, indent=1) + "\n")
+        held = files.read_json(path)
+        differing = _differences(held, self.record_of_config)
+        if differing:
+            files.unlock_folder(self.out)
+            raise UserError(f"{self.out}: holds a run with another configuration "
+                            f"({differing}); choose another --out or delete the folder")
+        if self.done:                 # killed between its last write and its last removal
+            (self.out / files.STATE).unlink(missing_ok=True)
+            files.unlock_folder(self.out)
+            return
+        was, now = held.get("made_with", {}), made_with()
+        for name in sorted(set(was) | set(now)):
+            if was.get(name) != now.get(name):
+                self.say(f"warning: begun with {name} {was.get(name)}, goes on with "
+                         f"{now.get(name)}: numbers may round otherwise")
 
     @property
     def done(self) -> dict | None:
-        """result.json of a finished run, else None."""
+        """result.json of a finished run, else None; UserError if its folder was altered."""
         path = self.out / "result.json"
-        return read_json(path) if path.exists() else None
+        if not path.exists():
+            return None
+        files.check_manifest(self.out)
+        return files.read_json(path)
 
-    def offset(self) -> int:
-        """Bytes of metrics.jsonl written so far."""
-        path = self.out / "metrics.jsonl"
-        return path.stat().st_size if path.exists() else 0
+    @property
+    def metrics(self) -> Path:
+        """The file that record() appends to."""
+        return self.out / "metrics.jsonl"
 
-    def rewind(self, offset: int) -> None:
-        """Cut metrics.jsonl back to a saved offset."""
-        path = self.out / "metrics.jsonl"
-        if parallel.is_main() and path.exists():
-            os.truncate(path, min(offset, path.stat().st_size))
+    def mark(self) -> dict[str, object]:
+        """Length and sha256 of the metrics so far, made safe on the disk: part of a saved state."""
+        written = self.metrics.read_bytes() if self.metrics.exists() else b""
+        if written:
+            files.sync(self.metrics)
+            files.sync(self.out)
+        return {"offset": len(written), "log": hashlib.sha256(written).hexdigest()}
+
+    def rewind(self, offset: int = 0, log: str = "") -> None:
+        """Cut the metrics back to a mark; UserError if what stands before it has changed."""
+        if not parallel.is_main() or (not self.metrics.exists() and not offset):
+            return
+        written = self.metrics.read_bytes()[:offset] if self.metrics.exists() else b""
+        if offset and hashlib.sha256(written).hexdigest() != log:
+            raise UserError(f"{self.metrics}: was cut or altered since its run was interrupted; "
+                            f"restore it, or delete {self.out} and run the same command again")
+        os.truncate(self.metrics, offset)
 
     def record(self, step: int, **values: float) -> None:
         """Append one line of metrics; a value that is not finite stops the run."""
@@ -75,8 +105,7 @@ class RunLog:
         if not parallel.is_main():
             return
         line = json.dumps({"step": step, **values}) + "\n"
-        path = self.out / "metrics.jsonl"
-        with disk_errors(path), open(path, "a", encoding="utf-8") as file:
+        with files.disk_errors(self.metrics), open(self.metrics, "a", encoding="utf-8") as file:
             file.write(line)
             file.flush()
 
@@ -110,7 +139,7 @@ class RunLog:
     def samples(self, text: str) -> None:
         """Write samples.txt and show it."""
         if parallel.is_main():
-            write_atomic(self.out / "samples.txt", text + "\n")
+            files.write_atomic(self.out / "samples.txt", text + "\n")
             self.say("samples:\n" + text)
 
     def once(self, name: str, make: Callable[[], dict]) -> dict:
@@ -122,9 +151,9 @@ class RunLog:
         if not path.exists():
             made = make()
             if parallel.is_main():
-                write_atomic(path, json.dumps({**made, "seconds": self.seconds()}))
+                files.write_checked(path, {**made, "seconds": self.seconds()})
             parallel.barrier()
-        found = read_json(path)
+        found = files.read_checked(path)
         self.seconds_before = max(self.seconds_before, found.pop("seconds"))
         return found
 
@@ -134,23 +163,51 @@ class RunLog:
         A row is flat: set, method, n (samples per problem), tokens (per problem), accuracy, low,
         high (95%), problems, and what else tells it apart: round, step. The seed is added here.
         """
-        result = {"stage": self.stage, **result}
+        result = {"stage": self.stage, **result, "made_with": made_with()}
         if parallel.is_main():
             seed = self.record_of_config["config"].get("seed", 0)
-            write_atomic(self.out / "rows.jsonl",
-                         "".join(json.dumps({**row, "seed": seed}) + "\n" for row in rows))
-            write_atomic(self.out / "result.json", json.dumps(result, indent=1) + "\n")
-            (self.out / "state.safetensors").unlink(missing_ok=True)
+            lines = [json.dumps({**row, "seed": seed}) + "\n" for row in rows]
+            files.write_atomic(self.out / "rows.jsonl", "".join(lines))
+            self.mark()
+            text = json.dumps(result, indent=1) + "\n"
+            files.write_manifest(self.out, "result.json", text)
+            files.write_atomic(self.out / "result.json", text)
+            (self.out / files.STATE).unlink(missing_ok=True)
+            files.unlock_folder(self.out)
         parallel.barrier()
         return result
 
 
+def portable(config, out: Path) -> dict:
+    """A config as JSON that holds wherever its folder is moved: folders as seen from `out`."""
+    record = to_dict(config)
+    for name in PATHS:
+        if record.get(name):
+            record[name] = os.path.relpath(record[name], out)
+    if "device" in record:
+        record["device"] = resolve_device(record["device"]).type
+    return record
+
+
+def made_with() -> dict[str, object]:
+    """What numbers may hang on beside the configuration: versions, processor, threads, ranks."""
+    found = machine() | {"python": platform.python_version(), "ranks": parallel.world_size(),
+                         "processor": torch.backends.cpu.get_cpu_capability()}
+    for package in ("numpy", "tokenizers", "safetensors"):
+        found[package] = version(package)
+    return found | {name: value for name, value in sorted(os.environ.items())
+                    if name in ("MINIREASON_DECODE", "MINIREASON_ATTENTION")}
+
+
 def _differences(held: dict, wanted: dict) -> str:
-    """The first few fields in which two config records differ, as text; '' if none."""
+    """The first few fields in which two config records differ, as text; '' if none.
+
+    Folders may differ: a parent is known by its hash, wherever it lies.
+    """
     found = [] if held.get("stage") == wanted["stage"] else [f"stage {held.get('stage')!r}"]
     for part in ("config", "parents"):
         old, new = held.get(part, {}), wanted[part]
         found += [f"{name}: {old.get(name)!r} there, {new.get(name)!r} now"
-                  for name in sorted((set(old) | set(new)) - {"out"})
+                  for name in sorted((set(old) | set(new)) - set(PATHS if part == "config" else ()))
                   if old.get(name) != new.get(name)]
     return "; ".join(found[:3])

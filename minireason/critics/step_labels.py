@@ -19,7 +19,7 @@ from minireason.model.tokenizer import STEP_ENDS, Tokenizer
 from minireason.model.transformer import Transformer
 from minireason.problems import FAMILIES, Problem
 from minireason.problems.base import check_prefix
-from minireason.sampling.complete import prompt_ids, sample, with_room
+from minireason.sampling.complete import limits_of, prompt_ids, sample
 from minireason.sampling.sampler import Sampling
 
 END = re.compile("|".join(map(re.escape, STEP_ENDS)))
@@ -57,8 +57,8 @@ def verdicts_from_prefixes(policy: Transformer, tokenizer: Tokenizer,
     rows = [head + tail[1:] for head, tail in zip(heads, tails, strict=True)]
     roomy = [i for i, row in enumerate(rows) if len(row) < policy.config.max_len]
     order = parallel.share(sorted(roomy, key=lambda i: len(rows[i])))
-    how = with_room(how, [problem for problem, _ in distinct])
-    texts = sample(policy, tokenizer, [rows[i] for i in order], how, order)
+    limits = limits_of(how, [distinct[i][0] for i in order])
+    texts = sample(policy, tokenizer, [rows[i] for i in order], how, order, limits)
     wins = {(problem.prompt, prefix): [False] * how.n for problem, prefix in distinct}
     found = []
     for at, i in enumerate(order):

@@ -4,12 +4,11 @@ A record holds what any estimator needs of one problem's N samples: tokens, answ
 the critics' values, each a list of N. Sampling is done once; all figures are arithmetic on records.
 """
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 
 from minireason.core import parallel
-from minireason.core.config import read_json, write_atomic
+from minireason.core.files import read_checked, write_checked
 from minireason.core.runlog import RunLog
 from minireason.critics.value_head import Critic, final_values
 from minireason.measure.evaluate import answer_of, verdicts_of
@@ -58,7 +57,7 @@ def sharded_records(log: RunLog, kind: str, sets: dict[str, list[Problem]], size
         path = log.out / f"{kind}-{name}-{start}.json"
         if not path.exists():
             records = make(sets[name][start:start + size], f"{name} {start}")
-            write_atomic(path, json.dumps(records))
+            write_checked(path, records)
     parallel.barrier()
     return {name: read_records(log.out, kind, name) for name in sets}
 
@@ -69,5 +68,5 @@ def read_records(folder: Path, kind: str, name: str) -> list[dict]:
                    key=lambda path: int(path.stem.rpartition("-")[2]))
     records = []
     for path in paths:
-        records += read_json(path)
+        records += read_checked(path)
     return records

@@ -40,7 +40,8 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 def split_heads(qkv: Tensor, n_heads: int, n_kv_heads: int) -> tuple[Tensor, Tensor, Tensor]:
     """(..., (H + 2 Hkv) * D) -> q (..., H, D), k and v (..., Hkv, D)."""
     heads = qkv.unflatten(-1, (n_heads + 2 * n_kv_heads, -1))
-    return heads.split((n_heads, n_kv_heads, n_kv_heads), dim=-2)
+    q, k, v = heads.split((n_heads, n_kv_heads, n_kv_heads), dim=-2)
+    return q, k, v
 
 
 def attention_reference(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -64,7 +65,7 @@ def padding(cu_seqlens: Tensor, n_tokens: int, max_len: int) -> tuple[Tensor, Te
 
 def self_attention(qkv: Tensor, q_gain: Tensor, k_gain: Tensor, cos: Tensor, sin: Tensor, *,
                    n_heads: int, n_kv_heads: int, eps: float, cu_seqlens: Tensor | None = None,
-                   max_len: int | None = None, cache: Tensor | None = None,
+                   max_len: int = 0, cache: Tensor | None = None,
                    impl: str = "auto") -> Tensor:
     """QK-norm, RoPE and causal attention of whole rows: (..., (H + 2 Hkv) * D) -> (..., H * D).
 
@@ -95,11 +96,15 @@ def self_attention(qkv: Tensor, q_gain: Tensor, k_gain: Tensor, cos: Tensor, sin
         k = rotate(head_norm(k, k_gain, eps), cos, sin)
         rows = q, k, v                                                    # (B, T, heads, D)
         if packed is not None:
-            rows = [x.new_zeros(*packed[2].shape, *x.shape[1:]).index_put(place, x) for x in rows]
-        rows = [x.transpose(1, 2) for x in rows]                          # (B, heads, T, D)
-        out = (attention_reference(*rows) if impl == "reference" else
-               F.scaled_dot_product_attention(*rows, is_causal=True,
-                                              enable_gqa=n_heads != n_kv_heads))
+            row, position, at = packed
+            rows = [x.new_zeros(*at.shape, *x.shape[1:]).index_put((row, position), x)
+                    for x in rows]
+        queries, keys, values = [x.transpose(1, 2) for x in rows]         # (B, heads, T, D)
+        if impl == "reference":
+            out = attention_reference(queries, keys, values)
+        else:
+            out = F.scaled_dot_product_attention(queries, keys, values, is_causal=True,
+                                                 enable_gqa=n_heads != n_kv_heads)
         out = out.transpose(1, 2)[place].flatten(-2)                      # (..., H * D)
     if cache is not None:
         cache[0, :, :, :longest] = k.view(v.shape).transpose(1, 2)

@@ -25,11 +25,13 @@ from minireason.core.config import (
     StageConfig,
     TrainingConfig,
     UserError,
+    check_numbers,
     from_dict,
     resolve_device,
     to_dict,
     write_atomic,
 )
+from minireason.core.files import STATE, check_manifest
 from minireason.core.runlog import RunLog
 from minireason.model.tokenizer import Tokenizer
 from minireason.model.transformer import ModelConfig, Transformer
@@ -72,6 +74,9 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict, str]:
                         "of another format, copy it again or rerun its stage") from None
     plain = header.get("metadata", "")
     if hashlib.sha256((_digest(tensors) + plain).encode()).hexdigest() != header.get("sha256"):
+        if "sha256" not in header:
+            raise UserError(f"{path}: was not written by minireason; `minireason import` reads a "
+                            "folder that transformers wrote")
         raise UserError(f"{path}: the stored sha256 does not match its content; the file is "
                         "damaged, copy it again or rerun its stage")
     return tensors, json.loads(plain), header["sha256"]
@@ -86,7 +91,8 @@ def save(folder: Path | str, model: Transformer, tokenizer: Tokenizer) -> str:
     if parallel.is_main():
         write_atomic(folder / "tokenizer.json", tokenizer.to_json())
         sha256 = write_tensors(folder / "model.safetensors", model.state_dict(),
-                               model=to_dict(model.config), value_head=model.KIND == "critic")
+                               model=to_dict(model.config), value_head=model.KIND == "critic",
+                               tokenizer=tokenizer.sha256)
     parallel.barrier()
     return sha256
 
@@ -100,6 +106,8 @@ def load(folder: Path | str, device: torch.device | str = "cpu",
     folder = Path(folder)
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder; give the folder of a finished stage")
+    if (folder / "result.json").exists():
+        check_manifest(folder)
     tokenizer = Tokenizer.load(folder / "tokenizer.json")
     tensors, metadata, _ = read_tensors(folder / "model.safetensors")
     try:
@@ -109,19 +117,25 @@ def load(folder: Path | str, device: torch.device | str = "cpu",
         raise UserError(f"{folder}/model.safetensors: no model config inside ({error})") from None
     if found != kind.KIND:
         raise UserError(f"{folder}: holds a {found}; give the folder of a {kind.KIND}")
+    if tokenizer.sha256 != metadata.get("tokenizer"):
+        raise UserError(f"{folder}/tokenizer.json: is not the one that model.safetensors was "
+                        "trained with; restore it, or run its stage again")
+    with torch.device("meta"):
+        shapes = {name: t.shape for name, t in kind(config).state_dict().items()}
+    if shapes != {name: t.shape for name, t in tensors.items()}:
+        raise UserError(f"{folder}/model.safetensors: its tensors do not fit its model config")
+    if not all(bool(t.isfinite().all()) for t in tensors.values()):
+        raise UserError(f"{folder}/model.safetensors: holds numbers that are not finite; run its "
+                        "stage again with a lower learning rate")
     model = kind(config)
-    try:
-        model.load_state_dict(tensors)
-    except RuntimeError as error:
-        raise UserError(f"{folder}/model.safetensors: does not fit its config ({error})") from None
-    if tokenizer.vocab_size > config.vocab_size:
-        raise UserError(f"{folder}: tokenizer has {tokenizer.vocab_size} tokens, "
-                        f"the model {config.vocab_size}")
+    model.load_state_dict(tensors)
     return model.to(device), tokenizer
 
 
 def weights_hash(folder: Path | str) -> str:
     """The sha256 that names a checkpoint's weights, verified; how a child records its parent."""
+    if (Path(folder) / "result.json").exists():
+        check_manifest(Path(folder))
     return read_tensors(Path(folder) / "model.safetensors")[2]
 
 
@@ -131,29 +145,29 @@ def open_stage(name: str, cfg: StageConfig, out: str,
 
     UserError if a parent is missing or damaged, or the folder holds another run.
     """
+    check_numbers(cfg)
     device = parallel.init(resolve_device(cfg.device))
     hashes = {field: weights_hash(folder) for field, folder in parents.items()}
     return RunLog(out, name, cfg, hashes), device
 
 
 def save_state_every(log: RunLog, cfg: TrainingConfig, step: int, model: Transformer,
-                     optimizer: torch.optim.Optimizer) -> None:
+                     optimizer: torch.optim.Optimizer, **more: object) -> None:
     """save_state after every save_every steps, but not after the last one."""
     if (step + 1) % cfg.save_every == 0 and step + 1 < cfg.steps:
-        save_state(log, step + 1, model, optimizer)
+        save_state(log, step + 1, model, optimizer, **more)
 
 
-def save_state(log: RunLog, step: int, model: Transformer,
-               optimizer: torch.optim.Optimizer) -> None:
-    """Everything needed to resume from `step` with bit-identical results."""
+def save_state(log: RunLog, step: int, model: Transformer, optimizer: torch.optim.Optimizer,
+               **more: object) -> None:
+    """Everything needed to resume from `step` with bit-identical results; `more`: log.saved."""
     if not parallel.is_main():
         return
     tensors = {f"model.{name}": t for name, t in model.state_dict().items()}
     for i, parameter in enumerate(_parameters(optimizer)):
         for key, value in optimizer.state[parameter].items():
             tensors[f"optimizer.{i}.{key}"] = value
-    write_tensors(log.out / "state.safetensors", tensors, step=step, offset=log.offset(),
-                  seconds=log.seconds())
+    write_tensors(log.out / STATE, tensors, step=step, seconds=log.seconds(), **log.mark(), **more)
 
 
 def resume(log: RunLog, model: Transformer, optimizer: torch.optim.Optimizer) -> int:
@@ -161,9 +175,9 @@ def resume(log: RunLog, model: Transformer, optimizer: torch.optim.Optimizer) ->
 
     Without a saved state the metrics are cut to nothing and the step is 0.
     """
-    path = log.out / "state.safetensors"
+    path = log.out / STATE
     if not path.exists():
-        log.rewind(0)
+        log.rewind()
         parallel.barrier()
         return 0
     tensors, metadata, _ = read_tensors(path)
@@ -174,8 +188,8 @@ def resume(log: RunLog, model: Transformer, optimizer: torch.optim.Optimizer) ->
         optimizer.state[parameter] = {
             name.rpartition(".")[2]: t.to(parameter.device) for name, t in tensors.items()
             if name.startswith(f"optimizer.{i}.")}
-    log.rewind(metadata["offset"])
-    log.seconds_before = metadata["seconds"]
+    log.rewind(metadata["offset"], metadata["log"])
+    log.seconds_before, log.saved = metadata["seconds"], metadata
     parallel.barrier()
     log.say(f"resuming from step {metadata['step']}")
     return metadata["step"]

@@ -120,7 +120,7 @@ class CausalAttention(torch.autograd.Function):
         dq, dk, dv = (part.flatten(0, 1) for part in dx.split(heads))
         torch.bmm(weights.mT, d_out, out=dv)
         d_scores = torch.bmm(d_out, v.flatten(0, 1).mT)
-        d_scores = torch._softmax_backward_data(d_scores, weights, -1, weights.dtype)
+        d_scores = torch.ops.aten._softmax_backward_data(d_scores, weights, -1, weights.dtype)
         d_scores.mul_(head_dim ** -0.5)
         torch.bmm(d_scores, k, out=dq)
         torch.bmm(d_scores.mT, q, out=dk)

@@ -5,6 +5,7 @@ is one prediction; where every digit is a token (addition), carries must be lear
 (Lee 2023, arXiv:2307.03381). `tokenizer.json` loads in transformers' PreTrainedTokenizerFast.
 """
 
+import hashlib
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -58,6 +59,11 @@ class Tokenizer:
     def to_json(self) -> str:
         """The text of tokenizer.json."""
         return self.backend.to_str(pretty=True)
+
+    @property
+    def sha256(self) -> str:
+        """Names the tokenizer, as a model's file records it."""
+        return hashlib.sha256(self.to_json().encode()).hexdigest()
 
     @property
     def vocab_size(self) -> int:

@@ -10,15 +10,19 @@ into one matrix each because one wide product is faster than three narrow ones.
 
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from minireason.core.config import UserError
+from minireason.core.config import UserError, check_numbers
 from minireason.model.attention import decode_attention, rope_tables, self_attention
 from minireason.model.backends import choose_impl, default_impl
 from minireason.model.cpu_layers import RMSNorm, SwiGLU, by_hand
+
+LARGEST = {"vocab_size": 2 ** 20, "d_model": 2 ** 16, "n_layers": 1024, "n_heads": 1024,
+           "head_dim": 1024, "d_ff": 2 ** 18, "max_len": 2 ** 17}   # no memory for a typing error
 
 
 @dataclass(frozen=True)
@@ -38,9 +42,15 @@ class ModelConfig:
     tied: bool = True             # embedding and unembedding share their matrix
 
     def __post_init__(self):
+        check_numbers(self)
         if self.n_heads % self.n_kv_heads or self.head_dim % 2:
             raise UserError("model: n_heads must be a multiple of n_kv_heads and head_dim even, "
                             f"not {self.n_heads}, {self.n_kv_heads}, {self.head_dim}")
+        for name, most in LARGEST.items():
+            if getattr(self, name) > most:
+                raise UserError(f"model: {name} {getattr(self, name)} is above {most}")
+        if self.rope_theta < 1:
+            raise UserError(f"model: rope_theta {self.rope_theta} is below 1")
 
 
 class Block(nn.Module):
@@ -85,6 +95,9 @@ class Transformer(nn.Module):
     """Tokens in, next-token logits out."""
 
     KIND = "policy"               # what a checkpoint of this class holds
+    blocks: Any                   # nn.ModuleList, whose elements have no type
+    cos: Tensor
+    sin: Tensor
 
     def __init__(self, config: ModelConfig):
         super().__init__()
@@ -131,12 +144,17 @@ class Transformer(nn.Module):
                 "n_kv_heads": c.n_kv_heads, "eps": c.norm_eps, "impl": self.attention_impl}
 
     def hidden(self, tokens: Tensor, cu_seqlens: Tensor | None = None,
-               max_len: int | None = None, cache: "KVCache | None" = None) -> Tensor:
+               max_len: int = 0, cache: "KVCache | None" = None) -> Tensor:
         """Final hidden states of whole rows; (B, T) or packed (N,) -> (..., d_model).
 
         Rows are padded on the right. With `cache` (rectangular only) their keys and values are
         stored from position 0 on; the caller sets cache.lens to the true lengths.
         """
+        longest = tokens.shape[1] if cu_seqlens is None else max_len
+        if longest > self.config.max_len:
+            raise UserError(f"a row of {longest} tokens is longer than the model's max_len "
+                            f"{self.config.max_len}; lower --max-level, or pretrain with a larger "
+                            "--max-len")
         x = self.embedding(tokens)
         attend = partial(self_attention, cu_seqlens=cu_seqlens, max_len=max_len,
                          **self._attention())
@@ -150,7 +168,7 @@ class Transformer(nn.Module):
         return F.linear(hidden, weight)
 
     def forward(self, tokens: Tensor, cu_seqlens: Tensor | None = None,
-                max_len: int | None = None) -> Tensor:
+                max_len: int = 0) -> Tensor:
         """Next-token logits; (B, T) -> (B, T, V), or packed (N,) -> (N, V)."""
         return self.logits(self.hidden(tokens, cu_seqlens, max_len))
 

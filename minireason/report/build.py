@@ -21,7 +21,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoes
 from matplotlib.figure import Figure
 
 from minireason import stages
-from minireason.core.config import UserError, read_json, write_atomic
+from minireason.core.config import PATHS, UserError, read_json, write_atomic
 from minireason.measure.evaluate import answer_of, marked_steps
 from minireason.problems import FAMILIES
 from minireason.report import figures, figures_testtime, style, tables
@@ -30,8 +30,6 @@ from minireason.report import runs as results
 BLOCKS = {   # name of the README's block: the folders beside `reference` whose studies it shows
     "addition": ("reproduce/seed-*",), "studies": ("ablations", "countdown", "scale")}
 FIGURES = Path("docs/figures")
-PATHS = ("out", "init", "base", "start", "policy", "critic", "outcome", "reviser",
-         "seed")              # may differ between runs that are averaged
 MARKS = {"right": "✓", "wrong": "✗ wrong", "withdrawn": "↺ withdrawn by the policy"}
 
 
@@ -112,7 +110,7 @@ def keep_runs(runs: tuple[str, ...], reference: Path) -> None:
         raise UserError(f"--runs: seeds {seeds}; give one run per seed")
     for folder, config in zip(runs, configs, strict=True):
         for stage in config.values():
-            for key in PATHS:
+            for key in (*PATHS, "seed"):
                 stage.pop(key, None)
         if config != configs[0]:
             raise UserError(f"--runs: {folder} has other stages or settings than {runs[0]}; only "

@@ -17,7 +17,8 @@ from pathlib import Path
 import numpy as np
 
 from minireason import stages
-from minireason.core.config import UserError, read_json, read_lines, write_atomic
+from minireason.core import files
+from minireason.core.errors import UserError
 from minireason.report import style
 
 EXAMPLES = 24                 # problems per set whose first sample is shown or kept
@@ -38,7 +39,9 @@ def load_run(folder: Path | str) -> dict[str, dict]:
 
 def load_stage(folder: Path) -> dict:
     """One stage's records; "tokens" counts those trained on, parts such as rounds included."""
-    record, rows = read_json(folder / "config.json"), read_lines(folder / "rows.jsonl")
+    if (folder / files.MANIFEST).exists():                     # not in a thinned copy
+        files.check_manifest(folder)
+    record, rows = files.read_json(folder / "config.json"), files.read_lines(folder / "rows.jsonl")
     labels = {stage.name: stage.label for stage in stages.STAGES}
     policy = labels.get(Path(record["config"].get("policy", "")).name, "")
     rungs = {"direct": "direct answer", "greedy": labels.get(folder.name, "")}
@@ -49,15 +52,15 @@ def load_stage(folder: Path) -> dict:
     examples = {}
     for path in sorted(folder.glob("samples-*-0.json")):       # the first shard of each set
         name = path.stem.removeprefix("samples-").removesuffix("-0")
-        examples[name] = read_json(path)[:EXAMPLES]
+        examples[name] = files.read_checked(path)[:EXAMPLES]
     tokens = 0.0
     for path in folder.rglob("metrics.jsonl"):
-        for line in read_lines(path):
+        for line in files.read_lines(path):
             tokens += line.get("train/tokens", line.get("train/trained_tokens", 0))
     trees = folder / "tree.json"
-    return {**record, "result": read_json(folder / "result.json"), "rows": rows,
-            "examples": examples, "metrics": read_lines(folder / "metrics.jsonl"),
-            "tokens": int(tokens), "trees": read_json(trees) if trees.exists() else {}}
+    return {**record, "result": files.read_json(folder / "result.json"), "rows": rows,
+            "examples": examples, "metrics": files.read_lines(folder / "metrics.jsonl"),
+            "tokens": int(tokens), "trees": files.read_json(trees) if trees.exists() else {}}
 
 
 def load_machine(folder: Path | str) -> str:
@@ -65,7 +68,7 @@ def load_machine(folder: Path | str) -> str:
     path = Path(folder) / "machine.json"
     if not path.exists():
         return "machine not recorded"
-    return ", ".join(f"{name} {value}" for name, value in read_json(path).items())
+    return ", ".join(f"{name} {value}" for name, value in files.read_json(path).items())
 
 
 def select(rows: list[dict], **where: object) -> list[dict]:
@@ -157,10 +160,9 @@ def thin(metrics: list[dict], at_most: int) -> list[dict]:
 
 
 def keep(run: Path | str, out: Path | str) -> None:
-    """Copy what the figures need of a run, thinned, into `out`; paths become relative to it."""
+    """Copy what the figures need of a run, thinned, into `out`."""
     run, out = Path(run), Path(out)
     loaded = load_run(run)
-    root = json.dumps(str(Path(loaded["pretrain"]["config"]["out"]).parent))[1:-1]
     paths = list(run.glob("*.json"))
     for stage in loaded:
         paths += [*(run / stage).glob("*.json*"), *(run / stage).glob("*/**/metrics.jsonl")]
@@ -169,15 +171,15 @@ def keep(run: Path | str, out: Path | str) -> None:
         if path.name in COPIED:
             lines = path.read_text(encoding="utf-8").splitlines()
         elif path.name == "metrics.jsonl":
-            lines = map(json.dumps, thin(read_lines(path), THIN))
+            lines = map(json.dumps, thin(files.read_lines(path), THIN))
         elif path.match("samples-*-0.json"):
-            records = read_json(path)[:EXAMPLES]
+            records = files.read_checked(path)[:EXAMPLES]
             for record in records:             # of several samples the one that is shown
                 for field, value in record.items():
                     record[field] = value[:1] if isinstance(value, list) else value
-            lines = [json.dumps(records)]
+            lines = [files.checked_form(records)]
         else:
             continue
         target = out / path.relative_to(run)
         target.parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(target, "\n".join(lines).replace(f'"{root}', f'"{out.name}') + "\n")
+        files.write_atomic(target, "\n".join(lines) + "\n")

@@ -4,7 +4,6 @@
 """
 
 from collections.abc import Iterator
-from dataclasses import replace
 
 from minireason.core import parallel
 from minireason.model.tokenizer import Tokenizer
@@ -12,29 +11,37 @@ from minireason.model.transformer import Transformer
 from minireason.problems import FAMILIES, Problem
 from minireason.sampling.cuda_graph import graph_decoder
 from minireason.sampling.native import native_decoder
-from minireason.sampling.sampler import Samples, Sampling, decode_chunk, split_into_chunks
+from minireason.sampling.sampler import (
+    Samples,
+    Sampling,
+    decode_chunk,
+    row_limits,
+    split_into_chunks,
+)
 
 
 def stream(model: Transformer, tokenizer: Tokenizer, prompts: list[list[int]],
-           how: Sampling, numbers: list[int] | None = None) -> Iterator[Samples]:
+           how: Sampling, numbers: list[int] | None = None,
+           limits: list[int] | None = None) -> Iterator[Samples]:
     """Yield the completions of all prompts chunk by chunk; memory is that of one chunk.
 
     numbers (P,) name the prompts' random streams, 0, 1, 2, ... if not given: a rank that holds
-    every second prompt draws for them what one process with all of them draws.
+    every second prompt draws for them what one process with all of them draws. limits (P,): tokens
+    per completion of each prompt at most, how.max_new if not given.
     """
-    longest = model.config.max_len
-    how = replace(how, max_new=min(how.max_new or longest, longest))
-    decoder = (graph_decoder(model, tokenizer, prompts, how)   # on a GPU with our kernels
-               or native_decoder(model, tokenizer, how))       # on a CPU with a compiler
-    for chunk in split_into_chunks(prompts, how, longest, numbers):
+    room = row_limits(prompts, how, model.config.max_len, limits)
+    decoder = (graph_decoder(model, tokenizer, prompts, how, room)   # on a GPU with our kernels
+               or native_decoder(model, tokenizer, how))             # on a CPU with a compiler
+    for chunk in split_into_chunks(prompts, how, room, numbers):
         yield decoder.run(chunk) if decoder else decode_chunk(model, tokenizer, how, chunk)
 
 
 def sample(model: Transformer, tokenizer: Tokenizer, prompts: list[list[int]],
-           how: Sampling, numbers: list[int] | None = None) -> list[str]:
-    """Completions as text, N consecutive ones per prompt; numbers as for `stream`."""
+           how: Sampling, numbers: list[int] | None = None,
+           limits: list[int] | None = None) -> list[str]:
+    """Completions as text, N consecutive ones per prompt; numbers and limits as for `stream`."""
     texts = []
-    for samples in stream(model, tokenizer, prompts, how, numbers):
+    for samples in stream(model, tokenizer, prompts, how, numbers, limits):
         texts += samples.texts(tokenizer)
     return texts
 
@@ -52,11 +59,9 @@ def prompt_ids(tokenizer: Tokenizer, problems: list[Problem], style: str,
     return tokenizer.encode_batch(texts)
 
 
-def with_room(how: Sampling, problems: list[Problem]) -> Sampling:
-    """`how` with max_new as the problems' family has it, where none is given."""
-    if how.max_new is not None or not problems:
-        return how
-    return replace(how, max_new=max(FAMILIES[p.family].max_new(p.level) for p in problems))
+def limits_of(how: Sampling, problems: list[Problem]) -> list[int]:
+    """Tokens per completion of each problem at most: how.max_new, else what its family grants."""
+    return [how.max_new or FAMILIES[p.family].max_new(p.level) for p in problems]
 
 
 def complete(model: Transformer, tokenizer: Tokenizer, problems: list[Problem], style: str,
@@ -69,10 +74,8 @@ def complete(model: Transformer, tokenizer: Tokenizer, problems: list[Problem], 
     mine = list(range(len(problems)))
     mine = mine if alone else parallel.share(mine)
     chosen = [problems[i] for i in mine]
-    how = with_room(how, problems)
-    texts = []
-    if mine:
-        texts = sample(model, tokenizer, prompt_ids(tokenizer, chosen, style, hinted), how, mine)
+    texts = sample(model, tokenizer, prompt_ids(tokenizer, chosen, style, hinted), how, mine,
+                   limits_of(how, chosen))
     grouped = []
     for i, problem in enumerate(chosen):
         opener = FAMILIES[problem.family].OPENER[style]

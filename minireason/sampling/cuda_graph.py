@@ -12,6 +12,7 @@ import copy
 import functools
 from collections.abc import Callable
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -24,15 +25,15 @@ CHECK_EVERY = 8                   # steps between two looks at whether any row i
 
 
 def graph_decoder(model: Transformer, tokenizer: Tokenizer, prompts: list[list[int]],
-                  how: Sampling) -> "GraphDecoder | None":
+                  how: Sampling, limits: np.ndarray) -> "GraphDecoder | None":
     """A decoder for all chunks of these prompts, or None where the kernels are not the choice."""
-    weight = model.embedding.weight
+    if not prompts:
+        return None
+    weight, most = model.embedding.weight, int(limits.max())
     dtype = torch.bfloat16 if weight.is_cuda else weight.dtype
     impl, _ = choose_impl(model.attention_impl, weight.device, dtype, model.config.head_dim,
-                          how.max_new, "decode")
-    if impl not in KERNELS or not prompts:
-        return None
-    return GraphDecoder(model, tokenizer, prompts, how, impl)
+                          most, "decode")
+    return GraphDecoder(model, tokenizer, prompts, how, most, impl) if impl in KERNELS else None
 
 
 class GraphDecoder:
@@ -40,20 +41,21 @@ class GraphDecoder:
 
     @torch.inference_mode()
     def __init__(self, model: Transformer, tokenizer: Tokenizer, prompts: list[list[int]],
-                 how: Sampling, impl: str):
+                 how: Sampling, max_new: int, impl: str):
         self.model, self.how, self.pad = decoding_copy(model, impl), how, tokenizer.pad
         rows = min(how.chunk, len(prompts) * how.n)
         most = min(len(prompts), (rows - 1) // how.n + 2)                 # prompts of one chunk
-        self.cache = KVCache(model, rows, how.max_new)                    # own tokens only
+        self.cache = KVCache(model, rows, max_new)                    # own tokens only
         self.prompts = KVCache(model, most, max(map(len, prompts)))       # each stored once
         zeros = functools.partial(torch.zeros, device=self.cache.lens.device)
         self.source = zeros(rows, dtype=torch.long)                       # (B,) prompt of a row
+        self.limits = zeros(rows, dtype=torch.long)                       # (B,) tokens at most
         self.cache.prompts = [(k, v, self.prompts.lens, self.source) for k, v in self.prompts.kv]
         self.logits = zeros(rows, model.config.vocab_size, dtype=self.cache.kv.dtype)
-        self.uniform = zeros(rows, how.max_new, dtype=torch.float64)
-        self.tokens = zeros(rows, how.max_new, dtype=torch.long)
-        self.logprobs = zeros(rows, how.max_new)
-        self.mask = zeros(rows, how.max_new, dtype=torch.bool)
+        self.uniform = zeros(rows, max_new, dtype=torch.float64)
+        self.tokens = zeros(rows, max_new, dtype=torch.long)
+        self.logprobs = zeros(rows, max_new)
+        self.mask = zeros(rows, max_new, dtype=torch.bool)
         self.alive = zeros(rows, dtype=torch.bool)
         self.any_alive = zeros((), dtype=torch.bool)
         self.t = zeros(1, dtype=torch.long)                               # the next token's index
@@ -87,7 +89,7 @@ class GraphDecoder:
         self.tokens.scatter_(1, at, drawn.masked_fill(~self.alive, self.pad)[:, None])
         self.logprobs.scatter_(1, at, logprob.masked_fill(~self.alive, 0)[:, None])
         self.mask.scatter_(1, at, self.alive[:, None])
-        self.alive &= (drawn[:, None] != self.ends).all(dim=1)
+        self.alive &= (drawn[:, None] != self.ends).all(dim=1) & (self.t + 1 < self.limits)
         self.any_alive.copy_(self.alive.any())
         self.cache.lens.masked_fill_(~self.alive, -1)                     # idle: no work, no append
         with self.autocast():
@@ -104,6 +106,7 @@ class GraphDecoder:
         self.prompts.lens[:n] = cache.lens
         self.source.zero_()
         self.source[:rows] = torch.from_numpy(chunk.source)
+        self.limits[:rows] = torch.from_numpy(chunk.limits)
         self.logits[:rows] = logits[self.source[:rows]]
         self.uniform[:rows, :steps] = torch.from_numpy(chunk.uniform)
         self.tokens.fill_(self.pad)
@@ -131,7 +134,7 @@ class GraphDecoder:
 def flag_to_host(value: Tensor) -> Callable[[], bool]:
     """A device boolean on its way to the host; the result waits for this copy and nothing later."""
     if value.is_cpu:
-        return value.clone().item
+        return value.clone().__bool__
     host = torch.empty((), dtype=torch.bool, pin_memory=True)
     host.copy_(value, non_blocking=True)
     arrived = torch.cuda.Event()

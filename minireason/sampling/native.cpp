@@ -46,14 +46,14 @@ struct Job {                        // mirrored by native.py
     const float *embedding, *unembedding;      // (V, d_model); panels
     const float *cos, *sin;                    // (max_len, D / 2)
     const Int *prompt_tokens, *prompt_starts;  // all prompts end to end; (P + 1,)
-    const Int* source;                         // (B,) prompt of a row
+    const Int *source, *limits;                // (B,) prompt of a row; tokens that it may draw
     const double* uniform;                     // (B, max_new)
     const Int* ends;                           // tokens that end a row
     Int* tokens;                               // out (B, max_new)
     float* logprobs;                           // out (B, max_new)
     Int* lengths;                              // out (B,): tokens drawn
     Int n_layers, d_model, n_heads, n_kv_heads, head_dim, d_ff, vocab_size;
-    Int prompts, longest, rows, max_new, n_ends, top_k, threads, block;
+    Int max_len, prompts, longest, rows, max_new, n_ends, top_k, threads, block;
     double norm_eps, temperature, top_p;
 };
 
@@ -335,7 +335,7 @@ private:
         j.tokens[place] = r.token;
         j.lengths[r.row] = ++r.t;
         const Int* end = j.ends + j.n_ends;
-        return r.t < j.max_new && std::find(j.ends, end, r.token) == end;
+        return r.t < j.limits[r.row] && std::find(j.ends, end, r.token) == end;
     }
 
     // Top-k, then top-p: what is left out becomes -inf, as losses.truncate_logits has it.
@@ -369,11 +369,33 @@ static void in_threads(std::vector<Worker>& workers, Work work) {
     for (auto& thread : threads) thread.join();
 }
 
+// Whether every index that the job leads to lies inside its arrays.
+static bool sound(const Job& j) {
+    auto within = [](Int x, Int low, Int high) { return low <= x && x < high; };
+    for (Int size : {j.n_layers, j.d_model, j.n_heads, j.n_kv_heads, j.head_dim, j.d_ff,
+                     j.vocab_size, j.max_len, j.prompts, j.rows, j.max_new, j.threads, j.block})
+        if (!within(size, 1, Int(1) << 31)) return false;
+    if (j.n_heads % j.n_kv_heads || j.head_dim % 2 || j.prompt_starts[0] != 0) return false;
+    for (Int p = 0; p < j.prompts; p++) {
+        Int from = j.prompt_starts[p], to = j.prompt_starts[p + 1];
+        if (!within(to - from, 1, j.longest + 1)) return false;
+        for (Int i = from; i < to; i++)
+            if (!within(j.prompt_tokens[i], 0, j.vocab_size)) return false;
+    }
+    for (Int r = 0; r < j.rows; r++) {
+        Int p = j.source[r];
+        if (!within(p, 0, j.prompts) || !within(j.limits[r], 1, j.max_new + 1)) return false;
+        if (j.prompt_starts[p + 1] - j.prompt_starts[p] + j.limits[r] > j.max_len) return false;
+    }
+    return true;
+}
+
 extern "C" {
 __attribute__((visibility("default"))) int panel_width() { return PANEL; }
 
-// Decode all rows of a job; returns 0, or 1 where there is not enough memory.
+// Decode all rows of a job; returns 0, 1 where there is not enough memory, 2 for an unsound job.
 __attribute__((visibility("default"))) int decode_rows(const Job* job) try {
+    if (!sound(*job)) return 2;
     std::vector<Worker> workers;
     for (Int i = 0; i < job->threads; i++) workers.emplace_back(*job);
     Int size = workers[0].cache_size(round_up(job->longest, PANEL));

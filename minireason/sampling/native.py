@@ -71,9 +71,11 @@ class Job(ctypes.Structure):
     """A chunk of rows to decode, as in native.cpp."""
 
     POINTERS = ("layers", "embedding", "unembedding", "cos", "sin", "prompt_tokens",
-                "prompt_starts", "source", "uniform", "ends", "tokens", "logprobs", "lengths")
+                "prompt_starts", "source", "limits", "uniform", "ends", "tokens", "logprobs",
+                "lengths")
     INTEGERS = ("n_layers", "d_model", "n_heads", "n_kv_heads", "head_dim", "d_ff", "vocab_size",
-                "prompts", "longest", "rows", "max_new", "n_ends", "top_k", "threads", "block")
+                "max_len", "prompts", "longest", "rows", "max_new", "n_ends", "top_k", "threads",
+                "block")
     NUMBERS = ("norm_eps", "temperature", "top_p")
     _fields_ = [*((name, ctypes.c_void_p) for name in POINTERS),
                 *((name, ctypes.c_int64) for name in INTEGERS),
@@ -126,20 +128,26 @@ class NativeDecoder:
         lengths = torch.zeros(rows, dtype=torch.long)
         joined = torch.from_numpy(np.concatenate(prompts, dtype=np.int64))
         sizes = [len(prompt) for prompt in prompts]
-        assert min(sizes) and 0 <= joined.min() <= joined.max() < c.vocab_size
         tensors = {
             **self.weights, "tokens": tokens, "logprobs": logprobs, "lengths": lengths,
-            "source": torch.from_numpy(chunk.source), "uniform": torch.from_numpy(chunk.uniform),
+            "source": torch.from_numpy(chunk.source), "limits": torch.from_numpy(chunk.limits),
+            "uniform": torch.from_numpy(chunk.uniform),
             "prompt_tokens": joined, "prompt_starts": torch.tensor([0, *sizes]).cumsum(0)}
         job = Job(
             **{name: tensor.data_ptr() for name, tensor in tensors.items()},
             n_layers=c.n_layers, d_model=c.d_model, n_heads=c.n_heads, n_kv_heads=c.n_kv_heads,
-            head_dim=c.head_dim, d_ff=c.d_ff, vocab_size=c.vocab_size, prompts=len(prompts),
-            longest=max(sizes), rows=rows, max_new=max_new, n_ends=1 + len(how.stop),
-            top_k=how.top_k, threads=threads, block=min(BLOCK, -(-rows // threads)),
-            norm_eps=c.norm_eps, temperature=how.temperature, top_p=how.top_p)
-        if library().decode_rows(ctypes.byref(job)):
+            head_dim=c.head_dim, d_ff=c.d_ff, vocab_size=c.vocab_size, max_len=c.max_len,
+            prompts=len(prompts), longest=max(sizes), rows=rows, max_new=max_new,
+            n_ends=1 + len(how.stop), top_k=how.top_k, threads=threads,
+            block=min(BLOCK, -(-rows // threads)), norm_eps=c.norm_eps, temperature=how.temperature,
+            top_p=how.top_p)
+        fault = library().decode_rows(ctypes.byref(job))
+        if fault == 1:
             raise MemoryError(f"no room for {threads} x {job.block} rows of {max_new} tokens")
+        if fault:
+            raise UserError("the sampler was given a prompt that does not fit the model: empty, "
+                            f"too long for max_len {c.max_len}, or with a token that is not in "
+                            f"its vocabulary of {c.vocab_size}")
         steps = int(lengths.max())
         mask = torch.arange(steps) < lengths[:, None]
         return Samples(chunk.first_row, tokens[:, :steps], mask, logprobs[:, :steps])

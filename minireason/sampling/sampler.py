@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from minireason.core.config import UserError
+from minireason.core.config import UserError, check_numbers
 from minireason.model.tokenizer import Tokenizer, padded_rows
 from minireason.model.transformer import KVCache, Transformer
 from minireason.training.losses import truncate_logits
@@ -27,13 +27,18 @@ class Sampling:
 
     n: int = 1                    # N samples per prompt
     max_new: int | None = None    # tokens per completion at most, <eos> included; None: the
-    #                               family's max_new (complete), else all that the model's rows hold
+    #                               family's max_new (complete); never more than a row can hold
     temperature: float = 1.0      # 0 means greedy
     top_k: int = 0                # 0 keeps all
     top_p: float = 1.0            # 1 keeps all
     stop: tuple[int, ...] = ()    # token ids that end a completion, as <eos> always does
     seed: int = 0
     chunk: int = 512              # rows decoded together
+
+    def __post_init__(self):
+        check_numbers(self)
+        if not 0 < self.top_p <= 1:
+            raise UserError(f"--top-p {self.top_p}: must be above 0 and at most 1")
 
 
 @dataclass(frozen=True)
@@ -43,7 +48,8 @@ class Chunk:
     first_row: int
     prompts: list[list[int]]      # the P prompts that these rows continue
     source: np.ndarray            # (B,) int64: which of them each row continues
-    uniform: np.ndarray           # (B, T) in [0, 1): the numbers to draw from, T tokens at most
+    limits: np.ndarray            # (B,) int64: tokens that each row may draw, at most T
+    uniform: np.ndarray           # (B, T) in [0, 1): the numbers to draw from
 
 
 @dataclass(frozen=True)
@@ -80,9 +86,24 @@ def uniforms(seed: int, rows: np.ndarray, steps: int) -> np.ndarray:
     return (bits >> np.uint64(11)) * 2.0 ** -53
 
 
-def split_into_chunks(prompts: list[list[int]], how: Sampling, max_len: int,
+def row_limits(prompts: list[list[int]], how: Sampling, max_len: int,
+               wanted: list[int] | None = None) -> np.ndarray:
+    """(P,) tokens that each prompt's completions may have: wanted, or how.max_new, or what fits.
+
+    A limit depends on its own prompt alone, so that no prompt cuts another's completions.
+    """
+    limits = np.array(wanted or [how.max_new or max_len] * len(prompts), dtype=np.int64)
+    limits = np.minimum(limits, [max_len - len(prompt) for prompt in prompts])
+    if prompts and limits.min() < 1:
+        first = int(limits.argmin())
+        raise UserError(f"prompt {first + 1} of {len(prompts)} has {len(prompts[first])} tokens, "
+                        f"which leaves no room for an answer in a model of max_len {max_len}")
+    return limits
+
+
+def split_into_chunks(prompts: list[list[int]], how: Sampling, limits: np.ndarray,
                       numbers: list[int] | None = None) -> Iterator[Chunk]:
-    """N rows per prompt, how.chunk at a time; max_len: the model's longest row.
+    """N rows per prompt, how.chunk at a time; limits (P,) as row_limits gives them.
 
     numbers (P,) name the prompts' random streams, 0, 1, 2, ... if not given.
     """
@@ -92,13 +113,8 @@ def split_into_chunks(prompts: list[list[int]], how: Sampling, max_len: int,
         rows = np.arange(start, min(start + how.chunk, total))
         prompt, sample = np.divmod(rows, how.n)
         mine = prompts[prompt[0]:prompt[-1] + 1]
-        longest = max(map(len, mine))
-        max_new = min(how.max_new or max_len, max_len - longest)
-        if max_new < 1:
-            raise UserError(f"a prompt of {longest} tokens leaves no room in a model of max_len "
-                            f"{max_len}")
-        u = uniforms(how.seed, of_prompt[prompt] * how.n + sample, max_new)
-        yield Chunk(start, mine, prompt - prompt[0], u)
+        u = uniforms(how.seed, of_prompt[prompt] * how.n + sample, limits[prompt].max())
+        yield Chunk(start, mine, prompt - prompt[0], limits[prompt], u)
 
 
 def prefill(model: Transformer, prompts: list[list[int]], capacity: int,
@@ -133,7 +149,8 @@ def decode_chunk(model: Transformer, tokenizer: Tokenizer, how: Sampling, chunk:
     device = model.embedding.weight.device
     rows, max_new = chunk.uniform.shape
     longest = max(map(len, chunk.prompts))
-    source, u = (torch.from_numpy(x).to(device) for x in (chunk.source, chunk.uniform))
+    source, limits, u = (torch.from_numpy(x).to(device)
+                         for x in (chunk.source, chunk.limits, chunk.uniform))
     tokens = torch.full((rows, max_new), tokenizer.pad, device=device)
     logprobs = torch.zeros((rows, max_new), device=device)
     mask = torch.zeros((rows, max_new), dtype=torch.bool, device=device)
@@ -149,13 +166,14 @@ def decode_chunk(model: Transformer, tokenizer: Tokenizer, how: Sampling, chunk:
             tokens[active, t] = drawn.where(alive, tokenizer.pad)
             logprobs[active, t] = logprob.where(alive, 0)
             mask[active, t] = alive
-            alive &= (drawn[:, None] != ends).all(dim=1)
+            alive &= (drawn[:, None] != ends).all(dim=1) & (t + 1 < limits[active])
             n_alive = int(alive.sum())
-            if n_alive == 0 or t + 1 == max_new:
+            if n_alive == 0:
                 break
             if n_alive < 0.8 * len(active):                  # copying the cache pays for itself
                 keep = alive.nonzero().squeeze(1)
                 cache.keep(keep)
                 active, alive, drawn = active[keep], alive[keep], drawn[keep]
+            cache.lens.masked_fill_(~alive, 0)               # a row that ended writes over itself
             logits = model.decode(drawn, cache, span=longest + t + 1)
     return Samples(chunk.first_row, *(x[:, :t + 1].cpu() for x in (tokens, mask, logprobs)))

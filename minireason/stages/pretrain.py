@@ -10,7 +10,7 @@ steps after validation accuracy reached it, so that seeds start post-training eq
 
 from dataclasses import dataclass, field
 
-from minireason.core.config import TrainingConfig, read_lines, rng, stream_seed
+from minireason.core.config import TrainingConfig, rng, stream_seed
 from minireason.measure.evaluate import evaluate, finish_policy, frozen_sets, rows_of
 from minireason.model import checkpoint
 from minireason.model.tokenizer import Tokenizer
@@ -62,7 +62,7 @@ def run(cfg: Config) -> dict:
     log.start(model, device)
     optimizer = make_optimizer(model, cfg.weight_decay)
     start = checkpoint.resume(log, model, optimizer)
-    fall = fall_of(cfg, start, read_lines(log.out / "metrics.jsonl"))
+    fall = log.saved.get("fall", fall_of(cfg, 0, []))
     for step in log.steps(start, cfg.steps):
         if fall is not None and step == fall + cfg.decay:
             break
@@ -77,7 +77,7 @@ def run(cfg: Config) -> dict:
         log.record(step, **trained, **found)
         if fall is None:
             fall = fall_of(cfg, step + 1, [{"step": step, **found}])
-        checkpoint.save_state_every(log, cfg, step, model, optimizer)
+        checkpoint.save_state_every(log, cfg, step, model, optimizer, fall=fall)
     direct = evaluate(model, tokenizer, frozen_sets(cfg.family, "test", cfg.eval_n), "direct",
                       Sampling(temperature=0))
     return finish_policy(log, cfg, model, tokenizer, rows_of(direct, "direct"),

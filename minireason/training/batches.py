@@ -23,7 +23,7 @@ class Batch:
     targets: Tensor
     loss_mask: Tensor             # float, 1 where the target counts
     cu_seqlens: Tensor | None = None
-    max_len: int | None = None
+    max_len: int = 0              # of packed rows
 
     def to(self, device: torch.device) -> "Batch":
         """The batch on a device."""

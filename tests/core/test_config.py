@@ -1,7 +1,5 @@
-"""Dataclass <-> JSON, random streams, and files that are written whole or not at all."""
+"""Dataclass <-> JSON, what a configuration may hold, random streams, devices."""
 
-import errno
-import os
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,15 +9,14 @@ from hypothesis import strategies as st
 
 from minireason.core import config
 from minireason.core.config import (
-    UserError,
+    check_numbers,
     from_dict,
-    read_json,
     resolve_device,
     rng,
     stream_seed,
     to_dict,
-    write_atomic,
 )
+from minireason.core.errors import UserError
 
 quick = settings(max_examples=60, deadline=None, derandomize=True)
 
@@ -29,6 +26,7 @@ class Example:
     a: int
     b: float = 0.5
     c: tuple[int, ...] = (1, 2)
+    warmup: int = 5
 
 
 @quick
@@ -45,14 +43,25 @@ def test_unknown_and_missing_fields_are_named():
         from_dict(Example, {"a": 1, "d": 1})
 
 
-@pytest.mark.parametrize("content", [b"{", b"\xff\xfe", b""])
-def test_broken_json_names_the_file(tmp_path, content):
-    path = tmp_path / "broken.json"
-    path.write_bytes(content)
-    with pytest.raises(UserError, match=r"broken\.json: not valid JSON"):
-        read_json(path)
-    with pytest.raises(UserError, match="no such file"):
-        read_json(tmp_path / "absent.json")
+@pytest.mark.parametrize(("values", "named"), [
+    ({"a": True}, "a must be int, not True"), ({"a": 1.0}, "a must be int, not 1.0"),
+    ({"a": "1"}, "a must be int, not '1'"), ({"a": None}, "a must be int, not None"),
+    ({"a": 1, "b": "x"}, "b must be float, not 'x'"), ({"a": 1, "c": [1, "2"]}, "c must be tuple"),
+    ({"a": 1, "c": 3}, "c must be tuple, not 3")], ids=str)
+def test_a_value_of_another_type_is_named(values, named):
+    with pytest.raises(UserError, match=named):
+        from_dict(Example, values)
+
+
+@pytest.mark.parametrize(("values", "flag"), [
+    ({"a": 0}, "--a 0"), ({"a": -1}, "--a -1"), ({"b": -0.5}, "--b -0.5"),
+    ({"b": float("nan")}, "--b nan"), ({"b": float("inf")}, "--b inf"), ({"a": 10 ** 30}, "--a 10"),
+    ({"c": (1, 0)}, "--c 0"), ({"warmup": -1}, "--warmup -1")], ids=str)
+def test_a_number_that_no_run_can_work_with_is_named_as_a_flag(values, flag):
+    check_numbers(Example(3))
+    check_numbers(Example(3, b=0.0, warmup=0))
+    with pytest.raises(UserError, match=flag):
+        check_numbers(Example(**{"a": 3} | values))
 
 
 @quick
@@ -70,37 +79,6 @@ def test_streams_ignore_global_state():
     np.random.seed(2)                                     # noqa: NPY002
     assert (rng(3, "lines", 7).random(4) == first).all()
     assert stream_seed(0, "weights") == 5681230749671811970   # a change breaks every seed
-
-
-class Broken:
-    """Stands for a file on a disk that fails at one operation."""
-
-    def __init__(self, code):
-        self.code = code
-
-    def __call__(self, *arguments):
-        raise OSError(self.code, os.strerror(self.code))
-
-
-@pytest.mark.parametrize("operation", ["fsync", "replace"])
-@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO])
-def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch, operation, code):
-    path = tmp_path / "file.json"
-    write_atomic(path, "old")
-    monkeypatch.setattr(config.os, operation, Broken(code))
-    expected = OSError if code == errno.EIO else UserError     # EIO is no matter of free space
-    with pytest.raises(expected):
-        write_atomic(path, "new")
-    monkeypatch.undo()
-    assert path.read_text() == "old" and os.listdir(tmp_path) == ["file.json"]
-    write_atomic(path, b"new")
-    assert path.read_text() == "new"
-
-
-def test_full_disk_says_what_to_do(tmp_path, monkeypatch):
-    monkeypatch.setattr(config.os, "fsync", Broken(errno.ENOSPC))
-    with pytest.raises(UserError, match=r"file: cannot write \(No space left.*free some space"):
-        write_atomic(tmp_path / "file", "x")
 
 
 def test_devices(monkeypatch):

@@ -4,11 +4,13 @@ import os
 import subprocess
 import sys
 
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from minireason.core import parallel
+from minireason.core.errors import UserError
 from minireason.training.batches import micro_batches
 
 
@@ -29,6 +31,7 @@ def test_one_process_is_the_identity():
 LEAVES = """
 import atexit, torch, torch.distributed as dist
 from minireason.core import parallel
+from minireason.core.errors import UserError
 atexit.register(lambda: print("left" if not dist.is_initialized() else "still in"))   # runs last
 parallel.init(torch.device("cpu"))
 print("joined" if dist.is_initialized() else "alone")
@@ -46,7 +49,6 @@ def test_a_process_leaves_its_group_before_the_interpreter_ends():
 @settings(max_examples=60, deadline=None, derandomize=True)
 @given(st.lists(st.integers(), max_size=20), st.integers(1, 5))
 def test_gather_undoes_share(items, size):
-    import pytest
     with pytest.MonkeyPatch.context() as patch:
         parts = []
         for rank in range(size):
@@ -82,3 +84,13 @@ def test_all_sum_is_one_message_and_keeps_shapes(monkeypatch):
     parallel.all_sum(tensors)
     assert len(sent) == 1 and tensors[0].shape == (2, 3)
     assert (tensors[0] == 2).all() and tensors[1] == 10 and tensors[2].tolist() == [0, 2, 4, 6]
+
+
+@pytest.mark.parametrize("environment", [
+    {"RANK": "0"}, {"RANK": "x", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"},
+    {"RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "many"}], ids=str)
+def test_a_rank_without_torchrun_is_told_so(monkeypatch, environment):
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(UserError, match=r"RANK=. is set, but no process group .* torchrun"):
+        parallel.init(torch.device("cpu"))

@@ -45,15 +45,38 @@ def test_a_field_that_is_new_or_gone_is_a_difference(tmp_path):
 
 def test_records_are_flat_json_lines_and_rewind_cuts_them(tmp_path):
     log = RunLog(str(tmp_path / "run"), "sft", Config(), {})
-    assert log.offset() == 0
     log.record(0, **{"train/loss": 2.5})
-    offset = log.offset()
+    mark = log.mark()
     log.record(1, **{"train/loss": 1.5})
     assert lines(log) == [{"step": 0, "train/loss": 2.5}, {"step": 1, "train/loss": 1.5}]
-    log.rewind(offset)
+    log.rewind(**mark)
     assert lines(log) == [{"step": 0, "train/loss": 2.5}]
-    log.rewind(10 ** 6)                                    # never fills up with zeros
-    assert log.offset() == offset
+
+
+def emptied(text: str) -> str:
+    return ""
+
+
+def shortened(text: str) -> str:
+    return text[:-1]
+
+
+def edited(text: str) -> str:
+    return text.replace("2.5", "2.6")
+
+
+@pytest.mark.parametrize("alter", [emptied, shortened, edited])
+def test_metrics_that_were_altered_before_the_mark_are_refused(tmp_path, alter):
+    """A log shorter than its saved state is never filled up with zeros."""
+    log = RunLog(str(tmp_path / "run"), "sft", Config(), {})
+    log.record(0, **{"train/loss": 2.5})
+    mark = log.mark()
+    log.metrics.write_text(alter(log.metrics.read_text()))
+    with pytest.raises(UserError, match=r"metrics\.jsonl: was cut or altered"):
+        log.rewind(**mark)
+    log.metrics.unlink()
+    with pytest.raises(UserError, match=r"metrics\.jsonl: was cut or altered"):
+        log.rewind(**mark)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
@@ -62,7 +85,7 @@ def test_a_value_that_is_not_finite_stops_the_run(tmp_path, value):
     for number in (value, np.float64(value)):
         with pytest.raises(UserError, match=r"train/loss is -?(nan|inf) at step 4"):
             log.record(4, **{"train/loss": number})
-    assert log.offset() == 0
+    assert not log.metrics.exists()
 
 
 def test_finish_marks_the_end_and_drops_the_state(tmp_path):
@@ -70,7 +93,8 @@ def test_finish_marks_the_end_and_drops_the_state(tmp_path):
     assert log.done is None
     (log.out / "state.safetensors").write_bytes(b"x")
     result = log.finish(accuracy=0.5)
-    assert log.done == result == {"stage": "sft", "accuracy": 0.5}
+    assert log.done == result
+    assert (result["stage"], result["accuracy"]) == ("sft", 0.5) and result["made_with"]["torch"]
     assert not (log.out / "state.safetensors").exists()
 
 
@@ -82,7 +106,19 @@ def test_steps_count_from_the_resume_point(tmp_path, capsys):
 
 
 def test_the_config_on_disk_is_the_dataclass(tmp_path):
-    log = RunLog(str(tmp_path / "run"), "sft", Config(), {"init": "aaaa"})
+    out = str(tmp_path / "run")
+    log = RunLog(out, "sft", Config(out), {"init": "aaaa"})
     held = json.loads((log.out / "config.json").read_text())
-    assert held == {"stage": "sft", "config": dataclasses.asdict(Config()),
+    assert held.pop("made_with")["ranks"] == 1
+    assert held == {"stage": "sft", "config": dataclasses.asdict(Config(out=".")),
                     "parents": {"init": "aaaa"}}
+
+
+def test_a_run_that_goes_on_under_other_conditions_says_so(tmp_path, capsys, monkeypatch):
+    out = str(tmp_path / "run")
+    RunLog(out, "sft", Config(out), {})
+    RunLog(out, "sft", Config(out), {})
+    assert "warning" not in capsys.readouterr().err
+    monkeypatch.setenv("MINIREASON_DECODE", "torch")
+    RunLog(out, "sft", Config(out), {})
+    assert "begun with MINIREASON_DECODE None, goes on with torch" in capsys.readouterr().err

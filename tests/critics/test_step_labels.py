@@ -91,7 +91,7 @@ def test_labels_stand_at_the_tokens_that_values_are_read_from(policy):
 
 def fake_sampler(right: dict[str, list[bool]], seen: list):
     """Stands for the sampler: ends each prefix as `right` says, and notes what it was asked."""
-    def sample(model, tokenizer, prompts, how, numbers):
+    def sample(model, tokenizer, prompts, how, numbers, limits):
         seen.append([tokenizer.decode(prompt) for prompt in prompts])
         answers = []
         for text in seen[-1]:

@@ -20,8 +20,8 @@ def test_the_dry_run_passes_every_part_and_its_tables_can_be_written(tmp_path, m
     results = json.loads(out.read_text())
     assert set(results["seconds"]) == set(gpu_check.parts(torch.device("cpu")))
     assert results["correctness"]["memcheck"]["ok"] and results["correctness"]["tests"]["ok"]
-    whats = {row["what"] for row in results["kernels"]}
-    assert whats == {f"{kind}{way}" for kind in ("", "packed ", "region ")
+    names = {row["what"] for row in results["kernels"]}
+    assert names == {f"{kind}{way}" for kind in ("", "packed ", "region ")
                      for way in ("forward", "backward")} | {"decode"}
     for row in results["kernels"]:
         assert row["ours"]["us"] > 0 and row["best"] and row["ratio"] > 0, row

@@ -12,7 +12,7 @@ from minireason.problems import chain
 from minireason.sampling import cuda_graph
 from minireason.sampling.complete import stream
 from minireason.sampling.cuda_graph import GraphDecoder
-from minireason.sampling.sampler import Sampling, split_into_chunks
+from minireason.sampling.sampler import Sampling, row_limits, split_into_chunks
 
 pytestmark = pytest.mark.skipif(shutil.which("g++") is None,
                                 reason="NOT CHECKED: the emulator needs g++")
@@ -31,10 +31,15 @@ def model():
     return model
 
 
+def build(model, how: Sampling) -> GraphDecoder:
+    longest = int(row_limits(PROMPTS, how, model.config.max_len).max())
+    return GraphDecoder(model, TOKENIZER, PROMPTS, how, longest, "emulated")
+
+
 def decode(model, how: Sampling, decoder: GraphDecoder | None = None):
     """The chunks of all prompts, from one decoder."""
-    decoder = decoder or GraphDecoder(model, TOKENIZER, PROMPTS, how, "emulated")
-    for chunk in split_into_chunks(PROMPTS, how, model.config.max_len):
+    decoder = decoder or build(model, how)
+    for chunk in split_into_chunks(PROMPTS, how, row_limits(PROMPTS, how, model.config.max_len)):
         yield decoder.run(chunk)
 
 
@@ -75,7 +80,7 @@ def test_it_stops_soon_after_the_last_row_ends(model, monkeypatch):
     monkeypatch.setattr(cuda_graph, "CHECK_EVERY", 2)
     everything = tuple(range(TOKENIZER.vocab_size))
     how = Sampling(n=2, max_new=30, stop=everything)
-    decoder = GraphDecoder(model, TOKENIZER, PROMPTS, how, "emulated")
+    decoder = build(model, how)
     (chunk,) = decode(model, how, decoder)
     assert chunk.tokens.shape == (6, 1) and chunk.mask.all()
     assert int(decoder.t) <= 4
@@ -86,13 +91,13 @@ def test_a_finished_row_is_idle_and_changes_no_other_row(model):
     how = Sampling(n=2, max_new=10, seed=7)
     (free,) = decode(model, how)
     how = Sampling(n=2, max_new=10, seed=7, stop=(int(free.tokens[0, 0]),))   # ends row 0 at once
-    decoder = GraphDecoder(model, TOKENIZER, PROMPTS, how, "emulated")
+    decoder = build(model, how)
     (cut,) = decode(model, how, decoder)
     assert cut.mask[0].sum() == 1 and decoder.cache.lens[0] == 0 and not cut.mask.all(1).all()
+    assert (decoder.cache.lens == 0).all()               # at its limit a row is idle, too
     for row in range(1, 6):
         length = int(cut.mask[row].sum())
         assert cut.tokens[row, :length].equal(free.tokens[row, :length])
-        assert length < 10 or decoder.cache.lens[row] == 10
 
 
 class NoHostReads(TorchDispatchMode):
@@ -113,7 +118,7 @@ class NoHostReads(TorchDispatchMode):
 @pytest.mark.parametrize("how", [Sampling(max_new=4), Sampling(max_new=4, temperature=0),
                                  Sampling(max_new=4, top_k=3, top_p=0.5)])
 def test_no_step_reads_anything_back_to_the_host(model, how):
-    decoder = GraphDecoder(model, TOKENIZER, PROMPTS, how, "emulated")
+    decoder = build(model, how)
     with torch.inference_mode(), NoHostReads():
         decoder.step()
         with pytest.raises(AssertionError, match="in the decoding loop"):

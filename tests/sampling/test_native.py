@@ -1,5 +1,6 @@
 """native.cpp equals the model and the sampler in PyTorch, and says which of the two runs."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -12,7 +13,14 @@ from minireason.model.transformer import ModelConfig, Transformer
 from minireason.sampling import native
 from minireason.sampling.complete import stream
 from minireason.sampling.native import NativeDecoder, choose_decoder, native_decoder, panels
-from minireason.sampling.sampler import Chunk, Sampling, draw_tokens, split_into_chunks, uniforms
+from minireason.sampling.sampler import (
+    Chunk,
+    Sampling,
+    draw_tokens,
+    row_limits,
+    split_into_chunks,
+    uniforms,
+)
 from minireason.training.losses import truncate_logits
 
 try:
@@ -46,7 +54,8 @@ def prompts_of(vocab: int, lengths=LENGTHS) -> list[list[int]]:
 
 
 def run(model, prompts, how, tokenizer=ENDING):
-    chunk, = split_into_chunks(prompts, how, model.config.max_len)
+    limits = row_limits(prompts, how, model.config.max_len)
+    chunk, = split_into_chunks(prompts, how, limits)
     return NativeDecoder(model, tokenizer, how).run(chunk)
 
 
@@ -95,7 +104,8 @@ def test_every_way_to_sample_is_that_of_pytorch(how, monkeypatch):
 def test_the_ends_of_the_unit_interval_draw_a_token_that_was_kept(u):
     model, how = build_model(SHAPES[0]), Sampling(max_new=1, top_k=5)
     for prompt in prompts_of(37):
-        chunk = Chunk(0, [prompt], np.zeros(1, dtype=np.int64), np.full((1, 1), u))
+        chunk = Chunk(0, [prompt], np.zeros(1, dtype=np.int64), np.ones(1, dtype=np.int64),
+                      np.full((1, 1), u))
         out = NativeDecoder(model, ENDING, how).run(chunk)
         logits = truncate_logits(model(torch.tensor([prompt]))[0, -1], 1.0, 5)
         kept = (logits > -torch.inf).nonzero().flatten().tolist()
@@ -140,9 +150,20 @@ def test_a_panel_holds_columns_side_by_side():
     assert packed[0, 1].tolist() == [1, 4, 7, 10] and packed[1, 2].tolist() == [14, 0, 0, 0]
 
 
-def test_tokens_that_the_model_lacks_are_refused():
-    with pytest.raises(AssertionError):
-        run(build_model(SHAPES[0]), [[1, 37]], Sampling())
+@pytest.mark.parametrize("prompt", [[1, 37], [-1, 1], [1, 2 ** 40]], ids=str)
+def test_tokens_that_the_model_lacks_are_refused_by_the_native_code(prompt):
+    with pytest.raises(UserError, match="not in its vocabulary of 37"):
+        run(build_model(SHAPES[0]), [[1, 2], prompt], Sampling())
+
+
+def test_an_unsound_job_is_refused_before_any_memory_is_read():
+    model, how = build_model(SHAPES[0]), Sampling(n=2)
+    sound, = split_into_chunks([[1, 2], [3]], how, np.array([5, 9]))
+    for fault in ({"source": np.array([0, 0, 1, 2])}, {"source": np.array([0, -1, 1, 1])},
+                  {"limits": np.array([5, 5, 9, 10])}, {"limits": np.array([5, 0, 9, 9])},
+                  {"prompts": [[1, 2], [3] * 79]}):
+        with pytest.raises(UserError, match="does not fit the model"):
+            NativeDecoder(model, ENDING, how).run(replace(sound, **fault))
 
 
 @pytest.fixture

@@ -2,12 +2,15 @@
 
 import os
 import shutil
+from dataclasses import replace
 from itertools import islice
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from minireason.core.config import UserError
 from minireason.model.tokenizer import Tokenizer
@@ -47,10 +50,10 @@ def model(request, decoder) -> Transformer:
     return model
 
 
-def drawn(model, prompts, how: Sampling, tokenizer=TOKENIZER, numbers=None):
+def drawn(model, prompts, how: Sampling, tokenizer=TOKENIZER, numbers=None, limits=None):
     """All completions as [(tokens, logprobs)], in order."""
     rows = []
-    for chunk in stream(model, tokenizer, prompts, how, numbers):
+    for chunk in stream(model, tokenizer, prompts, how, numbers, limits):
         assert chunk.first_row == len(rows)
         assert (chunk.logprobs[~chunk.mask] == 0).all()
         for tokens, mask, logprobs in zip(chunk.tokens, chunk.mask, chunk.logprobs, strict=True):
@@ -129,6 +132,23 @@ def test_other_rows_change_nothing(model):
     assert_same(longer[:12], whole)
 
 
+@settings(max_examples=25, deadline=None)
+@given(data=st.data())
+def test_a_row_depends_on_its_prompt_seed_and_number_alone(model, data):
+    """Whatever the neighbours, their lengths, the order, the chunks and the other ranks."""
+    pool = [*PROMPTS, [1] * 20, [1, 2] * 20, [5] * 47]     # the last ones leave 28, 8 and 1 tokens
+    wanted = [20, 3, 20, 11, 40, 40, 40]
+    how = Sampling(n=2, seed=data.draw(st.integers(0, 3)))
+    numbers = data.draw(st.permutations(range(len(pool))))
+    numbers = numbers[:data.draw(st.integers(1, len(pool)))]
+    chunk = data.draw(st.integers(1, 15))
+    together = drawn(model, [pool[i] for i in numbers], replace(how, chunk=chunk),
+                     numbers=numbers, limits=[wanted[i] for i in numbers])
+    for place, i in enumerate(numbers):
+        alone = drawn(model, [pool[i]], how, numbers=[i], limits=[wanted[i]])
+        assert_same(together[2 * place:2 * place + 2], alone)
+
+
 def test_finished_rows_that_stay_change_nothing(model, monkeypatch):
     monkeypatch.setenv("MINIREASON_DECODE", "torch")
     how = Sampling(n=8, max_new=20, seed=1)
@@ -195,8 +215,8 @@ def test_stop_tokens_end_a_row(model):
 
 
 def test_a_prompt_that_fills_the_model_is_refused(model):
-    with pytest.raises(UserError, match="48 tokens leaves no room in a model of max_len 48"):
-        sample(model, TOKENIZER, [[1] * 48], Sampling())
+    with pytest.raises(UserError, match=r"prompt 2 of 2 has 48 tokens, .* of max_len 48"):
+        sample(model, TOKENIZER, [[1], [1] * 48], Sampling())
     (tokens, _), = drawn(model, [[1] * 45], Sampling(max_new=64),
                          SimpleNamespace(pad=TOKENIZER.pad, eos=-1))
     assert len(tokens) == 3                                      # as many as fit

@@ -1,0 +1,13 @@
+"""The one exception that users see."""
+
+from collections.abc import Iterable
+
+
+class UserError(Exception):
+    """An error the user can fix: bad input, missing file, full disk; one line: what, where, how."""
+
+
+def check_choice(flag: str, value: str, choices: Iterable[str]) -> None:
+    """UserError that names the flag and the choices, if the value is none of them."""
+    if value not in choices:
+        raise UserError(f"--{flag} {value}: must be one of {', '.join(choices)}")

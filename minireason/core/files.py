@@ -1,0 +1,205 @@
+"""Files: written whole or not at all, known by their sha256, in a folder that is locked while used.
+
+A stage's folder ends with `manifest.json`, {file name: sha256}, which covers every file that a
+later stage or the report reads. What is read back before that carries its own sha256.
+"""
+
+import hashlib
+import itertools
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from minireason.core.errors import UserError
+
+try:
+    import fcntl
+except ImportError:               # not a POSIX system: two processes are not kept apart
+    fcntl = None
+
+MANIFEST, STATE, LOCK = "manifest.json", "state.safetensors", ".lock"
+_counter = itertools.count()
+_locked: dict[Path, int] = {}     # folder: descriptor of its lock, held by this process
+
+
+def parsed(text: str, where: object) -> object:
+    """The JSON of a text; UserError names where it stands if it is none that can be read."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{where}: not valid JSON ({error})") from None
+
+
+def read_text(path: Path | str) -> str:
+    """The file as text, a byte order mark left out; UserError if it is missing or no text."""
+    try:
+        return Path(path).read_bytes().decode("utf-8-sig")
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file") from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot read ({error.strerror})") from None
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not a text file in UTF-8 ({error})") from None
+
+
+def read_json(path: Path | str) -> dict:
+    """The JSON object in a file; UserError names the file if it is missing or holds none."""
+    found = parsed(read_text(path), path)
+    if not isinstance(found, dict):
+        raise UserError(f"{path}: holds no JSON object")
+    return found
+
+
+def read_lines(path: Path | str) -> list[dict]:
+    """The JSON object of every line; none if there is no such file."""
+    if not Path(path).exists():
+        return []
+    found = []
+    for number, line in enumerate(read_text(path).split("\n"), 1):
+        if line.strip():
+            found.append(parsed(line, f"{path}, line {number}"))
+            if not isinstance(found[-1], dict):
+                raise UserError(f"{path}, line {number}: holds no JSON object")
+    return found
+
+
+@contextmanager
+def disk_errors(path: Path | str) -> Iterator[None]:
+    """Turn whatever the file system refuses into a UserError that names the path."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"{path}: cannot write ({error.strerror or error}); free some space or "
+                        "choose another --out, then run the same command again") from error
+
+
+def make_folder(folder: Path) -> None:
+    """Create a folder and those above it."""
+    with disk_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+
+
+def sync(path: Path) -> None:
+    """Wait until a file, or the names in a folder, would survive a loss of power."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_atomic(path: Path | str, data: bytes | str) -> None:
+    """Write a file whole or not at all: temporary file, fsync, rename, fsync of the folder."""
+    path = Path(path)
+    temporary = path.with_name(f".{os.getpid()}-{next(_counter)}.tmp")
+    data = data.encode() if isinstance(data, str) else data
+    with disk_errors(path):
+        try:
+            with open(temporary, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+            sync(path.parent)
+        except OSError:
+            with suppress(OSError):
+                temporary.unlink(missing_ok=True)
+            raise
+
+
+def write_checked(path: Path, content: object) -> None:
+    """Write JSON that carries the sha256 of its content."""
+    write_atomic(path, checked_form(content) + "\n")
+
+
+def checked_form(content: object) -> str:
+    """What write_checked writes, the last line break left out."""
+    return _with_sha256(json.dumps(content))
+
+
+def read_checked(path: Path) -> Any:
+    """What write_checked wrote; UserError names the file if any byte of it has changed."""
+    whole = read_text(path).removesuffix("\n")
+    text = whole[len(_with_sha256("")) - 1:-1]
+    if whole != _with_sha256(text):
+        raise UserError(f"{path}: its sha256 does not match its content; the file is damaged, "
+                        "delete it and run the same command again")
+    return json.loads(text)
+
+
+def _with_sha256(text: str) -> str:
+    return f'{{"sha256": "{hashlib.sha256(text.encode()).hexdigest()}", "content": {text}}}'
+
+
+def write_manifest(folder: Path, last: str, data: str) -> None:
+    """Record the sha256 of every file of a stage's folder, and of `last`, yet to be written."""
+    found = {last: hashlib.sha256(data.encode()).hexdigest()}
+    for path in sorted(folder.iterdir()):
+        if path.is_file() and path.name[0] != "." and path.name not in (MANIFEST, STATE, last):
+            found[path.name] = hashlib.sha256(path.read_bytes()).hexdigest()
+    write_atomic(folder / MANIFEST, json.dumps(found, indent=1) + "\n")
+
+
+def check_manifest(folder: Path) -> None:
+    """UserError if a finished stage's folder does not hold what that stage wrote."""
+    advice = f"restore it, or delete {folder} and run its stage again"
+    if not (folder / MANIFEST).exists():
+        raise UserError(f"{folder}: lacks {MANIFEST}; {advice}")
+    for name, sha256 in read_json(folder / MANIFEST).items():
+        path = folder / name
+        try:
+            same = hashlib.sha256(path.read_bytes()).hexdigest() == sha256
+        except OSError as error:
+            raise UserError(f"{path}: cannot read ({error.strerror}); {advice}") from None
+        if not same:
+            raise UserError(f"{path}: is not what its stage wrote, by the sha256 in {MANIFEST}; "
+                            f"{advice}")
+
+
+def lock_folder(folder: Path) -> None:
+    """Keep other processes out of a folder, until unlock_folder or the end of this process.
+
+    UserError with the number of the process that works in it. What a killed one left half-written
+    is deleted.
+    """
+    folder, path = folder.resolve(), folder.resolve() / LOCK
+    while fcntl is not None and not _is_locked(folder):
+        with disk_errors(path):
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            owner = os.read(descriptor, 20).decode("ascii", "replace") or "?"
+            os.close(descriptor)
+            raise UserError(f"{folder}: process {owner} works in this folder; wait for it to end "
+                            "or choose another --out") from None
+        except OSError:           # a file system without locks
+            os.close(descriptor)
+            break
+        os.ftruncate(descriptor, 0)
+        os.write(descriptor, str(os.getpid()).encode())
+        _locked[folder] = descriptor
+    for stray in folder.glob(".*.tmp"):
+        stray.unlink(missing_ok=True)
+
+
+def _is_locked(folder: Path) -> bool:
+    """Whether this process holds the lock that lies in the folder now."""
+    if folder not in _locked:
+        return False
+    with suppress(FileNotFoundError):
+        if os.path.samestat(os.stat(folder / LOCK), os.fstat(_locked[folder])):
+            return True
+    os.close(_locked.pop(folder))          # the folder was deleted, or its owner unlocked it
+    return False
+
+
+def unlock_folder(folder: Path) -> None:
+    """Let other processes in again."""
+    folder = folder.resolve()
+    if _is_locked(folder):
+        (folder / LOCK).unlink()
+        os.close(_locked.pop(folder))
