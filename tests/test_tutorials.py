@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from cuda_ext import build
+from minireason.core.files import write_manifest
 from minireason.model import checkpoint
 from minireason.stages import rl
 
@@ -78,6 +79,7 @@ def test_a_tutorial_survives_a_policy_that_is_never_right(name, finished_run, tm
         model, tokenizer = checkpoint.load(run / stage)
         checkpoint.save(run / stage, model.init_weights(torch.Generator().manual_seed(1)),
                         tokenizer)
+        write_manifest(run / stage, "result.json", (run / stage / "result.json").read_text())
     run_tutorial(name, run, tmp_path, monkeypatch)
     assert "figure: " in capsys.readouterr().out
 

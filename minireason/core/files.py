@@ -179,9 +179,10 @@ def lock_folder(folder: Path) -> None:
         except OSError:           # a file system without locks
             os.close(descriptor)
             break
-        os.ftruncate(descriptor, 0)
-        os.write(descriptor, str(os.getpid()).encode())
         _locked[folder] = descriptor
+        with disk_errors(path):
+            os.ftruncate(descriptor, 0)
+            os.write(descriptor, str(os.getpid()).encode())
     for stray in folder.glob(".*.tmp"):
         stray.unlink(missing_ok=True)
 

@@ -81,9 +81,9 @@ class RunLog:
     def mark(self) -> dict[str, object]:
         """Length and sha256 of the metrics so far, made safe on the disk: part of a saved state."""
         written = self.metrics.read_bytes() if self.metrics.exists() else b""
-        if written:
-            files.sync(self.metrics)
-            files.sync(self.out)
+        with files.disk_errors(self.out):
+            for path in (self.metrics, self.out) if written else ():
+                files.sync(path)
         return {"offset": len(written), "log": hashlib.sha256(written).hexdigest()}
 
     def rewind(self, offset: int = 0, log: str = "") -> None:
@@ -94,7 +94,8 @@ class RunLog:
         if offset and hashlib.sha256(written).hexdigest() != log:
             raise UserError(f"{self.metrics}: was cut or altered since its run was interrupted; "
                             f"restore it, or delete {self.out} and run the same command again")
-        os.truncate(self.metrics, offset)
+        with files.disk_errors(self.metrics):
+            os.truncate(self.metrics, offset)
 
     def record(self, step: int, **values: float) -> None:
         """Append one line of metrics; a value that is not finite stops the run."""

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import os
+import shutil
 import sys
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from kill_run import differences, trial
 from tiny_run import tiny_stages
 
 from minireason.core import runlog
+from minireason.core.errors import UserError
 from minireason.stages import pretrain
 
 STAGES = list(tiny_stages("x"))
@@ -90,6 +92,22 @@ def test_a_fresh_run_is_identical_and_the_comparison_can_fail(ladder, tmp_path):
     run(dataclasses.replace(config, out=str(tmp_path / "other"), seed=1))
     assert {"config.json", "metrics.jsonl", "model.safetensors", "result.json"} <= set(
         differences(ladder / "sft", tmp_path / "other"))
+
+
+def test_a_run_that_was_copied_moved_or_started_from_elsewhere_is_the_same(ladder, tmp_path,
+                                                                          monkeypatch):
+    """Finished or not: parents are known by their weights, folders as seen from the run."""
+    shutil.copytree(ladder, tmp_path / "moved")
+    for name in ("result.json", "manifest.json"):
+        (tmp_path / "moved" / "star" / name).unlink()            # interrupted just before its end
+    monkeypatch.chdir(tmp_path / "moved")
+    for stage, (run, config) in tiny_stages(".").items():
+        assert run(dataclasses.replace(config, device="auto"))["stage"] == stage
+    assert differences(ladder, tmp_path / "moved") == []
+    run, config = tiny_stages(tmp_path / "moved")["star"]
+    shutil.copytree(ladder / "pretrain", "other")
+    with pytest.raises(UserError, match=r"init: .* there, .* now"):
+        run(dataclasses.replace(config, init="other"))           # but another parent is another
 
 
 @pytest.mark.slow

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from minireason.core.config import UserError, read_lines
+from minireason.core.files import read_checked
 from minireason.critics import fit
 from minireason.critics import step_labels as labels
 from minireason.critics.step_labels import (
@@ -194,7 +195,7 @@ def test_every_kind_of_label_trains_a_critic(tiny, kind, tmp_path, monkeypatch):
     assert bool(checked) == (kind != "outcome")
     if kind == "exact":
         assert result["label_accuracy"] == 1.0
-        drawn = json.loads((tmp_path / "critic/rollouts.json").read_text())["rollouts"]
+        drawn = read_checked(tmp_path / "critic/rollouts.json")["rollouts"]
         texts = [text for _, text, _ in drawn[-16::4]][:2]     # one sample per held-out problem
         ends = [prefix for text in texts for prefix in step_prefixes(text)
                 if not prefix.endswith("<eos>")]
@@ -205,8 +206,8 @@ def test_every_kind_of_label_trains_a_critic(tiny, kind, tmp_path, monkeypatch):
 
 
 def test_refreshed_critic_starts_from_the_old_one(tiny, ladder, policy, tmp_path):
-    """No step taken: the old critic's values stay; its samples are the new policy's."""
-    cfg = replace(tiny, start=str(ladder / "critic"), init=str(ladder / "sft"), steps=0)
+    """Steps of no length: the old critic's values stay; its samples are the new policy's."""
+    cfg = replace(tiny, start=str(ladder / "critic"), init=str(ladder / "sft"), steps=1, lr=0.0)
     critic.run(cfg)
     assert checkpoint.weights_hash(cfg.out) == checkpoint.weights_hash(ladder / "critic")
     parents = json.loads((tmp_path / "critic/config.json").read_text())["parents"]

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from minireason.core.config import to_dict
+from minireason.core.files import write_checked
+from minireason.core.runlog import portable
 from minireason.measure.estimates import wilson
 from minireason.problems import chain
 from minireason.stages import critic, pretrain, rl, sft, star, testtime
@@ -20,7 +21,7 @@ def write(folder: Path, stage: str, config: object, rows: list[dict], result: di
           metrics: Sequence[dict] = ()) -> None:
     """A finished stage's folder, without weights."""
     folder.mkdir(parents=True)
-    record = {"stage": stage, "config": to_dict(config), "parents": {}}
+    record = {"stage": stage, "config": portable(config, folder), "parents": {}}
     seed = record["config"].get("seed", 0)
     (folder / "config.json").write_text(json.dumps(record))
     (folder / "result.json").write_text(json.dumps({"stage": stage, **result}))
@@ -106,7 +107,7 @@ def made_run(folder: Path, seed: int = 0, stages: int = 5) -> Path:
                               out=f"{at}/testtime")
         write(folder / "testtime", "testtime", cfg, method_rows("chain-test-k8", lift),
               {"seconds": 100.0})
-        (folder / "testtime/samples-chain-test-k8-0.json").write_text(json.dumps(records()))
+        write_checked(folder / "testtime/samples-chain-test-k8-0.json", records())
     return folder
 
 

@@ -10,6 +10,7 @@ from made_runs import add_rl, level_rows, made_run, method_rows, records, search
 
 from minireason import stages
 from minireason.core.config import UserError
+from minireason.core.files import write_checked
 from minireason.report import figures_testtime, tables
 from minireason.report import runs as results
 from minireason.report.build import write_page
@@ -126,7 +127,7 @@ def test_methods_under_two_policies_are_held_together(tmp_path):
     rows = method_rows("chain-test-k8", 0.05) + method_rows("chain-test-k7")
     write(folder / "rl_testtime", "testtime", cfg, rows, {"seconds": 1.0})
     path = folder / "rl_testtime/samples-chain-test-k8-0.json"
-    path.write_text(json.dumps([{**records()[1], "values": [0.125]}]))
+    write_checked(path, [{**records()[1], "values": [0.125]}])
     html, run = page_of(folder), results.load_run(folder)
     (table,) = tables.by_policy([run], 1)
     assert table[0] == ["level 8, N = 8, accuracy (%)", "STaR", "RL"]

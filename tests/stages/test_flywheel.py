@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from kill_run import differences
 
 from minireason.core.config import UserError, rng
+from minireason.core.files import read_checked
 from minireason.core.runlog import RunLog
 from minireason.critics.fit import fit_critic, labelled_rows
 from minireason.critics.value_head import Critic, step_values
@@ -106,7 +107,7 @@ def test_turns_keep_what_the_filter_lets_through(config, scripted):
     result = flywheel.run(replace(config, search="single", filter="none", turns=1))
     (turn,) = result["turns"]
     assert 1 / 3 <= turn["single"] < 0.5 and turn["coverage"] == 1.0
-    found = json.loads((Path(config.out) / "turn-1" / "solutions.json").read_text())["solutions"]
+    found = read_checked(Path(config.out) / "turn-1" / "solutions.json")["solutions"]
     verdicts = [chain.verify(chain.read(prompt), text) for prompt, text in found]
     assert all(v.well_formed for v in verdicts) and len(found) == turn["kept"]
     assert turn["precision"] == sum(v.correct for v in verdicts) / len(found)

@@ -1,6 +1,5 @@
 """The self-correcting policy: its traces, its loss, what it withdraws."""
 
-import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,6 +8,7 @@ import torch
 from kill_run import differences
 
 from minireason.core.config import UserError
+from minireason.core.files import read_checked
 from minireason.model import checkpoint
 from minireason.model.tokenizer import Tokenizer
 from minireason.problems import chain
@@ -141,7 +141,7 @@ def test_killed_and_resumed_is_bit_identical(config, tmp_path, run_with_deaths, 
     result = revise.run(other)
     assert differences(tmp_path / "revise", tmp_path / "other" / "revise") == []
     assert result["pool_with_errors"] > 0 and revise.run(other) == result
-    pool = json.loads((tmp_path / "revise" / "pool.json").read_text())["pool"]
+    pool = read_checked(tmp_path / "revise" / "pool.json")["pool"]
     for prompt, own, errors in pool:
         problem = chain.read(prompt)
         assert own == list(problem.steps) and all(
@@ -155,7 +155,7 @@ def test_learns_to_withdraw_and_not_to_err(config, scripted):
                   replay=0.0, save_every=999, eval_n=1)
     assert revise.run(cfg)["pool_with_errors"] == 4
     model, tokenizer = checkpoint.load(cfg.out)
-    pool = json.loads((Path(cfg.out) / "pool.json").read_text())["pool"]
+    pool = read_checked(Path(cfg.out) / "pool.json")["pool"]
     problems = [chain.read(prompt) for prompt, _, _ in pool]
     heads = prompt_ids(tokenizer, problems, "cot")
     right = [h + tokenizer.encode(p.steps[0] + "</think>") for h, p in zip(heads, problems,

@@ -9,6 +9,7 @@ import pytest
 from tiny_run import tiny_stages
 
 from minireason.core.config import UserError
+from minireason.core.files import read_checked
 from minireason.critics.value_head import Critic, step_values
 from minireason.model import checkpoint
 from minireason.problems import chain, split_of
@@ -48,7 +49,7 @@ def test_a_stage_writes_what_it_promises(ladder, stage):
 def test_a_stage_names_its_parents_by_their_weights(ladder, stage):
     record = json.loads((ladder / stage / "config.json").read_text())
     for name, sha256 in record["parents"].items():
-        assert sha256 == checkpoint.weights_hash(record["config"][name])
+        assert sha256 == checkpoint.weights_hash(ladder / stage / record["config"][name])
 
 
 @pytest.mark.parametrize("stage", MODULES)
@@ -138,7 +139,7 @@ def test_critic_learns_its_samples_by_heart(ladder, tmp_path, monkeypatch):
     curve = losses(tmp_path / "critic")
     assert curve[0] > 0.3 and curve[-1] < NEAR
     assert result["share_right"] == 0.5
-    seen = json.loads((tmp_path / "critic" / "rollouts.json").read_text())["rollouts"][:8]
+    seen = read_checked(tmp_path / "critic" / "rollouts.json")["rollouts"][:8]
     problems, texts, right = zip(*((chain.read(p), t, r) for p, t, r in seen), strict=True)
     model, tokenizer = checkpoint.load(tmp_path / "critic", kind=Critic)
     values = step_values(model, tokenizer, list(problems), list(texts))
@@ -163,7 +164,7 @@ def test_star_keeps_what_its_rule_says_and_never_a_test_problem(ladder, monkeypa
     answer = star.keep_right(dataclasses.replace(config, per_problem=9), [problem], texts)
     steps = star.keep_right(dataclasses.replace(config, keep="steps"), [problem], texts)
     assert answer == [[lucky, sound]] and steps == [[sound]]
-    rationales = json.loads((ladder / "star" / "round-1" / "rationales.json").read_text())
+    rationales = read_checked(ladder / "star" / "round-1" / "rationales.json")
     for prompt, completion in rationales["rationales"]:
         kept = chain.read(prompt)
         assert split_of(kept) == "train" and chain.verify(kept, completion).correct

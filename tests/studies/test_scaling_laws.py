@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from minireason.core.config import UserError
+from minireason.core.files import write_checked
 from minireason.studies import scaling, scaling_laws
 
 
@@ -66,7 +67,7 @@ def test_rows_of_other_runs_have_one_shape(tmp_path):
         (folders[kind] / "rows.jsonl").write_text(
             "".join(json.dumps({"set": "k8", **row}) + "\n" for row in rows))
     records = [{"correct": [1, 0, 1]}, {"correct": [0, 0, 0]}]
-    (tmp_path / "testtime/samples-k8-0.json").write_text(json.dumps(records))
+    write_checked(tmp_path / "testtime/samples-k8-0.json", records)
     found = scaling_laws.read_runs(scaling.Config(
         **{kind: (str(folder), str(folder)) for kind, folder in folders.items()}))
     assert [(r["curve"], r["run"], r["method"], r["compute"]) for r in found["points"]] == [

@@ -54,9 +54,9 @@ def test_arms_start_from_a_policy_and_rl_continues_from_an_arm(smallest, ladder,
         arms=("optimal_tokens", "guided"), rl=("guided",), device="cpu"))
     assert [c["arm"] for c in result["cells"]] == ["optimal_tokens", "guided", "guided+rl"]
     own = json.loads((tmp_path / "a/cells/guided-s0/config.json").read_text())
-    assert own["config"]["init"] == str(tmp_path / "s0")            # "{seed}" stood for it
+    assert own["config"]["init"] == "../../../s0"                  # "{seed}" stood for it
     rl = json.loads((tmp_path / "a/cells/guided+rl-s0/rl/config.json").read_text())
-    assert rl["config"]["init"] == str(tmp_path / "a/cells/guided-s0")
+    assert rl["config"]["init"] == "../../guided-s0"
     assert result["cells"][2]["train_tokens"] > 0 and (tmp_path / "a/coverage.png").exists()
 
 
