@@ -10,6 +10,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.torch import save_file
 
 from minireason.core.config import UserError
 from minireason.core.runlog import RunLog
@@ -204,3 +205,36 @@ def test_a_damaged_state_is_refused(tmp_path):
     path.write_bytes(path.read_bytes()[:-1] + b"x")
     with pytest.raises(UserError, match=r"state\.safetensors"):
         checkpoint.resume(log, model, optimizer)
+
+
+@pytest.mark.parametrize(("change", "named"), [
+    ({"n_kv_heads": 0}, "--n-kv-heads 0"), ({"n_heads": -3}, "--n-heads -3"),
+    ({"n_layers": True}, "n_layers must be int"), ({"d_ff": 32.5}, "d_ff must be int"),
+    ({"rope_theta": float("nan")}, "--rope-theta nan"), ({"rope_theta": 0.0}, "rope_theta 0.0"),
+    ({"norm_eps": "1e-6"}, "norm_eps must be float"), ({"max_len": 10 ** 12}, "max_len 10000"),
+    ({"n_layers": 10 ** 9}, "n_layers 10000"), ({"vocab_size": 10 ** 6}, "do not fit its model"),
+    ({"tied": 1}, "tied must be bool")], ids=str)
+def test_a_config_that_cannot_be_is_refused_before_anything_is_allocated(tmp_path, change, named):
+    checkpoint.save(tmp_path, small(), TOKENIZER)
+    path = tmp_path / "model.safetensors"
+    tensors, metadata, _ = checkpoint.read_tensors(path)
+    metadata["model"] |= change
+    checkpoint.write_tensors(path, tensors, **metadata)
+    with pytest.raises(UserError, match=named):
+        checkpoint.load(tmp_path)
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite_are_refused(tmp_path, number):
+    model = small()
+    model.blocks[0].down.weight.data[3, 1] = number
+    checkpoint.save(tmp_path, model, TOKENIZER)
+    with pytest.raises(UserError, match="not finite"):
+        checkpoint.load(tmp_path)
+
+
+def test_a_folder_of_transformers_is_told_apart_from_a_damaged_one(tmp_path):
+    checkpoint.save(tmp_path, small(), TOKENIZER)
+    save_file(small().state_dict(), tmp_path / "model.safetensors", {"format": "pt"})
+    with pytest.raises(UserError, match="`minireason import` reads a folder"):
+        checkpoint.load(tmp_path)
