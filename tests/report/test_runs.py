@@ -41,7 +41,7 @@ def test_reference_is_small_and_names_no_path_of_the_machine(tmp_path, monkeypat
     assert {path.suffix for path in files} == {".json", ".jsonl"}
     assert not any(str(tmp_path) in path.read_text() for path in files)
     kept, whole = results.load_run("kept/seed-7"), results.load_run(here)
-    assert kept["star"]["config"]["init"] == "seed-7/sft"
+    assert kept["star"]["config"]["init"] == "../sft"
     assert len(kept["pretrain"]["metrics"]) == results.THIN < len(whole["pretrain"]["metrics"])
     for name, stage in kept.items():
         assert stage["rows"] == whole[name]["rows"] and stage["tokens"] == whole[name]["tokens"]
