@@ -7,6 +7,7 @@ the lines' own tokens are counted. They take turns, so that whatever else the ma
 both; the ratio is that of the medians, its spread the quartiles of the rounds' own ratios.
 """
 
+import copy
 import os
 import statistics
 import tempfile
@@ -15,24 +16,24 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
-from types import SimpleNamespace
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch.nn.utils.rnn import pad_sequence
 
-from minireason.core.config import UserError, resolve_device, rng, stream_seed, to_dict
+from minireason.core.config import UserError, resolve_device, rng, to_dict
 from minireason.export import write_folder
 from minireason.measure.evaluate import frozen_sets
 from minireason.model import checkpoint
 from minireason.model.tokenizer import Tokenizer
-from minireason.model.transformer import ModelConfig, Transformer
+from minireason.model.transformer import Transformer
 from minireason.problems import FAMILIES, chain
 from minireason.problems.corpus import corpus_lines
 from minireason.sampling.complete import prompt_ids, stream
 from minireason.sampling.sampler import Sampling
 from minireason.stages import pretrain
-from minireason.studies.shared import write_json
+from minireason.studies import shared
 from minireason.training.batches import Batch, encode_lines, micro_batches
 from minireason.training.optim import autocast, batch_nll, make_optimizer, train_step
 
@@ -85,7 +86,7 @@ def run(cfg: Config) -> dict:
         our_step(ours, packed, count), their_step(theirs, padded, count))
     print(speed_table(result))
     if cfg.out:
-        write_json(Path(cfg.out), result)
+        shared.write_json(Path(cfg.out), result)
     return result
 
 
@@ -93,13 +94,11 @@ def load_ours(cfg: Config) -> tuple[Transformer, Tokenizer]:
     """The checkpoint, or random weights of the wanted shape."""
     if cfg.checkpoint:
         return checkpoint.load(cfg.checkpoint)
-    shape, tokenizer = cfg.shape, Tokenizer.build(chain.TOKENS)
-    config = ModelConfig(tokenizer.vocab_size, shape.d_model, shape.n_layers, shape.n_heads,
-                         shape.n_heads, shape.head_dim, shape.d_ff, shape.max_len)
-    return Transformer.random(config, stream_seed(cfg.seed, "weights")), tokenizer
+    tokenizer = Tokenizer.build(chain.TOKENS)
+    return shared.random_model(tokenizer, cfg.shape, cfg.seed, cfg.shape.max_len), tokenizer
 
 
-def load_theirs(ours: Transformer, tokenizer: Tokenizer):
+def load_theirs(ours: Transformer, tokenizer: Tokenizer) -> Any:
     """The same weights in transformers, with PyTorch's fused attention."""
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     try:
@@ -167,7 +166,8 @@ def their_step(model, batches: list[Batch], count: int) -> Callable[[], object]:
 def our_sampler(model: Transformer, tokenizer: Tokenizer, prompts: list[list[int]],
                 cfg: Config) -> Callable[[], object]:
     """N samples per prompt at T = 1; no token ends a row."""
-    endless = SimpleNamespace(pad=tokenizer.pad, eos=-1)
+    endless = copy.copy(tokenizer)
+    endless.eos = -1
     how = Sampling(n=cfg.n, max_new=cfg.max_new, seed=cfg.seed)
 
     def draw_all() -> None:
