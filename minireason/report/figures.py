@@ -14,16 +14,16 @@ from minireason.report import style
 from minireason.report.runs import group_by, level_of, rows_of
 from minireason.report.style import BLACK, BLUE, GREEN, ORANGE, RED, SEEDS
 
-SHARES = {  # stage: {method of its train rows: (label, colour, marker, line)}
+SHARES = {  # stage: {method of its train rows: (colour, marker, label, line)}
     "star": {
-        "share_solved": ("problems solved (of all)", GREEN, "o", "-"),
-        "share_rationalized": ("problems added by the hint (of all)", ORANGE, "s", "-"),
-        "share_wrong_steps": ("right answer, wrong steps (of kept)", RED, "^", "-")},
+        "share_solved": (GREEN, "o", "problems solved (of all)", "-"),
+        "share_rationalized": (ORANGE, "s", "problems added by the hint (of all)", "-"),
+        "share_wrong_steps": (RED, "^", "right answer, wrong steps (of kept)", "-")},
     "flywheel": {
-        "single": ("one sample", BLACK, "o", "-"),
-        "searched": ("chosen by search", BLUE, "D", "-"),
-        "coverage": ("coverage (oracle bound)", RED, "v", "--"),
-        "precision": ("right among those kept", GREEN, "^", ":")}}
+        "single": (BLACK, "o", "one sample", "-"),
+        "searched": (BLUE, "D", "chosen by search", "-"),
+        "coverage": (RED, "v", "coverage (oracle bound)", "--"),
+        "precision": (GREEN, "^", "right among those kept", ":")}}
 DIAGNOSTICS = {  # title: {key of RL's metrics: colour}
     "reward": {"reward": BLUE}, "entropy (nats per token)": {"entropy": BLUE},
     "approx. KL to the sampler (nats)": {"approx_kl": BLUE},
@@ -36,18 +36,19 @@ def along(rows: list[dict], field: str, x: str = "") -> tuple[np.ndarray, list[t
     """Field x (mean over seeds) and (mean, low, high) in percent at each value of a field."""
     groups = group_by(rows, field).values()
     places = [np.mean([row[x or field] for row in members]) for members in groups]
-    return np.array(places), [style.spread(members) for members in groups]
+    return np.array(places), list(map(style.spread, groups))
 
 
 def ladder(runs: list[dict]) -> Figure:
     """Accuracy against level, one line per policy."""
     figure, axes = style.canvas()
-    rungs = group_by(results.rung_rows(runs), "rung")
-    for i, (rung, rows) in enumerate(rungs.items()):
+    rows = [{**row, "level": level_of(row["set"])} for row in results.rung_rows(runs)]
+    rungs = group_by(rows, "rung")
+    for i, (rung, members) in enumerate(rungs.items()):
+        levels, spreads = along(members, "level")
         colour, marker = style.RUNGS.get(rung, (RED, "x"))
-        levels, spreads = along([{**row, "level": level_of(row["set"])} for row in rows], "level")
         style.whiskers(axes, levels + 0.07 * (i - len(rungs) / 2), spreads, colour, marker, rung)
-    axes.set_xticks(levels)
+    axes.set_xticks(list(group_by(rows, "level")))
     family = FAMILIES[runs[0]["pretrain"]["config"]["family"]]
     return style.finish(figure, axes, f"level ({family.LEVEL_NAME})")
 
@@ -78,41 +79,41 @@ def by_round(runs: list[dict], stage: str, what: str) -> Figure:
     figure, axes = style.canvas()
     start = Path(runs[0][stage]["config"]["init"]).name
     before = results.tagged(results.final_rows(runs, start), round=0)
-    sets = group_by(before + rows_of(runs, stage, method="greedy"), "set")
-    for i, (name, rows) in enumerate(sets.items()):
-        rounds, spreads = along(rows, "round")
+    rows = before + rows_of(runs, stage=stage, method="greedy")
+    sets = group_by(rows, "set")
+    for i, (name, members) in enumerate(sets.items()):
+        rounds, spreads = along(members, "round")
         style.whiskers(axes, rounds + 0.025 * (i - len(sets) / 2), spreads, style.SHADES[i % 8],
                        "os^Dv<>P"[i % 8], f"level {level_of(name)}")
-    label = before[0]["rung"] if before else ""
-    axes.set_xticks(rounds, [str(int(number)) if number else label for number in rounds])
+    rounds = group_by(rows, "round")
+    axes.set_xticks(list(rounds), [str(number or before[0]["rung"]) for number in rounds])
     return style.finish(figure, axes, what, columns=4)
 
 
 def train_shares(runs: list[dict], stage: str, what: str) -> Figure:
     """What each round found on new train problems, and how sound the part of it that was kept."""
     figure, axes = style.canvas()
-    on_train = group_by(rows_of(runs, stage, set="train"), "method")
-    plot = style.whiskers if stage == "star" else style.band
-    for method, (label, colour, marker, line) in SHARES[stage].items():
+    columns, shade = (1, 0.0) if stage == "star" else (2, style.SHADE)
+    on_train = group_by(rows_of(runs, stage=stage, set="train"), "method")
+    for method, look in SHARES[stage].items():
         if method in on_train:
-            rounds, spreads = along(on_train[method], "round")
-            plot(axes, rounds, spreads, colour, marker, label, line)
-    axes.set_xticks(list(group_by(rows_of(runs, stage, method="kept"), "round")))
-    return style.finish(figure, axes, what, "share (%)", 1 if stage == "star" else 2)
+            style.whiskers(axes, *along(on_train[method], "round"), *look, shade)
+    axes.set_xticks(list(group_by(on_train["kept"], "round")))
+    return style.finish(figure, axes, what, "share (%)", columns)
 
 
 def rl_curve(runs: list[dict]) -> Figure:
     """Validation accuracy against the tokens that RL has generated; several runs show the range."""
     figure, axes = style.canvas()
     lines: dict[str, list[dict]] = {}
-    for row in rows_of(runs, "rl"):
+    for row in rows_of(runs, stage="rl"):
         if "step" in row:
             what = "one sample" if row["method"] == "sampled" else row["method"]
             lines.setdefault(f"{row['set'].rpartition('-')[2]}, {what}", []).append(row)
     for i, (label, rows) in enumerate(lines.items()):
         tokens, spreads = along(rows, "step", "generated_tokens")
-        style.band(axes, tokens / 1e6, spreads, SEEDS[i % 5], "os^Dv"[i % 5], label,
-                   "--" if label.endswith("greedy") else "-")
+        style.whiskers(axes, tokens / 1e6, spreads, SEEDS[i % 5], "os^Dv"[i % 5], label,
+                       "--" if label.endswith("greedy") else "-", style.SHADE)
     return style.finish(figure, axes, "tokens generated by RL (millions)",
                         "validation accuracy (%)", 2)
 
@@ -124,9 +125,12 @@ def rl_diagnostics(runs: list[dict]) -> Figure:
     for axes, (title, lines) in zip(panels, DIAGNOSTICS.items(), strict=True):
         for key, colour in lines.items():
             for i, run in enumerate(runs):
-                found = [line for line in run["rl"]["metrics"] if f"train/{key}" in line]
-                axes.plot([line["step"] for line in found],
-                          [line[f"train/{key}"] for line in found], color=colour, linewidth=1,
+                steps, values = [], []
+                for line in run["rl"]["metrics"]:
+                    if f"train/{key}" in line:
+                        steps.append(line["step"])
+                        values.append(line[f"train/{key}"])
+                axes.plot(steps, values, color=colour, linewidth=1,
                           alpha=1 if len(runs) == 1 else 0.6,
                           label="" if i else key.removeprefix("length_"))
         axes.set_title(title, fontsize=9)

@@ -1,5 +1,7 @@
 """The figures of test time: votes and searches, critics, the whole climb, one problem's tree."""
 
+import itertools
+
 import numpy as np
 from matplotlib.figure import Figure
 
@@ -14,23 +16,22 @@ SHOWN = 5                     # children of a node that are drawn, the most visi
 
 def methods_curve(runs: list[dict], name: str, axis: str, stage: str) -> Figure:
     """Every method's accuracy on a set against samples N or generated tokens, both log scales."""
-    by_method = group_by(rows_of(runs, stage, set=name), "method")
-    searched = "unit" in by_method["single"][0]                # at equal tokens
-    figure, axes = style.canvas(4.4 if searched else 3.6)
+    by_method = group_by(rows_of(runs, stage=stage, set=name), "method")
+    ticks = list(group_by(by_method["single"], "n"))
+    unit = by_method["single"][0].get("unit")                  # tokens of a sample: equal tokens
+    figure, axes = style.canvas(4.4 if unit else 3.6)
     for method, (_, colour, marker) in style.METHODS.items():
         if method in by_method:
             rows = by_method[method]
             x, spreads = along(rows, "n", axis)
-            style.band(axes, x, spreads, colour, marker, style.method_name(rows[0]),
-                       "--" if method == "coverage" else "-", 0.1 if searched else 0.15)
+            style.whiskers(axes, x, spreads, colour, marker, style.method_name(rows[0]),
+                           "--" if method == "coverage" else "-", 0.1 if unit else style.SHADE)
     axes.set_xscale("log", base=2 if axis == "n" else 10)
-    samples = list(group_by(by_method["single"], "n"))
-    if axis == "n":
-        axes.set_xticks(samples, [str(n) for n in samples])
-    elif searched:
-        budgets = [by_method["single"][0]["unit"] * n for n in samples]
-        axes.set_xticks(budgets, [str(tokens) for tokens in budgets])
+    if unit:
+        ticks = [unit * n for n in ticks]
         axes.minorticks_off()
+    if unit or axis == "n":
+        axes.set_xticks(ticks, list(map(str, ticks)))
     what = "samples N" if axis == "n" else "generated tokens per problem"
     return style.finish(figure, axes, f"{what} (log scale)",
                         f"accuracy at level {level_of(name)} (%)", 2)
@@ -40,7 +41,7 @@ def calibration(runs: list[dict], name: str, stage: str) -> Figure:
     """Share of right samples against the critic's value; on the diagonal it can be believed."""
     figure, axes = style.canvas()
     axes.plot([0, 100], [0, 100], color=style.GREY, linestyle=":", label="perfectly calibrated")
-    bins = rows_of(runs, stage, set=name, method="calibration")
+    bins = rows_of(runs, stage=stage, set=name, method="calibration")
     for i, (seed, rows) in enumerate(group_by(bins, "seed").items()):
         size = np.array([row["count"] for row in rows], dtype=float)
         x = 100 * np.array([row["value"] for row in rows])
@@ -56,10 +57,11 @@ def label_errors(runs: list[dict], stage: str) -> Figure:
     """How often Monte Carlo step labels agree with the exact truth, against rollouts per step."""
     figure, axes = style.canvas()
     for name, colour, marker in (("hard", BLUE, "o"), ("soft", ORANGE, "s")):
-        rows = rows_of(runs, stage, method=f"mc_{name}")
+        rows = rows_of(runs, stage=stage, method=f"mc_{name}")
         for kind, line in (("accuracy", "-"), ("false_positive", "--"), ("false_negative", ":")):
             x, spreads = along([{"n": row["n"], "accuracy": row[kind]} for row in rows], "n")
-            style.band(axes, x, spreads, colour, marker, f"{name}, {kind.replace('_', ' ')}", line)
+            label = f"{name}, {kind.replace('_', ' ')}"
+            style.whiskers(axes, x, spreads, colour, marker, label, line, style.SHADE)
     axes.set_xscale("log", base=2)
     axes.set_xticks(x, [str(int(n)) for n in x])
     return style.finish(figure, axes, "rollouts n per step end (log scale)",
@@ -72,13 +74,13 @@ def climb_bars(runs: list[dict], name: str) -> dict[str, list[dict]]:
     The flywheel comes last: it learns from what search finds.
     """
     rows = select(results.rung_rows(runs), set=name)
-    measured = [stage for stage in results.stages_of(runs[0], "testtime")
-                if rows_of(runs, stage, set=name)][-1:]
-    for stage in [*measured, *results.stages_of(runs[0], "search")]:
-        methods = style.METHODS if stage in measured else style.SEARCHES
-        shown = [row for row in select(results.sampled_rows(runs, stage), set=name)
-                 if row["method"] in methods]
-        rows += results.at_largest_n(shown)
+    measured = rows_of(runs, kind="testtime", set=name)
+    if measured:
+        last = measured[-1]["stage"]
+        rows += results.at_largest_n(results.sampled_rows(runs, stage=last, set=name))
+    searched = results.sampled_rows(runs, kind="search", set=name)
+    for of_stage in group_by(select(searched, method=tuple(style.SEARCHES)), "stage").values():
+        rows += results.at_largest_n(of_stage)
     bars = group_by(rows, "rung")
     if "flywheel" in bars:
         bars["flywheel"] = bars.pop("flywheel")
@@ -121,9 +123,9 @@ def tree(runs: list[dict], name: str, stage: str = "search") -> Figure:
     """The search tree of one problem, left to right: colour is the critic's value, a red ring a
     step that the verifier calls wrong; the answered path is thick and written out."""
     nodes = runs[0][stage]["trees"][name]["nodes"]
-    path, children = best_path(nodes), group_by(nodes, "parent")
+    path, children, leaves = best_path(nodes), group_by(nodes, "parent"), itertools.count()
     figure = Figure(figsize=(2 * style.WIDTH, 5), layout="constrained")
-    axes, drawn, leaves = figure.subplots(), [], iter(range(10 ** 6))
+    axes, drawn = figure.subplots(), []
 
     def place(node: dict, depth: int) -> float:
         """Draw what lies below first; returns the node's height."""
@@ -135,20 +137,18 @@ def tree(runs: list[dict], name: str, stage: str = "search") -> Figure:
             on = child["id"] in path
             axes.plot([depth, depth + 1], [y, height], color=BLACK if on else "#bbbbbb", zorder=1,
                       linewidth=2 if on else 0.8)
-        drawn.append((depth, y, node))
+        edge = "#444444" if node.get("right", True) else RED
+        drawn.append((depth, y, node["value"] or 0.0, 20 + 15 * node["visits"] ** 0.5, edge))
+        if node["id"] in path and depth:
+            step = node["text"].removesuffix("<eos>").removesuffix("</think>").removesuffix(";")
+            axes.annotate(step, (depth, y), (0, 9), textcoords="offset points", ha="center",
+                          fontsize=8, bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.5})
         return y
 
     place(nodes[0], 0)
-    x, y, found = zip(*drawn, strict=True)
-    dots = axes.scatter(
-        x, y, c=[node["value"] or 0.0 for node in found], vmin=0, vmax=1, cmap="cividis", zorder=2,
-        s=[20 + 15 * node["visits"] ** 0.5 for node in found], linewidths=1.4,
-        edgecolors=["#444444" if node.get("right", True) else RED for node in found])
-    for depth, height, node in drawn:
-        if node["id"] in path and depth:
-            step = node["text"].removesuffix("<eos>").removesuffix("</think>").removesuffix(";")
-            axes.annotate(step, (depth, height), (0, 9), textcoords="offset points", ha="center",
-                          fontsize=8, bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.5})
+    x, y, values, areas, edges = zip(*drawn, strict=True)
+    dots = axes.scatter(x, y, areas, values, vmin=0, vmax=1, cmap="cividis", zorder=2,
+                        linewidths=1.4, edgecolors=edges)
     axes.axis("off")
     axes.margins(x=0.06, y=0.1)
     figure.colorbar(dots, ax=axes, label="critic's value", shrink=0.7)

@@ -31,6 +31,7 @@ def render(template: str, **values: object) -> str:
         autoescape=select_autoescape(["html.j2"]), trim_blocks=True, lstrip_blocks=True)
     environment.globals |= {"results": results, "tables": tables, "figures": figures,
                             "testtime": figures_testtime, "MARKS": MARKS}
+    environment.filters["markdown"] = tables.markdown
     return environment.get_template(template).render(values).strip()
 
 
@@ -38,6 +39,9 @@ def write_page(folder: Path) -> Path:
     """report.html with every figure inside, and the figures as PNG beside it; returns its path."""
     run = results.load_run(folder)
     (folder / "figures").mkdir(exist_ok=True)
+    kinds: dict[str, dict[str, dict]] = {}     # each where its last stage stands: all critics
+    for name, stage in run.items():
+        kinds[stage["stage"]] = {**kinds.pop(stage["stage"], {}), name: stage}
 
     def picture(name: str, function: Callable[..., Figure], *arguments: object) -> Markup:
         path = style.save(folder / "figures" / f"{name}.png", function, [run], *arguments)
@@ -46,19 +50,10 @@ def write_page(folder: Path) -> Path:
     path = folder / "report.html"
     write_atomic(path, render(
         "page.html.j2", title=f"minireason: {folder.name}", run=run, picture=picture,
-        machine=results.load_machine(folder), kinds=kinds(run), completions=completions,
+        machine=results.load_machine(folder), kinds=kinds, completions=completions,
         help={stage.name: stage.help for stage in stages.STAGES},
         missing=[s.name for s in stages.STAGES if s.in_run and s.name not in run]) + "\n")
     return path
-
-
-def kinds(run: dict[str, dict]) -> dict[str, dict[str, dict]]:
-    """{kind: {name: stage}}, each kind where its last stage stands: critics of all policies."""
-    found: dict[str, dict[str, dict]] = {}
-    for name, stage in run.items():
-        members = found.pop(stage["stage"], {})
-        found[stage["stage"]] = {**members, name: stage}
-    return found
 
 
 def completions(stage: dict, name: str) -> list[dict]:

@@ -4,10 +4,10 @@
 
 Rows (rows.jsonl) are the one source of every table and figure: flat objects such as
 {"set": "chain-test-k6", "method": "majority", "n": 64, "accuracy": 0.77, "low": ..., "high": ...,
-"seed": 0}, to which loading adds "stage", the name of the folder, "policy", the one that was
-measured at test time, and "rung", the row's name on the climb. Only finished stages, those with a
-result.json, are loaded. The copy (`keep`) has the same layout without weights, rollouts and most
-samples, so the same functions read both.
+"seed": 0}, to which loading adds "stage", the name of the folder, "kind", that of the stage,
+"policy", the one that was measured at test time, and "rung", the row's name on the climb. Only
+finished stages, those with a result.json, are loaded. The copy (`keep`) has the same layout without
+weights, rollouts and most samples, so the same functions read both.
 """
 
 import json
@@ -32,32 +32,32 @@ def load_run(folder: Path | str) -> dict[str, dict]:
     if "pretrain" not in found:
         raise UserError(f"{folder}: holds no finished pretrain stage; give the folder of a "
                         "`minireason run`, such as runs/quickstart")
-    order = [stage.name for stage in stages.STAGES if stage.name in found]
-    return {name: found[name] for name in [*order, *sorted(set(found) - set(order))]}
+    names = [stage.name for stage in stages.STAGES] + sorted(found)
+    return {name: found[name] for name in names if name in found}
 
 
 def load_stage(folder: Path) -> dict:
     """One stage's records; "tokens" counts those trained on, parts such as rounds included."""
-    record, result = read_json(folder / "config.json"), read_json(folder / "result.json")
-    rows = read_lines(folder / "rows.jsonl")
+    record, rows = read_json(folder / "config.json"), read_lines(folder / "rows.jsonl")
     labels = {stage.name: stage.label for stage in stages.STAGES}
     policy = labels.get(Path(record["config"].get("policy", "")).name, "")
     rungs = {"direct": "direct answer", "greedy": labels.get(folder.name, "")}
     for row in rows:
         method = f"{policy}, {style.method_name(row, with_n='n' in row)}"
-        row |= {"stage": folder.name, "policy": policy, "rung": rungs.get(row["method"], method)}
-    examples: dict[str, list] = {}
+        row |= {"stage": folder.name, "kind": record["stage"], "policy": policy,
+                "rung": rungs.get(row["method"], method)}
+    examples = {}
     for path in sorted(folder.glob("samples-*-0.json")):       # the first shard of each set
-        name = path.stem.removeprefix("samples-").rpartition("-")[0]
+        name = path.stem.removeprefix("samples-").removesuffix("-0")
         examples[name] = read_json(path)[:EXAMPLES]
     tokens = 0.0
-    for path in [folder / "metrics.jsonl", *folder.glob("*/**/metrics.jsonl")]:
+    for path in folder.rglob("metrics.jsonl"):
         for line in read_lines(path):
             tokens += line.get("train/tokens", line.get("train/trained_tokens", 0))
     trees = folder / "tree.json"
-    return {**record, "result": result, "rows": rows, "examples": examples,
-            "metrics": read_lines(folder / "metrics.jsonl"), "tokens": int(tokens),
-            "trees": read_json(trees) if trees.exists() else {}}
+    return {**record, "result": read_json(folder / "result.json"), "rows": rows,
+            "examples": examples, "metrics": read_lines(folder / "metrics.jsonl"),
+            "tokens": int(tokens), "trees": read_json(trees) if trees.exists() else {}}
 
 
 def load_machine(folder: Path | str) -> str:
@@ -69,8 +69,11 @@ def load_machine(folder: Path | str) -> str:
 
 
 def select(rows: list[dict], **where: object) -> list[dict]:
-    """The rows whose fields have these values; None selects the rows without the field."""
-    return [row for row in rows if all(row.get(key) == value for key, value in where.items())]
+    """The rows whose fields have these values: one of them for a tuple, no such field for None."""
+    for field, value in where.items():
+        allowed = value if isinstance(value, tuple) else (value,)
+        rows = [row for row in rows if row.get(field) in allowed]
+    return rows
 
 
 def group_by(rows: list[dict], field: str) -> dict:
@@ -86,12 +89,12 @@ def tagged(rows: list[dict], **fields: object) -> list[dict]:
     return [{**row, **fields} for row in rows]
 
 
-def rows_of(runs: list[dict], stage: str, **where: object) -> list[dict]:
-    """The rows of one stage over several runs (one per seed); none where it is missing."""
+def rows_of(runs: list[dict], **where: object) -> list[dict]:
+    """The rows of several runs (one per seed), all stages in order, that `select` leaves."""
     found = []
     for run in runs:
-        if stage in run:
-            found += select(run[stage]["rows"], **where)
+        for stage in run.values():
+            found += select(stage["rows"], **where)
     return found
 
 
@@ -107,57 +110,49 @@ def differences(rows: list[dict]) -> list[dict]:
 
 def final_rows(runs: list[dict], stage: str) -> list[dict]:
     """Greedy accuracy of a policy on the test sets: after the last round where there are rounds."""
-    rows = rows_of(runs, stage, method="greedy", step=None)     # a step: on validation problems
-    last = max((row.get("round", 0) for row in rows), default=0)
-    return [row for row in rows if row.get("round", 0) == last]
+    rows = rows_of(runs, stage=stage, method="greedy", step=None)   # a step: validation problems
+    return list(group_by(rows, "round").values())[-1] if rows else []
 
 
 def rung_rows(runs: list[dict]) -> list[dict]:
     """Greedy accuracy of every policy of the ladder, direct answers first."""
-    found = rows_of(runs, "pretrain", method="direct")
+    found = rows_of(runs, stage="pretrain", method="direct")
     for stage in stages.STAGES:
         if stage.label:
             found += final_rows(runs, stage.name)
     return found
 
 
-def sampled_rows(runs: list[dict], stage: str) -> list[dict]:
-    """Every test-time method of a stage, in the order of style.METHODS."""
-    found = []
-    for method in style.METHODS:
-        found += rows_of(runs, stage, method=method)
-    return found
-
-
-def stages_of(run: dict[str, dict], *kinds: str) -> list[str]:
-    """Names of the run's stages of these kinds: testtime and rl_testtime are of kind testtime."""
-    return [name for name, stage in run.items() if stage["stage"] in kinds]
+def sampled_rows(runs: list[dict], **where: object) -> list[dict]:
+    """The rows of every test-time method, in the order of style.METHODS."""
+    order = tuple(style.METHODS)
+    rows = rows_of(runs, method=order, **where)
+    return sorted(rows, key=lambda row: order.index(row["method"]))
 
 
 def hardest_set(run: dict[str, dict], *kinds: str) -> str:
     """The last set that the last stage of these kinds measured, else the ladder's last."""
-    names = stages_of(run, *kinds)
-    rows = run[names[-1]]["rows"] if names else rung_rows([run])
+    rows = rows_of([run], kind=kinds)
+    rows = select(rows, stage=rows[-1]["stage"]) if rows else rung_rows([run])
     return list(group_by(rows, "set"))[-1]
 
 
 def level_of(name: str) -> int:
     """The level in a frozen set's name: 6 of chain-test-k6."""
-    return int("".join(c for c in name.rpartition("-")[2] if c.isdigit()))
+    return int("".join(filter(str.isdigit, name.rpartition("-")[2])))
 
 
 def thin(metrics: list[dict], at_most: int) -> list[dict]:
     """Blocks of steps as one line each: tokens are summed, all else is averaged."""
     lines = []
-    for block in np.array_split(np.arange(len(metrics)), max(1, min(at_most, len(metrics)))):
-        members = [metrics[i] for i in block]
-        for key in members[-1] if members else ():
-            if key == "step":
-                lines.append({"step": members[-1]["step"]})
-                continue
+    blocks = min(at_most, len(metrics))
+    for members in np.array_split(np.array(metrics), blocks) if blocks else ():
+        line = dict(members[-1])
+        for key in line.keys() - {"step"}:
             values = [member[key] for member in members if key in member]
             mean = float(f"{sum(values) / len(values):.5g}")
-            lines[-1][key] = sum(values) if key.endswith("tokens") else mean
+            line[key] = sum(values) if key.endswith("tokens") else mean
+        lines.append(line)
     return lines
 
 
@@ -170,13 +165,13 @@ def keep(run: Path | str, out: Path | str) -> None:
     for stage in loaded:
         paths += [*(run / stage).glob("*.json*"), *(run / stage).glob("*/**/metrics.jsonl")]
     shutil.rmtree(out, ignore_errors=True)                     # an older copy
-    for path in sorted(paths):
+    for path in paths:
         if path.name in COPIED:
             lines = path.read_text(encoding="utf-8").splitlines()
         elif path.name == "metrics.jsonl":
-            lines = [json.dumps(line) for line in thin(read_lines(path), THIN)]
+            lines = map(json.dumps, thin(read_lines(path), THIN))
         elif path.name.startswith("samples-") and path.stem.endswith("-0"):
-            lines = [json.dumps([first_sample(record) for record in read_json(path)[:EXAMPLES]])]
+            lines = [json.dumps(list(map(first_sample, read_json(path)[:EXAMPLES])))]
         else:
             continue
         target = out / path.relative_to(run)

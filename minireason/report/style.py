@@ -4,13 +4,15 @@ Colours are Okabe and Ito's, which colour-blind people can tell apart; line styl
 the same apart again.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from numpy.typing import ArrayLike
 
 BLUE, ORANGE, GREEN, RED, PURPLE, SKY, BLACK = (
     "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#222222")
@@ -37,11 +39,12 @@ METHODS = {   # every test-time method, in the order of legends and tables
     "outcome_best_of_n": ("outcome-critic best-of-N", PURPLE, ">"),
     **SEARCHES,
     "coverage": ("coverage (oracle bound)", RED, "v")}
-STYLE = {
+STYLE: dict[Any, Any] = {     # matplotlib's rcParams
     "font.size": 10, "font.family": "DejaVu Sans", "axes.spines.top": False,
     "axes.spines.right": False, "axes.grid": True, "grid.color": "#e4e4e4", "axes.axisbelow": True,
     "axes.edgecolor": "#666666", "lines.linewidth": 1.6, "lines.markersize": 4.5,
     "legend.frameon": False, "legend.fontsize": 9, "savefig.dpi": 180, "figure.dpi": 180}
+SHADE = 0.15                  # opacity of a band around a line
 WIDTH = 5.2                   # inches; about 380 pixels of a phone leave 10 point text readable
 
 
@@ -63,26 +66,21 @@ def method_name(row: dict, with_n: bool = False) -> str:
 def spread(rows: list[dict]) -> tuple[float, float, float]:
     """mean, low, high in percent: one run's 95% interval, or the range of several runs."""
     values = [100 * row["accuracy"] for row in rows]
-    if len(rows) == 1:
-        return (values[0], 100 * rows[0].get("low", rows[0]["accuracy"]),
-                100 * rows[0].get("high", rows[0]["accuracy"]))
+    if len(rows) == 1 and "low" in rows[0]:
+        return values[0], 100 * rows[0]["low"], 100 * rows[0]["high"]
     return float(np.mean(values)), min(values), max(values)
 
 
-def whiskers(axes: Axes, x: Sequence, rows: Sequence, color: str, marker: str = "o",
-             label: str = "", line: str = "-") -> None:
-    """A line of points with asymmetric bars from (mean, low, high) rows."""
+def whiskers(axes: Axes, x: ArrayLike, rows: ArrayLike, color: str, marker: str = "o",
+             label: str = "", line: str = "-", shade: float = 0.0) -> None:
+    """A line of points from (mean, low, high) rows, with bars or on a band of opacity `shade`."""
     mean, low, high = np.array(rows).T
-    axes.errorbar(x, mean, yerr=np.maximum(0, [mean - low, high - mean]), color=color,
-                  marker=marker, linestyle=line, label=label or None, elinewidth=1, capsize=2)
-
-
-def band(axes: Axes, x: Sequence, rows: Sequence, color: str, marker: str = "o",
-         label: str = "", line: str = "-", alpha: float = 0.15) -> None:
-    """A line of points on a shaded band from (mean, low, high) rows."""
-    mean, low, high = np.array(rows).T
-    axes.fill_between(x, low, high, color=color, alpha=alpha, linewidth=0)
-    axes.plot(x, mean, color=color, marker=marker, linestyle=line, label=label)
+    if shade:
+        axes.fill_between(x, low, high, color=color, alpha=shade, linewidth=0)
+        axes.plot(x, mean, color=color, marker=marker, linestyle=line, label=label)
+    else:
+        axes.errorbar(x, mean, yerr=np.maximum(0, [mean - low, high - mean]), color=color,
+                      marker=marker, linestyle=line, label=label or None, elinewidth=1, capsize=2)
 
 
 def canvas(height: float = 3.6) -> tuple[Figure, Axes]:
@@ -113,7 +111,7 @@ def finish(figure: Figure, axes: Axes, x: str, y: str = "accuracy (%)", columns:
 
 
 def save(path: Path, function: Callable[..., Figure], *arguments: object) -> Path:
-    """Draw `function(*arguments)` in this style and write it as a PNG."""
+    """Write the figure `function(*arguments)`, made in this style, as a PNG."""
     with rc_context(STYLE):
         function(*arguments).savefig(path)
     return path

@@ -48,7 +48,8 @@ def test_readme_is_made_anew_from_the_reference_alone(three):
 def test_table_states_mean_interval_range_and_provenance(three):
     build.run(build.Config(runs=RUNS, readme="README.md"))
     text = Path("README.md").read_text()
-    points = results.rows_of([results.load_run(run) for run in RUNS], "sft", set="chain-test-k6")
+    points = results.rows_of([results.load_run(run) for run in RUNS], stage="sft",
+                             set="chain-test-k6")
     mean, low, high = (100 * np.mean([p[k] for p in points]) for k in ("accuracy", "low", "high"))
     values = [100 * p["accuracy"] for p in points]
     spread = f"({min(values):.0f} to {max(values):.0f})"

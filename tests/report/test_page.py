@@ -129,8 +129,8 @@ def test_methods_under_two_policies_are_held_together(tmp_path):
     path.write_text(json.dumps([{**records()[1], "values": [0.125]}]))
     html, run = page_of(folder), results.load_run(folder)
     (table,) = tables.by_policy([run], 1)
-    assert table.header == ["level 8, N = 8, accuracy (%)", "STaR", "RL"]
-    assert table.lines[1] == ["majority vote", "60.0 [55.0, 64.0]", "65.0 [60.0, 69.0]"]
+    assert table[0] == ["level 8, N = 8, accuracy (%)", "STaR", "RL"]
+    assert table[2] == ["majority vote", "60.0 [55.0, 64.0]", "65.0 [60.0, 69.0]"]
     assert "<td>majority vote</td><td>60.0 [55.0, 64.0]</td><td>65.0 [60.0, 69.0]</td>" in html
     assert "<h3>Level 8, RL</h3>" in html and "value 0.12)" in html
     assert results.hardest_set(run, "testtime", "search") == "chain-test-k7"

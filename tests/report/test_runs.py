@@ -11,7 +11,7 @@ from minireason.report import runs as results
 def test_rows_are_selected_by_fields_and_by_their_absence():
     rows = [{"set": "a", "n": 1}, {"set": "a", "n": 2, "step": 3}, {"set": "b", "n": 2}]
     assert results.select(rows, set="a", step=None) == rows[:1]
-    assert results.select(rows, n=2) == rows[1:]
+    assert results.select(rows, n=2) == results.select(rows, n=(2, 3)) == rows[1:]
     assert results.group_by(rows, "step") == {None: [rows[0], rows[2]], 3: [rows[1]]}
     assert results.at_largest_n(rows) == rows[1:] and results.at_largest_n([]) == []
     assert results.tagged(rows[:1], n=7) == [{"set": "a", "n": 7}]
@@ -21,7 +21,7 @@ def test_the_last_round_is_a_policys_result(tmp_path):
     runs = [results.load_run(made_run(tmp_path / "run", stages=3))]
     assert {row["round"] for row in results.final_rows(runs, "star")} == {3}
     assert len(results.rung_rows(runs)) == 4 * 8
-    assert results.rows_of(runs, "rl") == results.final_rows(runs, "rl") == []
+    assert results.rows_of(runs, stage="rl") == results.final_rows(runs, "rl") == []
 
 
 def test_thinning_sums_tokens_and_averages_the_rest():

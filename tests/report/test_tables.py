@@ -23,35 +23,36 @@ def test_a_cell_is_the_mean_its_interval_and_the_range_over_seeds():
 def test_pivot_keeps_order_and_leaves_empty_what_was_not_measured():
     rows = [row("beam_vote", 0.5, n=4), row("single", 0.3, n=16, temperature=1.0)]
     table = tables.pivot(rows, "method", "n", "accuracy (%)")
-    assert table.markdown() == ("| accuracy (%) | 4 samples | 16 samples |\n|---|---|---|\n"
+    assert tables.markdown(table) == ("| accuracy (%) | 4 samples | 16 samples |\n|---|---|---|\n"
                                 "| beam search, vote | 50.0 [40, 60] |  |\n"
                                 "| single sample, T = 1 |  | 30.0 [20, 40] |")
     named = tables.pivot(rows, "set", "method", names={"absent": "A", "single": "S"})
-    assert (named.header, named.lines) == (["set", "A", "S"], [["level 7", "", "30.0 [20, 40]"]])
+    assert named == [["set", "A", "S"], ["level 7", "", "30.0 [20, 40]"]]
 
 
 def test_differences_give_the_lowest_bound_of_any_seed():
-    rows = [row("majority - single", value, n=64, problems=500, seed=seed)
+    rows = [row("majority - single", value, n=64, problems=500, seed=seed, stage="testtime")
             for seed, value in enumerate((0.2, 0.3))]
     runs = [{"testtime": {"rows": [r]}} for r in rows]
     table = tables.differences(runs, "testtime", "chain-test-k7")
-    assert table.header[0].startswith("level 7, N = 64, n = 500 problems")
-    assert table.lines == [["majority vote - single sample", "+25.0 [+15.0, +35.0]", "+10.0"]]
+    assert table[0][0].startswith("level 7, N = 64, n = 500 problems")
+    assert table[1:] == [["majority vote - single sample", "+25.0 [+15.0, +35.0]", "+10.0"]]
 
 
 def test_methods_are_held_together_at_the_largest_equal_n():
     def run(policy: str, counts: tuple[int, ...], methods: tuple[str, ...]) -> dict:
-        rows = [row(method, 0.01 * n, n=n, policy=policy) for n in counts for method in methods]
+        rows = [row(method, 0.01 * n, n=n, policy=policy, kind="testtime")
+                for n in counts for method in methods]
         return {"stage": "testtime", "rows": rows}
 
     runs = [{"testtime": run("STaR", (1, 8, 64), ("majority", "outcome_vote")),
              "rl_testtime": run("RL", (1, 8), ("majority",))}]
     (table,) = tables.by_policy(runs)
-    assert table.header == ["level 7, N = 8, accuracy (%)", "STaR", "RL"]
-    assert table.lines == [["majority vote", "8.0 [-2, 18]", "8.0 [-2, 18]"]]
+    assert table == [["level 7, N = 8, accuracy (%)", "STaR", "RL"],
+                     ["majority vote", "8.0 [-2, 18]", "8.0 [-2, 18]"]]
     assert tables.by_policy([{"testtime": runs[0]["testtime"]}]) == []
 
 
 @pytest.mark.parametrize("rows", [[], [{"set": "a", "method": "no number"}]])
 def test_rows_without_numbers_give_an_empty_table(rows):
-    assert tables.every_row({"rows": rows}).lines == []
+    assert tables.every_row({"rows": rows})[1:] == []
