@@ -128,15 +128,15 @@ def ablation_table(stage: str, rows: list[dict]) -> str:
     for row in select(ends, method="sampled"):
         shown.append({**row, "variant": f"{row['variant']}, sampled at T = 1"})
     table = tables.pivot(shown, "variant", "set", stage, names=names)
-    for line in table.lines:
+    for line in table[1:]:
         for key in EXTRAS[stage]:
             line.append(extra_text(select(ends, variant=line[0], method=key)))
-    table.header.extend(EXTRAS[stage].values())
+    table[0] += EXTRAS[stage].values()
     seeds, sizes = list(group_by(rows, "seed")), list(group_by(before, "problems"))
     numbers = ", ".join(map(str, seeds))
     said = f"mean over seeds {numbers} with their range" if len(seeds) > 1 else f"seed {numbers}"
-    return (f"{table.markdown()}\n\nAccuracy in percent, greedy unless said, {said} [95% interval]; n = "
-            f"{min(sizes)} to {max(sizes)} problems per level and seed.")
+    return (f"{tables.markdown(table)}\n\nAccuracy in percent, greedy unless said, {said} "
+            f"[95% interval]; n = {min(sizes)} to {max(sizes)} problems per level and seed.")
 
 
 def extra_text(rows: list[dict]) -> str:

@@ -12,7 +12,6 @@ the two laws that are not linear (the extra `studies`).
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
 
@@ -61,21 +60,19 @@ def fit_with_interval(names: tuple[str, ...], best: np.ndarray, drawn: np.ndarra
                dict(zip(names, high.tolist(), strict=True)), r2, n)
 
 
-def fit_points(solve: Callable, law: Callable, x, y, names: tuple[str, ...],
-               nuisance: int = 0) -> Fit:
+def fit_points(solve: Callable, law: Callable, x, y, names: tuple[str, ...], free: int) -> Fit:
     """Fit law(x, *parameters) to y and bootstrap it over residuals; x and y (n,).
 
-    solve(ys) with ys (R, n) returns parameters (R, P). Residuals are scaled by sqrt(n / (n - P)),
-    as the fit itself has made them smaller; P counts `nuisance` parameters too, which were taken
-    out of y before.
+    solve(ys) with ys (R, n) returns parameters (R, P). Residuals are scaled by sqrt(n / (n - F)),
+    as the fit itself has made them smaller. F = free counts what is fitted: no constants, but also
+    what was taken out of y before.
     """
-    fitted_away = len(names) + nuisance
-    if len(x) != len(y) or len(x) <= fitted_away:
-        raise UserError(f"{fitted_away} parameters need more than {len(x)} points")
+    if len(x) != len(y) or len(x) <= free:
+        raise UserError(f"{free} parameters need more than {len(x)} points")
     x, y = np.asarray(x, dtype=float), np.asarray(y, dtype=float)
     best = solve(y[None])[0]
     fitted = law(x, *best)
-    residuals = (y - fitted) * np.sqrt(len(x) / (len(x) - fitted_away))
+    residuals = (y - fitted) * np.sqrt(len(x) / (len(x) - free))
     chosen = np.random.default_rng(0).integers(0, len(x), (DRAWS, len(x)))
     return fit_with_interval(names, best, solve(fitted + residuals[chosen]), y, fitted, len(x))
 
@@ -94,17 +91,14 @@ def power_law(sizes, losses) -> Fit:
         return np.stack([np.ones(len(sizes)), (sizes / scale) ** -exponent], axis=1)
 
     def solve(ys):
-        found = np.empty((len(ys), 3))
+        found = np.empty((len(ys), 4))
         for i, row in enumerate(ys):
             best = optimize.minimize_scalar(lambda a, y=row: optimize.nnls(basis(a), y)[1],
                                             bounds=(0.01, 3), method="bounded").x
-            found[i] = *optimize.nnls(basis(best), row)[0], best
+            found[i] = *optimize.nnls(basis(best), row)[0], best, scale
         return found
 
-    fit = fit_points(solve, partial(power, N0=scale), sizes, losses, ("E", "A", "a"))
-    for part in (fit.values, fit.low, fit.high):
-        part["N0"] = scale
-    return fit
+    return fit_points(solve, power, sizes, losses, ("E", "A", "a", "N0"), free=3)
 
 
 def log_line(x, p, q, x0=np.inf):
@@ -115,7 +109,7 @@ def log_line(x, p, q, x0=np.inf):
 def log_linear(x, y) -> Fit:
     """y = p + q log10(x): q is the gain of ten times the compute."""
     return fit_points(lambda ys: np.polyfit(np.log10(x), ys.T, 1)[::-1].T, log_line, x, y,
-                      ("p", "q"))
+                      ("p", "q"), free=2)
 
 
 def log_linear_runs(x, y, run) -> Fit:
@@ -124,7 +118,7 @@ def log_linear_runs(x, y, run) -> Fit:
     run (n,) names the run of each point. Where runs start far apart, log_linear's R^2 mostly says
     so.
     """
-    names, member = np.unique(np.asarray(run), return_inverse=True)
+    runs, member = np.unique(np.asarray(run), return_inverse=True)
 
     def within(values):
         means = np.bincount(member, values) / np.bincount(member)
@@ -132,7 +126,7 @@ def log_linear_runs(x, y, run) -> Fit:
 
     u = within(np.log10(x))
     return fit_points(lambda ys: (ys @ u / (u @ u))[:, None], lambda u, q: q * u, u, within(y),
-                      ("q",), len(names))
+                      ("q",), free=1 + len(runs))
 
 
 def hinge(x, y) -> Fit:
@@ -157,7 +151,7 @@ def hinge(x, y) -> Fit:
             found[better, 2] = 10 ** knee
         return found
 
-    return fit_points(solve, log_line, x, y, ("p", "q", "x0"))
+    return fit_points(solve, log_line, x, y, ("p", "q", "x0"), free=3)
 
 
 def powers(n: np.ndarray) -> np.ndarray:

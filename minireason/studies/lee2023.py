@@ -27,7 +27,6 @@ from minireason.model.tokenizer import Tokenizer
 from minireason.problems import Problem, addition, split_of
 from minireason.report import tables
 from minireason.report.runs import group_by
-from minireason.report.tables import Table
 from minireason.sampling.sampler import Sampling
 from minireason.studies import shared
 from minireason.studies.shared import Recipe
@@ -127,13 +126,9 @@ def sample_balanced(generator: np.random.Generator, level: int) -> Problem:
     wanted = int(generator.integers(0, digits + 1))
     while True:
         problem = addition.sample(generator, digits)
-        if carries(problem) == wanted:
+        summands = sum(map(int, re.sub(r"\D", "", problem.prompt)))      # digit sums; each carry
+        if summands - sum(map(int, problem.answer)) == 9 * wanted:       # makes the answer's 9 less
             return problem
-
-
-def carries(problem: Problem) -> int:
-    """How many columns carry: each makes the digit sum of the answer 9 smaller."""
-    return (sum(map(int, re.sub(r"\D", "", problem.prompt))) - sum(map(int, problem.answer))) // 9
 
 
 def training_set(digits: int, n: int, seed: int) -> list[Problem]:
@@ -152,15 +147,15 @@ def training_set(digits: int, n: int, seed: int) -> list[Problem]:
 
 def write(result: dict, out: Path) -> None:
     """table.md: measured % [95% Wilson interval] / published %, a row per number of examples."""
-    cells, lines = result["cells"], []
+    cells = result["cells"]
+    table = [["examples", *group_by(cells, "style")]]
     for n, row in group_by(cells, "examples").items():
         line = [str(n)]
         for cell in row:
             published = dict(zip(COUNTS, PUBLISHED.get(cell["style"], ()), strict=False))
             line.append(f"{tables.accuracy_text([cell], digits=1)} / {published.get(n, '–')}")
-        lines.append(line)
-    table = Table(["examples", *group_by(cells, "style")], lines)
+        table.append(line)
     text = (f"{result['split'].capitalize()} accuracy in % on {cells[0]['n']} problems of {DIGITS}-"
             "digit addition [95% Wilson interval]; after the slash, Lee 2023 (10.6M parameters). "
-            f"Ours: {cells[0]['parameters'] / 1e6:.2f}M parameters.\n\n{table.markdown()}\n")
+            f"Ours: {cells[0]['parameters'] / 1e6:.2f}M parameters.\n\n{tables.markdown(table)}\n")
     shared.write_table(out / "table.md", result, text)

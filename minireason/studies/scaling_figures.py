@@ -60,7 +60,7 @@ def draw_sizes(axes: Axes, cells: list[dict], value: Callable[[dict], float]) ->
     for look, (parameters, own) in zip(LOOKS, sorted(groups.items()), strict=False):
         values = [value(cell) for cell in own]
         flops = np.mean([cell["flops"] for cell in own])
-        style.whiskers(axes, [flops], [(np.mean(values), min(values), max(values))], *look,
+        style.whiskers(axes, [flops], [[np.mean(values), min(values), max(values)]], *look,
                        f"{parameters / 1e6:.2g}M", "none")
     axes.set_xscale("log")
 
@@ -148,7 +148,7 @@ def coverage(name: str, pairs: np.ndarray, laws: dict[str, Fit]) -> Figure:
     top.set_xlabel("samples k")
     style.percent_axis(top, f"coverage on {name} (%)")
     top.legend(loc="lower right")
-    bottom.hist(correct / n, bins=np.linspace(0, 1, 21), color=SKY, edgecolor="white")
+    bottom.hist(correct / n, bins=np.linspace(0, 1, 21).tolist(), color=SKY, edgecolor="white")
     bottom.set_xlabel("share of a problem's samples that are right (pass@1)")
     bottom.set_ylabel("problems")
     return figure

@@ -6,9 +6,8 @@ import numpy as np
 
 from minireason.core.config import UserError, read_lines
 from minireason.measure.samples import read_records
-from minireason.report import style
+from minireason.report import style, tables
 from minireason.report.runs import group_by
-from minireason.report.tables import Table
 from minireason.studies import fits
 from minireason.studies.fits import Fit
 
@@ -82,15 +81,14 @@ def slope(fit: Fit) -> str:
 
 def laws_table(found: dict[str, Fit]) -> str:
     """A line per law of another form, then the slopes of every curve and where they end."""
-    text, lines = [], []
+    text, table = [], [["accuracy against compute", "n", "over all points", "a start per run",
+                        "flat from (FLOPs or tokens)"]]
     for name, fit in found.items():
         if "q" not in fit.values:
             values = ", ".join(f"{key} = {fit.text(key)}" for key in fit.values if key != "N0")
             text.append(f"- {name}: {values}, R² = {fit.r2:.3f}, n = {fit.n}")
         elif f"{name} saturating" in found:
             own = found.get(f"{name} own starts")
-            lines.append([name, str(fit.n), slope(fit), slope(own) if own else "",
+            table.append([name, str(fit.n), slope(fit), slope(own) if own else "",
                           found[f"{name} saturating"].text("x0")])
-    header = ["accuracy against compute", "n", "over all points", "a start per run",
-              "flat from (FLOPs or tokens)"]
-    return "\n".join([*text, "", Table(header, lines).markdown()])
+    return "\n".join([*text, "", tables.markdown(table)])

@@ -20,9 +20,8 @@ from minireason.problems import Problem
 from minireason.problems import countdown as family
 from minireason.problems.countdown_solver import chance
 from minireason.problems.frozen import load_frozen
-from minireason.report import style
+from minireason.report import style, tables
 from minireason.report.runs import group_by
-from minireason.report.tables import Table, accuracy_text
 from minireason.sampling.complete import prompt_ids, stream
 from minireason.sampling.sampler import Sampling
 from minireason.studies import shared
@@ -69,9 +68,8 @@ def verdicts(problem: Problem, texts: list[str]) -> dict:
     """
     answers, correct = [], []
     for text in texts:
-        parsed = family.parse(text)
-        gave_up = parsed is None or parsed[1] == family.GAVE_UP
-        answers.append(None if gave_up else parsed[1])
+        _, answer = family.parse(text) or ((), None)
+        answers.append(None if answer == family.GAVE_UP else answer)
         correct.append(int(family.verify(problem, text).correct))
     return {"prompt": problem.prompt, "chance": chance(*family.given(problem)),
             "answers": estimates.answer_ids(answers, "").tolist(), "correct": correct,
@@ -108,22 +106,23 @@ def per_problem(record: dict, n: int, method: str, seed: int, index: int) -> flo
 
 def greedy_table(cells: list[dict]) -> str:
     """Greedy accuracy in percent, a row per arm over its seeds, and what search traces gain."""
-    names, arms, lines = list(cells[0]["accuracy"]), group_by(cells, "arm"), []
+    names, arms = list(cells[0]["accuracy"]), group_by(cells, "arm")
+    table = [["countdown arm", "seeds", "tokens", "examples", *names]]
     for arm, own in arms.items():
         seeds = ", ".join(str(cell["seed"]) for cell in own)
         tokens = np.mean([cell["train_tokens"] for cell in own]) / 1e6
         line = [arm, seeds, f"{tokens:.2f}M", f"{own[0]['train_examples']:,}"]
         for name in names:
-            line.append(accuracy_text([cell["accuracy"][name] for cell in own]))
-        lines.append(line)
+            line.append(tables.accuracy_text([cell["accuracy"][name] for cell in own]))
+        table.append(line)
     reference = {cell["seed"]: cell["accuracy"] for cell in arms.get("optimal_tokens", [])}
     for arm in ("sos", "guided"):
         pairs = [(cell["accuracy"], reference[cell["seed"]]) for cell in arms.get(arm, [])
                  if cell["seed"] in reference]
         if pairs:
-            lines.append([f"{arm} - optimal_tokens, points (lowest 95% bound of any seed)",
+            table.append([f"{arm} - optimal_tokens, points (lowest 95% bound of any seed)",
                           "", "", "", *(gain_text(pairs, name) for name in names)])
-    return Table(["countdown arm", "seeds", "tokens", "examples", *names], lines).markdown()
+    return tables.markdown(table)
 
 
 def gain_text(pairs: list[tuple[dict, dict]], name: str) -> str:
@@ -139,14 +138,15 @@ def gain_text(pairs: list[tuple[dict, dict]], name: str) -> str:
 
 def samples_table(cells: list[dict]) -> str:
     """Every method with one, some and all samples per problem, of each model."""
-    methods, lines = (*METHODS, "random"), []
+    methods = (*METHODS, "random")
+    table = [["arm", "seed", "set", "N", "tokens", *methods]]
     for cell in cells:
         for name, points in cell["curves"].items():
             for point in (points[0], points[len(points) // 2], points[-1]):
                 percents = [f"{100 * point[method]['accuracy']:.1f}" for method in methods]
-                lines.append([cell["arm"], str(cell["seed"]), name, str(point["n"]),
+                table.append([cell["arm"], str(cell["seed"]), name, str(point["n"]),
                               f"{point['tokens']:.0f}", *percents])
-    return Table(["arm", "seed", "set", "N", "tokens", *methods], lines).markdown()
+    return tables.markdown(table)
 
 
 def coverage(cells: list[dict]) -> Figure:
