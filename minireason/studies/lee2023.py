@@ -5,11 +5,10 @@ random weights on 1,000 to 10,000 examples. Published (arXiv:2307.03381, `sample
 the authors' repository): written plainly, 2,000 sums teach nothing; worked out in detail, 1,000
 teach everything.
 
-What differs from the paper: our transformer (RMSNorm, RoPE, SwiGLU) and no dropout instead of
-NanoGPT with 0.2; one example per row instead of windows cut from running text; test problems from
-our frozen set. `size="paper"` has the paper's parameters, steps and tokens per step; `size="cpu"` a
-70th of the parameters and a 160th of the tokens. Both keep the paper's rule: equal tokens, and four
-times the steps for scratchpads. Recipes are chosen with `split="validation"`.
+Unlike the paper's NanoGPT ours has RMSNorm, RoPE, SwiGLU and no dropout, sees one example per row
+instead of windows cut from running text, and is tested on our frozen set. Size "paper" has the
+paper's parameters, steps and tokens per step; "cpu" a 70th of the parameters and a 160th of the
+tokens. Both keep its rule: equal tokens, and four times the steps for scratchpads.
 """
 
 import re

@@ -7,10 +7,9 @@
     (d) a small model that may think longer against one about 14 times larger, at equal total
         FLOPs, for three ratios of inference to pretraining tokens (Snell 2024, section 7)
 
-(a) and (d) are run here, one resumable cell per model. Everything that a figure shows stands in
-result.json: `--from FOLDER` fits its points anew and draws them without any run. The validation
-loss counts the completion of worked lines, which the prompt determines: its entropy, the ideal E,
-is zero.
+(a) and (d) are run here, one resumable cell per model; `--from FOLDER` fits the points of its
+result.json anew. The validation loss counts the completion of worked lines, which the prompt
+determines: its entropy, the ideal E, is zero.
 """
 
 from dataclasses import asdict, dataclass, replace

@@ -2,19 +2,13 @@
 
 Stream of Search (Gandhi 2024, arXiv:2404.03683): a model trained on search traces, dead ends
 included and only about half of them successful, solves more held-out problems than one trained on
-optimal paths (51.3% against 25.7% with 250M parameters). Here with the same model, the same number
-of optimizer steps and the same schedule, in four arms:
-
-    sos               search traces of the paper's solvers
-    guided            search traces of a solver that sees solutions and errs on purpose
-    optimal_tokens    optimal paths, as many as have the same number of tokens
-    optimal_examples  optimal paths, as many as `sos` has traces
+optimal paths (51.3% against 25.7% with 250M parameters). Here ARMS differ in their lines alone:
+model, optimizer steps and schedule are equal.
 
 `--init` starts every arm from a policy that knows its arithmetic (a folder of the family chain);
 without it, weights are random and small models mostly learn to add. `--rl ARM` continues with
 reinforcement learning from a finished arm, the outcome alone as reward, in small steps
-(docs/LOG.md). All but the lines is equal between the arms. Then N samples per problem:
-stream_of_search_curves.py.
+(docs/LOG.md). Then N samples per problem: stream_of_search_curves.py.
 """
 
 from dataclasses import dataclass, replace
@@ -30,8 +24,7 @@ from minireason.measure.evaluate import evaluate, frozen_sets
 from minireason.model import checkpoint
 from minireason.model.tokenizer import Tokenizer
 from minireason.model.transformer import Transformer
-from minireason.problems import countdown as family
-from minireason.problems import sample_split
+from minireason.problems import countdown, sample_split
 from minireason.sampling.sampler import Sampling
 from minireason.stages import rl
 from minireason.studies import shared
@@ -40,8 +33,11 @@ from minireason.training.batches import Row, encode_lines
 from minireason.training.imitate import imitate
 from minireason.training.rollouts import Rewards
 
-SEARCHES = ("sos", "guided")
-ARMS = (*SEARCHES, "optimal_tokens", "optimal_examples")
+SEARCHES = ("sos",                # traces of the paper's solvers
+            "guided")             # of a solver that sees solutions and errs on purpose
+ARMS = (*SEARCHES,
+        "optimal_tokens",         # optimal paths, as many as have the same number of tokens
+        "optimal_examples")       # optimal paths, as many as `sos` has traces
 FOUR = 0.8                        # share of training problems with 4 numbers, the rest has 3
 
 
@@ -144,7 +140,7 @@ class Cell:
 
 def trained_cell(cell: Cell, folder: Path, device: torch.device) -> dict:
     """One model and its greedy accuracy; the weights stay in the folder."""
-    tokenizer = Tokenizer.build(family.TOKENS)
+    tokenizer = Tokenizer.build(countdown.TOKENS)
     if cell.arm.endswith("+rl"):
         model, seen = reinforce(cell, folder, device)
     else:
@@ -163,12 +159,12 @@ def lines_of_step(arm: str, seed: int, step: int, count: int) -> tuple[list[str]
     prompts, completions = [], []
     for _ in range(count):
         level = 4 if generator.random() < FOUR else 3
-        problem = sample_split(family, generator, level, "train")
+        problem = sample_split(countdown, generator, level, "train")
         prompts.append(problem.prompt)
         if arm in SEARCHES:
-            completions.append(family.search_text(problem, searching, arm))
+            completions.append(countdown.search_text(problem, searching, arm))
         else:
-            completions.append(family.render(problem, "optimal"))
+            completions.append(countdown.render(problem, "optimal"))
     return prompts, completions
 
 
@@ -210,9 +206,8 @@ def train(cell: Cell, folder: Path, tokenizer: Tokenizer,
         return rows
 
     imitate(log, model, tokenizer, recipe, rows_at)
-    for step in range(recipe.steps):
-        if step not in tokens:        # trained by a process that was killed
-            rows_at(step)
+    for step in set(range(recipe.steps)) - set(tokens):       # trained by a killed process
+        rows_at(step)
     return model, {"train_tokens": sum(tokens.values()),
                    "train_examples": recipe.steps * recipe.rows_per_step}
 

@@ -14,10 +14,8 @@ from matplotlib.figure import Figure
 
 from minireason.core.config import rng, stream_seed
 from minireason.measure import estimates
-from minireason.measure.estimates import mean_interval
 from minireason.model import checkpoint
-from minireason.problems import Problem
-from minireason.problems import countdown as family
+from minireason.problems import Problem, countdown
 from minireason.problems.countdown_solver import chance
 from minireason.problems.frozen import load_frozen
 from minireason.report import style, tables
@@ -44,13 +42,13 @@ def sampled_records(folder: Path, device: torch.device, written: str, seed: int,
     found = {}
     for name in SETS:
         problems = load_frozen(name)[:problems_per_set]
-        how = Sampling(n=n, max_new=family.max_new(4),
+        how = Sampling(n=n, max_new=countdown.max_new(4),
                        seed=stream_seed(seed, "countdown samples", name.split("-")[1]))
         texts, tokens, scores = [], [], []                        # of all samples, in order
         for part in stream(model, tokenizer, prompt_ids(tokenizer, problems, written), how):
             assert part.logprobs is not None, "the sampler keeps them by default"
             lengths = part.mask.sum(1)
-            texts += [family.OPENER[written] + text for text in part.texts(tokenizer)]
+            texts += [countdown.OPENER[written] + text for text in part.texts(tokenizer)]
             tokens += lengths.tolist()
             scores += (part.logprobs.sum(1) / lengths).tolist()
         found[name] = []
@@ -68,25 +66,26 @@ def verdicts(problem: Problem, texts: list[str]) -> dict:
     """
     answers, correct = [], []
     for text in texts:
-        _, answer = family.parse(text) or ((), None)
-        answers.append(None if answer == family.GAVE_UP else answer)
-        correct.append(int(family.verify(problem, text).correct))
-    return {"prompt": problem.prompt, "chance": chance(*family.given(problem)),
+        _, answer = countdown.parse(text) or ((), None)
+        answers.append(None if answer == countdown.GAVE_UP else answer)
+        correct.append(int(countdown.verify(problem, text).correct))
+    return {"prompt": problem.prompt, "chance": chance(*countdown.given(problem)),
             "answers": estimates.answer_ids(answers, "").tolist(), "correct": correct,
             "example": texts[0]}
 
 
 def curve(records: list[dict], seed: int) -> list[dict]:
     """Every method at every N: accuracy with a 95% bootstrap interval over problems."""
-    points, most = [], len(records[0]["answers"])
+    points, n = [], 1
     tokens = float(np.mean([record["tokens"] for record in records]))
-    for n in [2 ** i for i in range(most.bit_length())]:
+    while n <= len(records[0]["answers"]):
         point = {"n": n, "tokens": n * tokens}
         for method in METHODS:
             values = [per_problem(record, n, method, seed, i) for i, record in enumerate(records)]
-            point[method] = mean_interval(np.array(values), draws=1000)
+            point[method] = estimates.mean_interval(np.array(values), draws=1000)
         chances = np.array([1 - (1 - record["chance"]) ** n for record in records])
-        points.append({**point, "random": mean_interval(chances, draws=1000)})
+        points.append({**point, "random": estimates.mean_interval(chances, draws=1000)})
+        n *= 2
     return points
 
 
