@@ -18,6 +18,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch.nn.utils.rnn import pad_sequence
@@ -30,6 +31,7 @@ from minireason.model.tokenizer import Tokenizer
 from minireason.model.transformer import Transformer
 from minireason.problems import FAMILIES, chain
 from minireason.problems.corpus import corpus_lines
+from minireason.report import tables
 from minireason.sampling.complete import prompt_ids, stream
 from minireason.sampling.sampler import Sampling
 from minireason.stages import pretrain
@@ -74,16 +76,17 @@ def run(cfg: Config) -> dict:
         "model": to_dict(ours.config), "rounds": cfg.rounds,
         "attention": {"ours": ours.attention_impl, "theirs": theirs.config._attn_implementation},
         "largest logit difference": logit_gap(ours, theirs, padded[0]),
-        "sampling": {"prompts": len(prompts), "n": cfg.n, "max_new": cfg.max_new,
-                     "longest prompt": max(map(len, prompts))},
-        "training": {"micro_batches": {"ours": [list(batch.inputs.shape) for batch in packed],
-                                       "theirs": [list(batch.inputs.shape) for batch in padded]}}}
-    result["sampling"] |= compare(
-        cfg.rounds, len(prompts) * cfg.n * cfg.max_new,
-        our_sampler(ours, tokenizer, prompts, cfg), their_sampler(theirs, tokenizer, prompts, cfg))
-    result["training"] |= compare(
-        cfg.rounds, sum(batch.inputs.numel() for batch in packed),
-        our_step(ours, packed, count), their_step(theirs, padded, count))
+        "sampling": {
+            "prompts": len(prompts), "n": cfg.n, "max_new": cfg.max_new,
+            "longest prompt": max(map(len, prompts)),
+            **compare(cfg.rounds, len(prompts) * cfg.n * cfg.max_new,
+                      our_sampler(ours, tokenizer, prompts, cfg),
+                      their_sampler(theirs, tokenizer, prompts, cfg))},
+        "training": {
+            "micro_batches": {"ours": [list(batch.inputs.shape) for batch in packed],
+                              "theirs": [list(batch.inputs.shape) for batch in padded]},
+            **compare(cfg.rounds, sum(batch.inputs.numel() for batch in packed),
+                      our_step(ours, packed, count), their_step(theirs, padded, count))}}
     print(speed_table(result))
     if cfg.out:
         shared.write_json(Path(cfg.out), result)
@@ -207,25 +210,24 @@ def compare(rounds: int, tokens: int, ours: Callable[[], object],
                 torch.cuda.synchronize()
             if turn >= 0:
                 seconds[name].append(time.perf_counter() - started)
-    medians = {name: statistics.median(values) for name, values in seconds.items()}
-    ratios = sorted(b / a for a, b in zip(seconds["ours"], seconds["theirs"], strict=True))
-    return {"tokens": tokens, "seconds": medians,
-            "tokens_per_sec": {name: tokens / value for name, value in medians.items()},
-            "ratio": medians["theirs"] / medians["ours"],
-            "ratio_quartiles": [ratios[len(ratios) // 4], ratios[3 * len(ratios) // 4]]}
+    mine, other = statistics.median(seconds["ours"]), statistics.median(seconds["theirs"])
+    ratios = sorted(np.divide(seconds["theirs"], seconds["ours"]).tolist())
+    return {"tokens": tokens, "seconds": {"ours": mine, "theirs": other},
+            "tokens_per_sec": {"ours": tokens / mine, "theirs": tokens / other},
+            "ratio": other / mine,
+            "ratio_quartiles": [ratios[rounds // 4], ratios[3 * rounds // 4]]}
 
 
 def speed_table(result: dict) -> str:
     """The comparison as text."""
-    lines = ["{parameters:,} parameters, {threads} thread(s) on {device}, torch {torch}, "
-             "transformers {transformers}, {rounds} rounds".format(**result),
-             "median      tokens        ours   transformers       ours   transformers   ratio"
-             "   quartiles"]
+    table = [["median", "tokens", "ours", "transformers", "ratio", "quartiles"]]
     for name in ("sampling", "training"):
         row = result[name]
-        ms, rate = row["seconds"], row["tokens_per_sec"]
+        line = [name, f"{row['tokens']:,}"]
+        for side, seconds in row["seconds"].items():
+            line.append(f"{1e3 * seconds:.1f} ms, {row['tokens_per_sec'][side]:,.0f} tokens/s")
         low, high = row["ratio_quartiles"]
-        lines.append(f"{name:<10}{row['tokens']:>8}{1e3 * ms['ours']:>9.1f} ms"
-                     f"{1e3 * ms['theirs']:>12.1f} ms{rate['ours']:>9,.0f}/s"
-                     f"{rate['theirs']:>13,.0f}/s{row['ratio']:>7.2f}x   {low:.2f}-{high:.2f}")
-    return "\n".join(lines)
+        table.append([*line, f"{row['ratio']:.2f}x", f"{low:.2f} to {high:.2f}"])
+    return ("{parameters:,} parameters, {threads} thread(s) on {device}, torch {torch}, "
+            "transformers {transformers}, {rounds} rounds\n".format(**result)
+            + tables.markdown(table))

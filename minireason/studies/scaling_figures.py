@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter
 
 from minireason.report import style
+from minireason.report.figures import along
 from minireason.report.runs import group_by
 from minireason.report.style import BLACK, BLUE, GREEN, ORANGE, PURPLE, RED, SKY
 from minireason.studies import fits, shared
@@ -121,11 +122,9 @@ def testtime(curve: str, rows: list[dict], laws: dict[str, Fit]) -> Figure:
     figure, axes = style.canvas(3.0 + 0.2 * len(methods))
     for method in (method for method in style.METHODS if method in methods):
         label, colour, marker = style.METHODS[method]
-        points = group_by(methods[method], "n").values()
-        x = [np.mean([point["tokens"] for point in same_n]) for same_n in points]
+        x, spreads = along(methods[method], "n", "tokens")
         fit = laws.get(f"{curve} {method} own starts") or laws.get(f"{curve} {method}")
-        style.whiskers(axes, x, [style.spread(same_n) for same_n in points], colour, marker,
-                       f"{label}: {slope(fit)}" if fit else label)
+        style.whiskers(axes, x, spreads, colour, marker, f"{label}: {slope(fit)}" if fit else label)
         draw_laws(axes, laws, f"{curve} {method}", x, colour, straight=False)
     axes.set_xscale("log")
     return style.finish(figure, axes, "tokens per problem",
