@@ -4,14 +4,27 @@
     report --runs A B C --readme README.md  keep the small files of A B C (one run per seed) in
                                             `reference`, then as below
     report --readme README.md               tables and figures from `reference` alone
+
+report.html shows the stages in the ladder's order (STAGES), those of one kind together, and needs
+no other file. To add a section, write one block (a macro of sections.html.j2, listed in its
+`sections` under the stage's kind) and one figure function that takes the runs (figures.py). A stage
+without a block gets its rows as one table.
 """
 
 import shutil
+from base64 import b64encode
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
+from matplotlib.figure import Figure
+
+from minireason import stages
 from minireason.core.config import UserError, read_json, write_atomic
-from minireason.report import page, style
+from minireason.measure.evaluate import answer_of, marked_steps
+from minireason.problems import FAMILIES
+from minireason.report import figures, figures_testtime, style, tables
 from minireason.report import runs as results
 
 BLOCKS = {   # name of the README's block: the folders beside `reference` whose studies it shows
@@ -19,6 +32,7 @@ BLOCKS = {   # name of the README's block: the folders beside `reference` whose 
 FIGURES = Path("docs/figures")
 PATHS = ("out", "init", "base", "start", "policy", "critic", "outcome", "reviser",
          "seed")              # may differ between runs that are averaged
+MARKS = {"right": "✓", "wrong": "✗ wrong", "withdrawn": "↺ withdrawn by the policy"}
 
 
 @dataclass(frozen=True)
@@ -34,7 +48,7 @@ class Config:
 def run(cfg: Config) -> Path:
     """Write what is asked for; returns the path of the page, the README or the reference."""
     if not cfg.runs and not cfg.readme:
-        return page.write_page(Path(cfg.run))
+        return write_page(Path(cfg.run))
     if cfg.runs:
         keep_runs(cfg.runs, Path(cfg.reference))
     if cfg.readme:
@@ -42,14 +56,65 @@ def run(cfg: Config) -> Path:
     return Path(cfg.reference)
 
 
+def render(template: str, runs: list[dict], figures_folder: Path, **values: object) -> str:
+    """A template of this folder; it may call what the report's modules offer, and `picture`."""
+    def picture(name: str, function: Callable[..., Figure], *arguments: object) -> Path:
+        return style.save(figures_folder / f"{name}.png", function, runs, *arguments)
+
+    figures_folder.mkdir(parents=True, exist_ok=True)
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent), undefined=StrictUndefined,
+        autoescape=select_autoescape(["html.j2"]), trim_blocks=True, lstrip_blocks=True)
+    environment.globals |= {"results": results, "tables": tables, "figures": figures,
+                            "testtime": figures_testtime, "picture": picture, "runs": runs,
+                            "b64encode": b64encode, "MARKS": MARKS}
+    environment.filters["markdown"] = tables.markdown
+    return environment.get_template(template).render(values).strip()
+
+
+def write_page(folder: Path) -> Path:
+    """report.html with every figure inside, and the figures as PNG beside it; returns its path."""
+    run = results.load_run(folder)
+    kinds: dict[str, dict[str, dict]] = {}     # each where its last stage stands: all critics
+    for name, stage in run.items():
+        kinds[stage["stage"]] = {**kinds.pop(stage["stage"], {}), name: stage}
+    path = folder / "report.html"
+    write_atomic(path, render(
+        "page.html.j2", [run], folder / "figures", title=f"minireason: {folder.name}", run=run,
+        machine=results.load_machine(folder), kinds=kinds, completions=completions,
+        help={stage.name: stage.help for stage in stages.STAGES},
+        missing=[s.name for s in stages.STAGES if s.in_run and s.name not in run]) + "\n")
+    return path
+
+
+def completions(stage: dict, name: str) -> list[dict]:
+    """The kept first samples on one set, with the verifier's marks."""
+    family, found = FAMILIES[stage["config"]["family"]], []
+    for record in stage["examples"][name]:
+        problem, text = family.read(record["prompt"]), record["example"]
+        verdict, kind = family.verify(problem, text), "wrong"
+        if verdict.correct:
+            kind = "right" if verdict.steps_valid else "right answer, wrong steps"
+        found.append({"problem": problem, "text": text, "right": verdict.correct, "kind": kind,
+                      "steps": marked_steps(problem, text), "answer": answer_of(problem, text),
+                      "value": record["values"][0]})
+    return found
+
+
 def keep_runs(runs: tuple[str, ...], reference: Path) -> None:
     """Copy the small files of each run to reference/seed-<seed>; UserError if they do not match."""
-    loaded = [results.load_run(folder) for folder in runs]
-    seeds = [run["pretrain"]["config"]["seed"] for run in loaded]
+    configs = []
+    for folder in runs:
+        loaded = results.load_run(folder)
+        configs.append({name: stage["config"] for name, stage in loaded.items()})
+    seeds = [config["pretrain"]["seed"] for config in configs]
     if len(set(seeds)) < len(seeds):
         raise UserError(f"--runs: seeds {seeds}; give one run per seed")
-    for folder, run in zip(runs, loaded, strict=True):
-        if settings(run) != settings(loaded[0]):
+    for folder, config in zip(runs, configs, strict=True):
+        for stage in config.values():
+            for key in PATHS:
+                stage.pop(key, None)
+        if config != configs[0]:
             raise UserError(f"--runs: {folder} has other stages or settings than {runs[0]}; only "
                             "runs that differ in nothing but the seed can be averaged")
     targets = [reference / f"seed-{seed}" for seed in seeds]
@@ -59,12 +124,6 @@ def keep_runs(runs: tuple[str, ...], reference: Path) -> None:
                             "another --reference")
     for folder, target in zip(runs, targets, strict=True):
         results.keep(folder, target)
-
-
-def settings(run: dict[str, dict]) -> dict:
-    """Every stage's config without its seed and paths."""
-    return {name: {key: value for key, value in stage["config"].items() if key not in PATHS}
-            for name, stage in run.items()}
 
 
 def write_readme(readme: Path, reference: Path) -> Path:
@@ -81,13 +140,14 @@ def write_readme(readme: Path, reference: Path) -> Path:
         raise UserError(f"{reference}: holds no seed-* folders; make it with minireason report "
                         "--runs RUN...")
     drawn = readme.parent / FIGURES
-    drawn.mkdir(parents=True, exist_ok=True)
     whole = between(readme, whole, "results", results_block(folders, drawn))
     for name, patterns in BLOCKS.items():
-        found = [path for pattern in patterns for path in sorted(reference.parent.glob(pattern))]
-        block = "\n\n".join(filter(None, [study_block(path, drawn) for path in found]))
+        block = ""
+        for pattern in patterns:
+            for folder in sorted(reference.parent.glob(pattern)):
+                block += study_block(folder, drawn)
         if block and f"<!-- {name}:begin -->" in whole:
-            whole = between(readme, whole, name, block)
+            whole = between(readme, whole, name, block.strip())
     write_atomic(readme, whole)
     return readme
 
@@ -101,42 +161,31 @@ def between(readme: Path, whole: str, name: str, block: str) -> str:
     return f"{head}{begin}\n{block}\n{end}{rest.split(end)[1]}"
 
 
-def image(name: str, text: str) -> str:
+def image(path: Path, text: str) -> str:
     """A figure of docs/figures, half a page wide."""
-    return f'<img src="{FIGURES}/{name}.png" alt="{text}" width="49%">'
+    return f'<img src="{FIGURES}/{path.name}" alt="{text}" width="49%">'
 
 
 def results_block(folders: list[Path], drawn: Path) -> str:
     """Tables and figures of the reference runs and how they were made, from results.md.j2."""
     runs = [results.load_run(folder) for folder in folders]
-
-    def picture(name: str, text: str, function, *arguments: object) -> str:
-        style.save(drawn / f"{name}.png", function, runs, *arguments)
-        return image(name, text)
-
     record = folders[0] / "config.json"
     minutes = [sum(stage["result"].get("seconds", 0) for stage in run.values()) / 60
                for run in runs]
-    return page.render(
-        "results.md.j2", runs=runs, picture=picture, minutes=sorted(minutes),
+    return render(
+        "results.md.j2", runs, drawn, image=image, minutes=sorted(minutes),
         size=read_json(record)["config"]["size"] if record.exists() else "?",
         machines=sorted({results.load_machine(folder) for folder in folders}))
 
 
 def study_block(folder: Path, drawn: Path) -> str:
-    """A study's tables as they are, each with the picture of its name, then the other pictures.
-
-    Pictures are copied to docs/figures.
-    """
-    def order(path: Path) -> tuple[bool, str]:
-        return not path.with_suffix(".md").exists(), path.name
-
+    """A study's tables as they are, each with the picture of its name, then the other pictures."""
     text = ""
-    for path in sorted(folder.iterdir(), key=order):
+    files = sorted(folder.iterdir())
+    for path in sorted(files, key=lambda path: not path.with_suffix(".md").exists()):
         if path.suffix == ".md":
-            text += "\n" + path.read_text(encoding="utf-8").strip() + "\n\n"
+            text += "\n\n" + path.read_text(encoding="utf-8").strip() + "\n"
         elif path.suffix == ".png":
-            name = f"{folder.name}-{path.stem}"
-            shutil.copyfile(path, drawn / f"{name}.png")
-            text += image(name, f"{folder.name}: {path.stem}") + "\n"
-    return text.strip()
+            copy = shutil.copyfile(path, drawn / f"{folder.name}-{path.name}")
+            text += "\n" + image(copy, f"{folder.name}: {path.stem}")
+    return text

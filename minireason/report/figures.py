@@ -46,8 +46,8 @@ def ladder(runs: list[dict]) -> Figure:
     rungs = group_by(rows, "rung")
     for i, (rung, members) in enumerate(rungs.items()):
         levels, spreads = along(members, "level")
-        colour, marker = style.RUNGS.get(rung, (RED, "x"))
-        style.whiskers(axes, levels + 0.07 * (i - len(rungs) / 2), spreads, colour, marker, rung)
+        look = style.RUNGS.get(rung, (RED, "x"))
+        style.whiskers(axes, levels + 0.07 * (i - len(rungs) / 2), spreads, *look, rung)
     axes.set_xticks(list(group_by(rows, "level")))
     family = FAMILIES[runs[0]["pretrain"]["config"]["family"]]
     return style.finish(figure, axes, f"level ({family.LEVEL_NAME})")
@@ -125,12 +125,9 @@ def rl_diagnostics(runs: list[dict]) -> Figure:
     for axes, (title, lines) in zip(panels, DIAGNOSTICS.items(), strict=True):
         for key, colour in lines.items():
             for i, run in enumerate(runs):
-                steps, values = [], []
-                for line in run["rl"]["metrics"]:
-                    if f"train/{key}" in line:
-                        steps.append(line["step"])
-                        values.append(line[f"train/{key}"])
-                axes.plot(steps, values, color=colour, linewidth=1,
+                logged = [line for line in run["rl"]["metrics"] if f"train/{key}" in line]
+                points = [(line["step"], line[f"train/{key}"]) for line in logged]
+                axes.plot(*np.reshape(points, (-1, 2)).T, color=colour, linewidth=1,
                           alpha=1 if len(runs) == 1 else 0.6,
                           label="" if i else key.removeprefix("length_"))
         axes.set_title(title, fontsize=9)

@@ -11,8 +11,6 @@ from minireason.report.figures import along
 from minireason.report.runs import group_by, level_of, rows_of, select
 from minireason.report.style import BLACK, BLUE, ORANGE, RED, SEEDS
 
-SHOWN = 5                     # children of a node that are drawn, the most visited ones
-
 
 def methods_curve(runs: list[dict], name: str, axis: str, stage: str) -> Figure:
     """Every method's accuracy on a set against samples N or generated tokens, both log scales."""
@@ -43,9 +41,8 @@ def calibration(runs: list[dict], name: str, stage: str) -> Figure:
     axes.plot([0, 100], [0, 100], color=style.GREY, linestyle=":", label="perfectly calibrated")
     bins = rows_of(runs, stage=stage, set=name, method="calibration")
     for i, (seed, rows) in enumerate(group_by(bins, "seed").items()):
-        size = np.array([row["count"] for row in rows], dtype=float)
-        x = 100 * np.array([row["value"] for row in rows])
-        y = 100 * np.array([row["accuracy"] for row in rows])
+        points = [(100 * row["value"], 100 * row["accuracy"], row["count"]) for row in rows]
+        x, y, size = np.array(points).T
         axes.plot(x, y, color=SEEDS[i % 5], label=f"seed {seed}")
         axes.scatter(x, y, s=8 + 120 * size / size.max(), color=SEEDS[i % 5], alpha=0.7)
     axes.set_xlim(-2, 102)
@@ -128,9 +125,9 @@ def tree(runs: list[dict], name: str, stage: str = "search") -> Figure:
     axes, drawn = figure.subplots(), []
 
     def place(node: dict, depth: int) -> float:
-        """Draw what lies below first; returns the node's height."""
+        """Draw what lies below first, the five most visited; returns the node's height."""
         below = children.get(node["id"], [])
-        shown = sorted(below, key=lambda c: (c["id"] not in path, -c["visits"]))[:SHOWN]
+        shown = sorted(below, key=lambda c: (c["id"] not in path, -c["visits"]))[:5]
         heights = [place(child, depth + 1) for child in shown]
         y = float(np.mean(heights)) if heights else -float(next(leaves))
         for child, height in zip(shown, heights, strict=True):

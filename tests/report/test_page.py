@@ -12,7 +12,7 @@ from minireason import stages
 from minireason.core.config import UserError
 from minireason.report import figures_testtime, tables
 from minireason.report import runs as results
-from minireason.report.page import write_page
+from minireason.report.build import write_page
 from minireason.stages import critic, flywheel, guided_search, revise, testtime
 
 
