@@ -99,9 +99,9 @@ def variant_rows(cfg: Config) -> list[dict]:
                 words = variant.replace(",", "").replace(" ", "-")
                 held["out"] = str(folder / "ablations" / f"{cfg.stage}-{words}")
             module.run(from_dict(module.Config, held))
-            for row in select(read_lines(Path(held["out"]) / "rows.jsonl"), level=None):
-                if row["method"] in wanted:           # a level: what it alone kept
-                    rows.append({"round": 1, **row, "variant": variant})
+            found = read_lines(Path(held["out"]) / "rows.jsonl")
+            for row in select(found, method=wanted, level=None):      # a level: what it alone kept
+                rows.append({"round": 1, **row, "variant": variant})
     return rows
 
 

@@ -1,12 +1,13 @@
 """The figures of `minireason scale`, drawn from its result and the fitted laws alone."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter
+from numpy.typing import ArrayLike
 
 from minireason.report import style
 from minireason.report.figures import along
@@ -42,10 +43,10 @@ def write(result: dict, laws: dict[str, Fit], out: Path) -> None:
         style.save(out / "exchange.png", exchange, result["exchange"])
 
 
-def draw_laws(axes: Axes, laws: dict[str, Fit], name: str, x: Sequence, color: str = BLACK,
+def draw_laws(axes: Axes, laws: dict[str, Fit], name: str, x: ArrayLike, color: str = BLACK,
               straight: bool = True) -> None:
     """The laws of a curve over the range of x: log-linear with its slope; dotted, the hinge."""
-    grid = np.geomspace(min(x), max(x), 200)
+    grid = np.geomspace(np.min(x), np.max(x), 200)
     line, hinge = laws.get(name), laws.get(f"{name} saturating")
     if line and straight:
         axes.plot(grid, 100 * fits.log_line(grid, **line.values), color=color, linestyle="-.",

@@ -45,10 +45,7 @@ FOUR = 0.8                        # share of training problems with 4 numbers, t
 class Recipe(shared.Recipe):
     """Model, training and measurement of one size; tokens per step are equal in all arms."""
 
-    head_dim: int = 32            # D
     max_len: int = 384
-    lr: float = 1e-3
-    warmup: int = 50
     weight_decay: float = 0.05
     save_every: int = 50
     coverage_n: int               # frozen problems per set, N samples each
@@ -65,8 +62,8 @@ SIZES = {
                     tokens_per_step=500, eval_n=6, coverage_n=4, n=4, rl=replace(
                         RL, steps=2, prompts_per_step=2, group_size=2, eval_every=1,
                         validation_n=4, eval_n=4)),
-    "cpu": Recipe(d_model=96, n_layers=4, n_heads=3, d_ff=320, steps=4800, tokens_per_step=1700,
-                  lr=2e-3, coverage_n=200, n=32, rl=RL),
+    "cpu": Recipe(d_model=96, n_layers=4, n_heads=3, head_dim=32, d_ff=320, steps=4800, warmup=50,
+                  tokens_per_step=1700, lr=2e-3, coverage_n=200, n=32, rl=RL),
     "gpu": Recipe(d_model=384, n_layers=8, n_heads=6, head_dim=64, d_ff=1024, steps=8000,
                   warmup=200, tokens_per_step=30_000, coverage_n=500, n=256, rl=replace(
                       RL, steps=400, prompts_per_step=64, eval_every=100, validation_n=500,
