@@ -19,7 +19,8 @@ from matplotlib.figure import Figure
 
 from minireason.core.config import UserError, check_choice, from_dict, read_json, read_lines
 from minireason.measure.estimates import share_interval
-from minireason.report import style
+from minireason.report import style, tables
+from minireason.report.runs import group_by, level_of, select
 from minireason.stages import STAGES, Stage
 from minireason.studies import shared
 
@@ -84,24 +85,23 @@ def variant_rows(cfg: Config) -> list[dict]:
     """Every variant's rows with its name and seed; "before" is the parent's last, as round 0."""
     (stage,) = (stage for stage in STAGES if stage.name == cfg.stage)
     module = importlib.import_module(stage.module)
-    rows = []
+    wanted, rows = ("greedy", "sampled", *EXTRAS[cfg.stage]), []
     for folder in map(Path, cfg.runs):
         settings = settings_of(stage, folder)
-        greedy = shared.select(read_lines(folder / stage.parents["init"] / "rows.jsonl"),
-                               method="greedy")
+        greedy = select(read_lines(folder / stage.parents["init"] / "rows.jsonl"),
+                        method="greedy", step=None)          # a step: on validation problems
         last = max((row.get("round", 0) for row in greedy), default=0)
         rows += [{**row, "variant": "before", "round": 0} for row in greedy
-                 if row.get("round", 0) == last and "step" not in row]
+                 if row.get("round", 0) == last]
         for variant, changes in VARIANTS[cfg.stage].items():
             held = settings | changes
             if changes or not stage.in_run:           # else it is the run's own stage
                 words = variant.replace(",", "").replace(" ", "-")
                 held["out"] = str(folder / "ablations" / f"{cfg.stage}-{words}")
             module.run(from_dict(module.Config, held))
-            for row in read_lines(Path(held["out"]) / "rows.jsonl"):
-                wanted = ("greedy", "sampled", *EXTRAS[cfg.stage])
-                if row["method"] in wanted and "level" not in row:    # not what a level kept
-                    rows.append({"round": 1, **row, "variant": variant})
+            found = read_lines(Path(held["out"]) / "rows.jsonl")
+            for row in select(found, method=wanted, level=None):      # a level: what it alone kept
+                rows.append({"round": 1, **row, "variant": variant})
     return rows
 
 
@@ -121,73 +121,67 @@ def settings_of(stage: Stage, folder: Path) -> dict:
 
 def ablation_table(stage: str, rows: list[dict]) -> str:
     """One row per variant: the end's accuracy per level and its extras, mean over seeds, range."""
-    before = shared.select(rows, variant="before")
-    last = max(row["round"] for row in rows)
-    ends = before + shared.select(rows, round=last)
-    lines = shared.pivot(shared.select(ends, method="greedy"), "variant", "set",
-                         shared.percent_text)
-    for line in lines:
-        own = shared.select(ends, variant=line[0])
-        line += [extra_text(shared.select(own, method=key)) for key in EXTRAS[stage]]
-    sampled = [{**row, "variant": f"{row['variant']}, sampled at T = 1"}
-               for row in shared.select(ends, method="sampled")]
-    lines += shared.pivot(sampled, "variant", "set", shared.percent_text)
-    levels = [name.rpartition("-")[2] for name in shared.group_by(before, "set")]
-    table = shared.markdown_table([stage, *levels, *EXTRAS[stage].values()], lines)
-    seeds, sizes = list(shared.group_by(rows, "seed")), list(shared.group_by(before, "problems"))
+    before = select(rows, variant="before")
+    ends = before + select(rows, round=max(row["round"] for row in rows))
+    names = {name: name.rpartition("-")[2] for name in group_by(before, "set")}
+    shown = select(ends, method="greedy")
+    for row in select(ends, method="sampled"):
+        shown.append({**row, "variant": f"{row['variant']}, sampled at T = 1"})
+    table = tables.pivot(shown, "variant", "set", stage, names=names)
+    for line in table[1:]:
+        for key in EXTRAS[stage]:
+            line.append(extra_text(select(ends, variant=line[0], method=key)))
+    table[0] += EXTRAS[stage].values()
+    seeds, sizes = list(group_by(rows, "seed")), list(group_by(before, "problems"))
     numbers = ", ".join(map(str, seeds))
     said = f"mean over seeds {numbers} with their range" if len(seeds) > 1 else f"seed {numbers}"
-    return (f"{table}\n\nAccuracy in percent, greedy unless said, {said} [95% interval]; n = "
-            f"{min(sizes)} to {max(sizes)} problems per level and seed.")
+    return (f"{tables.markdown(table)}\n\nAccuracy in percent, greedy unless said, {said} "
+            f"[95% interval]; n = {min(sizes)} to {max(sizes)} problems per level and seed.")
 
 
 def extra_text(rows: list[dict]) -> str:
     """`77 (73 to 81)`, or `77` of one seed: a count, or a share over all sets in percent."""
-    values = []
-    for own in shared.group_by(rows, "seed").values():
-        if "count" in own[0]:
-            values.append(own[0]["count"])
-        else:
-            events = sum(row["accuracy"] * row["problems"] for row in own)
-            values.append(100 * events / max(1, sum(row["problems"] for row in own)))
-    return f"{np.mean(values):.0f}{shared.range_text(values)}" if values else ""
+    values = [row["count"] for row in rows if "count" in row]
+    values = values or [100 * point["accuracy"] for point in pooled_by_seed(rows)]
+    if len(values) > 1:
+        return f"{np.mean(values):.0f} ({min(values):.0f} to {max(values):.0f})"
+    return f"{values[0]:.0f}" if values else ""
 
 
-def bar(rows: list[dict]) -> tuple[float, float, float]:
-    """Accuracy in percent and its range over seeds, each seed over the problems of all sets."""
+def pooled_by_seed(rows: list[dict]) -> list[dict]:
+    """One {accuracy, low, high} per seed, over the problems of all sets."""
     points = []
-    for own in shared.group_by(rows, "seed").values():
-        right = round(sum(row["accuracy"] * row["problems"] for row in own))
-        points.append(share_interval(right, sum(row["problems"] for row in own)))
-    return style.spread(points)
+    for own in group_by(rows, "seed").values():
+        right = sum(row["accuracy"] * row["problems"] for row in own)
+        points.append(share_interval(right, max(1, sum(row["problems"] for row in own))))
+    return points
 
 
 def ablation_figure(stage: str, rows: list[dict]) -> Figure:
     """Accuracy at the end against level; where there are rounds, of the hard levels by round."""
-    rows = shared.select(rows, method="greedy")
-    before, last = shared.select(rows, variant="before"), max(row["round"] for row in rows)
-    names = list(shared.group_by(before, "set"))
-    levels = [int(name.rpartition("-")[2][1:]) for name in names]
+    rows = select(rows, method="greedy")
+    before, last = select(rows, variant="before"), max(row["round"] for row in rows)
+    names = list(group_by(before, "set"))
     hard = names[-3:-1] if len(names) > 3 else names[-1:]      # 6 and 7 of chain
-    variants = shared.group_by(rows, "variant")
+    variants = group_by(rows, "variant")
     if last > 1:
         variants.pop("before")                        # it stands in the panel of rounds
-    figure = Figure(figsize=(style.WIDTH, 3.6 if last == 1 else 6.2), layout="constrained")
-    panels = np.atleast_1d(figure.subplots(1 if last == 1 else 2, 1))
-    for (variant, own), (colour, marker) in zip(variants.items(), LOOKS, strict=False):
-        ends = own if variant == "before" else shared.select(own, round=last)
-        bars = [bar(shared.select(ends, set=name)) for name in names]
-        style.whiskers(panels[0], levels, bars, colour, marker, variant)
-        if last > 1:
+    figure, (at_end, *by_round) = shared.panels(*((1, 3.6) if last == 1 else (2, 6.2)))
+    for (variant, own), look in zip(variants.items(), LOOKS, strict=False):
+        ends = own if variant == "before" else select(own, round=last)
+        bars = [style.spread(pooled_by_seed(select(ends, set=name))) for name in names]
+        style.whiskers(at_end, [level_of(name) for name in names], bars, *look, variant)
+        for axes in by_round:
             pooled = [row for row in before + own if row["set"] in hard]
-            bars = [bar(shared.select(pooled, round=number)) for number in range(last + 1)]
-            style.whiskers(panels[1], range(last + 1), bars, colour, marker)
-    panels[0].set_xlabel("level k (operations)")
-    style.percent_axis(panels[0], "accuracy at the end (%)")
-    if last > 1:
-        panels[1].set_xticks(range(last + 1))
-        panels[1].set_xlabel(f"{'round' if stage == 'star' else 'turn'} (0: before)")
+            bars = [style.spread(pooled_by_seed(same_round))
+                    for _, same_round in sorted(group_by(pooled, "round").items())]
+            style.whiskers(axes, range(last + 1), bars, *look)
+    at_end.set_xlabel("level k (operations)")
+    style.percent_axis(at_end, "accuracy at the end (%)")
+    for axes in by_round:
+        axes.set_xticks(range(last + 1))
+        axes.set_xlabel(f"{'round' if stage == 'star' else 'turn'} (0: before)")
         middle = " and ".join(name.rpartition("-")[2][1:] for name in hard)
-        style.percent_axis(panels[1], f"accuracy, levels {middle} (%)")
-    style.legend_below(figure, panels[0], 2)
+        style.percent_axis(axes, f"accuracy, levels {middle} (%)")
+    style.legend_below(figure, at_end, 2)
     return figure

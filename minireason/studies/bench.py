@@ -7,6 +7,7 @@ the lines' own tokens are counted. They take turns, so that whatever else the ma
 both; the ratio is that of the medians, its spread the quartiles of the rounds' own ratios.
 """
 
+import copy
 import os
 import statistics
 import tempfile
@@ -15,24 +16,26 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
-from types import SimpleNamespace
+from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch.nn.utils.rnn import pad_sequence
 
-from minireason.core.config import UserError, resolve_device, rng, stream_seed, to_dict
+from minireason.core.config import UserError, resolve_device, rng, to_dict
 from minireason.export import write_folder
 from minireason.measure.evaluate import frozen_sets
 from minireason.model import checkpoint
 from minireason.model.tokenizer import Tokenizer
-from minireason.model.transformer import ModelConfig, Transformer
+from minireason.model.transformer import Transformer
 from minireason.problems import FAMILIES, chain
 from minireason.problems.corpus import corpus_lines
+from minireason.report import tables
 from minireason.sampling.complete import prompt_ids, stream
 from minireason.sampling.sampler import Sampling
 from minireason.stages import pretrain
-from minireason.studies.shared import write_json
+from minireason.studies import shared
 from minireason.training.batches import Batch, encode_lines, micro_batches
 from minireason.training.optim import autocast, batch_nll, make_optimizer, train_step
 
@@ -73,19 +76,20 @@ def run(cfg: Config) -> dict:
         "model": to_dict(ours.config), "rounds": cfg.rounds,
         "attention": {"ours": ours.attention_impl, "theirs": theirs.config._attn_implementation},
         "largest logit difference": logit_gap(ours, theirs, padded[0]),
-        "sampling": {"prompts": len(prompts), "n": cfg.n, "max_new": cfg.max_new,
-                     "longest prompt": max(map(len, prompts))},
-        "training": {"micro_batches": {"ours": [list(batch.inputs.shape) for batch in packed],
-                                       "theirs": [list(batch.inputs.shape) for batch in padded]}}}
-    result["sampling"] |= compare(
-        cfg.rounds, len(prompts) * cfg.n * cfg.max_new,
-        our_sampler(ours, tokenizer, prompts, cfg), their_sampler(theirs, tokenizer, prompts, cfg))
-    result["training"] |= compare(
-        cfg.rounds, sum(batch.inputs.numel() for batch in packed),
-        our_step(ours, packed, count), their_step(theirs, padded, count))
+        "sampling": {
+            "prompts": len(prompts), "n": cfg.n, "max_new": cfg.max_new,
+            "longest prompt": max(map(len, prompts)),
+            **compare(cfg.rounds, len(prompts) * cfg.n * cfg.max_new,
+                      our_sampler(ours, tokenizer, prompts, cfg),
+                      their_sampler(theirs, tokenizer, prompts, cfg))},
+        "training": {
+            "micro_batches": {"ours": [list(batch.inputs.shape) for batch in packed],
+                              "theirs": [list(batch.inputs.shape) for batch in padded]},
+            **compare(cfg.rounds, sum(batch.inputs.numel() for batch in packed),
+                      our_step(ours, packed, count), their_step(theirs, padded, count))}}
     print(speed_table(result))
     if cfg.out:
-        write_json(Path(cfg.out), result)
+        shared.write_json(Path(cfg.out), result)
     return result
 
 
@@ -93,13 +97,11 @@ def load_ours(cfg: Config) -> tuple[Transformer, Tokenizer]:
     """The checkpoint, or random weights of the wanted shape."""
     if cfg.checkpoint:
         return checkpoint.load(cfg.checkpoint)
-    shape, tokenizer = cfg.shape, Tokenizer.build(chain.TOKENS)
-    config = ModelConfig(tokenizer.vocab_size, shape.d_model, shape.n_layers, shape.n_heads,
-                         shape.n_heads, shape.head_dim, shape.d_ff, shape.max_len)
-    return Transformer.random(config, stream_seed(cfg.seed, "weights")), tokenizer
+    tokenizer = Tokenizer.build(chain.TOKENS)
+    return shared.random_model(tokenizer, cfg.shape, cfg.seed, cfg.shape.max_len), tokenizer
 
 
-def load_theirs(ours: Transformer, tokenizer: Tokenizer):
+def load_theirs(ours: Transformer, tokenizer: Tokenizer) -> Any:
     """The same weights in transformers, with PyTorch's fused attention."""
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     try:
@@ -167,7 +169,8 @@ def their_step(model, batches: list[Batch], count: int) -> Callable[[], object]:
 def our_sampler(model: Transformer, tokenizer: Tokenizer, prompts: list[list[int]],
                 cfg: Config) -> Callable[[], object]:
     """N samples per prompt at T = 1; no token ends a row."""
-    endless = SimpleNamespace(pad=tokenizer.pad, eos=-1)
+    endless = copy.copy(tokenizer)
+    endless.eos = -1
     how = Sampling(n=cfg.n, max_new=cfg.max_new, seed=cfg.seed)
 
     def draw_all() -> None:
@@ -207,25 +210,24 @@ def compare(rounds: int, tokens: int, ours: Callable[[], object],
                 torch.cuda.synchronize()
             if turn >= 0:
                 seconds[name].append(time.perf_counter() - started)
-    medians = {name: statistics.median(values) for name, values in seconds.items()}
-    ratios = sorted(b / a for a, b in zip(seconds["ours"], seconds["theirs"], strict=True))
-    return {"tokens": tokens, "seconds": medians,
-            "tokens_per_sec": {name: tokens / value for name, value in medians.items()},
-            "ratio": medians["theirs"] / medians["ours"],
-            "ratio_quartiles": [ratios[len(ratios) // 4], ratios[3 * len(ratios) // 4]]}
+    mine, other = statistics.median(seconds["ours"]), statistics.median(seconds["theirs"])
+    ratios = sorted(np.divide(seconds["theirs"], seconds["ours"]).tolist())
+    return {"tokens": tokens, "seconds": {"ours": mine, "theirs": other},
+            "tokens_per_sec": {"ours": tokens / mine, "theirs": tokens / other},
+            "ratio": other / mine,
+            "ratio_quartiles": [ratios[rounds // 4], ratios[3 * rounds // 4]]}
 
 
 def speed_table(result: dict) -> str:
     """The comparison as text."""
-    lines = ["{parameters:,} parameters, {threads} thread(s) on {device}, torch {torch}, "
-             "transformers {transformers}, {rounds} rounds".format(**result),
-             "median      tokens        ours   transformers       ours   transformers   ratio"
-             "   quartiles"]
+    table = [["median", "tokens", "ours", "transformers", "ratio", "quartiles"]]
     for name in ("sampling", "training"):
         row = result[name]
-        ms, rate = row["seconds"], row["tokens_per_sec"]
+        line = [name, f"{row['tokens']:,}"]
+        for side, seconds in row["seconds"].items():
+            line.append(f"{1e3 * seconds:.1f} ms, {row['tokens_per_sec'][side]:,.0f} tokens/s")
         low, high = row["ratio_quartiles"]
-        lines.append(f"{name:<10}{row['tokens']:>8}{1e3 * ms['ours']:>9.1f} ms"
-                     f"{1e3 * ms['theirs']:>12.1f} ms{rate['ours']:>9,.0f}/s"
-                     f"{rate['theirs']:>13,.0f}/s{row['ratio']:>7.2f}x   {low:.2f}-{high:.2f}")
-    return "\n".join(lines)
+        table.append([*line, f"{row['ratio']:.2f}x", f"{low:.2f} to {high:.2f}"])
+    return ("{parameters:,} parameters, {threads} thread(s) on {device}, torch {torch}, "
+            "transformers {transformers}, {rounds} rounds\n".format(**result)
+            + tables.markdown(table))

@@ -12,12 +12,13 @@ the two laws that are not linear (the extra `studies`).
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
 
 from minireason.core.config import UserError
 from minireason.measure.estimates import pass_at_k
+
+DRAWS = 1000                      # bootstrap draws R of a fit to points
 
 
 @dataclass(frozen=True)
@@ -45,38 +46,35 @@ def scipy_optimize():
     return optimize
 
 
-def r_squared(y: np.ndarray, fitted: np.ndarray) -> float:
-    """1 - residual / total sum of squares; 0 if y is constant but for rounding."""
-    total = float(((y - y.mean()) ** 2).sum())
-    return 1 - float(((y - fitted) ** 2).sum()) / total if total > 1e-20 * len(y) else 0.0
+def fit_with_interval(names: tuple[str, ...], best: np.ndarray, drawn: np.ndarray, y: np.ndarray,
+                      fitted: np.ndarray, n: int) -> Fit:
+    """Parameters (P,), the 95% percentile interval of their bootstrap draws (R, P), R^2 of the fit.
 
-
-def fit_with_interval(names: tuple[str, ...], best: np.ndarray, drawn: np.ndarray, r2: float,
-                      n: int) -> Fit:
-    """Parameters (P,) with the 95% percentile interval of their bootstrap draws (R, P)."""
+    R^2 is 1 - residual / total sum of squares; 0 if y is constant but for rounding.
+    """
     low, high = np.quantile(drawn, (0.025, 0.975), axis=0)
-    named = [dict(zip(names, part.tolist(), strict=True)) for part in (best, low, high)]
-    return Fit(*named, r2, n)
+    total = float(((y - y.mean()) ** 2).sum())
+    r2 = 1 - float(((y - fitted) ** 2).sum()) / total if total > 1e-20 * len(y) else 0.0
+    return Fit(dict(zip(names, best.tolist(), strict=True)),
+               dict(zip(names, low.tolist(), strict=True)),
+               dict(zip(names, high.tolist(), strict=True)), r2, n)
 
 
-def fit_points(solve: Callable, law: Callable, x, y, names: tuple[str, ...], seed: int = 0,
-               draws: int = 1000, nuisance: int = 0) -> Fit:
+def fit_points(solve: Callable, law: Callable, x, y, names: tuple[str, ...], free: int) -> Fit:
     """Fit law(x, *parameters) to y and bootstrap it over residuals; x and y (n,).
 
-    solve(ys) with ys (R, n) returns parameters (R, P). Residuals are scaled by sqrt(n / (n - P)),
-    as the fit itself has made them smaller; P counts `nuisance` parameters too, which were taken
-    out of y before.
+    solve(ys) with ys (R, n) returns parameters (R, P). Residuals are scaled by sqrt(n / (n - F)),
+    as the fit itself has made them smaller. F = free counts what is fitted: no constants, but also
+    what was taken out of y before.
     """
-    fitted_away = len(names) + nuisance
-    if len(x) != len(y) or len(x) <= fitted_away:
-        raise UserError(f"{fitted_away} parameters need more than {len(x)} points")
+    if len(x) != len(y) or len(x) <= free:
+        raise UserError(f"{free} parameters need more than {len(x)} points")
     x, y = np.asarray(x, dtype=float), np.asarray(y, dtype=float)
     best = solve(y[None])[0]
     fitted = law(x, *best)
-    residuals = (y - fitted) * np.sqrt(len(x) / (len(x) - fitted_away))
-    chosen = np.random.default_rng(seed).integers(0, len(x), (draws, len(x)))
-    drawn = solve(fitted + residuals[chosen])
-    return fit_with_interval(names, best, drawn, r_squared(y, fitted), len(x))
+    residuals = (y - fitted) * np.sqrt(len(x) / (len(x) - free))
+    chosen = np.random.default_rng(0).integers(0, len(x), (DRAWS, len(x)))
+    return fit_with_interval(names, best, solve(fitted + residuals[chosen]), y, fitted, len(x))
 
 
 def power(n, E, A, a, N0):
@@ -84,7 +82,7 @@ def power(n, E, A, a, N0):
     return E + A * (n / N0) ** -a
 
 
-def power_law(sizes, losses, seed: int = 0, draws: int = 1000) -> Fit:
+def power_law(sizes, losses) -> Fit:
     """L = E + A / (N / N0)^a with E, A >= 0, N0 the geometric mean of the sizes (n,)."""
     optimize, sizes = scipy_optimize(), np.asarray(sizes, dtype=float)
     scale = float(np.exp(np.log(sizes).mean()))
@@ -93,17 +91,14 @@ def power_law(sizes, losses, seed: int = 0, draws: int = 1000) -> Fit:
         return np.stack([np.ones(len(sizes)), (sizes / scale) ** -exponent], axis=1)
 
     def solve(ys):
-        found = np.empty((len(ys), 3))
+        found = np.empty((len(ys), 4))
         for i, row in enumerate(ys):
             best = optimize.minimize_scalar(lambda a, y=row: optimize.nnls(basis(a), y)[1],
                                             bounds=(0.01, 3), method="bounded").x
-            found[i] = *optimize.nnls(basis(best), row)[0], best
+            found[i] = *optimize.nnls(basis(best), row)[0], best, scale
         return found
 
-    fit = fit_points(solve, partial(power, N0=scale), sizes, losses, ("E", "A", "a"), seed, draws)
-    for part in (fit.values, fit.low, fit.high):
-        part["N0"] = scale
-    return fit
+    return fit_points(solve, power, sizes, losses, ("E", "A", "a", "N0"), free=3)
 
 
 def log_line(x, p, q, x0=np.inf):
@@ -111,19 +106,19 @@ def log_line(x, p, q, x0=np.inf):
     return p + q * np.log10(np.minimum(x, x0))
 
 
-def log_linear(x, y, seed: int = 0, draws: int = 1000) -> Fit:
+def log_linear(x, y) -> Fit:
     """y = p + q log10(x): q is the gain of ten times the compute."""
     return fit_points(lambda ys: np.polyfit(np.log10(x), ys.T, 1)[::-1].T, log_line, x, y,
-                      ("p", "q"), seed, draws)
+                      ("p", "q"), free=2)
 
 
-def log_linear_runs(x, y, run, seed: int = 0, draws: int = 1000) -> Fit:
+def log_linear_runs(x, y, run) -> Fit:
     """y = p_r + q log10(x): every run r its own start p_r, one slope q; R^2 is within runs.
 
     run (n,) names the run of each point. Where runs start far apart, log_linear's R^2 mostly says
     so.
     """
-    names, member = np.unique(np.asarray(run), return_inverse=True)
+    runs, member = np.unique(np.asarray(run), return_inverse=True)
 
     def within(values):
         means = np.bincount(member, values) / np.bincount(member)
@@ -131,10 +126,10 @@ def log_linear_runs(x, y, run, seed: int = 0, draws: int = 1000) -> Fit:
 
     u = within(np.log10(x))
     return fit_points(lambda ys: (ys @ u / (u @ u))[:, None], lambda u, q: q * u, u, within(y),
-                      ("q",), seed, draws, len(names))
+                      ("q",), free=1 + len(runs))
 
 
-def hinge(x, y, seed: int = 0, draws: int = 1000) -> Fit:
+def hinge(x, y) -> Fit:
     """y = p + q log10(min(x, x0)): log-linear up to x0, flat from there; x0 = max(x) if never.
 
     The error has a minimum between most neighbouring points, in which a solver by gradients stays.
@@ -156,16 +151,17 @@ def hinge(x, y, seed: int = 0, draws: int = 1000) -> Fit:
             found[better, 2] = 10 ** knee
         return found
 
-    return fit_points(solve, log_line, x, y, ("p", "q", "x0"), seed, draws)
+    return fit_points(solve, log_line, x, y, ("p", "q", "x0"), free=3)
+
+
+def powers(n: np.ndarray) -> np.ndarray:
+    """1, 2, 4, ... up to the samples that every problem has."""
+    return 2 ** np.arange(int(n.min()).bit_length())
 
 
 def pass_matrix(n: np.ndarray, correct: np.ndarray, ks: np.ndarray) -> np.ndarray:
     """(P, K) unbiased pass@k of problems with `correct` of n samples right; n, correct (P,)."""
-    matrix = np.empty((len(n), len(ks)))
-    for i in range(len(n)):
-        for j, k in enumerate(ks):
-            matrix[i, j] = pass_at_k(n[i], correct[i], k)
-    return matrix
+    return np.vectorize(pass_at_k, otypes=[float])(n[:, None], correct[:, None], ks)
 
 
 def coverage(k, a, b):
@@ -180,19 +176,18 @@ def coverage_fit(ks: np.ndarray, mean: np.ndarray) -> np.ndarray:
                                           (first, -0.5)).x
 
 
-def coverage_law(n: np.ndarray, correct: np.ndarray, ks: np.ndarray, seed: int = 0,
-                 draws: int = 400) -> Fit:
-    """c = exp(a k^b) fitted to mean pass@k; bootstrap over problems. n, correct (P,); ks (K,)."""
-    matrix, ks = pass_matrix(n, correct, ks), np.asarray(ks, dtype=float)
+def coverage_law(n: np.ndarray, correct: np.ndarray, draws: int = 400) -> Fit:
+    """c = exp(a k^b) fitted to mean pass@k; bootstrap over problems. n, correct (P,)."""
+    matrix, ks = pass_matrix(n, correct, powers(n)), powers(n).astype(float)
     mean = matrix.mean(axis=0)                                            # (K,)
     if not 0 < mean[0] < 1:
         raise UserError("coverage is 0 or 1 at the first k: there is no curve to fit")
-    best, generator, drawn = coverage_fit(ks, mean), np.random.default_rng(seed), []
+    best, generator, drawn = coverage_fit(ks, mean), np.random.default_rng(0), []
     for _ in range(draws):
         chosen = generator.integers(0, len(matrix), len(matrix))
         drawn.append(coverage_fit(ks, matrix[chosen].mean(axis=0)))
-    return fit_with_interval(("a", "b"), best, np.array(drawn),
-                             r_squared(mean, coverage(ks, *best)), len(matrix))
+    return fit_with_interval(("a", "b"), best, np.array(drawn), mean, coverage(ks, *best),
+                             len(matrix))
 
 
 def training_flops(n_params: float, tokens: float) -> float:

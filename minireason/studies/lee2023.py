@@ -5,11 +5,10 @@ random weights on 1,000 to 10,000 examples. Published (arXiv:2307.03381, `sample
 the authors' repository): written plainly, 2,000 sums teach nothing; worked out in detail, 1,000
 teach everything.
 
-What differs from the paper: our transformer (RMSNorm, RoPE, SwiGLU) and no dropout instead of
-NanoGPT with 0.2; one example per row instead of windows cut from running text; test problems from
-our frozen set. `size="paper"` has the paper's parameters, steps and tokens per step; `size="cpu"` a
-70th of the parameters and a 160th of the tokens. Both keep the paper's rule: equal tokens, and four
-times the steps for scratchpads. Recipes are chosen with `split="validation"`.
+Unlike the paper's NanoGPT ours has RMSNorm, RoPE, SwiGLU and no dropout, sees one example per row
+instead of windows cut from running text, and is tested on our frozen set. Size "paper" has the
+paper's parameters, steps and tokens per step; "cpu" a 70th of the parameters and a 160th of the
+tokens. Both keep its rule: equal tokens, and four times the steps for scratchpads.
 """
 
 import re
@@ -25,9 +24,11 @@ from minireason.core.runlog import RunLog
 from minireason.measure.evaluate import evaluate, frozen_sets
 from minireason.model.tokenizer import Tokenizer
 from minireason.problems import Problem, addition, split_of
+from minireason.report import tables
+from minireason.report.runs import group_by
 from minireason.sampling.sampler import Sampling
 from minireason.studies import shared
-from minireason.studies.shared import Recipe, run_study
+from minireason.studies.shared import Recipe
 from minireason.training.batches import Row, encode_lines
 from minireason.training.imitate import imitate
 
@@ -72,7 +73,7 @@ class Config(shared.Study):
 
 def run(cfg: Config) -> dict:
     """All models, the finished ones read back; writes result.json and table.md."""
-    return run_study("reproduce", cfg, measure, write)
+    return shared.run_study("reproduce", cfg, measure, write)
 
 
 def measure(cfg: Config, log: RunLog, device: torch.device) -> dict:
@@ -93,12 +94,10 @@ def trained(cfg: Config, study: RunLog, style: str, n: int, device: torch.device
     lines = [p.prompt + addition.render(p, style) for p in training_set(DIGITS, n, cfg.seed)]
     rows = encode_lines(tokenizer, [""] * n, lines)            # all tokens count, as in the paper
     lengths = [len(row) for row, _ in rows]
-    if addition.OPENER[style] == "<think>":
-        recipe = replace(recipe, tokens_per_step=recipe.tokens_per_step // 4,
-                         steps=recipe.steps * 4)
-    per_step = max(1, round(recipe.tokens_per_step * n / (sum(lengths) - n)))
-    recipe = replace(recipe, rows_per_step=per_step)
-    model = shared.random_model(tokenizer, recipe, cfg.seed, 2 * max(lengths))
+    cut = 4 if addition.OPENER[style] == "<think>" else 1      # tokens per step, of a scratchpad
+    per_step = max(1, round(recipe.tokens_per_step // cut * n / (sum(lengths) - n)))
+    recipe = replace(recipe, rows_per_step=per_step, steps=recipe.steps * cut)
+    model = shared.random_model(tokenizer, recipe, cfg.seed, 2 * max(lengths), recipe.rope_theta)
     log.start(model.to(device), device)
 
     def rows_at(step: int) -> list[Row]:
@@ -126,13 +125,9 @@ def sample_balanced(generator: np.random.Generator, level: int) -> Problem:
     wanted = int(generator.integers(0, digits + 1))
     while True:
         problem = addition.sample(generator, digits)
-        if carries(problem) == wanted:
+        summands = sum(map(int, re.sub(r"\D", "", problem.prompt)))      # digit sums; each carry
+        if summands - sum(map(int, problem.answer)) == 9 * wanted:       # makes the answer's 9 less
             return problem
-
-
-def carries(problem: Problem) -> int:
-    """How many columns carry: each makes the digit sum of the answer 9 smaller."""
-    return (sum(map(int, re.sub(r"\D", "", problem.prompt))) - sum(map(int, problem.answer))) // 9
 
 
 def training_set(digits: int, n: int, seed: int) -> list[Problem]:
@@ -151,16 +146,15 @@ def training_set(digits: int, n: int, seed: int) -> list[Problem]:
 
 def write(result: dict, out: Path) -> None:
     """table.md: measured % [95% Wilson interval] / published %, a row per number of examples."""
-    def cell(rows: list[dict]) -> str:
-        (row,) = rows
-        accuracy, low, high = (100 * row[key] for key in ("accuracy", "low", "high"))
-        published = dict(zip(COUNTS, PUBLISHED.get(row["style"], ()), strict=False))
-        return f"{accuracy:.1f} [{low:.1f}, {high:.1f}] / {published.get(row['examples'], '–')}"
-
     cells = result["cells"]
-    table = shared.markdown_table(["examples", *shared.group_by(cells, "style")],
-                                  shared.pivot(cells, "examples", "style", cell))
+    table = [["examples", *group_by(cells, "style")]]
+    for n, row in group_by(cells, "examples").items():
+        line = [str(n)]
+        for cell in row:
+            published = dict(zip(COUNTS, PUBLISHED.get(cell["style"], ()), strict=False))
+            line.append(f"{tables.accuracy_text([cell], digits=1)} / {published.get(n, '–')}")
+        table.append(line)
     text = (f"{result['split'].capitalize()} accuracy in % on {cells[0]['n']} problems of {DIGITS}-"
             "digit addition [95% Wilson interval]; after the slash, Lee 2023 (10.6M parameters). "
-            f"Ours: {cells[0]['parameters'] / 1e6:.2f}M parameters.\n\n{table}\n")
+            f"Ours: {cells[0]['parameters'] / 1e6:.2f}M parameters.\n\n{tables.markdown(table)}\n")
     shared.write_table(out / "table.md", result, text)

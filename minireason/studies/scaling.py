@@ -7,13 +7,12 @@
     (d) a small model that may think longer against one about 14 times larger, at equal total
         FLOPs, for three ratios of inference to pretraining tokens (Snell 2024, section 7)
 
-(a) and (d) are run here, one resumable cell per model. Everything that a figure shows stands in
-result.json: `--from FOLDER` fits its points anew and draws them without any run. The validation
-loss counts the completion of worked lines, which the prompt determines: its entropy, the ideal E,
-is zero.
+(a) and (d) are run here, one resumable cell per model; `--from FOLDER` fits the points of its
+result.json anew. The validation loss counts the completion of worked lines, which the prompt
+determines: its entropy, the ideal E, is zero.
 """
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -23,7 +22,7 @@ import torch
 from minireason.core import parallel
 from minireason.core.config import UserError, check_choice, read_lines, rng, stream_seed
 from minireason.core.runlog import RunLog
-from minireason.measure.estimates import answer_ids, pass_at_k, share_interval, vote_at
+from minireason.measure.estimates import Pool, share_interval
 from minireason.measure.evaluate import frozen_sets
 from minireason.measure.samples import sample_records
 from minireason.model import checkpoint
@@ -31,6 +30,7 @@ from minireason.model.tokenizer import Tokenizer
 from minireason.model.transformer import Transformer
 from minireason.problems import FAMILIES
 from minireason.problems.corpus import Mixture
+from minireason.report.runs import select
 from minireason.sampling.sampler import Sampling
 from minireason.stages import pretrain
 from minireason.studies import fits, scaling_figures, scaling_laws, shared
@@ -38,6 +38,7 @@ from minireason.training.batches import encode_lines, micro_batches
 from minireason.training.optim import batch_nll
 
 RATIOS = (0.16, 0.79, 22.0)           # R, inference tokens / pretraining tokens, as in Snell 2024
+METHODS = {"small_vote": "majority", "small_oracle": "coverage", "small_single": "single"}
 
 
 @dataclass(frozen=True)
@@ -45,27 +46,26 @@ class Sweep:
     """The pretraining runs of one size; shapes ascend."""
 
     shapes: tuple[tuple[int, int, int, int], ...]    # (d_model, n_layers, n_heads, d_ff)
-    head_dim: int
     small: int                    # index of the model that thinks longer
     large: int                    # index of the one about 14 times its size
-    steps: int
-    lines_per_step: int
-    lr: float
     n: int                        # N samples of the small model, a power of two
     levels: tuple[int, ...]       # difficulty bins of (d)
     problems: int                 # frozen test problems per level of (d)
-    eval_n: int                   # frozen problems per level of (a)
-    mixture: Mixture = field(default_factory=Mixture)
+    training: pretrain.Config     # target 0: equal tokens, no early end
 
 
 SIZES = {
     "smoke": Sweep(((8, 1, 1, 16), (8, 2, 1, 16), (16, 1, 1, 32), (16, 2, 1, 48), (32, 2, 2, 64)),
-                   16, 0, 4, 20, 16, 3e-3, 4, (1, 2), 6, 4, Mixture(max_level=2)),
+                   0, 4, 4, (1, 2), 6, pretrain.Config(
+                       head_dim=16, steps=20, rows_per_step=16, lr=3e-3, target=0.0, eval_n=4,
+                       mixture=Mixture(max_level=2))),
     "cpu": Sweep(((32, 2, 2, 96), (48, 3, 3, 128), (64, 3, 4, 176), (96, 4, 6, 256),
-                  (128, 5, 8, 384)), 16, 0, 3, 1600, 48, 2e-3, 64, (1, 2, 4, 6), 200, 200),
+                  (128, 5, 8, 384)), 0, 3, 64, (1, 2, 4, 6), 200, pretrain.Config(
+                      head_dim=16, steps=1600, rows_per_step=48, lr=2e-3, target=0.0, eval_n=200)),
     "gpu": Sweep(((64, 3, 2, 176), (128, 4, 4, 344), (192, 6, 6, 512), (256, 6, 8, 688),
-                  (384, 8, 12, 1024), (512, 8, 16, 1376)), 32, 1, 4, 6000, 1024, 2e-3, 256,
-                 (2, 4, 6, 8), 500, 500),
+                  (384, 8, 12, 1024), (512, 8, 16, 1376)), 1, 4, 256, (2, 4, 6, 8), 500,
+                 pretrain.Config(head_dim=32, steps=6000, rows_per_step=1024, lr=2e-3, target=0.0,
+                                 eval_n=500)),
 }
 
 
@@ -93,7 +93,7 @@ def run(cfg: Config) -> dict:
 
 def measure(cfg: Config, log: RunLog, device: torch.device) -> dict:
     """{"cells", "exchange", "points", "right"}: what is measured here, and what other runs say."""
-    found = scaling_laws.read_runs(cfg)
+    found = scaling_laws.read_runs(vars(cfg))
     sweep, cells = SIZES[cfg.size], []
     for seed in cfg.seeds:
         for index in range(len(sweep.shapes)):
@@ -121,21 +121,22 @@ def trained_cell(cfg: Config, out: Path, index: int, seed: int, device: torch.de
     """Pretrain one shape and measure it."""
     sweep = SIZES[cfg.size]
     d_model, n_layers, n_heads, d_ff = sweep.shapes[index]
-    result = pretrain.run(pretrain.Config(
-        out=str(out), mixture=sweep.mixture, seed=seed, device=cfg.device, d_model=d_model,
-        n_layers=n_layers, n_heads=n_heads, head_dim=sweep.head_dim, d_ff=d_ff, steps=sweep.steps,
-        rows_per_step=sweep.lines_per_step, lr=sweep.lr, target=0.0,   # equal tokens: no early end
-        eval_n=sweep.eval_n))
+    training = replace(sweep.training, out=str(out), seed=seed, device=cfg.device, d_model=d_model,
+                       n_layers=n_layers, n_heads=n_heads, d_ff=d_ff)
+    result = pretrain.run(training)
     model, tokenizer = checkpoint.load(out, device)
     tokens = sum(line["train/tokens"] for line in read_lines(out / "metrics.jsonl"))
     cell = {"index": index, "seed": seed, "parameters": model.n_params, "tokens": tokens,
             "flops": fits.training_flops(model.n_params, tokens),
-            "loss": validation_loss(model, tokenizer, sweep.eval_n, sweep.mixture.max_level),
+            "loss": validation_loss(model, tokenizer, training.eval_n, training.mixture.max_level),
             "accuracy": result["accuracy"]["cot"]}
-    if index in (sweep.small, sweep.large):
-        n = sweep.n if index == sweep.small else 1
-        cell["samples"] = sampled_records(sweep, model, tokenizer, seed, n)
-    return cell
+    if index not in (sweep.small, sweep.large):
+        return cell
+    samples, n = {}, sweep.n if index == sweep.small else 1       # one, the large model's, greedy
+    for name, problems in frozen_sets("chain", "test", sweep.problems, sweep.levels).items():
+        how = Sampling(n=n, temperature=float(n > 1), seed=stream_seed(seed, "scale", name))
+        samples[name] = sample_records(model, tokenizer, {}, problems, how)
+    return {**cell, "samples": samples}
 
 
 @torch.inference_mode()
@@ -145,10 +146,10 @@ def validation_loss(model: Transformer, tokenizer: Tokenizer, n: int, levels: in
     for problems in frozen_sets("chain", "validation", n, tuple(range(1, levels + 1))).values():
         prompts += [problem.prompt for problem in problems]
         completions += [FAMILIES["chain"].render(problem, "cot") for problem in problems]
-    rows = encode_lines(tokenizer, prompts, completions)
     device = model.embedding.weight.device
-    batches, count = micro_batches(rows, 8192, tokenizer.pad)
     total = torch.zeros(1, device=device)
+    batches, count = micro_batches(encode_lines(tokenizer, prompts, completions), 8192,
+                                   tokenizer.pad)
     for batch in batches:
         total += batch_nll(model, batch.to(device), count)
     parallel.all_sum([total])
@@ -157,16 +158,6 @@ def validation_loss(model: Transformer, tokenizer: Tokenizer, n: int, levels: in
 
 # ---- (d) thinking longer or being larger --------------------------------------------------------
 
-def sampled_records(sweep: Sweep, model: Transformer, tokenizer: Tokenizer, seed: int,
-                    n: int) -> dict[str, list[dict]]:
-    """{set: [record per problem]} of n samples per problem, greedy if n is 1."""
-    found = {}
-    for name, problems in frozen_sets("chain", "test", sweep.problems, sweep.levels).items():
-        how = Sampling(n=n, temperature=float(n > 1), seed=stream_seed(seed, "scale", name))
-        found[name] = sample_records(model, tokenizer, {}, problems, how)
-    return found
-
-
 def exchange(sweep: Sweep, cells: list[dict]) -> list[dict]:
     """Per seed, level and R: the small model's vote at equal total FLOPs, and the large, greedy.
 
@@ -174,26 +165,23 @@ def exchange(sweep: Sweep, cells: list[dict]) -> list[dict]:
     larger pretraining included; where that is more than were drawn, `capped` says so.
     """
     rows = []
-    for small in shared.select(cells, index=sweep.small):
-        (large,) = shared.select(cells, index=sweep.large, seed=small["seed"])
+    for small in select(cells, index=sweep.small):
+        (large,) = select(cells, index=sweep.large, seed=small["seed"])
         times = large["parameters"] / small["parameters"]
         for name, records in small["samples"].items():
+            pools = [Pool.of(record, values="correct") for record in records]
             greedy = [record["correct"][0] for record in large["samples"][name]]
-            single = [np.mean(record["correct"]) for record in records]
             for ratio in RATIOS:
                 wanted = int(fits.inference_multiple(times, ratio))
                 n = min(wanted, sweep.n)
-                votes, bound = [], []
-                for i, record in enumerate(records):
-                    ids = answer_ids(record["answers"], record["answer"])
-                    generator = rng(small["seed"], "scale vote", name, i, n)
-                    votes.append(vote_at(ids, np.ones(len(ids)), 0, n, generator))
-                    bound.append(pass_at_k(len(ids), sum(record["correct"]), n))
-                shares = {"small_vote": votes, "small_oracle": bound, "small_single": single,
-                          "large_greedy": greedy}
                 row = {"set": name, "seed": small["seed"], "R": ratio, "times": times,
                        "samples": n, "capped": n < wanted, "problems": len(records)}
-                for key, values in shares.items():
+                for key, method in METHODS.items():
+                    values = []
+                    for i, pool in enumerate(pools):
+                        generator = rng(small["seed"], "scale vote", name, i, n)
+                        values.append(pool.accuracy(method, n, generator))
                     row[key] = share_interval(np.sum(values), len(values))
+                row["large_greedy"] = share_interval(np.sum(greedy), len(greedy))
                 rows.append(row)
     return rows

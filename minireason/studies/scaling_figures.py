@@ -4,18 +4,25 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter
+from numpy.typing import ArrayLike
 
 from minireason.report import style
+from minireason.report.figures import along
+from minireason.report.runs import group_by
 from minireason.report.style import BLACK, BLUE, GREEN, ORANGE, PURPLE, RED, SKY
 from minireason.studies import fits, shared
 from minireason.studies.fits import Fit
-from minireason.studies.scaling_laws import mean_accuracy, powers, slope
+from minireason.studies.scaling_laws import mean_accuracy, slope
 
 LOOKS = ((BLUE, "o"), (ORANGE, "s"), (GREEN, "D"), (RED, "^"), (PURPLE, "v"), (SKY, "P"),
          (BLACK, "*"))
-DOTTED = {"linestyle": ":", "linewidth": 1.2}         # the laws that saturate
+EXCHANGED = {
+    "small_single": ("small, one sample", BLACK, "o"), "small_vote": ("small, vote", ORANGE, "s"),
+    "small_oracle": ("small, coverage (oracle bound)", RED, "D"),
+    "large_greedy": ("large, greedy", BLUE, "^")}
 
 
 def write(result: dict, laws: dict[str, Fit], out: Path) -> None:
@@ -23,12 +30,12 @@ def write(result: dict, laws: dict[str, Fit], out: Path) -> None:
     if result["cells"]:
         style.save(out / "pretrain-loss.png", pretrain_loss, result["cells"], laws)
         style.save(out / "pretrain-accuracy.png", pretrain_accuracy, result["cells"], laws)
-    for curve, rows in shared.group_by(result["points"], "curve").items():
+    for curve, rows in group_by(result["points"], "curve").items():
         name = curve.replace(" ", "-")
         if not curve.startswith("rl "):
             style.save(out / f"{name}.png", testtime, curve, rows, laws)
             continue
-        for method, own in shared.group_by(rows, "method").items():
+        for method, own in group_by(rows, "method").items():
             style.save(out / f"{name}-{method}.png", rl, f"{curve} {method}", own, laws)
     for name, pairs in result["right"].items():
         style.save(out / f"coverage-{name}.png", coverage, name, np.array(pairs), laws)
@@ -36,20 +43,26 @@ def write(result: dict, laws: dict[str, Fit], out: Path) -> None:
         style.save(out / "exchange.png", exchange, result["exchange"])
 
 
-def draw_law(axes, fit: Fit | None, x: np.ndarray, **look: object) -> None:
-    """The log-linear law, or the one that saturates, over the range of x; nothing without one."""
-    if fit:
-        grid = np.geomspace(min(x), max(x), 200)
-        axes.plot(grid, 100 * fits.log_line(grid, **fit.values), **look)
+def draw_laws(axes: Axes, laws: dict[str, Fit], name: str, x: ArrayLike, color: str = BLACK,
+              straight: bool = True) -> None:
+    """The laws of a curve over the range of x: log-linear with its slope; dotted, the hinge."""
+    grid = np.geomspace(np.min(x), np.max(x), 200)
+    line, hinge = laws.get(name), laws.get(f"{name} saturating")
+    if line and straight:
+        axes.plot(grid, 100 * fits.log_line(grid, **line.values), color=color, linestyle="-.",
+                  label=slope(line))
+    if hinge:
+        axes.plot(grid, 100 * fits.log_line(grid, **hinge.values), color=color, linestyle=":",
+                  linewidth=1.2)
 
 
-def sizes(axes, cells: list[dict], value: Callable[[dict], float]) -> None:
+def draw_sizes(axes: Axes, cells: list[dict], value: Callable[[dict], float]) -> None:
     """Mean over seeds and their range against FLOPs, one colour per model size."""
-    groups = shared.group_by(cells, "parameters")
+    groups = group_by(cells, "parameters")
     for look, (parameters, own) in zip(LOOKS, sorted(groups.items()), strict=False):
         values = [value(cell) for cell in own]
         flops = np.mean([cell["flops"] for cell in own])
-        style.whiskers(axes, [flops], [(np.mean(values), min(values), max(values))], *look,
+        style.whiskers(axes, [flops], [[np.mean(values), min(values), max(values)]], *look,
                        f"{parameters / 1e6:.2g}M", "none")
     axes.set_xscale("log")
 
@@ -57,12 +70,12 @@ def sizes(axes, cells: list[dict], value: Callable[[dict], float]) -> None:
 def pretrain_loss(cells: list[dict], laws: dict[str, Fit]) -> Figure:
     """Validation loss of worked completions against pretraining FLOPs, with the power law."""
     figure, axes = style.canvas()
-    sizes(axes, cells, lambda cell: cell["loss"])
+    draw_sizes(axes, cells, lambda cell: cell["loss"])
     fit = laws.get("pretrain loss")
     if fit:
-        parameters = [cell["parameters"] for cell in cells]
+        parameters = list(group_by(cells, "parameters"))
         grid = np.geomspace(min(parameters), max(parameters), 50)
-        tokens = np.mean([cell["tokens"] for cell in cells])
+        tokens = float(np.mean([cell["tokens"] for cell in cells]))
         axes.plot(fits.training_flops(grid, tokens), fits.power(grid, **fit.values), color=BLACK,
                   linestyle="--")
         axes.set_title(f"E + A/N^a: a = {fit.text('a')}, R² = {fit.r2:.2f}", fontsize=9)
@@ -76,10 +89,8 @@ def pretrain_loss(cells: list[dict], laws: dict[str, Fit]) -> Figure:
 def pretrain_accuracy(cells: list[dict], laws: dict[str, Fit]) -> Figure:
     """Mean accuracy over the levels against pretraining FLOPs."""
     figure, axes = style.canvas()
-    sizes(axes, cells, lambda cell: 100 * mean_accuracy(cell))
-    fit, flops = laws.get("pretrain accuracy"), [cell["flops"] for cell in cells]
-    draw_law(axes, fit, flops, color=BLACK, linestyle="-.", label=fit and slope(fit))
-    draw_law(axes, laws.get("pretrain accuracy saturating"), flops, color=BLACK, **DOTTED)
+    draw_sizes(axes, cells, lambda cell: 100 * mean_accuracy(cell))
+    draw_laws(axes, laws, "pretrain accuracy", [cell["flops"] for cell in cells])
     return style.finish(figure, axes, "pretraining compute 6ND (FLOPs)",
                         "accuracy, mean over levels (%)")
 
@@ -87,19 +98,16 @@ def pretrain_accuracy(cells: list[dict], laws: dict[str, Fit]) -> Figure:
 def rl(name: str, rows: list[dict], laws: dict[str, Fit]) -> Figure:
     """Validation accuracy against RL compute, a line per run, with the slope that all share."""
     figure, axes = style.canvas(4.2)
-    fit, own = laws.get(name), laws.get(f"{name} own starts")
-    for (colour, marker), (run, mine) in zip(LOOKS, shared.group_by(rows, "run").items(),
-                                             strict=False):
+    own = laws.get(f"{name} own starts")
+    for look, (run, mine) in zip(LOOKS, group_by(rows, "run").items(), strict=False):
         x, y = np.array([[row["compute"], row["accuracy"]] for row in mine]).T
-        axes.plot(x, 100 * y, color=colour, marker=marker, label=f"run {run + 1}")
+        axes.plot(x, 100 * y, color=look[0], marker=look[1], label=f"run {run + 1}")
         if own:
             start = y.mean() - own.values["q"] * np.log10(x).mean()
-            axes.plot(x, 100 * fits.log_line(x, start, **own.values), color=colour,
+            axes.plot(x, 100 * fits.log_line(x, start, **own.values), color=look[0],
                       linestyle="--", linewidth=1,
                       label=f"a start each: {slope(own)}" if mine[-1] is rows[-1] else None)
-    flops = [row["compute"] for row in rows]
-    draw_law(axes, fit, flops, color=BLACK, linestyle="-.", label=fit and slope(fit))
-    draw_law(axes, laws.get(f"{name} saturating"), flops, color=BLACK, **DOTTED)
+    draw_laws(axes, laws, name, [row["compute"] for row in rows])
     axes.set_xscale("log")
     axes.xaxis.set_minor_formatter(NullFormatter())
     axes.set_title(name, fontsize=9)
@@ -111,16 +119,14 @@ def testtime(curve: str, rows: list[dict], laws: dict[str, Fit]) -> Figure:
 
     Slopes: one for all runs, a start each. Dotted: the law over all points that saturates.
     """
-    methods = shared.group_by(rows, "method")
+    methods = group_by(rows, "method")
     figure, axes = style.canvas(3.0 + 0.2 * len(methods))
     for method in (method for method in style.METHODS if method in methods):
         label, colour, marker = style.METHODS[method]
-        points = shared.group_by(methods[method], "n").values()
-        x = [np.mean([point["tokens"] for point in same_n]) for same_n in points]
+        x, spreads = along(methods[method], "n", "tokens")
         fit = laws.get(f"{curve} {method} own starts") or laws.get(f"{curve} {method}")
-        style.whiskers(axes, x, [style.spread(same_n) for same_n in points], colour, marker,
-                       f"{label}: {slope(fit)}" if fit else label)
-        draw_law(axes, laws.get(f"{curve} {method} saturating"), x, color=colour, **DOTTED)
+        style.whiskers(axes, x, spreads, colour, marker, f"{label}: {slope(fit)}" if fit else label)
+        draw_laws(axes, laws, f"{curve} {method}", x, colour, straight=False)
     axes.set_xscale("log")
     return style.finish(figure, axes, "tokens per problem",
                         f"accuracy on {curve.partition(' ')[2]} (%)", 1)
@@ -128,10 +134,9 @@ def testtime(curve: str, rows: list[dict], laws: dict[str, Fit]) -> Figure:
 
 def coverage(name: str, pairs: np.ndarray, laws: dict[str, Fit]) -> Figure:
     """Coverage with its law, and the histogram of pass@1 that explains how well it fits."""
-    figure = Figure(figsize=(style.WIDTH, 5.4), layout="constrained")
-    top, bottom = figure.subplots(2, 1)
+    figure, (top, bottom) = shared.panels(2, 5.4)
     n, correct = pairs.T
-    ks = powers(n)
+    ks = fits.powers(n)
     top.plot(ks, 100 * fits.pass_matrix(n, correct, ks).mean(0), color=RED, marker="v",
              linestyle="none", label=f"coverage, {len(n)} problems")
     fit = laws.get(f"coverage {name}")
@@ -143,7 +148,7 @@ def coverage(name: str, pairs: np.ndarray, laws: dict[str, Fit]) -> Figure:
     top.set_xlabel("samples k")
     style.percent_axis(top, f"coverage on {name} (%)")
     top.legend(loc="lower right")
-    bottom.hist(correct / n, bins=np.linspace(0, 1, 21), color=SKY, edgecolor="white")
+    bottom.hist(correct / n, bins=np.linspace(0, 1, 21).tolist(), color=SKY, edgecolor="white")
     bottom.set_xlabel("share of a problem's samples that are right (pass@1)")
     bottom.set_ylabel("problems")
     return figure
@@ -151,21 +156,16 @@ def coverage(name: str, pairs: np.ndarray, laws: dict[str, Fit]) -> Figure:
 
 def exchange(rows: list[dict]) -> Figure:
     """Per level: the small model's vote at each R beside the large model's one greedy answer."""
-    looks = {"small_single": ("small, one sample", BLACK, "o"),
-             "small_vote": ("small, vote", ORANGE, "s"),
-             "small_oracle": ("small, coverage (oracle bound)", RED, "D"),
-             "large_greedy": ("large, greedy", BLUE, "^")}
-    sets, ticks = shared.group_by(rows, "set"), []
-    for ratio, (row, *_) in shared.group_by(rows, "R").items():
+    sets, ticks = group_by(rows, "set"), []
+    for ratio, (row, *_) in group_by(rows, "R").items():
         ticks.append(f"R = {ratio}\nN = {row['samples']}{' (all drawn)' if row['capped'] else ''}")
-    figure = Figure(figsize=(style.WIDTH, 0.6 + 1.9 * len(sets)), layout="constrained")
-    panels = np.atleast_1d(figure.subplots(len(sets), 1, sharex=True))
+    figure, panels = shared.panels(len(sets), 0.6 + 1.9 * len(sets), sharex=True)
     for axes, (name, own) in zip(panels, sets.items(), strict=True):
-        ratios = shared.group_by(own, "R").values()
-        for j, (key, (label, colour, marker)) in enumerate(looks.items()):
+        ratios = group_by(own, "R").values()
+        for j, (key, (label, colour, marker)) in enumerate(EXCHANGED.items()):
             bars = [style.spread([row[key] for row in same_ratio]) for same_ratio in ratios]
-            style.whiskers(axes, np.arange(len(ratios)) + 0.12 * (j - 1.5), bars, colour, marker,
-                           label, "none")
+            style.whiskers(axes, [i + 0.12 * (j - 1.5) for i in range(len(bars))], bars, colour,
+                           marker, label, "none")
         axes.set_xticks(range(len(ticks)), ticks)
         style.percent_axis(axes, f"{name} (%)")
     style.legend_below(figure, panels[0], 2)

@@ -6,55 +6,53 @@ import numpy as np
 
 from minireason.core.config import UserError, read_lines
 from minireason.measure.samples import read_records
-from minireason.report import style
-from minireason.studies import fits, shared
+from minireason.report import style, tables
+from minireason.report.runs import group_by
+from minireason.studies import fits
 from minireason.studies.fits import Fit
 
 COMPUTE = {"rl": "flops", "testtime": "tokens", "search": "tokens"}     # of a row, by kind of run
 METHODS = {"rl": ("greedy", "sampled"), "testtime": style.METHODS, "search": style.METHODS}
 
 
-def read_runs(cfg) -> dict:
-    """{"points", "right"} of finished runs: rows that name a compute, and the curve of each;
-    and {set: [samples, right ones] per problem} of the test-time runs, problems of all seeds."""
-    rows, right = [], {}
-    for kind in COMPUTE:
-        for run, folder in enumerate(map(Path, getattr(cfg, kind))):
-            before = len(rows)
+def read_runs(folders: dict[str, tuple[str, ...]]) -> dict:
+    """{"points", "right"} of finished runs {kind: folders}: rows that name a compute, and the
+    curve of each; {set: [samples, right ones] per problem} of the test-time runs, of all seeds."""
+    points, right = [], {}
+    for kind, compute in COMPUTE.items():
+        for run, folder in enumerate(map(Path, folders[kind])):
+            rows = []
             for row in read_lines(folder / "rows.jsonl"):
-                if row.get(COMPUTE[kind]) and row["method"] in METHODS[kind]:
+                if row.get(compute) and row["method"] in METHODS[kind]:
                     rows.append({"curve": f"{kind} {row['set']}", "run": run, **row,
-                                 "compute": row[COMPUTE[kind]]})
-            if len(rows) == before:
+                                 "compute": row[compute]})
+            if not rows:
                 raise UserError(f"{folder}: no finished {kind} run (rows.jsonl has no curve)")
-            for name in shared.group_by(rows[before:], "set") if kind == "testtime" else ():
-                for record in read_records(folder, "samples", name):
-                    count = [len(record["correct"]), sum(record["correct"])]
-                    right.setdefault(name, []).append(count)
-    return {"points": rows, "right": right}
+            points += rows
+            if kind == "testtime":
+                for name in group_by(rows, "set"):
+                    for record in read_records(folder, "samples", name):
+                        count = [len(record["correct"]), sum(record["correct"])]
+                        right.setdefault(name, []).append(count)
+    return {"points": points, "right": right}
 
 
 def laws(result: dict) -> dict[str, Fit]:
     """Every law with enough points, named `<kind> <set> <method>`."""
     cells, found = result["cells"], {}
-    sizes = [cell["parameters"] for cell in cells]
-    if len(set(sizes)) > 3:
-        found["pretrain loss"] = fits.power_law(sizes, [cell["loss"] for cell in cells])
+    if len(group_by(cells, "parameters")) > 3:
+        found["pretrain loss"] = fits.power_law([cell["parameters"] for cell in cells],
+                                                [cell["loss"] for cell in cells])
         found |= curve_laws("pretrain accuracy", [{
             "compute": cell["flops"], "accuracy": mean_accuracy(cell), "run": 0} for cell in cells])
-    for curve, rows in shared.group_by(result["points"], "curve").items():
-        for method, own in shared.group_by(rows, "method").items():
+    for curve, rows in group_by(result["points"], "curve").items():
+        for method, own in group_by(rows, "method").items():
             found |= curve_laws(f"{curve} {method}", own)
     for name, pairs in result["right"].items():
         n, correct = np.array(pairs).T
         if 0 < correct.sum() < n.sum():
-            found[f"coverage {name}"] = fits.coverage_law(n, correct, powers(n))
+            found[f"coverage {name}"] = fits.coverage_law(n, correct)
     return found
-
-
-def powers(n: np.ndarray) -> np.ndarray:
-    """1, 2, 4, ... up to the samples that every problem has."""
-    return 2 ** np.arange(int(n.min()).bit_length())
 
 
 def mean_accuracy(cell: dict) -> float:
@@ -83,15 +81,14 @@ def slope(fit: Fit) -> str:
 
 def laws_table(found: dict[str, Fit]) -> str:
     """A line per law of another form, then the slopes of every curve and where they end."""
-    text, lines = [], []
+    text, table = [], [["accuracy against compute", "n", "over all points", "a start per run",
+                        "flat from (FLOPs or tokens)"]]
     for name, fit in found.items():
         if "q" not in fit.values:
             values = ", ".join(f"{key} = {fit.text(key)}" for key in fit.values if key != "N0")
             text.append(f"- {name}: {values}, R² = {fit.r2:.3f}, n = {fit.n}")
         elif f"{name} saturating" in found:
-            own, knee = found.get(f"{name} own starts"), found[f"{name} saturating"]
-            lines.append([name, str(fit.n), slope(fit), slope(own) if own else "",
-                          knee.text("x0")])
-    header = ["accuracy against compute", "n", "over all points", "a start per run",
-              "flat from (FLOPs or tokens)"]
-    return "\n".join([*text, "", shared.markdown_table(header, lines)])
+            own = found.get(f"{name} own starts")
+            table.append([name, str(fit.n), slope(fit), slope(own) if own else "",
+                          found[f"{name} saturating"].text("x0")])
+    return "\n".join([*text, "", tables.markdown(table)])

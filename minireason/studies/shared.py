@@ -1,4 +1,4 @@
-"""What the studies share: a small model's recipe, the way from a run to its table, rows to tables.
+"""What the studies share: a small model's recipe, and the way from a run to its table.
 
 A study is measure(cfg, log, device), which gives result.json, and write(result, folder), which
 makes table.md and the pictures of it; `--from FOLDER` does the second alone.
@@ -13,12 +13,16 @@ from typing import Annotated
 
 import numpy as np
 import tyro
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from minireason.core import parallel
 from minireason.core.config import TrainingConfig, machine, read_json, stream_seed, write_atomic
 from minireason.model import checkpoint
 from minireason.model.tokenizer import Tokenizer
 from minireason.model.transformer import ModelConfig, Transformer
+from minireason.report import style
+from minireason.stages import pretrain
 
 
 @dataclass(frozen=True)
@@ -42,11 +46,13 @@ class Recipe(TrainingConfig):
     tokens_per_step: int          # on average; gives rows_per_step
 
 
-def random_model(tokenizer: Tokenizer, recipe: Recipe, seed: int, max_len: int) -> Transformer:
+def random_model(tokenizer: Tokenizer, shape: Recipe | pretrain.Config, seed: int, max_len: int,
+                 rope_theta: float = 10_000.0) -> Transformer:
     """A transformer with random weights."""
-    shape = ModelConfig(tokenizer.vocab_size, recipe.d_model, recipe.n_layers, recipe.n_heads,
-                        recipe.n_heads, recipe.head_dim, recipe.d_ff, max_len, recipe.rope_theta)
-    return Transformer.random(shape, stream_seed(seed, "weights"))
+    return Transformer.random(
+        ModelConfig(tokenizer.vocab_size, shape.d_model, shape.n_layers, shape.n_heads,
+                    shape.n_heads, shape.head_dim, shape.d_ff, max_len, rope_theta),
+        stream_seed(seed, "weights"))
 
 
 def run_study(name: str, cfg, measure: Callable, write: Callable, **parents: str) -> dict:
@@ -82,50 +88,14 @@ def write_json(path: Path, result: dict) -> None:
 
 def write_table(path: Path, result: dict, text: str) -> None:
     """The text, and a last line that says which command made it and, where known, on what."""
-    made = f"Made by `{result['command']}`"
+    text += f"\nMade by `{result['command']}`"
     if "machine" in result:
-        made += " on: " + ", ".join(f"{name} {value}" for name, value in result["machine"].items())
-    write_atomic(path, f"{text}\n{made}.\n")
-    print(f"{text}\n{made}.")
+        text += " on: " + ", ".join(f"{name} {value}" for name, value in result["machine"].items())
+    write_atomic(path, f"{text}.\n")
+    print(f"{text}.")
 
 
-def select(rows: list[dict], **wanted: object) -> list[dict]:
-    """The rows whose fields have these values."""
-    return [row for row in rows if wanted.items() <= row.items()]
-
-
-def group_by(rows: list[dict], field: str) -> dict:
-    """{value of the field: its rows}, in order of appearance."""
-    groups: dict = {}
-    for row in rows:
-        groups.setdefault(row[field], []).append(row)
-    return groups
-
-
-def pivot(rows: list[dict], by: str, across: str, cell: Callable[[list[dict]], str]) -> list:
-    """A line per value of `by`: the value, then a cell per value of `across`."""
-    columns, lines = group_by(rows, across), []
-    for label, own in group_by(rows, by).items():
-        found = group_by(own, across)
-        lines.append([str(label), *(cell(found[key]) if key in found else "" for key in columns)])
-    return lines
-
-
-def markdown_table(header: list[str], lines: list[list[str]]) -> str:
-    """A markdown table; a line that is too short ends in empty cells."""
-    text = [f"| {' | '.join(header)} |", "|---" * len(header) + "|"]
-    for line in lines:
-        text.append(f"| {' | '.join(line + [''] * (len(header) - len(line)))} |")
-    return "\n".join(text)
-
-
-def percent_text(points: list[dict]) -> str:
-    """Mean over seeds [mean of their 95% intervals] (lowest to highest seed), in percent."""
-    mean, low, high = (100 * float(np.mean([point[key] for point in points]))
-                       for key in ("accuracy", "low", "high"))
-    return f"{mean:.1f} [{low:.0f}, {high:.0f}]" + range_text([100 * p["accuracy"] for p in points])
-
-
-def range_text(values: list[float]) -> str:
-    """` (73 to 81)` of several seeds, nothing of one."""
-    return f" ({min(values):.0f} to {max(values):.0f})" if len(values) > 1 else ""
+def panels(n: int, height: float, sharex: bool = False) -> tuple[Figure, list[Axes]]:
+    """An empty figure of this height in inches, with n pairs of axes one above the other."""
+    figure = Figure(figsize=(style.WIDTH, height), layout="constrained")
+    return figure, list(np.atleast_1d(figure.subplots(n, 1, sharex=sharex)))

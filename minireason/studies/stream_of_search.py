@@ -2,13 +2,8 @@
 
 Stream of Search (Gandhi 2024, arXiv:2404.03683): a model trained on search traces, dead ends
 included and only about half of them successful, solves more held-out problems than one trained on
-optimal paths (51.3% against 25.7% with 250M parameters). Here with the same model, the same number
-of optimizer steps and the same schedule, in four arms:
-
-    sos               search traces of the paper's solvers
-    guided            search traces of a solver that sees solutions and errs on purpose
-    optimal_tokens    optimal paths, as many as have the same number of tokens
-    optimal_examples  optimal paths, as many as `sos` has traces
+optimal paths (51.3% against 25.7% with 250M parameters). Here ARMS differ in their lines alone:
+model, optimizer steps and schedule are equal.
 
 `--init` starts every arm from a policy that knows its arithmetic (a folder of the family chain);
 without it, weights are random and small models mostly learn to add. `--rl ARM` continues with
@@ -16,28 +11,64 @@ reinforcement learning from a finished arm, the outcome alone as reward, in smal
 (docs/LOG.md). Then N samples per problem: stream_of_search_curves.py.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import torch
 
-from minireason.core.config import UserError, check_choice, stream_seed
+from minireason.core.config import UserError, check_choice, read_lines, rng
 from minireason.core.runlog import RunLog
-from minireason.measure.estimates import answer_ids
 from minireason.measure.evaluate import evaluate, frozen_sets
 from minireason.model import checkpoint
 from minireason.model.tokenizer import Tokenizer
-from minireason.problems import Problem
-from minireason.problems import countdown as family
-from minireason.problems.countdown_solver import chance
-from minireason.sampling.complete import prompt_ids, stream
+from minireason.model.transformer import Transformer
+from minireason.problems import countdown, sample_split
 from minireason.sampling.sampler import Sampling
+from minireason.stages import rl
 from minireason.studies import shared
 from minireason.studies import stream_of_search_curves as curves
-from minireason.studies.stream_of_search_train import ARMS, SIZES, Cell, reinforce, train
+from minireason.training.batches import Row, encode_lines
+from minireason.training.imitate import imitate
+from minireason.training.rollouts import Rewards
 
-SETS = ("test", "targets")            # held-out numbers; held-out numbers and targets
+SEARCHES = ("sos",                # traces of the paper's solvers
+            "guided")             # of a solver that sees solutions and errs on purpose
+ARMS = (*SEARCHES,
+        "optimal_tokens",         # optimal paths, as many as have the same number of tokens
+        "optimal_examples")       # optimal paths, as many as `sos` has traces
+FOUR = 0.8                        # share of training problems with 4 numbers, the rest has 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe(shared.Recipe):
+    """Model, training and measurement of one size; tokens per step are equal in all arms."""
+
+    max_len: int = 384
+    weight_decay: float = 0.05
+    save_every: int = 50
+    coverage_n: int               # frozen problems per set, N samples each
+    n: int                        # N, a power of two
+    rl: rl.Config                 # of `<arm>+rl`
+
+
+RL = rl.Config(                   # traces are long, their signal is weak: lr 3e-4 undoes the policy
+    init="", family="countdown", steps=160, prompts_per_step=16, group_size=16, min_level=4,
+    max_level=4, rewards=Rewards(outcome=1.0, process=0.0), lr=1e-4, save_every=50, eval_every=40,
+    validation_n=200, eval_n=200)
+SIZES = {
+    "smoke": Recipe(d_model=16, n_layers=1, n_heads=1, head_dim=16, d_ff=32, steps=4, warmup=2,
+                    tokens_per_step=500, eval_n=6, coverage_n=4, n=4, rl=replace(
+                        RL, steps=2, prompts_per_step=2, group_size=2, eval_every=1,
+                        validation_n=4, eval_n=4)),
+    "cpu": Recipe(d_model=96, n_layers=4, n_heads=3, head_dim=32, d_ff=320, steps=4800, warmup=50,
+                  tokens_per_step=1700, lr=2e-3, coverage_n=200, n=32, rl=RL),
+    "gpu": Recipe(d_model=384, n_layers=8, n_heads=6, head_dim=64, d_ff=1024, steps=8000,
+                  warmup=200, tokens_per_step=30_000, coverage_n=500, n=256, rl=replace(
+                      RL, steps=400, prompts_per_step=64, eval_every=100, validation_n=500,
+                      eval_n=500)),
+}
 
 
 @dataclass(frozen=True)
@@ -76,9 +107,11 @@ def measure(cfg: Config, log: RunLog, device: torch.device) -> dict:
             inits[f"{arm}+rl"] = f"{log.out}/cells/{arm}-s{seed}"
         for arm, init in inits.items():
             name = f"cells/{arm}-s{seed}"
-            work = Cell(cfg.size, init, seed, arm), log.out / name, device
-            found = log.once(f"{name}/trained.json", partial(trained_cell, *work))
-            records = log.once(f"{name}/samples.json", partial(sampled_cell, *work))
+            cell, folder = Cell(cfg.size, init, seed, arm), log.out / name
+            found = log.once(f"{name}/trained.json", partial(trained_cell, cell, folder, device))
+            records = log.once(f"{name}/samples.json", partial(
+                curves.sampled_records, folder, device, cell.style, seed, SIZES[cfg.size].n,
+                SIZES[cfg.size].coverage_n))
             found["curves"] = {key: curves.curve(part, seed) for key, part in records.items()}
             for key, report in found["accuracy"].items():
                 log.say(f"{arm} {seed} {key}: {report['accuracy']:.1%} of {report['n']}")
@@ -86,55 +119,102 @@ def measure(cfg: Config, log: RunLog, device: torch.device) -> dict:
     return {"cells": cells}
 
 
+@dataclass(frozen=True)
+class Cell:
+    """One model of the study."""
+
+    size: str
+    init: str                     # folder of the model that it starts from; "": random weights
+    seed: int
+    arm: str                      # of ARMS, or `guided+rl`: RL on top of it
+
+    @property
+    def style(self) -> str:
+        """How its completions are written."""
+        base = self.arm.removesuffix("+rl")
+        return base if base in SEARCHES else "optimal"
+
+
 def trained_cell(cell: Cell, folder: Path, device: torch.device) -> dict:
     """One model and its greedy accuracy; the weights stay in the folder."""
-    tokenizer = Tokenizer.build(family.TOKENS)
+    tokenizer = Tokenizer.build(countdown.TOKENS)
     if cell.arm.endswith("+rl"):
         model, seen = reinforce(cell, folder, device)
     else:
         model, seen = train(cell, folder, tokenizer, device)
-    sets = {}
-    for split in SETS:
-        sets |= frozen_sets("countdown", split, SIZES[cell.size].eval_n)
+    n = SIZES[cell.size].eval_n
+    sets = frozen_sets("countdown", "test", n) | frozen_sets("countdown", "targets", n)
     report = evaluate(model, tokenizer, sets, cell.style, Sampling(temperature=0))
     checkpoint.save(folder, model, tokenizer)
     return {"arm": cell.arm, "seed": cell.seed, "accuracy": report,
             "parameters": model.n_params, **seen}
 
 
-def sampled_cell(cell: Cell, folder: Path, device: torch.device) -> dict:
-    """{set: [record per problem]} with 4 numbers: N samples at T = 1, and what chance does.
-
-    answers: ids of equal expressions, -1 for none or given up; scores: mean log-probabilities.
-    """
-    model, tokenizer = checkpoint.load(folder, device)
-    recipe, found = SIZES[cell.size], {}
-    for split in SETS:
-        ((name, problems),) = frozen_sets("countdown", split, recipe.coverage_n, (4,)).items()
-        prompts = prompt_ids(tokenizer, problems, cell.style)
-        how = Sampling(n=recipe.n, max_new=family.max_new(4),
-                       seed=stream_seed(cell.seed, "countdown samples", split))
-        texts, tokens, scores = [], [], []                        # of all samples, in order
-        for part in stream(model, tokenizer, prompts, how):
-            lengths = part.mask.sum(1)
-            texts += [family.OPENER[cell.style] + text for text in part.texts(tokenizer)]
-            tokens += lengths.tolist()
-            scores += (part.logprobs.sum(1) / lengths).tolist()
-        found[name] = []
-        for i, problem in enumerate(problems):
-            own = slice(i * how.n, (i + 1) * how.n)
-            found[name].append({**verdicts(problem, texts[own]), "tokens": tokens[own],
-                                "scores": [round(score, 5) for score in scores[own]]})
-    return found
+def lines_of_step(arm: str, seed: int, step: int, count: int) -> tuple[list[str], list[str]]:
+    """(prompts, completions) of one step, train split only; equal arms see equal problems."""
+    generator, searching = rng(seed, "countdown", step), rng(seed, "countdown search", step)
+    prompts, completions = [], []
+    for _ in range(count):
+        level = 4 if generator.random() < FOUR else 3
+        problem = sample_split(countdown, generator, level, "train")
+        prompts.append(problem.prompt)
+        if arm in SEARCHES:
+            completions.append(countdown.search_text(problem, searching, arm))
+        else:
+            completions.append(countdown.render(problem, "optimal"))
+    return prompts, completions
 
 
-def verdicts(problem: Problem, texts: list[str]) -> dict:
-    """What is kept of a problem and the completions of its samples."""
-    answers, correct = [], []
-    for text in texts:
-        parsed = family.parse(text)
-        gave_up = parsed is None or parsed[1] == family.GAVE_UP
-        answers.append(None if gave_up else parsed[1])
-        correct.append(int(family.verify(problem, text).correct))
-    return {"prompt": problem.prompt, "chance": chance(*family.given(problem)),
-            "answers": answer_ids(answers, "").tolist(), "correct": correct, "example": texts[0]}
+def rows_per_step(recipe: Recipe, tokenizer: Tokenizer, arm: str) -> int:
+    """Rows that have tokens_per_step tokens on average; `optimal_examples` has as many as `sos`."""
+    counted = "sos" if arm == "optimal_examples" else arm
+    rows = encode_lines(tokenizer, *lines_of_step(counted, 0, -1, 400))
+    return max(1, round(recipe.tokens_per_step / np.mean([len(row) for row, _ in rows])))
+
+
+def first_model(recipe: Recipe, cell: Cell, tokenizer: Tokenizer) -> Transformer:
+    """A model with random weights, or a policy that knows its arithmetic, with longer rows."""
+    if not cell.init:
+        return shared.random_model(tokenizer, recipe, cell.seed, recipe.max_len)
+    parent, words = checkpoint.load(cell.init)
+    if words.to_json() != tokenizer.to_json():
+        raise UserError(f"{cell.init}: its tokenizer is not countdown's, numbers of up to 2 digits "
+                        "as one token; give a folder of the family chain")
+    model = Transformer(replace(parent.config, max_len=recipe.max_len))
+    model.load_state_dict(parent.state_dict())
+    return model
+
+
+def train(cell: Cell, folder: Path, tokenizer: Tokenizer,
+          device: torch.device) -> tuple[Transformer, dict]:
+    """A model trained on its arm's lines, and what it has seen; resumes if killed."""
+    parents = {"init": checkpoint.weights_hash(cell.init)} if cell.init else {}
+    log = RunLog(str(folder), "countdown-cell", cell, parents)
+    recipe = SIZES[cell.size]
+    recipe = replace(recipe, rows_per_step=rows_per_step(recipe, tokenizer, cell.arm))
+    model = first_model(recipe, cell, tokenizer).to(device)
+    log.start(model, device)
+    tokens: dict[int, int] = {}       # {step: tokens}, prompts included
+
+    def rows_at(step: int) -> list[Row]:
+        lines = lines_of_step(cell.arm, cell.seed, step, recipe.rows_per_step)
+        rows = encode_lines(tokenizer, *lines)
+        tokens[step] = sum(len(row) - 1 for row, _ in rows)
+        return rows
+
+    imitate(log, model, tokenizer, recipe, rows_at)
+    for step in set(range(recipe.steps)) - set(tokens):       # trained by a killed process
+        rows_at(step)
+    return model, {"train_tokens": sum(tokens.values()),
+                   "train_examples": recipe.steps * recipe.rows_per_step}
+
+
+def reinforce(cell: Cell, folder: Path, device: torch.device) -> tuple[Transformer, dict]:
+    """A finished arm after RL on problems with 4 numbers, and what it has seen."""
+    cfg = replace(SIZES[cell.size].rl, init=cell.init, out=str(folder / "rl"), seed=cell.seed,
+                  device=str(device))
+    rl.run(cfg)
+    model, _ = checkpoint.load(cfg.out, device)
+    metrics = read_lines(folder / "rl" / "metrics.jsonl")
+    return model, {"train_tokens": sum(m.get("train/generated_tokens", 0) for m in metrics),
+                   "train_examples": cfg.steps * cfg.prompts_per_step * cfg.group_size}

@@ -9,11 +9,19 @@ do not check. `random` is the policy that draws uniformly among the useful opera
 from pathlib import Path
 
 import numpy as np
+import torch
 from matplotlib.figure import Figure
 
-from minireason.core.config import rng
-from minireason.measure.estimates import best_of_n, mean_interval, pass_at_k, vote_at
-from minireason.report import style
+from minireason.core.config import rng, stream_seed
+from minireason.measure import estimates
+from minireason.model import checkpoint
+from minireason.problems import Problem, countdown
+from minireason.problems.countdown_solver import chance
+from minireason.problems.frozen import load_frozen
+from minireason.report import style, tables
+from minireason.report.runs import group_by
+from minireason.sampling.complete import prompt_ids, stream
+from minireason.sampling.sampler import Sampling
 from minireason.studies import shared
 
 METHODS = ("single", "majority", "likelihood", "self_check")
@@ -24,17 +32,60 @@ LOOKS = {"sos": ("Stream of Search", style.BLUE, "o"),
 SETS = {"countdown-test-n4": "new numbers", "countdown-targets-n4": "new numbers and targets"}
 
 
+def sampled_records(folder: Path, device: torch.device, written: str, seed: int, n: int,
+                    problems_per_set: int) -> dict[str, list[dict]]:
+    """{set: [record per problem]} with 4 numbers: N samples at T = 1, and what chance does.
+
+    written: the style of the completions. A record's scores are mean log-probabilities.
+    """
+    model, tokenizer = checkpoint.load(folder, device)
+    found = {}
+    for name in SETS:
+        problems = load_frozen(name)[:problems_per_set]
+        how = Sampling(n=n, max_new=countdown.max_new(4),
+                       seed=stream_seed(seed, "countdown samples", name.split("-")[1]))
+        texts, tokens, scores = [], [], []                        # of all samples, in order
+        for part in stream(model, tokenizer, prompt_ids(tokenizer, problems, written), how):
+            assert part.logprobs is not None, "the sampler keeps them by default"
+            lengths = part.mask.sum(1)
+            texts += [countdown.OPENER[written] + text for text in part.texts(tokenizer)]
+            tokens += lengths.tolist()
+            scores += (part.logprobs.sum(1) / lengths).tolist()
+        found[name] = []
+        for i, problem in enumerate(problems):
+            own = slice(i * n, (i + 1) * n)
+            found[name].append({**verdicts(problem, texts[own]), "tokens": tokens[own],
+                                "scores": [round(score, 5) for score in scores[own]]})
+    return found
+
+
+def verdicts(problem: Problem, texts: list[str]) -> dict:
+    """What is kept of a problem and the completions of its samples.
+
+    answers: ids of equal expressions, -1 for none or given up.
+    """
+    answers, correct = [], []
+    for text in texts:
+        _, answer = countdown.parse(text) or ((), None)
+        answers.append(None if answer == countdown.GAVE_UP else answer)
+        correct.append(int(countdown.verify(problem, text).correct))
+    return {"prompt": problem.prompt, "chance": chance(*countdown.given(problem)),
+            "answers": estimates.answer_ids(answers, "").tolist(), "correct": correct,
+            "example": texts[0]}
+
+
 def curve(records: list[dict], seed: int) -> list[dict]:
     """Every method at every N: accuracy with a 95% bootstrap interval over problems."""
-    points, most = [], len(records[0]["answers"])
+    points, n = [], 1
     tokens = float(np.mean([record["tokens"] for record in records]))
-    for n in [2 ** i for i in range(most.bit_length())]:
+    while n <= len(records[0]["answers"]):
         point = {"n": n, "tokens": n * tokens}
         for method in METHODS:
             values = [per_problem(record, n, method, seed, i) for i, record in enumerate(records)]
-            point[method] = mean_interval(np.array(values), draws=1000)
+            point[method] = estimates.mean_interval(np.array(values), draws=1000)
         chances = np.array([1 - (1 - record["chance"]) ** n for record in records])
-        points.append({**point, "random": mean_interval(chances, draws=1000)})
+        points.append({**point, "random": estimates.mean_interval(chances, draws=1000)})
+        n *= 2
     return points
 
 
@@ -44,39 +95,40 @@ def per_problem(record: dict, n: int, method: str, seed: int, index: int) -> flo
     if method == "single":
         return float(correct.mean())
     if method == "self_check":
-        return pass_at_k(len(correct), int(correct.sum()), n)
+        return estimates.pass_at_k(len(correct), int(correct.sum()), n)
     if method == "likelihood":
-        return best_of_n(correct, np.array(record["scores"]), n)
+        return estimates.best_of_n(correct, np.array(record["scores"]), n)
     right = np.unique(answers[correct == 1])                 # several expressions may be right
-    return vote_at(answers, np.ones(len(answers)), right, n, rng(seed, "subsets", index, n))
+    return estimates.vote_at(answers, np.ones(len(answers)), right, n,
+                             rng(seed, "subsets", index, n))
 
 
 def greedy_table(cells: list[dict]) -> str:
     """Greedy accuracy in percent, a row per arm over its seeds, and what search traces gain."""
-    names, lines = list(cells[0]["accuracy"]), []
-    arms = shared.group_by(cells, "arm")
+    names, arms = list(cells[0]["accuracy"]), group_by(cells, "arm")
+    table = [["countdown arm", "seeds", "tokens", "examples", *names]]
     for arm, own in arms.items():
         seeds = ", ".join(str(cell["seed"]) for cell in own)
         tokens = np.mean([cell["train_tokens"] for cell in own]) / 1e6
         line = [arm, seeds, f"{tokens:.2f}M", f"{own[0]['train_examples']:,}"]
         for name in names:
-            line.append(shared.percent_text([cell["accuracy"][name] for cell in own]))
-        lines.append(line)
+            line.append(tables.accuracy_text([cell["accuracy"][name] for cell in own]))
+        table.append(line)
     reference = {cell["seed"]: cell["accuracy"] for cell in arms.get("optimal_tokens", [])}
-    for arm in (arm for arm in ("sos", "guided") if arm in arms):
-        line = [f"{arm} - optimal_tokens, points (lowest 95% bound of any seed)", "", "", ""]
-        for name in names:
-            pairs = [(cell["accuracy"][name], reference[cell["seed"]][name])
-                     for cell in arms[arm] if cell["seed"] in reference]
-            line += [gain_text(pairs)] if pairs else []
-        lines += [line] if reference else []
-    return shared.markdown_table(["countdown arm", "seeds", "tokens", "examples", *names], lines)
+    for arm in ("sos", "guided"):
+        pairs = [(cell["accuracy"], reference[cell["seed"]]) for cell in arms.get(arm, [])
+                 if cell["seed"] in reference]
+        if pairs:
+            table.append([f"{arm} - optimal_tokens, points (lowest 95% bound of any seed)",
+                          "", "", "", *(gain_text(pairs, name) for name in names)])
+    return tables.markdown(table)
 
 
-def gain_text(pairs: list[tuple[dict, dict]]) -> str:
-    """Mean difference of two accuracies over seeds and the lowest bound of any seed, unpaired."""
+def gain_text(pairs: list[tuple[dict, dict]], name: str) -> str:
+    """Mean difference on a set over seeds and the lowest bound of any seed, unpaired."""
     gains, bounds = [], []
-    for a, b in pairs:
+    for ours, theirs in pairs:
+        a, b = ours[name], theirs[name]
         variance = sum(x["accuracy"] * (1 - x["accuracy"]) / x["n"] for x in (a, b))
         gains.append(a["accuracy"] - b["accuracy"])
         bounds.append(gains[-1] - 1.96 * variance ** 0.5)
@@ -85,40 +137,40 @@ def gain_text(pairs: list[tuple[dict, dict]]) -> str:
 
 def samples_table(cells: list[dict]) -> str:
     """Every method with one, some and all samples per problem, of each model."""
-    methods, lines = (*METHODS, "random"), []
+    methods = (*METHODS, "random")
+    table = [["arm", "seed", "set", "N", "tokens", *methods]]
     for cell in cells:
         for name, points in cell["curves"].items():
             for point in (points[0], points[len(points) // 2], points[-1]):
                 percents = [f"{100 * point[method]['accuracy']:.1f}" for method in methods]
-                lines.append([cell["arm"], str(cell["seed"]), name, str(point["n"]),
+                table.append([cell["arm"], str(cell["seed"]), name, str(point["n"]),
                               f"{point['tokens']:.0f}", *percents])
-    return shared.markdown_table(["arm", "seed", "set", "N", "tokens", *methods], lines)
+    return tables.markdown(table)
 
 
 def coverage(cells: list[dict]) -> Figure:
     """pass@k of every arm, one line per seed with its 95% interval, greedy at the left; chance."""
     names = list(cells[0]["curves"])
-    figure = Figure(figsize=(style.WIDTH, 1 + 2.6 * len(names)), layout="constrained")
-    panels = np.atleast_1d(figure.subplots(len(names), 1, sharex=True))
+    figure, panels = shared.panels(len(names), 1 + 2.6 * len(names), sharex=True)
     for axes, name in zip(panels, names, strict=True):
+        ks = [point["n"] for point in cells[0]["curves"][name]]
         for cell in cells:
             arm, _, rl = cell["arm"].partition("+")
             label, colour, marker = LOOKS[arm]
             label = f"{label}, then RL" if rl else label
-            points, greedy = cell["curves"][name], cell["accuracy"][name]
-            ks = [point["n"] for point in points]
-            bars = [style.spread([point["self_check"]]) for point in points]
+            bars = [style.spread([point["self_check"]]) for point in cell["curves"][name]]
             style.whiskers(axes, ks, bars, colour, marker,
                            label if cell["seed"] == cells[0]["seed"] else "", "--" if rl else "-")
-            style.whiskers(axes, [0.6 if rl else 0.5], [style.spread([greedy])], colour, marker)
+            style.whiskers(axes, [0.6 if rl else 0.5], [style.spread([cell["accuracy"][name]])],
+                           colour, marker)
         chances = [100 * point["random"]["accuracy"] for point in cells[0]["curves"][name]]
         axes.plot(ks, chances, color=style.BLACK, linestyle=":", label="random policy, exact")
         axes.set_xscale("log", base=2)
         left = "greedy\n(RL right)" if any("+" in cell["arm"] for cell in cells) else "greedy"
         axes.set_xticks([0.5, *ks], [left, *map(str, ks)])
         style.percent_axis(axes, "pass@k (%)")
-        axes.set_title(f"{SETS[name]}: {len(cells)} models, {greedy['n']} problems greedy",
-                       fontsize=9)
+        axes.set_title(f"{SETS[name]}: {len(cells)} models, "
+                       f"{cells[0]['accuracy'][name]['n']} problems greedy", fontsize=9)
     panels[-1].set_xlabel("samples k (log scale); a solver checks itself, so pass@k is reached")
     style.legend_below(figure, panels[0], 2)
     return figure

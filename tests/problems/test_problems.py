@@ -511,7 +511,6 @@ def test_balanced_samples_have_all_digits_and_carries():
     carries = Counter(map(by_hand_carries, (p for p in drawn if p.level == 3)))
     assert set(carries) == {0, 1, 2, 3}
     assert all(abs(count / digits[3] - 0.25) < 0.05 for count in carries.values())
-    assert all(lee2023.carries(p) == by_hand_carries(p) for p in drawn[:200])
 
 
 def by_hand_carries(problem) -> int:

@@ -8,6 +8,7 @@ import pytest
 
 from minireason.core.config import UserError, from_dict, read_json, to_dict
 from minireason.measure.estimates import wilson
+from minireason.report import style
 from minireason.stages import STAGES, flywheel, star
 from minireason.studies import ablate
 
@@ -105,7 +106,8 @@ def test_the_table_holds_means_ranges_and_pooled_rates():
 
 
 def test_hard_levels_are_pooled_by_their_problems_and_drawn_by_round():
-    assert ablate.bar([row("a", 0.5), row("a", 1.0, problems=30, set="chain-test-k3")]) == tuple(
+    pooled = [row("a", 0.5), row("a", 1.0, problems=30, set="chain-test-k3")]
+    assert style.spread(ablate.pooled_by_seed(pooled)) == tuple(
         100 * share for share in (35 / 40, *wilson(35, 40)))
     rows = [row("before", 0.2, round=0), *(row("a", 0.1 * i, round=i) for i in (1, 2, 3))]
     ends, rounds = ablate.ablation_figure("star", rows).axes

@@ -14,7 +14,7 @@ from minireason.studies.fits import inference_multiple
 
 def test_exchange_spends_equal_flops_and_says_when_capped():
     def records(rows: list[list[int]], answers: list[list[str]]) -> dict:
-        found = [{"answer": "7", "answers": given, "correct": row}
+        found = [{"answer": "7", "answers": given, "correct": row, "tokens": [9] * len(row)}
                  for row, given in zip(rows, answers, strict=True)]
         return {"samples": {"chain-test-k1": found}}
 
@@ -51,7 +51,9 @@ def test_figures_and_table_come_from_the_result_alone(tmp_path):
 
 def test_a_sweep_trains_every_size_on_the_same_tokens(tmp_path, monkeypatch):
     """No size stops early, however soon it is good: a pretraining target would end it."""
-    tiny = replace(scaling.SIZES["smoke"], steps=3, lines_per_step=4, n=2, problems=2, eval_n=2)
+    smoke = scaling.SIZES["smoke"]
+    tiny = replace(smoke, n=2, problems=2, training=replace(smoke.training, steps=3,
+                                                            rows_per_step=4, eval_n=2))
     monkeypatch.setitem(scaling.SIZES, "smoke", tiny)
     cfg = scaling.Config(size="smoke", out=str(tmp_path / "a"), device="cpu")
     result = scaling.run(cfg)
@@ -73,7 +75,7 @@ def test_bad_configuration_is_a_user_error():
 
 def test_shares_of_problems_count_towards_an_interval():
     """An oracle's or a vote's expected share of a problem lies between 0 and 1."""
-    records = [{"answer": "7", "answers": ["7", "8"], "correct": [1, 0]}]
+    records = [{"answer": "7", "answers": ["7", "8"], "correct": [1, 0], "tokens": [9, 9]}]
     model = {"seed": 0, "samples": {"chain-test-k1": records}}
     (row, *_) = scaling.exchange(replace(scaling.SIZES["cpu"], n=2), [
         {**model, "index": 0, "parameters": 1}, {**model, "index": 3, "parameters": 1}])

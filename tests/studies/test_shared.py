@@ -1,18 +1,12 @@
-"""What the studies share: commands that can be typed again, tables, models of equal seeds."""
+"""What the studies share: commands that can be typed again, models of equal seeds."""
 
 from dataclasses import dataclass
-
-import pytest
 
 from minireason.core.config import read_json
 from minireason.model.tokenizer import Tokenizer
 from minireason.problems import chain
 from minireason.studies import shared
 from minireason.studies.lee2023 import SIZES
-
-ROWS = [{"style": "a", "n": 1, "accuracy": 0.5, "low": 0.4, "high": 0.6, "seed": 0},
-        {"style": "a", "n": 1, "accuracy": 0.3, "low": 0.2, "high": 0.4, "seed": 1},
-        {"style": "b", "n": 2, "accuracy": 0.1, "low": 0.0, "high": 0.2, "seed": 0}]
 
 
 @dataclass(frozen=True)
@@ -49,23 +43,9 @@ def test_a_study_measures_once_and_writes_as_often_as_asked(tmp_path, capsys):
     assert (tmp_path / "plain.md").read_text() == "\nMade by `minireason count`.\n"
 
 
-def test_rows_become_a_table_with_empty_cells_where_nothing_was_measured():
-    lines = shared.pivot(ROWS, "style", "n", shared.percent_text)
-    assert lines == [["a", "40.0 [30, 50] (30 to 50)", ""], ["b", "", "10.0 [0, 20]"]]
-    assert shared.markdown_table(["style", "1", "2", "more"], lines[1:]).splitlines() == [
-        "| style | 1 | 2 | more |", "|---|---|---|---|", "| b |  | 10.0 [0, 20] |  |"]
-    assert shared.select(ROWS, style="a", seed=1) == [ROWS[1]]
-    assert shared.select(ROWS, missing=None) == []
-
-
 def test_random_models_follow_their_seed():
     tokenizer, recipe = Tokenizer.build(chain.TOKENS), SIZES["tiny"]
     one, same, other = (shared.random_model(tokenizer, recipe, seed, 32) for seed in (0, 0, 1))
     assert one.embedding.weight.equal(same.embedding.weight)
     assert not one.embedding.weight.equal(other.embedding.weight)
     assert one.config.max_len == 32 and one.config.vocab_size == tokenizer.vocab_size
-
-
-@pytest.mark.parametrize("values, text", [([77.0], ""), ([73.4, 81.0], " (73 to 81)")])
-def test_ranges_are_of_several_seeds(values, text):
-    assert shared.range_text(values) == text

@@ -1,14 +1,17 @@
-"""The countdown study in its tiny form: it runs, resumes, continues with RL and redraws."""
+"""The countdown study in its tiny form: it runs, resumes, continues with RL, redraws; its arms."""
 
 import dataclasses
 import json
 import re
 import shutil
 
+import numpy as np
 import pytest
 
 from minireason.core.config import UserError
-from minireason.problems import countdown
+from minireason.model import checkpoint
+from minireason.model.tokenizer import Tokenizer
+from minireason.problems import addition, chain
 from minireason.studies import stream_of_search as study
 from minireason.studies.stream_of_search import Config
 from minireason.training import imitate as imitation
@@ -60,20 +63,40 @@ def test_arms_start_from_a_policy_and_rl_continues_from_an_arm(smallest, ladder,
     assert result["cells"][2]["train_tokens"] > 0 and (tmp_path / "a/coverage.png").exists()
 
 
-def test_what_is_kept_of_samples():
-    """Equal expressions have equal numbers; giving up is no answer."""
-    problem = countdown.read("3,7,18,2>46")
-    texts = ["</think>(18*2)+(7+3)<eos>", "</think>(7+3)+(18*2)<eos>", "</think>18+7<eos>",
-             "</think>(18*2)+(7+3)<eos>", "</think><wrong><eos>", "nothing"]
-    kept = study.verdicts(problem, texts)
-    first, second, third, *rest = kept["answers"]
-    assert len({first, second, third}) == 3 and min(first, second, third) >= 0
-    assert rest == [first, -1, -1] and kept["correct"] == [1, 1, 0, 1, 0, 0]
-
-
 @pytest.mark.parametrize("more, message", [
     ({"size": "huge"}, "--size huge"), ({"arms": ("sos",), "rl": ("guided",)}, "--rl guided"),
     ({"arms": ("fast",)}, "--arms"), ({"seeds": ()}, "--seeds")])
 def test_bad_configuration_is_a_user_error(more, message):
     with pytest.raises(UserError, match=message):
         Config(**more)
+
+
+def test_arms_see_equal_problems_and_equal_tokens():
+    tokenizer, recipe = Tokenizer.build(chain.TOKENS), study.SIZES["smoke"]
+    sos, paths = (study.lines_of_step(arm, 0, 5, 12) for arm in ("sos", "optimal_examples"))
+    assert sos[0] == paths[0] and sos[1] != paths[1]
+    assert all("<wrong>" not in text for text in paths[1])
+    counts = {arm: study.rows_per_step(recipe, tokenizer, arm) for arm in study.ARMS}
+    assert counts["sos"] == counts["optimal_examples"] < counts["optimal_tokens"]
+    for arm in ("sos", "guided", "optimal_tokens"):
+        prompts, completions = study.lines_of_step(arm, 1, 0, 60 * counts[arm])
+        texts = np.char.add(prompts, completions).tolist()
+        tokens = sum(map(len, tokenizer.encode_batch(texts)))
+        assert tokens == pytest.approx(60 * recipe.tokens_per_step, rel=0.15)   # rows are whole
+
+
+def test_models_start_from_a_policy_with_longer_rows(ladder):
+    recipe, star = study.SIZES["smoke"], str(ladder / "star")
+    cell, tokenizer = study.Cell("smoke", star, 0, "guided"), Tokenizer.build(chain.TOKENS)
+    model, (parent, _) = study.first_model(recipe, cell, tokenizer), checkpoint.load(star)
+    for a, b in zip(model.parameters(), parent.parameters(), strict=True):
+        assert a.equal(b)
+    assert model.config.max_len == recipe.max_len != parent.config.max_len
+    with pytest.raises(UserError, match="its tokenizer is not countdown's"):
+        study.first_model(recipe, cell, Tokenizer.build(addition.TOKENS))
+
+
+def test_an_arm_keeps_its_style_after_rl():
+    arms = ("sos", "guided+rl", "optimal_tokens+rl")
+    styles = [study.Cell("smoke", "", 0, arm).style for arm in arms]
+    assert styles == ["sos", "guided", "optimal"]
