@@ -107,10 +107,9 @@ def measure(cfg: Config, log: RunLog, device: torch.device) -> dict:
 
 
 def write(result: dict, out: Path) -> None:
-    """result.json with its fits, table.md and every figure."""
+    """fits.json, table.md and every figure."""
     laws = scaling_laws.laws(result)
-    result["fits"] = {name: asdict(fit) for name, fit in laws.items()}
-    shared.write_json(out / "result.json", result)
+    shared.write_json(out / "fits.json", {name: asdict(fit) for name, fit in laws.items()})
     scaling_figures.write(result, laws, out)
     shared.write_table(out / "table.md", result, scaling_laws.laws_table(laws) + "\n")
 

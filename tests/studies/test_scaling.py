@@ -39,7 +39,7 @@ def test_figures_and_table_come_from_the_result_alone(tmp_path):
     (tmp_path / "held/result.json").write_text(json.dumps(held))
     scaling.run(scaling.Config(source=str(tmp_path / "held"), out=str(tmp_path / "drawn")))
     fits = {name: asdict(fit) for name, fit in scaling_laws.laws(result).items()}
-    assert read_json(tmp_path / "drawn/result.json")["fits"] == fits
+    assert read_json(tmp_path / "drawn/fits.json") == fits
     assert {path.name for path in (tmp_path / "drawn").glob("*.png")} == {
         "pretrain-loss.png", "pretrain-accuracy.png", "rl-chain-validation-k8-sampled.png",
         "testtime-chain-test-k8.png", "search-chain-test-k8.png", "coverage-chain-test-k8.png"}
