@@ -7,7 +7,8 @@ import ast
 import re
 from typing import NamedTuple
 
-LOWEST, HIGHEST = 0, 99               # bounds of every value
+HIGHEST = 99                          # largest value
+NUMBER = r"(?:0|[1-9][0-9]?)"         # pattern of a value
 MOST_NUMBERS = 6                      # in one expression
 
 OPERATORS = {ast.Add: "+", ast.Sub: "-", ast.Mult: "*", ast.Div: "/"}
@@ -27,12 +28,12 @@ def compute(left: int, operator: str, right: int) -> int | None:
     if operator == "/":
         return None if right == 0 or left % right else left // right
     value = {"+": left + right, "-": left - right, "*": left * right}[operator]
-    return value if LOWEST <= value <= HIGHEST else None
+    return value if 0 <= value <= HIGHEST else None
 
 
 def parse_expression(text: str) -> ast.expr | None:
     """The syntax tree of an expression of numbers, + - * / and parentheses; None if it is none."""
-    if not re.fullmatch(r"[-+*/()0-9]{1,200}", text, re.ASCII):
+    if not re.fullmatch(r"[-+*/()0-9]{1,200}", text):
         return None
     try:
         return ast.parse(text, mode="eval").body

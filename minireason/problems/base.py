@@ -62,35 +62,27 @@ class Family(Protocol):
 
     def max_new(self, level: int) -> int:
         """Tokens of a completion of this level at most, <eos> included."""
-        ...
 
     def sample(self, rng: np.random.Generator, level: int) -> Problem:
         """One random problem."""
-        ...
 
     def read(self, text: str) -> Problem:
         """The problem that a user typed; UserError if it is unreadable."""
-        ...
 
     def render(self, problem: Problem, style: str) -> str:
         """The ideal completion, opener and <eos> included."""
-        ...
 
     def parse(self, completion: str) -> tuple[tuple[str, ...], str] | None:
         """(steps, answer); None if the completion does not match the grammar to its end."""
-        ...
 
     def check_steps(self, problem: Problem, steps: tuple[str, ...]) -> list[bool]:
         """Each step, verified from the state before it."""
-        ...
 
     def verify(self, problem: Problem, completion: str) -> Verdict:
         """The exact ground truth of this project."""
-        ...
 
     def facts(self, problem: Problem) -> tuple[str, ...]:
         """True single statements that its solution contains: pretraining text (corpus.py)."""
-        ...
 
 
 def number_tokens(digits: int) -> tuple[str, ...]:
@@ -128,14 +120,10 @@ def split_of(problem: Problem) -> str:
 
 
 def sample_split(family: Family, rng: np.random.Generator, level: int, split: str,
-                 sample: Callable | None = None) -> Problem:
-    """A random problem of one split, by rejection; UserError if the level has none.
-
-    sample: another sampler of the family than its own `sample`.
-    """
-    sample = sample or family.sample
+                 sample: Callable[[np.random.Generator, int], Problem] | None = None) -> Problem:
+    """A random problem of one split, from `sample` or the family's own; UserError if none is."""
     for _ in range(10_000):
-        problem = sample(rng, level)
+        problem = (sample or family.sample)(rng, level)
         if split_of(problem) == split:
             return problem
     raise UserError(f"{family.NAME} level {level}: no problem in split {split!r}")
