@@ -30,8 +30,8 @@ LEVEL_SYMBOL: str = "d"
 LEVEL_NAME: str = "digits of the longer number"
 STYLES: tuple[str, ...] = ("plain", "reverse", "simplified", "detailed", "star")
 ALIASES = {"direct": "plain", "cot": "simplified"}
-OPENER = {"plain": "</think>", "reverse": "</think>", "simplified": "<think>",
-          "detailed": "<think>", "star": "<think>", "direct": "</think>", "cot": "<think>"}
+OPENER = dict.fromkeys((*STYLES, *ALIASES), "<think>")
+OPENER |= dict.fromkeys(("plain", "reverse", "direct"), "</think>")
 TOKENS = (*number_tokens(1), *SYMBOLS)    # every digit is a token, so carries must be learned
 MAX_DIGITS = 20
 
@@ -127,7 +127,7 @@ def _claimed(style: str, step: str, state: State | None) -> State | None:
     match = re.fullmatch(_CLAIM[style], step)
     if match is None:
         return None
-    *numbers, carry = (re.sub("[, ]", "", part) for part in match.groups(""))
+    *numbers, carry = (part.replace(",", "").replace(" ", "") for part in match.groups(""))
     if style == "star":
         x, y, answer = numbers
         shown = x, y, answer, int(carry)

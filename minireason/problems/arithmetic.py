@@ -22,6 +22,10 @@ class Move(NamedTuple):
     right: int
     after: tuple[int, ...]            # result first, then the numbers not used, in their order
 
+    def __str__(self) -> str:
+        """`18-3=15,7,2`: the operation, its result, the numbers that are left."""
+        return f"{self.left}{self.operator}{self.right}={','.join(map(str, self.after))}"
+
 
 def compute(left: int, operator: str, right: int) -> int | None:
     """The exact value, or None where it is undefined, not whole, or outside 0..99."""

@@ -63,7 +63,7 @@ class Family(Protocol):
     def max_new(self, level: int) -> int:
         """Tokens of a completion of this level at most, <eos> included."""
 
-    def sample(self, rng: np.random.Generator, level: int) -> Problem:
+    def sample(self, rng: np.random.Generator, level: int, /) -> Problem:
         """One random problem."""
 
     def read(self, text: str) -> Problem:

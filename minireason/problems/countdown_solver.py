@@ -6,12 +6,12 @@ most `breadth` children a state, ordered by one of two heuristics: the distances
 the target, or to the nearest factor of the target. No solver comes back to a state.
 """
 
-from collections.abc import Iterator
+from functools import cache
 from itertools import combinations
 
 import numpy as np
 
-from minireason.problems.arithmetic import HIGHEST, Move
+from minireason.problems.arithmetic import HIGHEST, Move, compute
 
 BUDGET = 300                          # tokens of a stream of search at most
 NEAR = 5                              # a result this near to the target is compared with it
@@ -20,23 +20,22 @@ SOLVERS = (                           # (order, heuristic, children a state)
     ("depth", "factor", 3), ("depth", "factor", 4), ("breadth", "factor", 2))
 
 
+@cache
 def results(a: int, b: int) -> list[tuple[str, int]]:
     """Useful operations on a >= b with whole results up to 99: nothing that wastes a number twice.
 
     a-b=0, times 1 and divided by 1 are left out, as a solution exists without them or not at all
     in nearly every case; the verifier accepts them.
     """
-    found = [("+", a + b)] if a + b <= HIGHEST else []
-    if a > b:
-        found.append(("-", a - b))
-    if b > 1 and a * b <= HIGHEST:
-        found.append(("*", a * b))
-    if b > 1 and a % b == 0:
-        found.append(("/", a // b))
+    found = []
+    for operator in "+-*/":
+        result = compute(a, operator, b)
+        wasteful = (operator == "-" and a == b) or (operator in "*/" and b < 2)
+        if result is not None and not wasteful:
+            found.append((operator, result))
     return found
 
 
-_RESULTS = {(a, b): tuple(results(a, b)) for a in range(HIGHEST + 1) for b in range(a + 1)}
 _FACTORS = [[d for d in range(1, t + 1) if t % d == 0] or [0] for t in range(HIGHEST + 1)]
 _TO_FACTOR = [[min(abs(x - d) for d in factors) for x in range(HIGHEST + 1)]
               for factors in _FACTORS]
@@ -51,7 +50,7 @@ def moves(state: tuple[int, ...]) -> list[Move]:
             continue
         seen.add((a, b))
         rest = state[:i] + state[i + 1:j] + state[j + 1:]
-        found += [Move(a, operator, b, (result, *rest)) for operator, result in _RESULTS[a, b]]
+        found += [Move(a, operator, b, (result, *rest)) for operator, result in results(a, b)]
     return found
 
 
@@ -63,24 +62,24 @@ def ordered(state: tuple[int, ...], target: int, heuristic: str) -> list[Move]:
     return sorted(moves(state), key=lambda m: sum(table[x] for x in m.after))
 
 
-def solve(state: tuple[int, ...], target: int) -> list[Move] | None:
-    """The first way to the target in the order of the factor heuristic, None if there is none."""
-    dead: set[tuple[int, ...]] = set()
+def solve(state: tuple[int, ...], target: int,
+          dead: set[tuple[int, ...]] | None = None) -> list[Move] | None:
+    """The first way to the target in the order of the factor heuristic, None if there is none.
 
-    def search(state: tuple[int, ...]) -> list[Move] | None:
-        if len(state) == 1:
-            return [] if state[0] == target else None
-        key = tuple(sorted(state))
-        if key in dead:
-            return None
-        for move in ordered(state, target, "factor"):
-            rest = search(move.after)
-            if rest is not None:
-                return [move, *rest]
-        dead.add(key)
+    dead: sorted states known to have none; those that are found are added.
+    """
+    if len(state) == 1:
+        return [] if state[0] == target else None
+    dead = set() if dead is None else dead
+    key = tuple(sorted(state))
+    if key in dead:
         return None
-
-    return search(state)
+    for move in ordered(state, target, "factor"):
+        rest = solve(move.after, target, dead)
+        if rest is not None:
+            return [move, *rest]
+    dead.add(key)
+    return None
 
 
 def chance(state: tuple[int, ...], target: int) -> float:
@@ -104,16 +103,28 @@ def stream(numbers: tuple[int, ...], target: int,
     order, heuristic, breadth = SOLVERS[int(generator.integers(len(SOLVERS)))]
     steps: list[Step] = []
     spent, before, state = 0, None, numbers
-    for path in visits(numbers, target, order, heuristic, breadth):
-        origin, move = path[-2].after if path[1:] else numbers, path[-1]
-        jump = 0 if origin == state else 1 if origin == before else origin
-        spent += cost(jump, move)
-        if spent > BUDGET:
-            break
-        steps.append((jump, move))
-        before, state = origin, move.after
-        if state == (target,):
-            return steps, path
+    waiting: list[list[Move]] = [[]]                   # ways, as moves from the root
+    seen: set[tuple[int, ...]] = set()                 # states of two numbers or more
+    while waiting:
+        path = waiting.pop(-1 if order == "depth" else 0)
+        found = path[-1].after if path else numbers
+        if tuple(sorted(found)) in seen:
+            continue
+        if len(found) > 1:
+            seen.add(tuple(sorted(found)))
+        if path:
+            origin, move = path[-2].after if path[1:] else numbers, path[-1]
+            jump = 0 if origin == state else 1 if origin == before else origin
+            spent += cost(jump, move)
+            if spent > BUDGET:
+                break
+            steps.append((jump, move))
+            before, state = origin, found
+            if found == (target,):
+                return steps, path
+        width = breadth if len(found) > 2 else 1       # of two numbers, what hits comes first
+        children = [[*path, move] for move in ordered(found, target, heuristic)[:width]]
+        waiting += children[::-1] if order == "depth" else children
     return steps, None
 
 
@@ -132,16 +143,9 @@ def guided(numbers: tuple[int, ...], target: int,
     with it by a subtraction. The search is given up at BUDGET tokens.
     """
     chance_right = generator.uniform(0.6, 0.95)
-    open_states: dict[tuple[int, ...], bool] = {}           # sorted state -> can it succeed?
+    dead: set[tuple[int, ...]] = set()                      # states that cannot succeed
     steps: list[Step] = []
     spent, back = 0, 0                                      # tokens; steps to take back first
-
-    def alive(state: tuple[int, ...]) -> bool:
-        key = tuple(sorted(state))
-        if key not in open_states:
-            open_states[key] = (state[0] == target if len(state) == 1 else
-                                any(alive(move.after) for move in moves(key)))
-        return open_states[key]
 
     def add(move: Move) -> bool:
         nonlocal spent, back
@@ -160,8 +164,8 @@ def guided(numbers: tuple[int, ...], target: int,
             return [] if high == low else None
         waiting = moves(state) if len(state) > 2 else ordered(state, target, "distance")[:1]
         for tried in range(len(waiting)):
-            good = [move for move in waiting if alive(move.after)]
-            bad = [move for move in waiting if not alive(move.after)]
+            good = [move for move in waiting if solve(move.after, target, dead) is not None]
+            bad = [move for move in waiting if move not in good]
             if good and (not bad or generator.random() < chance_right):
                 move = good[int(generator.integers(len(good)))]
             else:
@@ -176,25 +180,3 @@ def guided(numbers: tuple[int, ...], target: int,
         return None
 
     return steps, search(numbers)
-
-
-def visits(numbers: tuple[int, ...], target: int, order: str, heuristic: str,
-           breadth: int) -> Iterator[list[Move]]:
-    """The ways (moves from the root) in the order in which a solver comes upon them.
-
-    Of two numbers only the most promising operation is tried: one that hits comes first.
-    """
-    waiting: list[list[Move]] = [[]]
-    seen: set[tuple[int, ...]] = set()                 # states of two numbers or more
-    while waiting:
-        path = waiting.pop() if order == "depth" else waiting.pop(0)
-        state = path[-1].after if path else numbers
-        if tuple(sorted(state)) in seen:
-            continue
-        if len(state) > 1:
-            seen.add(tuple(sorted(state)))
-        if path:
-            yield path
-        width = breadth if len(state) > 2 else 1
-        children = [[*path, move] for move in ordered(state, target, heuristic)[:width]]
-        waiting += children[::-1] if order == "depth" else children
