@@ -60,29 +60,29 @@ class Family(Protocol):
     OPENER: dict[str, str]            # of each style, and of its aliases `direct` and `cot`
     TOKENS: tuple[str, ...]           # numbers and symbols, one token each
 
-    def max_new(self, level: int) -> int:
-        """Tokens of a completion of this level at most, <eos> included."""
+    # Tokens of a completion of this level at most, <eos> included.
+    def max_new(self, level: int) -> int: ...
 
-    def sample(self, rng: np.random.Generator, level: int, /) -> Problem:
-        """One random problem."""
+    # One random problem.
+    def sample(self, rng: np.random.Generator, level: int, /) -> Problem: ...
 
-    def read(self, text: str) -> Problem:
-        """The problem that a user typed; UserError if it is unreadable."""
+    # The problem that a user typed; UserError if it is unreadable.
+    def read(self, text: str) -> Problem: ...
 
-    def render(self, problem: Problem, style: str) -> str:
-        """The ideal completion, opener and <eos> included."""
+    # The ideal completion, opener and <eos> included.
+    def render(self, problem: Problem, style: str) -> str: ...
 
-    def parse(self, completion: str) -> tuple[tuple[str, ...], str] | None:
-        """(steps, answer); None if the completion does not match the grammar to its end."""
+    # (steps, answer); None if the completion does not match the grammar to its end.
+    def parse(self, completion: str) -> tuple[tuple[str, ...], str] | None: ...
 
-    def check_steps(self, problem: Problem, steps: tuple[str, ...]) -> list[bool]:
-        """Each step, verified from the state before it."""
+    # Each step, verified from the state before it.
+    def check_steps(self, problem: Problem, steps: tuple[str, ...]) -> list[bool]: ...
 
-    def verify(self, problem: Problem, completion: str) -> Verdict:
-        """The exact ground truth of this project."""
+    # The exact ground truth of this project.
+    def verify(self, problem: Problem, completion: str) -> Verdict: ...
 
-    def facts(self, problem: Problem) -> tuple[str, ...]:
-        """True single statements that its solution contains: pretraining text (corpus.py)."""
+    # True single statements that its solution contains: pretraining text (corpus.py).
+    def facts(self, problem: Problem) -> tuple[str, ...]: ...
 
 
 def number_tokens(digits: int) -> tuple[str, ...]:

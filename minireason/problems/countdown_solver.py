@@ -20,6 +20,10 @@ SOLVERS = (                           # (order, heuristic, children a state)
     ("depth", "factor", 3), ("depth", "factor", 4), ("breadth", "factor", 2))
 
 
+State = tuple[int, ...]               # the numbers at hand
+Stream = tuple[list[tuple[int | State, Move]], list[Move] | None]
+
+
 @cache
 def results(a: int, b: int) -> list[tuple[str, int]]:
     """Useful operations on a >= b with whole results up to 99: nothing that wastes a number twice.
@@ -41,7 +45,7 @@ _TO_FACTOR = [[min(abs(x - d) for d in factors) for x in range(HIGHEST + 1)]
               for factors in _FACTORS]
 
 
-def moves(state: tuple[int, ...]) -> list[Move]:
+def moves(state: State) -> list[Move]:
     """All different useful moves of a state."""
     found, seen = [], set()
     for i, j in combinations(range(len(state)), 2):
@@ -54,7 +58,7 @@ def moves(state: tuple[int, ...]) -> list[Move]:
     return found
 
 
-def ordered(state: tuple[int, ...], target: int, heuristic: str) -> list[Move]:
+def ordered(state: State, target: int, heuristic: str) -> list[Move]:
     """Moves, the most promising first; a last operation is judged by its distance alone."""
     if heuristic == "distance" or len(state) == 2:
         return sorted(moves(state), key=lambda m: sum(abs(x - target) for x in m.after))
@@ -62,8 +66,7 @@ def ordered(state: tuple[int, ...], target: int, heuristic: str) -> list[Move]:
     return sorted(moves(state), key=lambda m: sum(table[x] for x in m.after))
 
 
-def solve(state: tuple[int, ...], target: int,
-          dead: set[tuple[int, ...]] | None = None) -> list[Move] | None:
+def solve(state: State, target: int, dead: set[State] | None = None) -> list[Move] | None:
     """The first way to the target in the order of the factor heuristic, None if there is none.
 
     dead: sorted states known to have none; those that are found are added.
@@ -82,7 +85,7 @@ def solve(state: tuple[int, ...], target: int,
     return None
 
 
-def chance(state: tuple[int, ...], target: int) -> float:
+def chance(state: State, target: int) -> float:
     """P(a policy that draws uniformly among the useful moves hits the target), exact."""
     if len(state) == 1:
         return float(state[0] == target)
@@ -90,28 +93,24 @@ def chance(state: tuple[int, ...], target: int) -> float:
     return sum(chance(move.after, target) for move in choices) / max(1, len(choices))
 
 
-Step = tuple[int | tuple[int, ...], Move]
-
-
-def stream(numbers: tuple[int, ...], target: int,
-           generator: np.random.Generator) -> tuple[list[Step], list[Move] | None]:
+def stream(numbers: State, target: int, generator: np.random.Generator) -> Stream:
     """(steps, way to the target or None) of a solver drawn at random, cut off at BUDGET tokens.
 
     A step is (jump, move): jump says how many steps are taken back first, or names the state to
     go back to.
     """
     order, heuristic, breadth = SOLVERS[int(generator.integers(len(SOLVERS)))]
-    steps: list[Step] = []
-    spent, before, state = 0, None, numbers
-    waiting: list[list[Move]] = [[]]                   # ways, as moves from the root
-    seen: set[tuple[int, ...]] = set()                 # states of two numbers or more
+    steps, spent, before, state = [], 0, None, numbers
+    waiting: list[list[Move]] = [[]]  # ways, as moves from the root
+    seen: set[State] = set()          # states of two numbers or more
     while waiting:
         path = waiting.pop(-1 if order == "depth" else 0)
         found = path[-1].after if path else numbers
-        if tuple(sorted(found)) in seen:
+        key = tuple(sorted(found))
+        if key in seen:
             continue
-        if len(found) > 1:
-            seen.add(tuple(sorted(found)))
+        if len(key) > 1:
+            seen.add(key)
         if path:
             origin, move = path[-2].after if path[1:] else numbers, path[-1]
             jump = 0 if origin == state else 1 if origin == before else origin
@@ -128,13 +127,12 @@ def stream(numbers: tuple[int, ...], target: int,
     return steps, None
 
 
-def cost(jump: int | tuple[int, ...], move: Move) -> int:
+def cost(jump: int | State, move: Move) -> int:
     """Tokens of a step, the separator included."""
     return 4 + 2 * len(move.after) + (jump if isinstance(jump, int) else 1 + 2 * len(jump))
 
 
-def guided(numbers: tuple[int, ...], target: int,
-           generator: np.random.Generator) -> tuple[list[Step], list[Move] | None]:
+def guided(numbers: State, target: int, generator: np.random.Generator) -> Stream:
     """(steps, way to the target or None): depth first, by one who sees which moves can succeed.
 
     At each state it takes such a move with a chance drawn once a stream; else, at first, any other
@@ -143,9 +141,8 @@ def guided(numbers: tuple[int, ...], target: int,
     with it by a subtraction. The search is given up at BUDGET tokens.
     """
     chance_right = generator.uniform(0.6, 0.95)
-    dead: set[tuple[int, ...]] = set()                      # states that cannot succeed
-    steps: list[Step] = []
-    spent, back = 0, 0                                      # tokens; steps to take back first
+    dead: set[State] = set()          # states that cannot succeed
+    steps, spent, back = [], 0, 0     # back: steps to take back first
 
     def add(move: Move) -> bool:
         nonlocal spent, back
@@ -155,7 +152,7 @@ def guided(numbers: tuple[int, ...], target: int,
             back = 0
         return spent <= BUDGET
 
-    def search(state: tuple[int, ...]) -> list[Move] | None:
+    def search(state: State) -> list[Move] | None:
         nonlocal back
         if len(state) == 1:
             high, low = max(state[0], target), min(state[0], target)
