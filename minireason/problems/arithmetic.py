@@ -5,6 +5,7 @@ A value is whole and lies in 0..99, as in chain, at every point of an expression
 
 import ast
 import re
+from collections import defaultdict
 from typing import NamedTuple
 
 HIGHEST = 99                          # largest value
@@ -76,13 +77,10 @@ def operations(text: str) -> tuple[list[tuple[int, str, int, int | None]], list[
 
 def expression(path: list[Move]) -> str:
     """A path as one expression, in the one way that `operations` reads."""
-    made: list[tuple[int, str]] = []
+    text, made = "", defaultdict(list)      # made: value -> what was written for it, newest last
     for move in path:
-        parts = []
-        for value in (move.left, move.right):
-            known = [item for item in made if item[0] == value]
-            parts.append(known[-1][1] if known else str(value))
-            if known:
-                made.remove(known[-1])
-        made.append((move.after[0], f"({parts[0]}{move.operator}{parts[1]})"))
-    return made[-1][1][1:-1]
+        left = made[move.left].pop() if made[move.left] else move.left
+        right = made[move.right].pop() if made[move.right] else move.right
+        text = f"({left}{move.operator}{right})"
+        made[move.after[0]].append(text)
+    return text[1:-1]

@@ -148,8 +148,7 @@ def facts(problem: Problem) -> tuple[str, ...]:
 
 def verify(problem: Problem, completion: str) -> Verdict:
     """Exact verdict on everything that follows the prompt, opener and <eos> included."""
-    parsed = parse(completion)
-    if parsed is None:
+    if (parsed := parse(completion)) is None:
         return MALFORMED
     steps, answer = parsed
     correct = answer == problem.answer

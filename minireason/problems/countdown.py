@@ -31,10 +31,8 @@ LEVELS: tuple[int, ...] = (3, 4)      # levels with a frozen set: how many numbe
 LEVEL_SYMBOL: str = "n"
 LEVEL_NAME: str = "numbers given"
 STYLES: tuple[str, ...] = ("direct", "optimal", "sos", "guided")
-ALIASES = {"cot": "sos"}
-OPENER = dict.fromkeys((*STYLES, *ALIASES), "<think>") | {"direct": "</think>"}
+OPENER = dict.fromkeys((*STYLES, "cot"), "<think>") | {"direct": "</think>"}
 TOKENS = (*number_tokens(2), *SYMBOLS)    # chain's: a policy that can calculate may start it
-LARGEST_INPUT, LOWEST_TARGET = 20, 10    # of what `sample` draws
 HELD_OUT = frozenset(range(14, 100, 11))    # targets kept from training: 14, 25, 36, ... 91
 GAVE_UP = "<wrong>"                   # the answer of a search that found nothing
 
@@ -46,20 +44,20 @@ _COMPLETION = re.compile(r"(?:<think>([^<>]*(?:<wrong>[^<>]*)*))?"
 
 
 def sample(generator: np.random.Generator, level: int, held_out: bool = False) -> Problem:
-    """Numbers uniform in 1..20 and the target of a random way through them.
+    """Numbers uniform in 1..20 and the target, at least 10, of a random way through them.
 
     The target is none of HELD_OUT, or with `held_out` one of them, which no training problem has.
     """
     if not 2 <= level <= MOST_NUMBERS:
         raise UserError(f"countdown level {level}: must be 2 to {MOST_NUMBERS} numbers")
     while True:
-        numbers = state = tuple(generator.integers(1, LARGEST_INPUT + 1, level).tolist())
+        numbers = state = tuple(generator.integers(1, 21, level).tolist())
         while len(state) > 1 and (choices := moves(state)):
             operators = sorted({move.operator for move in choices})
             operator = operators[int(generator.integers(len(operators)))]
             choices = [move for move in choices if move.operator == operator]
             state = choices[int(generator.integers(len(choices)))].after
-        if len(state) == 1 and state[0] >= LOWEST_TARGET and (state[0] in HELD_OUT) == held_out:
+        if len(state) == 1 and state[0] >= 10 and (state[0] in HELD_OUT) == held_out:
             return build(numbers, state[0])
 
 
@@ -103,19 +101,18 @@ def given(problem: Problem) -> tuple[tuple[int, ...], int]:
 
 def render(problem: Problem, style: str) -> str:
     """The completion in the style, opener to <eos>; for `sos` of the prompt's own random stream."""
-    style = ALIASES.get(style, style)
     if style == "direct":
         return f"</think>{problem.answer}<eos>"
     if style == "optimal":
         return f"<think>{';'.join(problem.steps)}</think>{problem.answer}<eos>"
-    if style not in ("sos", "guided"):
+    if style not in OPENER:
         raise UserError(f"countdown has no style {style!r}; choose from {', '.join(STYLES)}")
     return search_text(problem, rng(0, "countdown", problem.prompt), style)
 
 
 def search_text(problem: Problem, generator: np.random.Generator, style: str = "sos") -> str:
     """A stream of search, `sos` or `guided`; it may end without a solution."""
-    steps, path = (stream if style == "sos" else guided)(*given(problem), generator)
+    steps, path = (guided if style == "guided" else stream)(*given(problem), generator)
     written = []
     for jump, move in steps:          # steps that are taken back, or the state to go back to
         back = GAVE_UP * jump if isinstance(jump, int) else f"<wrong>{','.join(map(str, jump))}:"
@@ -201,8 +198,7 @@ def verify(problem: Problem, completion: str) -> Verdict:
     steps_valid: every step is exact, the last one reaches the target, and the answer consists of
     operations that were tried.
     """
-    parsed = parse(completion)
-    if parsed is None:
+    if (parsed := parse(completion)) is None:
         return MALFORMED
     steps, answer = parsed
     marks, state = walk_steps(problem, steps)

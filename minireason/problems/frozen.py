@@ -16,10 +16,8 @@ def load_problems(path: Path | str) -> list[Problem]:
     """
     try:
         lines = Path(path).read_text(encoding="utf-8").splitlines()
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file") from None
-    except (UnicodeDecodeError, IsADirectoryError) as error:
-        raise UserError(f"{path}: not a text file ({error})") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: cannot read this file of problems ({error})") from None
     problems = []
     for number, line in enumerate(lines, 1):
         if line.strip():
@@ -51,8 +49,7 @@ def load_frozen(name: str) -> list[Problem]:
     except OSError as error:
         raise UserError(f"{error.filename}: cannot read this frozen set ({error.strerror}); "
                         "python data/make_eval.py writes them anew") from None
-    listed = dict(line.split("  ")[::-1] for line in listing.splitlines())
-    if hashlib.sha256(data).hexdigest() != listed.get(path.name):
+    if f"{hashlib.sha256(data).hexdigest()}  {path.name}" not in listing.splitlines():
         raise UserError(f"{path}: its sha256 is not the one in SHA256SUMS; restore the file, or "
                         "write it anew with python data/make_eval.py")
     return load_problems(path)
