@@ -60,29 +60,37 @@ class Family(Protocol):
     OPENER: dict[str, str]            # of each style, and of its aliases `direct` and `cot`
     TOKENS: tuple[str, ...]           # numbers and symbols, one token each
 
-    # Tokens of a completion of this level at most, <eos> included.
-    def max_new(self, level: int) -> int: ...
+    def max_new(self, level: int) -> int:
+        """Tokens of a completion of this level at most, <eos> included."""
+        ...
 
-    # One random problem.
-    def sample(self, rng: np.random.Generator, level: int, /) -> Problem: ...
+    def sample(self, rng: np.random.Generator, level: int, /) -> Problem:
+        """One random problem."""
+        ...
 
-    # The problem that a user typed; UserError if it is unreadable.
-    def read(self, text: str) -> Problem: ...
+    def read(self, text: str) -> Problem:
+        """The problem that a user typed; UserError if it is unreadable."""
+        ...
 
-    # The ideal completion, opener and <eos> included.
-    def render(self, problem: Problem, style: str) -> str: ...
+    def render(self, problem: Problem, style: str) -> str:
+        """The ideal completion, opener and <eos> included."""
+        ...
 
-    # (steps, answer); None if the completion does not match the grammar to its end.
-    def parse(self, completion: str) -> tuple[tuple[str, ...], str] | None: ...
+    def parse(self, completion: str) -> tuple[tuple[str, ...], str] | None:
+        """(steps, answer); None if the completion does not match the grammar to its end."""
+        ...
 
-    # Each step, verified from the state before it.
-    def check_steps(self, problem: Problem, steps: tuple[str, ...]) -> list[bool]: ...
+    def check_steps(self, problem: Problem, steps: tuple[str, ...]) -> list[bool]:
+        """Each step, verified from the state before it."""
+        ...
 
-    # The exact ground truth of this project.
-    def verify(self, problem: Problem, completion: str) -> Verdict: ...
+    def verify(self, problem: Problem, completion: str) -> Verdict:
+        """The exact ground truth of this project."""
+        ...
 
-    # True single statements that its solution contains: pretraining text (corpus.py).
-    def facts(self, problem: Problem) -> tuple[str, ...]: ...
+    def facts(self, problem: Problem) -> tuple[str, ...]:
+        """True single statements that its solution contains: pretraining text (corpus.py)."""
+        ...
 
 
 def number_tokens(digits: int) -> tuple[str, ...]:
