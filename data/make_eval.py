@@ -10,7 +10,9 @@ nowhere in training.
 """
 
 import argparse
+import filecmp
 import hashlib
+import itertools
 import json
 import sys
 import tempfile
@@ -41,46 +43,38 @@ def sample_unique(family: Family, rng: np.random.Generator, level: int, split: s
     return list(found.values())
 
 
-def save_problems(path: Path, problems: list[Problem]) -> str:
-    """Write one JSON object per line; returns the sha256 of the file."""
-    lines = [json.dumps({"family": p.family, "level": p.level, "prompt": p.prompt,
-                         "answer": p.answer}) for p in problems]
-    data = ("\n".join(lines) + "\n").encode()
-    path.write_bytes(data)
-    return hashlib.sha256(data).hexdigest()
-
-
 def make(folder: Path) -> str:
-    """Write every set into the folder; returns the text of SHA256SUMS."""
+    """Write every set into the folder, a JSON object per line; returns the text of SHA256SUMS."""
     lines = []
     for name, family in FAMILIES.items():
         extra = getattr(family, "EXTRA_SETS", {})
-        for kind in ("test", "validation", *extra):
-            for level in family.LEVELS:
-                title = f"{name}-{kind}-{family.LEVEL_SYMBOL}{level}"
-                problems = sample_unique(family, rng(SEED, title), level,
-                                         "test" if kind in extra else kind, PER_LEVEL,
-                                         extra.get(kind))
-                problems.sort(key=lambda p: hashlib.sha256(p.key.encode()).digest())
-                sha256 = save_problems(folder / f"{title}.jsonl", problems)
-                lines.append(f"{sha256}  {title}.jsonl\n")
-                print(f"{title:<24} {len(problems):>4} problems", file=sys.stderr)
+        for kind, level in itertools.product(("test", "validation", *extra), family.LEVELS):
+            title = f"{name}-{kind}-{family.LEVEL_SYMBOL}{level}"
+            problems = sample_unique(family, rng(SEED, title), level,
+                                     "test" if kind in extra else kind, PER_LEVEL, extra.get(kind))
+            problems.sort(key=lambda p: hashlib.sha256(p.key.encode()).digest())
+            text = ""
+            for p in problems:
+                text += json.dumps({"family": p.family, "level": p.level, "prompt": p.prompt,
+                                    "answer": p.answer}) + "\n"
+            (folder / f"{title}.jsonl").write_bytes(text.encode())
+            lines.append(f"{hashlib.sha256(text.encode()).hexdigest()}  {title}.jsonl\n")
+            print(f"{title:<24} {len(problems):>4} problems", file=sys.stderr)
     return "".join(sorted(lines, key=lambda line: line.split()[1]))
 
 
 def check(folder: Path) -> list[str]:
     """Names of the files in the folder that are missing or not what this code makes."""
     with tempfile.TemporaryDirectory() as scratch:
-        sums = make(Path(scratch))
-        (Path(scratch) / "SHA256SUMS").write_text(sums)
-        return [fresh.name for fresh in sorted(Path(scratch).iterdir())
-                if not (folder / fresh.name).is_file()
-                or (folder / fresh.name).read_bytes() != fresh.read_bytes()]
+        (Path(scratch) / "SHA256SUMS").write_text(make(Path(scratch)))
+        names = sorted(path.name for path in Path(scratch).iterdir())
+        _, differing, missing = filecmp.cmpfiles(scratch, folder, names, shallow=False)
+        return differing + missing
 
 
 def main() -> int:
     """Command line; returns the exit status."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description="Write or check the frozen sets")
     parser.add_argument("--check", action="store_true", help="compare instead of writing")
     folder = Path(__file__).resolve().parent
     if not parser.parse_args().check:

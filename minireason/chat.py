@@ -45,8 +45,11 @@ def run(cfg: Config) -> int:
     device = resolve_device(cfg.device)
     folder = find_policy(cfg)
     policy, tokenizer = checkpoint.load(folder, device)
-    critic_folder = cfg.critic or (find_critic(cfg, folder.name) if cfg.n > 1 else "")
-    critic = checkpoint.load(critic_folder, device, Critic)[0] if critic_folder else None
+    names = {stage.name: stage.critic for stage in stages.STAGES}
+    critic_folder = Path(cfg.critic or Path(cfg.run) / names.get(folder.name, "critic"))
+    critic = None
+    if cfg.critic or (cfg.n > 1 and (critic_folder / "result.json").exists()):
+        critic = checkpoint.load(critic_folder, device, Critic)[0]
     family = FAMILIES[find_family(cfg, folder)]
     print(f"{folder} answers" + (f", {critic_folder} judges" if critic else ""), file=sys.stderr)
     answered = failed = 0
@@ -71,10 +74,9 @@ def run(cfg: Config) -> int:
 
 def next_line() -> str:
     """One typed line, '' at the end; a prompt is shown to people only."""
-    try:
-        return input("> " if sys.stdin.isatty() else "").strip()
-    except EOFError:
-        return ""
+    if sys.stdin.isatty():
+        print("> ", end="", flush=True)
+    return sys.stdin.readline().strip()
 
 
 def find_policy(cfg: Config) -> Path:
@@ -89,13 +91,6 @@ def find_policy(cfg: Config) -> Path:
         return folder
     raise UserError(f"{folder}: neither a run folder with a finished stage nor a checkpoint; "
                     "`minireason run` makes one")
-
-
-def find_critic(cfg: Config, policy: str) -> str:
-    """The folder of the run's critic of this policy, "" if it has none that is finished."""
-    names = {stage.name: stage.critic for stage in stages.STAGES}
-    folder = Path(cfg.run) / names.get(policy, "critic")
-    return str(folder) if (folder / "result.json").exists() else ""
 
 
 def find_family(cfg: Config, folder: Path) -> str:
@@ -113,7 +108,7 @@ def choose(answers: list[str | None], values: list[float]) -> tuple[str | None, 
     for answer, value in zip(answers, values, strict=True):
         if answer is not None:
             mass[answer] = mass.get(answer, 0.0) + value
-    winner = max(mass, key=mass.get) if mass else None
+    winner = max(mass, key=mass.__getitem__, default=None)
     best = max((i for i, answer in enumerate(answers) if answer == winner), key=values.__getitem__)
     return winner, best
 
@@ -122,15 +117,14 @@ def reply(cfg: Config, problem: Problem, texts: list[str], values: list[float]) 
     """What is printed for one problem."""
     answers = [answer_of(problem, text) for text in texts]
     answer, best = choose(answers, values)
-    lines = []
-    if cfg.show_thoughts:
-        steps = marked_steps(problem, texts[best])
-        lines = [f"  {step}   [{mark}]" for step, mark in steps] or [f"  {texts[best]}"]
-        if answers[best] is None:
-            lines = [f"  {texts[best]}   [malformed]"]
-    end = answer if answer is not None else "no answer: the thought did not come to an end"
+    end = answer or "no answer: the thought did not come to an end"
     if len(texts) > 1:
-        end += f"   ({sum(a == answer for a in answers)} of {len(texts)} samples)"
-    if cfg.show_thoughts and answer is not None:
+        end += f"   ({answers.count(answer)} of {len(texts)} samples)"
+    if not cfg.show_thoughts:
+        return end
+    lines = [f"  {step}   [{mark}]" for step, mark in marked_steps(problem, texts[best])]
+    if not lines:
+        lines = [f"  {texts[best]}" if answer else f"  {texts[best]}   [malformed]"]
+    if answer:
         end += "   [right]" if answer == problem.answer else f"   [wrong, it is {problem.answer}]"
     return "\n".join([*lines, end])

@@ -1,9 +1,10 @@
 """`minireason eval`: a checkpoint's accuracy on a frozen set or on a JSONL file of problems.
 
-One greedy completion a problem, or N samples: then also pass@k (at least one of k is right, the
+One greedy completion per problem, or N samples: then also pass@k (at least one of k is right, the
 oracle bound; Chen 2021) and maj@k (the vote of k is right; Wang 2022), unbiased over subsets.
 """
 
+import itertools
 import json
 import re
 from dataclasses import dataclass
@@ -11,9 +12,9 @@ from pathlib import Path
 
 import numpy as np
 
-from minireason.core import parallel
-from minireason.core.config import UserError, resolve_device, rng, stream_seed, write_atomic
-from minireason.measure.estimates import answer_ids, mean_interval, pass_at_k, vote_at
+from minireason.core import config, parallel
+from minireason.core.config import UserError
+from minireason.measure.estimates import Pool, answer_ids, mean_interval
 from minireason.measure.evaluate import accuracy_of, answer_of, verdicts_of
 from minireason.model import checkpoint
 from minireason.problems import FAMILIES, Problem
@@ -29,7 +30,7 @@ class Config:
     checkpoint: str               # folder of a policy
     problems: str                 # a frozen set such as chain-test-k6, or a JSONL file
     style: str = "cot"            # cot | direct, or another style of the family
-    n: int = 1                    # samples a problem; above 1 also pass@k and maj@k
+    n: int = 1                    # samples per problem; above 1 also pass@k and maj@k
     temperature: float = 0.0      # 0 is greedy; with --n above 1 give for instance 1
     max_new: int = 0              # tokens per completion at most; 0: the family's
     limit: int = 0                # the first problems only; 0 means all
@@ -44,16 +45,13 @@ class Config:
 
 def run(cfg: Config) -> dict:
     """Print a table and return {"groups": {"chain level 6": {...}}} with what was asked for."""
-    device = parallel.init(resolve_device(cfg.device))
-    problems = read(cfg.problems)
-    problems = problems[:cfg.limit] if cfg.limit > 0 else problems
-    for family in sorted({p.family for p in problems}):
-        if cfg.style not in FAMILIES[family].OPENER:
-            raise UserError(f"--style {cfg.style}: {family} has "
-                            f"{', '.join(FAMILIES[family].OPENER)}")
+    device = parallel.init(config.resolve_device(cfg.device))
+    problems = read(cfg.problems)[:max(0, cfg.limit) or None]
+    for problem in problems:
+        config.check_choice("style", cfg.style, FAMILIES[problem.family].OPENER)
     policy, tokenizer = checkpoint.load(cfg.checkpoint, device)
     how = Sampling(n=cfg.n, temperature=cfg.temperature, max_new=cfg.max_new or None,
-                   seed=stream_seed(cfg.seed, "eval", cfg.problems))
+                   seed=config.stream_seed(cfg.seed, "eval", cfg.problems))
     completions = complete(policy, tokenizer, problems, cfg.style, how)
     groups: dict[str, list[int]] = {}
     for i, problem in sorted(enumerate(problems), key=lambda pair: pair[1].level):
@@ -61,15 +59,15 @@ def run(cfg: Config) -> dict:
     if len(groups) > 1:
         groups["all"] = list(range(len(problems)))
     result = {"checkpoint": cfg.checkpoint, "problems": cfg.problems, "style": cfg.style,
-              "n": cfg.n, "temperature": cfg.temperature, "seed": cfg.seed,
-              "groups": {name: measure(cfg, [problems[i] for i in members],
-                                       [completions[i] for i in members])
-                         for name, members in groups.items()}}
+              "n": cfg.n, "temperature": cfg.temperature, "seed": cfg.seed, "groups": {}}
+    for name, members in groups.items():
+        result["groups"][name] = measure(cfg, [problems[i] for i in members],
+                                         [completions[i] for i in members])
     if parallel.is_main():
         print(accuracy_table(result))
         if cfg.out:
             Path(cfg.out).parent.mkdir(parents=True, exist_ok=True)
-            write_atomic(cfg.out, json.dumps(result, indent=1) + "\n")
+            config.write_atomic(cfg.out, json.dumps(result, indent=1) + "\n")
     return result
 
 
@@ -83,39 +81,39 @@ def read(name: str) -> list[Problem]:
 def measure(cfg: Config, problems: list[Problem], completions: list[list[str]]) -> dict:
     """Accuracy, step validity and, with several samples, pass@k and maj@k of one group."""
     verdicts = verdicts_of(problems, completions)
+    singles = accuracy_of(list(itertools.chain.from_iterable(verdicts)))
     if cfg.n == 1:
-        return accuracy_of([row[0] for row in verdicts])
-    correct = np.array([[v.correct for v in row] for row in verdicts], dtype=float)  # (P, N)
-    ids = []
-    for problem, texts in zip(problems, completions, strict=True):
-        ids.append(answer_ids([answer_of(problem, text) for text in texts], problem.answer))
-    result = {**mean_interval(correct.mean(axis=1)), "n": len(problems),
-              "steps_valid": float(np.mean([[v.steps_valid for v in row] for row in verdicts])),
-              "well_formed": float(np.mean([[v.well_formed for v in row] for row in verdicts])),
-              "pass_at": {}, "maj_at": {}}
+        return singles
+    pools = []
+    for problem, texts, row in zip(problems, completions, verdicts, strict=True):
+        correct = np.array([verdict.correct for verdict in row], dtype=float)
+        ids = answer_ids([answer_of(problem, text) for text in texts], problem.answer)
+        pools.append(Pool(correct, ids, values=correct, tokens=correct))
+    result = {**singles, **mean_interval(np.array([pool.correct.mean() for pool in pools])),
+              "n": len(problems), "pass_at": {}, "maj_at": {}}
     for k in [2 ** i for i in range(cfg.n.bit_length())]:
-        passed, voted = np.zeros(len(problems)), np.zeros(len(problems))
-        for i, problem in enumerate(problems):
-            generator = rng(cfg.seed, "eval subsets", problem.key, k)
-            passed[i] = pass_at_k(cfg.n, int(correct[i].sum()), k)
-            voted[i] = vote_at(ids[i], np.ones(cfg.n), 0, k, generator)
-        result["pass_at"][str(k)] = mean_interval(passed)
-        result["maj_at"][str(k)] = mean_interval(voted)
+        for kind, method in (("pass_at", "coverage"), ("maj_at", "majority")):
+            expected = []
+            for problem, pool in zip(problems, pools, strict=True):
+                subsets = config.rng(cfg.seed, "eval subsets", problem.key, k)
+                expected.append(pool.accuracy(method, k, subsets))
+            result[kind][str(k)] = mean_interval(np.array(expected))
     return result
 
 
 def accuracy_table(result: dict) -> str:
     """The result as lines of text, in percent."""
-    lines = [f"{result['checkpoint']} on {result['problems']}, {result['style']}, "
-             + ("greedy" if result["temperature"] == 0 else
-                f"{result['n']} samples at T = {result['temperature']:g}")]
+    how = f"{result['n']} samples at T = {result['temperature']:g}"
+    if result["temperature"] == 0:
+        how = "greedy"
+    lines = [f"{result['checkpoint']} on {result['problems']}, {result['style']}, {how}"]
     for name, group in result["groups"].items():
         lines.append(f"{name:<18}{percent(group)}  n = {group['n']}, every step right "
                      f"{100 * group['steps_valid']:.1f}, well formed "
                      f"{100 * group['well_formed']:.1f}")
         for kind in ("pass_at", "maj_at"):
-            lines += [f"  {kind.replace('_at', '@')}{k:<11}{percent(point)}"
-                      for k, point in group.get(kind, {}).items()]
+            for k, point in group.get(kind, {}).items():
+                lines.append(f"  {kind.replace('_at', '@')}{k:<11}{percent(point)}")
     return "\n".join(lines)
 
 

@@ -17,9 +17,16 @@ from minireason.core.config import UserError, disk_errors, read_json, write_atom
 from minireason.core.runlog import RunLog
 from minireason.model import checkpoint
 from minireason.model.tokenizer import SPECIALS, Tokenizer
-from minireason.model.transformer import ModelConfig, Transformer
+from minireason.model.transformer import Block, ModelConfig, Transformer
 
 ARCHITECTURE = "Qwen3ForCausalLM"
+PLAIN = {"architectures": [ARCHITECTURE], "model_type": "qwen3", "hidden_act": "silu",
+         "attention_bias": False, "use_sliding_window": False}
+SHAPE = {   # field of ModelConfig -> its name in Qwen3's config.json
+    "vocab_size": "vocab_size", "d_model": "hidden_size", "n_layers": "num_hidden_layers",
+    "n_heads": "num_attention_heads", "n_kv_heads": "num_key_value_heads", "head_dim": "head_dim",
+    "d_ff": "intermediate_size", "max_len": "max_position_embeddings", "rope_theta": "rope_theta",
+    "norm_eps": "rms_norm_eps", "tied": "tie_word_embeddings"}
 
 
 @dataclass(frozen=True)
@@ -67,55 +74,34 @@ def write_folder(out: Path, model: Transformer, tokenizer: Tokenizer) -> None:
         "tokenizer_config.json": {
             "tokenizer_class": "PreTrainedTokenizerFast", "bos_token": "<bos>",
             "eos_token": "<eos>", "pad_token": "<pad>", "unk_token": "<unk>",
-            "extra_special_tokens": [name for name in SPECIALS
-                                     if name not in ("<bos>", "<eos>", "<pad>")],
+            "extra_special_tokens": list(SPECIALS[3:]),         # <pad>, <bos>, <eos> come first
             "model_max_length": model.config.max_len, "padding_side": "left",
             "clean_up_tokenization_spaces": False},
         "generation_config.json": {**special, "do_sample": True, "temperature": 1.0, "top_k": 0,
                                    "top_p": 1.0},
-        "config.json": {**qwen3_config(model.config), **special}}
+        "config.json": {
+            **PLAIN, **{theirs: getattr(model.config, ours) for ours, theirs in SHAPE.items()},
+            "dtype": "float32", "rope_scaling": None, "attention_dropout": 0.0, **special}}
     for name, content in files.items():
         write_atomic(out / name, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
 
 
-def qwen3_config(config: ModelConfig) -> dict:
-    """config.json of the same shape, under Qwen3's names, special tokens left out."""
-    return {
-        "architectures": [ARCHITECTURE], "model_type": "qwen3", "dtype": "float32",
-        "vocab_size": config.vocab_size, "hidden_size": config.d_model,
-        "num_hidden_layers": config.n_layers, "num_attention_heads": config.n_heads,
-        "num_key_value_heads": config.n_kv_heads, "head_dim": config.head_dim,
-        "intermediate_size": config.d_ff, "max_position_embeddings": config.max_len,
-        "rope_theta": config.rope_theta, "rope_scaling": None, "rms_norm_eps": config.norm_eps,
-        "tie_word_embeddings": config.tied, "hidden_act": "silu", "attention_bias": False,
-        "attention_dropout": 0.0, "use_sliding_window": False}
-
-
 def our_config(path: Path) -> ModelConfig:
     """ModelConfig of a Qwen3 config.json; UserError names the first thing that does not fit."""
-    held = read_json(path)
-    rope = held.get("rope_parameters") or {}
-    scaling = held.get("rope_scaling") or {}
-    kinds = {d.get(key) for d in (rope, scaling) for key in ("rope_type", "type")} - {None}
-    for fits, problem in (
-            (held.get("model_type") == "qwen3", f"model_type is {held.get('model_type')!r}"),
-            (held.get("architectures", [ARCHITECTURE]) == [ARCHITECTURE],
-             f"architectures is {held.get('architectures')}"),
-            (not held.get("attention_bias"), "attention has biases"),
-            (held.get("hidden_act", "silu") == "silu", f"hidden_act {held.get('hidden_act')!r}"),
-            (not held.get("use_sliding_window"), "attention is windowed"),
-            (kinds <= {"default"} and rope.get("partial_rotary_factor", 1) == 1,
-             f"rotary embedding is scaled ({', '.join(map(str, sorted(kinds)))})"),
-            (not held.get("quantization_config"), "weights are quantized")):
-        if not fits:
-            raise UserError(f"{path}: {problem}; only a plain {ARCHITECTURE} can be imported")
-    theta = rope.get("rope_theta", held.get("rope_theta", 10_000.0))
+    held = {"architectures": [ARCHITECTURE], "hidden_act": "silu", "rope_theta": 10_000.0,
+            "tie_word_embeddings": False, **read_json(path)}
+    for name, plain in {**PLAIN, "quantization_config": False}.items():
+        if (held.get(name) or False) != plain:
+            raise UserError(f"{path}: {name} is {held.get(name)!r}; only a plain {ARCHITECTURE} "
+                            "can be imported")
+    rope, scaling = held.get("rope_parameters") or {}, held.get("rope_scaling") or {}
+    kinds = {d.get(key) for d in (rope, scaling) for key in ("rope_type", "type")}
+    if kinds - {None, "default"} or rope.get("partial_rotary_factor", 1) != 1:
+        raise UserError(f"{path}: rotary embedding is scaled ({', '.join(map(str, kinds))}); only "
+                        f"a plain {ARCHITECTURE} can be imported")
     try:
-        return ModelConfig(
-            held["vocab_size"], held["hidden_size"], held["num_hidden_layers"],
-            held["num_attention_heads"], held["num_key_value_heads"], held["head_dim"],
-            held["intermediate_size"], held["max_position_embeddings"], float(theta),
-            held["rms_norm_eps"], held.get("tie_word_embeddings", False))
+        held["rope_theta"] = float(rope.get("rope_theta", held["rope_theta"]))
+        return ModelConfig(**{ours: held[theirs] for ours, theirs in SHAPE.items()})
     except KeyError as error:
         raise UserError(f"{path}: lacks {error}") from None
     except (TypeError, ValueError, ZeroDivisionError) as error:
@@ -135,6 +121,7 @@ def views(model: Transformer) -> dict[str, Tensor]:
     shape = model.config
     sizes = [n * shape.head_dim for n in (shape.n_heads, shape.n_kv_heads, shape.n_kv_heads)]
     for i, block in enumerate(model.blocks):
+        assert isinstance(block, Block)
         q, k, v = block.qkv.weight.detach().split(sizes)
         gate, up = block.gate_up.weight.detach().chunk(2)
         layer = {
@@ -152,15 +139,14 @@ def fill(model: Transformer, given: dict[str, Tensor], path: Path) -> None:
     wanted = views(model)
     if model.config.tied and "lm_head.weight" in given:         # some writers store it twice
         given = dict(given)
-        if not given.pop("lm_head.weight").equal(given.get("model.embed_tokens.weight")):
+        head = given.pop("lm_head.weight")
+        if not head.equal(given.get("model.embed_tokens.weight", head)):
             raise UserError(f"{path}: lm_head differs from the embedding that config.json ties it "
                             "to; set tie_word_embeddings to false there")
-    lacking, strange = sorted(set(wanted) - set(given)), sorted(set(given) - set(wanted))
-    if lacking:
-        raise UserError(f"{path}: lacks {lacking[0]} ({len(lacking)} tensors in all)")
-    if strange:
-        raise UserError(f"{path}: holds {strange[0]}, which a plain {ARCHITECTURE} has not "
-                        f"({len(strange)} such tensors in all)")
+    for verb, odd in (("lacks", wanted.keys() - given), ("holds", given.keys() - wanted)):
+        if odd:
+            raise UserError(f"{path}: {verb} {min(odd)} ({len(odd)} such tensors in all), unlike "
+                            f"a plain {ARCHITECTURE} of config.json's shape")
     for name, tensor in wanted.items():
         if given[name].shape != tensor.shape:
             raise UserError(f"{path}: {name} is {tuple(given[name].shape)}, but config.json says "

@@ -64,7 +64,7 @@ def test_chat_answers_with_the_last_policy(run, monkeypatch, capsys):
 
 
 def test_the_stage_is_a_command_and_in_every_size(toys):
-    assert cli.commands()["polish"][0] == polish.__name__
+    assert cli.commands()["polish"][0] == f"{polish.__name__}:run"
     for size in ("smoke", "quickstart", "gpu"):
         plan = pipeline.plan_of(pipeline.Config(size=size, family="parity"))
         assert plan[-1][0] == "polish"

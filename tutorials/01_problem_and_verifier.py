@@ -209,7 +209,7 @@ keep(figure, "01_answers")
 # ## Try it
 #
 # 1. Write a completion of your own that you think should not count, and see what `chain.verify`
-#    says. Read `_COT` in `minireason/problems/chain.py` to explain it.
+#    says. Read `_COMPLETION` in `minireason/problems/chain.py` to explain it.
 # 2. `chain.verify` accepts a direct answer as correct. Should a reward ask for `steps_valid`
 #    instead? Name one thing that would get better and one that would get worse.
 # 3. Level 1 has 189 test problems, the other levels 500. How many problems of level 1 exist in

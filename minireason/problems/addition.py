@@ -24,29 +24,29 @@ import numpy as np
 from minireason.core.config import UserError
 from minireason.problems.base import MALFORMED, SYMBOLS, Problem, Verdict, number_tokens
 
-NAME = "addition"
+NAME: str = "addition"
 LEVELS = tuple(range(1, 8))           # levels with a frozen set: digits
-LEVEL_SYMBOL, LEVEL_NAME = "d", "digits of the longer number"
-STYLES = ("plain", "reverse", "simplified", "detailed", "star")
+LEVEL_SYMBOL: str = "d"
+LEVEL_NAME: str = "digits of the longer number"
+STYLES: tuple[str, ...] = ("plain", "reverse", "simplified", "detailed", "star")
 ALIASES = {"direct": "plain", "cot": "simplified"}
-OPENER = {"plain": "</think>", "reverse": "</think>", "simplified": "<think>",
-          "detailed": "<think>", "star": "<think>", "direct": "</think>", "cot": "<think>"}
+OPENER = dict.fromkeys((*STYLES, *ALIASES), "<think>")
+OPENER |= dict.fromkeys(("plain", "reverse", "direct"), "</think>")
 TOKENS = (*number_tokens(1), *SYMBOLS)    # every digit is a token, so carries must be learned
 MAX_DIGITS = 20
 
-_NUMBER = r"(?:0|[1-9]\d*)"
-_LIST, _SPACED = r"\[((?:\d(?:,\d)*)?)\]", r"(\d(?: \d)*)"    # [1,2,8] or [], and 1 2 8
-_HEAD = re.compile(rf"{_LIST} has \d+ digits\.", re.ASCII)
-_LINE = re.compile(rf"{_LIST} \+ {_LIST} , A={_LIST} , C=[01] , \d\+\d\+[01]=1?\d , "
-                   r"A->(\d) , C->([01])", re.ASCII)
-_END = re.compile(rf"\[\] \+ \[\] , A={_LIST} C=[01] , END", re.ASCII)
-_SIMPLE = re.compile(r"A->(\d) , C->([01])", re.ASCII)
-_STAR = re.compile(rf"(?:{_SPACED} \+ {_SPACED} )?, (?:{_SPACED} )?C: ([01])", re.ASCII)
-_STAR_END = re.compile(r"[01](?: \d)+", re.ASCII)
-_THOUGHT = re.compile(rf"<think>([^<]*)</think>({_NUMBER})<eos>", re.ASCII)
-_PLAIN = re.compile(rf"</think>({_NUMBER})<eos>", re.ASCII)
-_REVERSE = re.compile(r"</think>\$(0|\d*[1-9])\$<eos>", re.ASCII)
-_PROMPT = re.compile(rf"({_NUMBER})\+({_NUMBER})=?", re.ASCII)
+_NUMBER = "(?:0|[1-9][0-9]*)"
+_LIST, _SPACED = r"\[((?:[0-9](?:,[0-9])*)?)\]", "([0-9](?: [0-9])*)"    # [1,2,8] or [], 1 2 8
+_HEAD = rf"{_LIST} has [0-9]+ digits\."
+_SIMPLE = "A->([0-9]) , C->([01])"
+_LINE = rf"{_LIST} \+ {_LIST} , A={_LIST} , C=[01] , [0-9]\+[0-9]\+[01]=1?[0-9] , {_SIMPLE}"
+_END = rf"\[\] \+ \[\] , A={_LIST} C=[01] , END"
+_STAR = rf"(?:{_SPACED} \+ {_SPACED} )?, (?:{_SPACED} )?C: ([01])"
+_CLAIM = {"simplified": _SIMPLE, "detailed": _LINE, "star": _STAR}    # steps that claim a state
+_THOUGHT = (rf"{_SIMPLE}(?:;{_SIMPLE})*\.|{_HEAD};{_HEAD};(?:{_LINE};)*{_END}"
+            rf"|(?:{_STAR};)*[01](?: [0-9])+")
+_COMPLETION = re.compile(rf"(?:<think>(?P<thought>{_THOUGHT}))?</think>(?P<answer>{_NUMBER})<eos>"
+                         r"|</think>\$(?P<reversed>0|[0-9]*[1-9])\$<eos>")
 
 
 def sample(rng: np.random.Generator, level: int) -> Problem:
@@ -64,15 +64,14 @@ def max_new(level: int) -> int:
 
 def build(a: int, b: int) -> Problem:
     """The problem a+b; its steps are the simplified scratchpad."""
-    level = len(str(max(a, b)))
-    steps = _steps((str(a), str(b)), "simplified")
     low, high = sorted((a, b))
-    return Problem(f"{a}+{b}=", str(a + b), steps, NAME, level, f"addition {low}+{high}")
+    steps = _steps(f"{a}+{b}=", "simplified")
+    return Problem(f"{a}+{b}=", str(a + b), steps, NAME, len(str(high)), f"addition {low}+{high}")
 
 
 def read(text: str) -> Problem:
     """A problem from typed text such as `128 + 367` or `128+367=`."""
-    match = _PROMPT.fullmatch(re.sub(r"\s+", "", text))
+    match = re.fullmatch(rf"({_NUMBER})\+({_NUMBER})=?", re.sub(r"\s+", "", text))
     if match is None or max(map(len, match.groups())) > MAX_DIGITS:
         raise UserError(f"cannot read {text[:80]!r}: write a sum of two whole numbers of up to "
                         f"{MAX_DIGITS} digits such as 128+367, without leading zeros")
@@ -81,13 +80,17 @@ def read(text: str) -> Problem:
 
 # ---- scratchpads: a state is (digits left of a, digits left of b, answer so far, carry) ----------
 
-def _start(operands: tuple[str, str], style: str) -> tuple:
-    """The state before the first column; `star` has equal lengths, so the shorter gets zeros."""
+State = tuple[str, str, str, int]
+
+
+def _start(prompt: str, style: str) -> tuple[list[str], State]:
+    """(operands, state before the first column); `star` pads the shorter number with zeros."""
+    operands = prompt.removesuffix("=").split("+")
     width = max(map(len, operands)) if style == "star" else 0
-    return operands[0].zfill(width), operands[1].zfill(width), "", 0
+    return operands, (operands[0].zfill(width), operands[1].zfill(width), "", 0)
 
 
-def _column(state: tuple) -> tuple:
+def _column(state: State) -> tuple[int, int, int, State]:
     """(a, b, sum with carry, state after) of the lowest column that is left."""
     x, y, answer, carry = state
     a, b = int(x[-1:] or 0), int(y[-1:] or 0)
@@ -95,7 +98,7 @@ def _column(state: tuple) -> tuple:
     return a, b, total, (x[:-1], y[:-1], f"{total % 10}{answer}", total // 10)
 
 
-def _expected(operands: tuple[str, str], style: str, i: int, state: tuple | None) -> str | None:
+def _expected(operands: list[str], style: str, i: int, state: State | None) -> str | None:
     """Step number i of the style, computed from the state before it; None after the last."""
     columns = max(map(len, operands))
     if state is None or i >= columns + {"simplified": 0, "detailed": 3, "star": 2}[style]:
@@ -117,52 +120,33 @@ def _expected(operands: tuple[str, str], style: str, i: int, state: tuple | None
     return f"{head} , C={carry} , {a}+{b}+{carry}={total} , A->{total % 10} , C->{total // 10}"
 
 
-def _claimed(style: str, step: str, state: tuple | None) -> tuple | None:
+def _claimed(style: str, step: str, state: State | None) -> State | None:
     """The state that a step claims to leave behind; None if it claims none."""
-    if style == "simplified":
-        match = _SIMPLE.fullmatch(step)
-        if match is None or state is None:
-            return None
-        return state[0][:-1], state[1][:-1], match[1] + state[2], int(match[2])
-    if style == "detailed":
-        if _HEAD.fullmatch(step):
-            return state
-        match = _LINE.fullmatch(step)
-        if match is None:
-            return None
-        x, y, answer = (part.replace(",", "") for part in match.groups()[:3])
-        return x[:-1], y[:-1], match[4] + answer, int(match[5])
-    match = _STAR.fullmatch(step)
+    if style == "detailed" and re.fullmatch(_HEAD, step):
+        return state
+    match = re.fullmatch(_CLAIM[style], step)
     if match is None:
         return None
-    x, y, answer = ((part or "").replace(" ", "") for part in match.groups()[:3])
-    shown = x, y, answer, int(match[4])
-    return _column(shown)[3] if x or y else shown
+    *numbers, carry = (part.replace(",", "").replace(" ", "") for part in match.groups(""))
+    if style == "star":
+        x, y, answer = numbers
+        shown = x, y, answer, int(carry)
+        return _column(shown)[3] if x or y else shown
+    if style == "simplified":
+        if state is None:
+            return None
+        numbers = [*state[:3], *numbers]
+    x, y, answer, digit = numbers
+    return x[:-1], y[:-1], digit + answer, int(carry)
 
 
-def _steps(operands: tuple[str, str], style: str) -> tuple[str, ...]:
+def _steps(prompt: str, style: str) -> tuple[str, ...]:
     """The whole ideal scratchpad."""
-    state, steps = _start(operands, style), []
+    (operands, state), steps = _start(prompt, style), []
     while (step := _expected(operands, style, len(steps), state)) is not None:
         steps.append(step)
         state = _claimed(style, step, state)
     return tuple(steps)
-
-
-def _style_of(steps: tuple[str, ...]) -> str | None:
-    """The scratchpad style whose grammar all steps match in their order, else None."""
-    n = len(steps)
-    for style, shapes in (("simplified", [_SIMPLE] * n),
-                          ("detailed", [_HEAD, _HEAD, *[_LINE] * (n - 3), _END]),
-                          ("star", [*[_STAR] * (n - 1), _STAR_END])):
-        if len(shapes) == n and all(map(re.Pattern.fullmatch, shapes, steps)):
-            return style
-    return None
-
-
-def _operands(problem: Problem) -> tuple[str, str]:
-    first, _, second = problem.prompt.removesuffix("=").partition("+")
-    return first, second
 
 
 def render(problem: Problem, style: str) -> str:
@@ -175,7 +159,7 @@ def render(problem: Problem, style: str) -> str:
     if style not in STYLES:
         raise UserError(f"addition has no style {style!r}; choose from {', '.join(STYLES)}")
     dot = "." if style == "simplified" else ""
-    return f"<think>{';'.join(_steps(_operands(problem), style))}{dot}</think>{problem.answer}<eos>"
+    return f"<think>{';'.join(_steps(problem.prompt, style))}{dot}</think>{problem.answer}<eos>"
 
 
 def parse(completion: str) -> tuple[tuple[str, ...], str] | None:
@@ -183,18 +167,16 @@ def parse(completion: str) -> tuple[tuple[str, ...], str] | None:
 
     The answer is in ordinary digit order whatever the style.
     """
-    if match := _PLAIN.fullmatch(completion):
-        return (), match[1]
-    if match := _REVERSE.fullmatch(completion):
-        return (), match[1][::-1]
-    match = _THOUGHT.fullmatch(completion)
+    match = _COMPLETION.fullmatch(completion)
     if match is None:
         return None
-    steps = tuple(match[1].removesuffix(".").split(";"))
-    style = _style_of(steps)
-    if style is None or match[1].endswith(".") != (style == "simplified"):
-        return None
-    return steps, match[2]
+    steps = match["thought"].removesuffix(".").split(";") if match["thought"] else ()
+    return tuple(steps), match["answer"] or match["reversed"][::-1]
+
+
+def _style_of(steps: tuple[str, ...]) -> str:
+    """The only scratchpad style whose first step can begin so."""
+    return {"A": "simplified", "[": "detailed"}.get(steps[0][:1] if steps else "", "star")
 
 
 def check_steps(problem: Problem, steps: tuple[str, ...]) -> list[bool]:
@@ -202,10 +184,8 @@ def check_steps(problem: Problem, steps: tuple[str, ...]) -> list[bool]:
 
     The state is what the step before it claimed, so that one wrong step is counted once.
     """
-    first = steps[0] if steps else ""
-    style = "simplified" if first[:1] == "A" else "detailed" if first[:1] == "[" else "star"
-    operands = _operands(problem)
-    state, marks = _start(operands, style), []
+    style = _style_of(steps)
+    (operands, state), marks = _start(problem.prompt, style), []
     for i, step in enumerate(steps):
         marks.append(step == _expected(operands, style, i, state))
         state = _claimed(style, step, state)
@@ -214,21 +194,15 @@ def check_steps(problem: Problem, steps: tuple[str, ...]) -> list[bool]:
 
 def facts(problem: Problem) -> tuple[str, ...]:
     """The sums of its columns, such as `8+7+0=15`: digits and carry."""
-    found, state = [], _start(_operands(problem), "simplified")
-    for _ in range(problem.level):
-        (_, _, _, carry), (a, b, total, state) = state, _column(state)
-        found.append(f"{a}+{b}+{carry}={total}")
-    return tuple(found)
+    lines = _steps(problem.prompt, "detailed")[2:-1]
+    return tuple(line.split(" , ")[3] for line in lines)
 
 
 def verify(problem: Problem, completion: str) -> Verdict:
     """Exact verdict on everything that follows the prompt, opener and <eos> included."""
-    parsed = parse(completion)
-    if parsed is None:
+    if (parsed := parse(completion)) is None:
         return MALFORMED
     steps, answer = parsed
-    marks = tuple(check_steps(problem, steps))
     correct = answer == problem.answer
-    style = _style_of(steps)
-    whole = style is not None and bool(steps) and steps == _steps(_operands(problem), style)
-    return Verdict(correct, correct and whole and all(marks), True, marks)
+    whole = bool(steps) and completion == render(problem, _style_of(steps))
+    return Verdict(correct, correct and whole, True, tuple(check_steps(problem, steps)))

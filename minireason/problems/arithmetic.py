@@ -5,9 +5,11 @@ A value is whole and lies in 0..99, as in chain, at every point of an expression
 
 import ast
 import re
+from collections import defaultdict
 from typing import NamedTuple
 
-LOWEST, HIGHEST = 0, 99               # bounds of every value
+HIGHEST = 99                          # largest value
+NUMBER = r"(?:0|[1-9][0-9]?)"         # pattern of a value
 MOST_NUMBERS = 6                      # in one expression
 
 OPERATORS = {ast.Add: "+", ast.Sub: "-", ast.Mult: "*", ast.Div: "/"}
@@ -21,18 +23,22 @@ class Move(NamedTuple):
     right: int
     after: tuple[int, ...]            # result first, then the numbers not used, in their order
 
+    def __str__(self) -> str:
+        """`18-3=15,7,2`: the operation, its result, the numbers that are left."""
+        return f"{self.left}{self.operator}{self.right}={','.join(map(str, self.after))}"
+
 
 def compute(left: int, operator: str, right: int) -> int | None:
     """The exact value, or None where it is undefined, not whole, or outside 0..99."""
     if operator == "/":
         return None if right == 0 or left % right else left // right
     value = {"+": left + right, "-": left - right, "*": left * right}[operator]
-    return value if LOWEST <= value <= HIGHEST else None
+    return value if 0 <= value <= HIGHEST else None
 
 
 def parse_expression(text: str) -> ast.expr | None:
     """The syntax tree of an expression of numbers, + - * / and parentheses; None if it is none."""
-    if not re.fullmatch(r"[-+*/()0-9]{1,200}", text, re.ASCII):
+    if not re.fullmatch(r"[-+*/()0-9]{1,200}", text):
         return None
     try:
         return ast.parse(text, mode="eval").body
@@ -71,13 +77,10 @@ def operations(text: str) -> tuple[list[tuple[int, str, int, int | None]], list[
 
 def expression(path: list[Move]) -> str:
     """A path as one expression, in the one way that `operations` reads."""
-    made: list[tuple[int, str]] = []
+    text, made = "", defaultdict(list)      # made: value -> what was written for it, newest last
     for move in path:
-        parts = []
-        for value in (move.left, move.right):
-            known = [item for item in made if item[0] == value]
-            parts.append(known[-1][1] if known else str(value))
-            if known:
-                made.remove(known[-1])
-        made.append((move.after[0], f"({parts[0]}{move.operator}{parts[1]})"))
-    return made[-1][1][1:-1]
+        left = made[move.left].pop() if made[move.left] else move.left
+        right = made[move.right].pop() if made[move.right] else move.right
+        text = f"({left}{move.operator}{right})"
+        made[move.after[0]].append(text)
+    return text[1:-1]

@@ -64,7 +64,7 @@ class Family(Protocol):
         """Tokens of a completion of this level at most, <eos> included."""
         ...
 
-    def sample(self, rng: np.random.Generator, level: int) -> Problem:
+    def sample(self, rng: np.random.Generator, level: int, /) -> Problem:
         """One random problem."""
         ...
 
@@ -128,14 +128,10 @@ def split_of(problem: Problem) -> str:
 
 
 def sample_split(family: Family, rng: np.random.Generator, level: int, split: str,
-                 sample: Callable | None = None) -> Problem:
-    """A random problem of one split, by rejection; UserError if the level has none.
-
-    sample: another sampler of the family than its own `sample`.
-    """
-    sample = sample or family.sample
+                 sample: Callable[[np.random.Generator, int], Problem] | None = None) -> Problem:
+    """A random problem of one split, from `sample` or the family's own; UserError if none is."""
     for _ in range(10_000):
-        problem = sample(rng, level)
+        problem = (sample or family.sample)(rng, level)
         if split_of(problem) == split:
             return problem
     raise UserError(f"{family.NAME} level {level}: no problem in split {split!r}")

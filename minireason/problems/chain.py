@@ -1,8 +1,8 @@
 """chain: `((23+4)*3)=81`, a chain of exact operations whose level is their number.
 
 The first operand is 1..99, the others 2..9, and every value on the way stays in 0..99, so each
-step is one of about 1,900 facts. What grows with the level is only the number of steps: directly,
-the answer is out of a small model's reach; step by step, it needs one fact at a time.
+step is one of about 1,900 facts. What grows with the level is only the number of steps: a small
+model cannot produce the answer in one step, but step by step it needs one fact at a time.
 
     cot     <think>23+4=27;27*3=81</think>81<eos>
     direct  </think>81<eos>
@@ -13,45 +13,44 @@ A step that `<wrong>` follows in place of `;` is withdrawn, as if it had never b
 
 import ast
 import re
+from collections import defaultdict
+from itertools import product
 
 import numpy as np
 
 from minireason.core.config import UserError
-from minireason.problems.arithmetic import HIGHEST, LOWEST, OPERATORS, compute, parse_expression
+from minireason.problems.arithmetic import HIGHEST, NUMBER, OPERATORS, compute, parse_expression
 from minireason.problems.base import MALFORMED, SYMBOLS, Problem, Verdict, number_tokens
 
-NAME = "chain"
+NAME: str = "chain"
 LEVELS = tuple(range(1, 9))           # levels with a frozen set: operations
-LEVEL_SYMBOL, LEVEL_NAME = "k", "operations in the expression"
-STYLES = ("direct", "cot")
+LEVEL_SYMBOL: str = "k"
+LEVEL_NAME: str = "operations in the expression"
+STYLES: tuple[str, ...] = ("direct", "cot")
 OPENER = {"cot": "<think>", "direct": "</think>"}
 TOKENS = (*number_tokens(2), *SYMBOLS)    # 0..99: one token per number
 MAX_WITHDRAWN = 8                     # steps that a completion may withdraw
 
-_NUMBER = r"(?:0|[1-9]\d?)"
-_PLAIN = rf"{_NUMBER}[-+*/]{_NUMBER}={_NUMBER}"
-_STEP = re.compile(rf"({_NUMBER})([-+*/])({_NUMBER})=({_NUMBER})", re.ASCII)
-_COT = re.compile(rf"<think>({_PLAIN}(?:(?:;|<wrong>){_PLAIN})*)</think>({_NUMBER})<eos>", re.ASCII)
-_DIRECT = re.compile(rf"</think>({_NUMBER})<eos>", re.ASCII)
+_STEP = re.compile(rf"({NUMBER})([-+*/])({NUMBER})=({NUMBER})")
+_STEPS = rf"{NUMBER}[-+*/]{NUMBER}={NUMBER}(?:(?:;|<wrong>){NUMBER}[-+*/]{NUMBER}={NUMBER})*"
+_COMPLETION = re.compile(rf"(?:<think>({_STEPS}))?</think>({NUMBER})<eos>")
 
-_MOVES = {value: tuple((operator, right, result) for operator in "+-*/" for right in range(2, 10)
-                       if (result := compute(value, operator, right)) is not None)
-          for value in range(LOWEST, HIGHEST + 1)}
-_BY_OPERATOR = {value: {operator: tuple(move for move in moves if move[0] == operator)
-                        for operator in sorted({move[0] for move in moves})}
-                for value, moves in _MOVES.items()}
+_MOVES = defaultdict(lambda: defaultdict(list))     # value -> operator -> [(operand, result)]
+for _value, _operator, _right in product(range(HIGHEST + 1), "*+-/", range(2, 10)):
+    if (_result := compute(_value, _operator, _right)) is not None:
+        _MOVES[_value][_operator].append((_right, _result))
 
 
 def sample(rng: np.random.Generator, level: int) -> Problem:
     """A chain of `level` operations: operator uniform over the possible, then its operand."""
-    draws = rng.random(2 * level + 1).tolist()
-    first = value = 1 + int(draws[0] * 99)
+    first_draw, *draws = rng.random(2 * level + 1).tolist()
+    first = value = 1 + int(first_draw * 99)
     moves = []
     for i in range(level):
-        by_operator = _BY_OPERATOR[value]
-        operators = tuple(by_operator)
-        choices = by_operator[operators[int(draws[2 * i + 1] * len(operators))]]
-        operator, right, value = choices[int(draws[2 * i + 2] * len(choices))]
+        operators = list(_MOVES[value])
+        operator = operators[int(draws[2 * i] * len(operators))]
+        choices = _MOVES[value][operator]
+        right, value = choices[int(draws[2 * i + 1] * len(choices))]
         moves.append((operator, right))
     return build(first, moves)
 
@@ -67,8 +66,7 @@ def build(first: int, moves: list[tuple[str, int]]) -> Problem:
     for operator, right in moves:
         result = compute(value, operator, right)
         if result is None:
-            raise UserError(f"{value}{operator}{right} leaves the whole numbers {LOWEST} to "
-                            f"{HIGHEST}")
+            raise UserError(f"{value}{operator}{right} leaves the whole numbers 0 to {HIGHEST}")
         steps.append(f"{value}{operator}{right}={result}")
         text = f"({text}{operator}{right})"
         value = result
@@ -80,8 +78,6 @@ def build(first: int, moves: list[tuple[str, int]]) -> Problem:
 
 def read(text: str) -> Problem:
     """A problem from typed text such as `(23 + 4) * 3`, `((23+4)*3)=` or `23+4-7`."""
-    hint = ("write a chain such as ((23+4)*3): a number 1 to 99, then + - * / with 2 to 9, "
-            "innermost first")
     node = parse_expression(re.sub(r"\s+", "", text).removesuffix("="))
     moves: list[tuple[str, int]] = []
     while isinstance(node, ast.BinOp) and isinstance(node.right, ast.Constant):
@@ -92,16 +88,15 @@ def read(text: str) -> Problem:
         node = node.left
     first = node.value if isinstance(node, ast.Constant) else None
     if not moves or not isinstance(first, int) or not 1 <= first <= HIGHEST:
-        raise UserError(f"cannot read {text[:80]!r}: {hint}")
+        raise UserError(f"cannot read {text[:80]!r}: write a chain such as ((23+4)*3): a number "
+                        "1 to 99, then + - * / with 2 to 9, innermost first")
     return build(first, moves[::-1])
-
 
 
 def render(problem: Problem, style: str) -> str:
     """The ideal completion in the style, from its opener to <eos>."""
-    if style == "direct":
-        return f"</think>{problem.answer}<eos>"
-    return f"<think>{';'.join(problem.steps)}</think>{problem.answer}<eos>"
+    thought = "" if style == "direct" else f"<think>{';'.join(problem.steps)}"
+    return f"{thought}</think>{problem.answer}<eos>"
 
 
 def parse(completion: str) -> tuple[tuple[str, ...], str] | None:
@@ -109,12 +104,11 @@ def parse(completion: str) -> tuple[tuple[str, ...], str] | None:
 
     Withdrawn steps do not count among the steps; more than MAX_WITHDRAWN of them are refused.
     """
-    if match := _DIRECT.fullmatch(completion):
-        return (), match[1]
-    match = _COT.fullmatch(completion)
+    match = _COMPLETION.fullmatch(completion)
     if match is None or completion.count("<wrong>") > MAX_WITHDRAWN:
         return None
-    return tuple(part.rpartition("<wrong>")[2] for part in match[1].split(";")), match[2]
+    parts = match[1].split(";") if match[1] else []
+    return tuple(part.rpartition("<wrong>")[2] for part in parts), match[2]
 
 
 def withdrawn(completion: str) -> list[tuple[int, str]]:
@@ -122,11 +116,12 @@ def withdrawn(completion: str) -> list[tuple[int, str]]:
 
     Empty for a completion that parse refuses.
     """
-    if parse(completion) is None or "<wrong>" not in completion:
-        return []
-    thought = completion.removeprefix("<think>").partition("</think>")[0]
-    return [(i, step) for i, part in enumerate(thought.split(";"))
-            for step in part.split("<wrong>")[:-1]]
+    found = []
+    if parse(completion) is not None:
+        thought = completion.removeprefix("<think>").partition("</think>")[0]
+        for i, part in enumerate(thought.split(";")):
+            found += [(i, step) for step in part.split("<wrong>")[:-1]]
+    return found
 
 
 def check_steps(problem: Problem, steps: tuple[str, ...]) -> list[bool]:
@@ -138,11 +133,10 @@ def check_steps(problem: Problem, steps: tuple[str, ...]) -> list[bool]:
     for i, step in enumerate(steps):
         match = _STEP.fullmatch(step)
         expected = _STEP.fullmatch(problem.steps[i]) if i < len(problem.steps) else None
-        right_step = (match is not None and expected is not None
-                      and match[2] == expected[2] and match[3] == expected[3]
-                      and match[1] == (state if state is not None else expected[1])
-                      and compute(int(match[1]), match[2], int(match[3])) == int(match[4]))
-        marks.append(right_step)
+        marks.append(match is not None and expected is not None
+                     and match[1] == (state or expected[1])
+                     and match.group(2, 3) == expected.group(2, 3)
+                     and compute(int(match[1]), match[2], int(match[3])) == int(match[4]))
         state = match[4] if match else None
     return marks
 
@@ -154,11 +148,9 @@ def facts(problem: Problem) -> tuple[str, ...]:
 
 def verify(problem: Problem, completion: str) -> Verdict:
     """Exact verdict on everything that follows the prompt, opener and <eos> included."""
-    parsed = parse(completion)
-    if parsed is None:
+    if (parsed := parse(completion)) is None:
         return MALFORMED
     steps, answer = parsed
-    marks = check_steps(problem, steps)
-    complete = len(steps) == len(problem.steps) and all(marks)
-    steps_valid = complete and steps[-1].partition("=")[2] == answer
-    return Verdict(answer == problem.answer, steps_valid, True, tuple(marks))
+    correct = answer == problem.answer
+    return Verdict(correct, correct and steps == problem.steps, True,
+                   tuple(check_steps(problem, steps)))

@@ -52,14 +52,11 @@ def corpus_line(mixture: Mixture, family: Family, rng: np.random.Generator) -> s
     if kind < mixture.facts:
         facts = family.facts(sample_split(family, rng, mixture.facts_per_line, "train"))
         return ";".join(facts[i] for i in rng.permutation(len(facts))) + "<eos>"
-    if kind < mixture.facts + mixture.direct:
-        level = int(rng.integers(mixture.min_level, mixture.max_level + 1))
-        problem = sample_split(family, rng, level, "train")
-        return problem.prompt + family.render(problem, "direct")
-    shares = mixture.worked_shares()
-    level = mixture.min_level + int(rng.choice(len(shares), p=shares))
+    style = "direct" if kind < mixture.facts + mixture.direct else "cot"
+    levels = np.arange(mixture.min_level, mixture.max_level + 1)
+    level = int(rng.choice(levels, p=None if style == "direct" else mixture.worked_shares()))
     problem = sample_split(family, rng, level, "train")
-    return problem.prompt + family.render(problem, "cot")
+    return problem.prompt + family.render(problem, style)
 
 
 def corpus_lines(mixture: Mixture, family: Family, rng: np.random.Generator, n: int) -> list[str]:

@@ -4,72 +4,60 @@ Level n is how many numbers are given. A step names an operation and the numbers
 the result first; each `<wrong>` takes back a step, `<wrong>S:` goes back to the state S. A single
 number may be compared with the target: `49-46=3` (larger minus smaller) changes nothing.
 
-    direct   </think>((18-3)*2)+(7...)<eos>         the expression alone
-    optimal  <think>...</think>...<eos>   the shortest way: n - 1 steps
-    sos      <think>...
-    guided   <think>...
+    direct   </think>(18*2)+(7+3)<eos>
+    optimal  <think>7+3=10,2,18;18*2=36,10;36+10=46</think>(18*2)+(7+3)<eos>
+    sos      <think>18+7=25,3,2;25-3=22,2;22*2=44;<wrong>25,3,2:25-2=23,3;...</think><wrong><eos>
+    guided   <think>7+3=10,18,2;18*2=36,10;36+10=46;46-46=0</think>(18*2)+(7+3)<eos>
 
-`sos` is a Stream of Search (Gandhi 2024, arXiv:2404.03683): one of several solvers (search.py),
-drawn at random, with its dead ends, cut off at a token budget. `guided` is the stream of one that
-sees where solutions lie and errs on purpose. One that found nothing ends with
-`</think><wrong><eos>`: only some traces solve. Inputs are held out by the hash of the numbers
-alone (split_key), and targets of HELD_OUT are never trained on.
+`sos` is a Stream of Search (Gandhi 2024, arXiv:2404.03683): one of several solvers drawn at
+random, with its dead ends, cut off at a token budget (countdown_solver.py). `guided` is the stream
+of one that sees where solutions lie and errs on purpose. A search that found nothing answers
+`<wrong>`: only some traces solve. Inputs are held out by the hash of the numbers alone
+(split_key), and targets of HELD_OUT are never trained on.
 """
 
 import re
-from collections import Counter
 from functools import partial
 
 import numpy as np
 
 from minireason.core.config import UserError, rng
-from minireason.problems.arithmetic import (
-    HIGHEST,
-    MOST_NUMBERS,
-    Move,
-    compute,
-    expression,
-    operations,
-)
+from minireason.problems.arithmetic import MOST_NUMBERS, NUMBER, compute, expression, operations
 from minireason.problems.base import MALFORMED, SYMBOLS, Problem, Verdict, number_tokens
 from minireason.problems.countdown_solver import BUDGET, guided, moves, solve, stream
 
-NAME = "countdown"
-LEVELS = (3, 4)                       # levels with a frozen set: how many numbers
-LEVEL_SYMBOL, LEVEL_NAME = "n", "numbers given"
-STYLES = ("direct", "optimal", "sos", "guided")
-ALIASES = {"cot": "sos"}
-OPENER = {"direct": "</think>", "optimal": "<think>", "sos": "<think>", "guided": "<think>",
-          "cot": "<think>"}
+NAME: str = "countdown"
+LEVELS: tuple[int, ...] = (3, 4)      # levels with a frozen set: how many numbers
+LEVEL_SYMBOL: str = "n"
+LEVEL_NAME: str = "numbers given"
+STYLES: tuple[str, ...] = ("direct", "optimal", "sos", "guided")
+OPENER = dict.fromkeys((*STYLES, "cot"), "<think>") | {"direct": "</think>"}
 TOKENS = (*number_tokens(2), *SYMBOLS)    # chain's: a policy that can calculate may start it
-LARGEST_INPUT, LOWEST_TARGET = 20, 10    # of what `sample` draws
 HELD_OUT = frozenset(range(14, 100, 11))    # targets kept from training: 14, 25, 36, ... 91
 GAVE_UP = "<wrong>"                   # the answer of a search that found nothing
 
-_NUMBER = r"(?:0|[1-9]\d?)"
-_STATE = rf"{_NUMBER}(?:,{_NUMBER})*"
+_STATE = rf"{NUMBER}(?:,{NUMBER})*"
 _STEP = re.compile(rf"(?:((?:<wrong>)+)|<wrong>({_STATE}):)?"
-                   rf"({_NUMBER})([-+*/])({_NUMBER})=({_STATE})", re.ASCII)
-_PROMPT = re.compile(rf"({_STATE})>({_NUMBER})=?", re.ASCII)
+                   rf"({NUMBER})([-+*/])({NUMBER})=({_STATE})")
 _COMPLETION = re.compile(r"(?:<think>([^<>]*(?:<wrong>[^<>]*)*))?"
-                         r"</think>(<wrong>|[-+*/()0-9]+)<eos>", re.ASCII)
+                         r"</think>(<wrong>|[-+*/()0-9]+)<eos>")
 
 
 def sample(generator: np.random.Generator, level: int, held_out: bool = False) -> Problem:
-    """Numbers uniform in 1..20 and the target of a random way through them.
+    """Numbers uniform in 1..20 and the target, at least 10, of a random way through them.
 
     The target is none of HELD_OUT, or with `held_out` one of them, which no training problem has.
     """
     if not 2 <= level <= MOST_NUMBERS:
         raise UserError(f"countdown level {level}: must be 2 to {MOST_NUMBERS} numbers")
     while True:
-        numbers = state = tuple(generator.integers(1, LARGEST_INPUT + 1, level).tolist())
+        numbers = state = tuple(generator.integers(1, 21, level).tolist())
         while len(state) > 1 and (choices := moves(state)):
             operators = sorted({move.operator for move in choices})
             operator = operators[int(generator.integers(len(operators)))]
             choices = [move for move in choices if move.operator == operator]
             state = choices[int(generator.integers(len(choices)))].after
-        if len(state) == 1 and state[0] >= LOWEST_TARGET and (state[0] in HELD_OUT) == held_out:
+        if len(state) == 1 and state[0] >= 10 and (state[0] in HELD_OUT) == held_out:
             return build(numbers, state[0])
 
 
@@ -86,20 +74,20 @@ def build(numbers: tuple[int, ...], target: int) -> Problem:
     path = solve(tuple(sorted(numbers)), target)
     if path is None:
         raise UserError(f"{target} cannot be reached from {','.join(map(str, numbers))} with whole "
-                        f"numbers 0 to {HIGHEST}, each number used once")
-    steps = tuple(step_text(move) for move in path)
-    given_numbers = f"{NAME} {','.join(map(str, sorted(numbers)))}"   # held out with every target
+                        "numbers 0 to 99, each number used once")
+    steps = tuple(map(str, path))
+    split_key = f"{NAME} {','.join(map(str, sorted(numbers)))}"   # held out with every target
     return Problem(f"{','.join(map(str, numbers))}>{target}=", expression(path), steps, NAME,
-                   len(numbers), f"{given_numbers}>{target}", split_key=given_numbers)
+                   len(numbers), f"{split_key}>{target}", split_key)
 
 
 def read(text: str) -> Problem:
     """A problem from typed text such as `3, 7, 18, 2 > 46`."""
-    match = _PROMPT.fullmatch(re.sub(r"\s+", "", text))
+    match = re.fullmatch(rf"({_STATE})>({NUMBER})=?", re.sub(r"\s+", "", text))
     numbers = tuple(map(int, match[1].split(","))) if match else ()
     if match is None or not 2 <= len(numbers) <= MOST_NUMBERS or 0 in numbers:
         raise UserError(f"cannot read {text[:80]!r}: write 2 to {MOST_NUMBERS} numbers of 1 to "
-                        f"{HIGHEST} and the target, such as 3,7,18,2>46")
+                        "99 and the target, such as 3,7,18,2>46")
     return build(numbers, int(match[2]))
 
 
@@ -111,30 +99,24 @@ def given(problem: Problem) -> tuple[tuple[int, ...], int]:
 
 # ---- writing ------------------------------------------------------------------------------------
 
-def step_text(move: Move) -> str:
-    """`18-3=15,7,2`: the operation, its result, the numbers that are left."""
-    return f"{move.left}{move.operator}{move.right}={','.join(map(str, move.after))}"
-
-
 def render(problem: Problem, style: str) -> str:
     """The completion in the style, opener to <eos>; for `sos` of the prompt's own random stream."""
-    style = ALIASES.get(style, style)
     if style == "direct":
         return f"</think>{problem.answer}<eos>"
     if style == "optimal":
         return f"<think>{';'.join(problem.steps)}</think>{problem.answer}<eos>"
-    if style not in ("sos", "guided"):
+    if style not in OPENER:
         raise UserError(f"countdown has no style {style!r}; choose from {', '.join(STYLES)}")
     return search_text(problem, rng(0, "countdown", problem.prompt), style)
 
 
 def search_text(problem: Problem, generator: np.random.Generator, style: str = "sos") -> str:
     """A stream of search, `sos` or `guided`; it may end without a solution."""
-    steps, path = (stream if style == "sos" else guided)(*given(problem), generator)
+    steps, path = (guided if style == "guided" else stream)(*given(problem), generator)
     written = []
     for jump, move in steps:          # steps that are taken back, or the state to go back to
         back = GAVE_UP * jump if isinstance(jump, int) else f"<wrong>{','.join(map(str, jump))}:"
-        written.append(back + step_text(move))
+        written.append(f"{back}{move}")
     return f"<think>{';'.join(written)}</think>{expression(path) if path else GAVE_UP}<eos>"
 
 
@@ -167,7 +149,7 @@ def self_check(problem: Problem, answer: str) -> bool:
 
 
 def walk_steps(problem: Problem, steps: tuple[str, ...]) -> tuple[list[bool], tuple[int, ...]]:
-    """(marks, last state) of a search trace.
+    """(marks, last state as claimed) of a search trace.
 
     A step is right if its operation uses two numbers of the state before it, is exact, and leaves
     the others; or if it compares a last number with the target, larger minus smaller, which leaves
@@ -183,22 +165,21 @@ def walk_steps(problem: Problem, steps: tuple[str, ...]) -> tuple[list[bool], tu
         if match is None:
             marks.append(False)
             continue
-        if match[1]:
-            way = way[:max(0, len(way) - match[1].count(GAVE_UP))]
-        elif match[2]:
-            way = ways.get(tuple(sorted(map(int, match[2].split(",")))), [])
+        undone, named, _, operator, *_ = match.groups()
         left, right, after = int(match[3]), int(match[5]), tuple(map(int, match[6].split(",")))
-        if not (match[1] or match[2]) and way and len(way[-1]) == 1:     # compared, nothing moved
-            compared = match[4] == "-" and {left, right} == {*way[-1], target}
+        if undone:
+            way = way[:max(0, len(way) - undone.count(GAVE_UP))]
+        elif named:
+            way = ways.get(tuple(sorted(map(int, named.split(",")))), [])
+        elif way and len(way[-1]) == 1:                 # compared, nothing moved
+            compared = operator == "-" and {left, right} == {*way[-1], target}
             marks.append(compared and after == (compute(left, "-", right),))
             continue
-        rest = Counter(way[-1] if way else ())
-        rest.subtract((left, right))
-        marks.append(bool(way) and min(rest.values()) >= 0 and +rest == Counter(after[1:])
-                     and after[0] == compute(left, match[4], right))
+        before = tuple(sorted((left, right, *after[1:])))
+        marks.append(way[-1:] == [before] and after[0] == compute(left, operator, right))
         way = [*way, tuple(sorted(after))]
         ways[way[-1]] = way
-    return marks, way[-1] if marks and marks[-1] else ()
+    return marks, way[-1]
 
 
 def check_steps(problem: Problem, steps: tuple[str, ...]) -> list[bool]:
@@ -217,13 +198,12 @@ def verify(problem: Problem, completion: str) -> Verdict:
     steps_valid: every step is exact, the last one reaches the target, and the answer consists of
     operations that were tried.
     """
-    parsed = parse(completion)
-    if parsed is None:
+    if (parsed := parse(completion)) is None:
         return MALFORMED
     steps, answer = parsed
     marks, state = walk_steps(problem, steps)
     correct = self_check(problem, answer)
-    reached = correct and bool(steps) and state == (given(problem)[1],)
+    reached = correct and state == (given(problem)[1],)
     tried = {step.rpartition(":")[2].replace(GAVE_UP, "").partition(",")[0] for step in steps}
     used, _ = operations(answer) or ([], [])
     all_tried = all(f"{a}{operator}{b}={result}" in tried for a, operator, b, result in used)

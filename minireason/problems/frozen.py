@@ -16,12 +16,15 @@ def load_problems(path: Path | str) -> list[Problem]:
     """
     try:
         lines = Path(path).read_text(encoding="utf-8").splitlines()
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file") from None
-    except (UnicodeDecodeError, IsADirectoryError) as error:
-        raise UserError(f"{path}: not a text file ({error})") from None
-    problems = [_read_line(f"{path}, line {number}", line)
-                for number, line in enumerate(lines, 1) if line.strip()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: cannot read this file of problems ({error})") from None
+    problems = []
+    for number, line in enumerate(lines, 1):
+        if line.strip():
+            try:
+                problems.append(_read_line(line))
+            except UserError as error:
+                raise UserError(f"{path}, line {number}: {error}") from None
     if not problems:
         raise UserError(f"{path}: holds no problems")
     return problems
@@ -46,29 +49,23 @@ def load_frozen(name: str) -> list[Problem]:
     except OSError as error:
         raise UserError(f"{error.filename}: cannot read this frozen set ({error.strerror}); "
                         "python data/make_eval.py writes them anew") from None
-    listed = dict(line.split("  ")[::-1] for line in listing.splitlines())
-    if hashlib.sha256(data).hexdigest() != listed.get(path.name):
+    if f"{hashlib.sha256(data).hexdigest()}  {path.name}" not in listing.splitlines():
         raise UserError(f"{path}: its sha256 is not the one in SHA256SUMS; restore the file, or "
                         "write it anew with python data/make_eval.py")
     return load_problems(path)
 
 
-def _read_line(where: str, line: str) -> Problem:
+def _read_line(line: str) -> Problem:
     try:
         record = json.loads(line)
     except json.JSONDecodeError as error:
-        raise UserError(f"{where}: not valid JSON ({error.msg})") from None
+        raise UserError(f"not valid JSON ({error.msg})") from None
     if not isinstance(record, dict) or not isinstance(record.get("prompt"), str):
-        raise UserError(f'{where}: needs an object with a string "prompt"')
+        raise UserError('needs an object with a string "prompt"')
     name = record.get("family", next(iter(FAMILIES)))
-    family = FAMILIES.get(name) if isinstance(name, str) else None
-    if family is None:
-        raise UserError(f"{where}: unknown family {name!r}, have {sorted(FAMILIES)}")
-    try:
-        problem = family.read(record["prompt"])
-    except UserError as error:
-        raise UserError(f"{where}: {error}") from None
-    if "answer" in record and str(record["answer"]) != problem.answer:
-        raise UserError(f"{where}: answer {record['answer']!r}, but {problem.prompt}"
-                        f"{problem.answer}")
+    if name not in list(FAMILIES):
+        raise UserError(f"unknown family {name!r}, have {sorted(FAMILIES)}")
+    problem = FAMILIES[name].read(record["prompt"])
+    if str(record.get("answer", problem.answer)) != problem.answer:
+        raise UserError(f"answer {record['answer']!r}, but {problem.prompt}{problem.answer}")
     return problem
