@@ -64,9 +64,8 @@ class Config(StageConfig):
 
 def run(cfg: Config) -> dict:
     """Sample, search, compare; returns result.json's content."""
-    third = {"reviser": cfg.reviser} if cfg.reviser else {}
     log, device = checkpoint.open_stage("search", cfg, cfg.out, policy=cfg.policy,
-                                        critic=cfg.critic, **third)
+                                        critic=cfg.critic, reviser=cfg.reviser)
     if log.done:
         return log.done
     policy, tokenizer = checkpoint.load(cfg.policy, device)

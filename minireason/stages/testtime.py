@@ -44,9 +44,8 @@ class Config(StageConfig):
 
 def run(cfg: Config) -> dict:
     """Sample, score, estimate; returns result.json's content."""
-    second = {"outcome": cfg.outcome} if cfg.outcome else {}
     log, device = checkpoint.open_stage("testtime", cfg, cfg.out, policy=cfg.policy,
-                                        critic=cfg.critic, **second)
+                                        critic=cfg.critic, outcome=cfg.outcome)
     if log.done:
         return log.done
     policy, tokenizer = checkpoint.load(cfg.policy, device)
