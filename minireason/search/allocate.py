@@ -4,7 +4,6 @@ A strategy is a method with its budget, or a stopping rule with its threshold. O
 problems each difficulty bin gets the strategy with the best accuracy minus price times tokens; the
 other half is answered by these choices, and the other way round. The price is the highest that
 still reaches a target accuracy on the choosing half: nothing is fitted to what it is scored on.
-Everything here is arithmetic on recorded results.
 """
 
 from collections.abc import Callable
@@ -34,7 +33,7 @@ class Allocation:
 
     correct: np.ndarray           # (P,)
     tokens: np.ndarray            # (P,)
-    chosen: np.ndarray            # (folds, bins) index of the strategy used on that fold
+    chosen: list[list[str]]       # per fold and bin the strategy used there
 
 
 def stacked(strategies: list[Strategy]) -> tuple[np.ndarray, np.ndarray]:
@@ -119,7 +118,8 @@ def _crossed(strategies: list[Strategy], bins: np.ndarray, fold: np.ndarray,
     chosen = np.stack([choose_on(fold != 0), choose_on(fold != 1)])       # (2, bins)
     correct, tokens = stacked(strategies)
     strategy, problem = chosen[fold, bins], np.arange(len(bins))
-    return Allocation(correct[strategy, problem], tokens[strategy, problem], chosen)
+    names = [[strategies[s].name for s in of_fold] for of_fold in chosen]
+    return Allocation(correct[strategy, problem], tokens[strategy, problem], names)
 
 
 def stop_when_sure(correct: np.ndarray, values: np.ndarray, tokens: np.ndarray,

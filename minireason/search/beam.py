@@ -6,7 +6,6 @@ budget of N samples' tokens searches with N. Equal prefixes are merged: they kee
 beam. With lookahead k, a prefix is judged by the value after k more greedy steps.
 """
 
-from collections import Counter
 from dataclasses import dataclass, replace
 
 from minireason.search.steps import DEAD, OPEN, Node, Request, Stepper, Task, expand, plant
@@ -67,23 +66,21 @@ def _look_ahead(stepper: Stepper, cfg: BeamConfig, candidates: dict[Task, list[N
     """
     greedy = replace(stepper, temperature=0)
     scores: dict[Node, float] = {}
-    ahead = []                                     # (task, candidate, where its greedy steps end)
+    ahead = []                                     # (candidate, its next greedy step)
     for task, nodes in candidates.items():
-        ahead += [(task, node, node) for node in nodes if node.state == OPEN]
+        ahead += [(node, Request(task, node, 1)) for node in nodes if node.state == OPEN]
     for k in range(cfg.lookahead):
-        requests, origins, granted = [], [], Counter()
-        affordable = {task: task.rows for task in candidates}
-        for task, origin, node in ahead:
-            if granted[task] < affordable[task]:
-                granted[task] += 1
-                requests.append(Request(task, node, 1))
-                origins.append(origin)
+        paid, rows = [], {task: task.rows for task in candidates}
+        for origin, request in ahead:
+            if rows[request.task] > 0:
+                rows[request.task] -= 1
+                paid.append((origin, request))
         ahead = []
-        drawn = expand(greedy, requests, "lookahead", number, k)
-        for request, origin, nodes in zip(requests, origins, drawn, strict=True):
+        drawn = expand(greedy, [request for _, request in paid], "lookahead", number, k)
+        for (origin, request), nodes in zip(paid, drawn, strict=True):
             for node in nodes:
                 if node.state != DEAD:
                     scores[origin] = node.value
                 if node.state == OPEN:
-                    ahead.append((request.task, origin, node))
+                    ahead.append((origin, Request(request.task, node, 1)))
     return scores

@@ -43,7 +43,7 @@ def tree_search(stepper: Stepper, cfg: TreeConfig, prompts: list[list[int]], bud
         for task in tasks:
             requests += _simulations(stepper, cfg, task, finishing, expected)
         if not requests:
-            return tasks
+            break
         drawn = expand(stepper, requests, "tree", number)
         for request, nodes in zip(requests, drawn, strict=True):
             best = max((node.value for node in nodes), default=0.0)
@@ -52,6 +52,7 @@ def tree_search(stepper: Stepper, cfg: TreeConfig, prompts: list[list[int]], bud
             request.task.add(nodes)
             if finishing.get(request.task):
                 finishing[request.task] = next((n for n in nodes if n.state == OPEN), None)
+    return tasks
 
 
 def _simulations(stepper: Stepper, cfg: TreeConfig, task: Task,
@@ -75,8 +76,8 @@ def _simulations(stepper: Stepper, cfg: TreeConfig, task: Task,
             for node in leaf.upwards():
                 node.visits -= 1
             break
-        wanted = 1 if _thought(leaf, stepper) else cfg.width
-        requests.append(Request(task, leaf, min(task.rows, wanted)))
+        answering = leaf.tokens[-1] == stepper.tokenizer.end_think      # one draw of it is enough
+        requests.append(Request(task, leaf, min(task.rows, 1 if answering else cfg.width)))
     return requests
 
 
@@ -89,27 +90,23 @@ def _select(stepper: Stepper, cfg: TreeConfig, root: Node) -> Node:
         ways = [child for child in node.children.values() if not _closed(child, stepper)]
         if not ways or node.below < cfg.width * simulations ** cfg.widen:
             return node
-        mass = sum(math.exp(child.logprob) for child in ways)
-        node = max(ways, key=lambda child: _score(cfg, child, mass))
+        visits, mass = node.visits, sum(math.exp(child.logprob) for child in ways)
+        node = max(ways, key=lambda child: _score(cfg, child, visits, mass))
 
 
-def _score(cfg: TreeConfig, child: Node, mass: float) -> float:
-    """How promising a child is; `mass` is the summed probability of its siblings and itself."""
-    q, visits = child.total / child.visits, child.parent.visits
+def _score(cfg: TreeConfig, child: Node, visits: int, mass: float) -> float:
+    """How promising a child is; visits of its parent, mass: probability of all its siblings."""
+    q = child.total / child.visits
     if cfg.uct:
         return q + cfg.c * math.sqrt(math.log(visits) / child.visits)
     prior = math.exp(child.logprob) / mass if mass > 0 else 1.0
     return q + cfg.c * prior * math.sqrt(visits) / (1 + child.visits)
 
 
-def _thought(node: Node, stepper: Stepper) -> bool:
-    """Whether only the answer is missing: one draw of it is enough."""
-    return node.tokens[-1] == stepper.tokenizer.end_think
-
-
 def _closed(node: Node, stepper: Stepper) -> bool:
     """Whether nothing below the node is worth another token."""
-    return node.state != OPEN or (_thought(node, stepper) and bool(node.children))
+    answered = node.tokens[-1] == stepper.tokenizer.end_think and len(node.children) > 0
+    return node.state != OPEN or answered
 
 
 def _best_leaf(root: Node) -> Node:

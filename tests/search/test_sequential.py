@@ -11,7 +11,7 @@ from minireason.model import checkpoint
 from minireason.problems import chain
 from minireason.problems.frozen import load_frozen
 from minireason.sampling.complete import prompt_ids
-from minireason.search import sequential, steps
+from minireason.search import steps
 from minireason.search.sequential import (
     Chain,
     ReviseSearchConfig,
@@ -177,12 +177,12 @@ def test_a_constant_critic_gains_nothing_and_an_oracle_reaches_coverage(policy):
     (1, [60, 60], [1, 1]), (4, [60, 33], [4, 2]), (9, [60, 7], [4, 1])])
 def test_chains_split_the_budget(policy, monkeypatch, chains, budgets, expected):
     """A problem has no more chains than first attempts that it can pay."""
-    rounds, real = [], sequential.expand
+    rounds, real = [], steps.expand
 
     def spy(stepper, requests, *purpose):
         rounds.append([request.task.budget for request in requests])
         return real(stepper, requests, *purpose)
-    monkeypatch.setattr(sequential, "expand", spy)
+    monkeypatch.setattr(steps, "expand", spy)
     revise_search(stepper_of(policy, odd_values), ReviseSearchConfig(chains=chains),
                   prompts_of(policy, 2), budgets, 15.0)
     shares = rounds[0]
