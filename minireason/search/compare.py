@@ -152,8 +152,8 @@ def allocation_rows(records: list[dict], unit: int, budgets: list[int], probe: i
         paid = after_probe(free, records, probe, tuple(searches))
         for who, bins, among in (("predicted", predicted, paid), ("oracle", known, free),
                                  ("one", np.zeros_like(known), free)):
-            found[f"{who} {label}"] = allocate.allocate_to_match(
-                among, bins, fold, reference.correct, PRICES / unit)
+            found[f"{who} {label}"] = allocate.allocate(among, bins, fold, PRICES / unit,
+                                                        reference.correct)
     return [{"method": f"allocation: {name}",
              **allocate.efficiency(reference, choices, generator),
              "chosen": choices.chosen, "problems": len(records)}

@@ -37,7 +37,7 @@ class Config(OwnSamplesConfig):
     min_level: int = 4
     labels: str = "exact"         # outcome | exact | mc_hard | mc_soft
     mc_n: int = 4                 # Monte Carlo rollouts per step end
-    mc_check: int = 40            # held-out samples on which Monte Carlo labels meet the truth
+    mc_check: int = 40            # held-out problems on which Monte Carlo labels meet the truth
     shard: int = 250              # problems between two saved sets of Monte Carlo labels
     imitation: float = 0.15       # weight of right thoughts' tokens beside the values
     held_out: int = 100           # of the problems: kept from training, to measure calibration
@@ -64,8 +64,8 @@ def run(cfg: Config) -> dict:
         critic, tokenizer = checkpoint.load(cfg.start, device, Critic)
     log.start(critic, device)
     cut = len(texts) - cfg.held_out * cfg.n
-    rows = labelled_rows(tokenizer, problems[:cut], texts[:cut], labels[:cut])
-    fit_critic(log, critic, tokenizer, cfg, rows, lambda step: rng(cfg.seed, "critic", step),
+    taught = labelled_rows(tokenizer, problems[:cut], texts[:cut], labels[:cut])
+    fit_critic(log, critic, tokenizer, cfg, taught, lambda step: rng(cfg.seed, "critic", step),
                cfg.imitation)
     sha256 = checkpoint.save(cfg.out, critic, tokenizer)
     values = step_values(critic, tokenizer, problems[cut:], texts[cut:])
@@ -74,8 +74,12 @@ def run(cfg: Config) -> dict:
     log.say(", ".join(f"{name} {value:.3g}" for name, value in report.items()))
     rows = [{"set": "held-out", "method": name, "accuracy": value, "problems": len(texts) - cut}
             for name, value in report.items()]
-    checked = check_labels(cfg, policy, tokenizer, problems[cut:], texts[cut:])
-    return log.finish(rows + checked, seconds=log.seconds(), weights=sha256, **report)
+    if cfg.labels != "outcome" and cfg.mc_check:
+        some = slice(cut, cut + cfg.mc_check * cfg.n, cfg.n)         # one sample per problem
+        how = Sampling(n=CHECKED, temperature=cfg.temperature,
+                       seed=stream_seed(cfg.seed, "critic check"))
+        rows += step_labels.label_accuracy(policy, tokenizer, problems[some], texts[some], how)
+    return log.finish(rows, seconds=log.seconds(), weights=sha256, **report)
 
 
 def sample_rollouts(cfg: Config, policy: Transformer, tokenizer: Tokenizer) -> dict:
@@ -127,17 +131,3 @@ def measure(values: list[list[float]], right: list[bool], labels: list[list[floa
     return {"auc": scores["last"], "auc_min": scores["min"], "auc_product": scores["product"],
             "auc_steps": auc(judged, truth), "label_accuracy": agree / max(1, len(truth)),
             "share_steps_true": sum(truth) / max(1, len(truth))}
-
-
-def check_labels(cfg: Config, policy: Transformer, tokenizer: Tokenizer,
-                 problems: list[Problem], texts: list[str]) -> list[dict]:
-    """Rows: Monte Carlo labels against the truth at n = 1 .. CHECKED, whatever labels are taught.
-
-    On one sample of each of `mc_check` held-out problems; none for an outcome critic.
-    """
-    if cfg.labels == "outcome" or not cfg.mc_check:
-        return []
-    how = Sampling(n=CHECKED, temperature=cfg.temperature,
-                   seed=stream_seed(cfg.seed, "critic check"))
-    some = slice(0, cfg.mc_check * cfg.n, cfg.n)
-    return step_labels.label_accuracy(policy, tokenizer, problems[some], texts[some], how)
