@@ -21,10 +21,9 @@ class BeamConfig:
 
 def beam_search(stepper: Stepper, cfg: BeamConfig, prompts: list[list[int]], budgets: list[int],
                 expected: float) -> list[Task]:
-    """Search all problems in lockstep, one step per round.
+    """Search all problems in lockstep, one step per round; prompts and budgets as for `plant`.
 
-    prompts hold prompt and opener; budgets are tokens per problem; expected is what one completion
-    of the policy takes, in tokens.
+    expected: tokens of one completion of the policy.
     """
     tasks = plant(stepper, prompts, budgets)
     beams = {task: [task.root] for task in tasks}                  # open prefixes, the best first

@@ -36,20 +36,6 @@ def difficulty(records: list[dict], probe: int) -> tuple[np.ndarray, np.ndarray]
     return allocate.difficulty_bins(values, BINS), allocate.difficulty_bins(rates, BINS)
 
 
-def sampled(pool: Pool, budget: int, method: str, generator: np.random.Generator,
-            leading: bool = False) -> tuple[float, int]:
-    """(accuracy, tokens) of a sampling method with the n samples that a budget pays for.
-
-    The accuracy is the expected one over subsets of n of the pool, or that of the leading n. The
-    sample that the budget would cut is not drawn.
-    """
-    n = int((pool.tokens.cumsum() <= budget).sum())
-    if n == 0:
-        return 0.0, 0
-    among = pool[:n] if leading else pool
-    return among.accuracy(method, n, generator), int(pool.tokens[:n].sum())
-
-
 def cells_of(records: list[dict], names: list[str], field: str) -> np.ndarray:
     """(P, names) one field of the named cells of every problem."""
     return np.array([[record["cells"][name][field] for name in names] for record in records])
@@ -57,13 +43,22 @@ def cells_of(records: list[dict], names: list[str], field: str) -> np.ndarray:
 
 def strategies_of(records: list[dict], unit: int, budgets: list[int], seed: int,
                   leading: bool = False) -> list[Strategy]:
-    """Every method at every budget; leading: as for `sampled`."""
+    """Every method at every budget.
+
+    A sampling method draws what the budget pays for, not the sample that would be cut. Its accuracy
+    is the expected one over subsets of the pool of that size, or (leading) that of the first ones.
+    """
     pools, found = [pool_of(record) for record in records], []
     for method in SAMPLED:
         for n in budgets:
-            results = [sampled(pool, n * unit, method, rng(seed, "subsets", i, n), leading)
-                       for i, pool in enumerate(pools)]
-            found.append(Strategy(method, n, *np.array(results).T))
+            correct, tokens = np.zeros((2, len(records)))
+            for i, pool in enumerate(pools):
+                paid = int((pool.tokens.cumsum() <= n * unit).sum())
+                among = pool[:paid] if leading else pool
+                if paid:
+                    correct[i] = among.accuracy(method, paid, rng(seed, "subsets", i, n))
+                    tokens[i] = pool.tokens[:paid].sum()
+            found.append(Strategy(method, n, correct, tokens))
     for cell in records[0]["cells"]:
         method, n = cell.split()
         correct, voted, tokens = (cells_of(records, [cell], field)[:, 0]

@@ -42,10 +42,9 @@ class Chain:
 
 def revise_search(stepper: Stepper, cfg: ReviseSearchConfig, prompts: list[list[int]],
                   budgets: list[int], expected: float) -> list[Task]:
-    """Revise until every budget is spent; all chains of all problems advance step by step.
+    """Revise until every budget is spent; prompts and budgets as for `plant`.
 
-    prompts hold prompt and opener; budgets are tokens per problem; expected is what one completion
-    takes, in tokens: a problem has no more chains than it can pay a first attempt for.
+    expected: tokens of one completion; no problem has more chains than first attempts it can pay.
     """
     tasks = steps.plant(stepper, prompts, budgets)
     chains = []

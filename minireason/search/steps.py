@@ -19,7 +19,6 @@ from minireason.sampling.sampler import Sampling
 
 OPEN, COMPLETE, DEAD = "open", "complete", "dead"   # dead: cut inside a step, or out of room
 STEP_STOPS = (";", "</think>")                      # <eos> ends the answer, as always
-Values = Callable[[list[list[int]]], list[float]]   # prefixes -> P(correct | prefix) of each
 
 
 @dataclass(frozen=True)
@@ -28,7 +27,7 @@ class Stepper:
 
     policy: Transformer
     tokenizer: Tokenizer
-    values: Values                # the critic
+    values: Callable[[list[list[int]]], list[float]]   # the critic: P(correct | prefix) of each
     temperature: float = 1.0
     max_step: int = 12            # tokens per step at most
     seed: int = 0

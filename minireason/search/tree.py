@@ -29,10 +29,9 @@ class TreeConfig:
 
 def tree_search(stepper: Stepper, cfg: TreeConfig, prompts: list[list[int]], budgets: list[int],
                 expected: float) -> list[Task]:
-    """Search every problem until its budget is spent.
+    """Search every problem until its budget is spent; prompts and budgets as for `plant`.
 
-    prompts hold prompt and opener; budgets are tokens per problem; expected is what one completion
-    of the policy takes, in tokens: as long as nothing is complete, that much is kept in reserve.
+    expected: tokens of one completion; while nothing is complete, that much is kept in reserve.
     """
     tasks = plant(stepper, prompts, budgets)
     finishing: dict[Task, Node | None] = {}       # the prefix that the last of a budget completes
