@@ -8,7 +8,7 @@ beam. With lookahead k, a prefix is judged by the value after k more greedy step
 
 from dataclasses import dataclass, replace
 
-from minireason.search.steps import DEAD, OPEN, Node, Request, Stepper, Task, expand, plant
+from minireason.search.steps import DEAD, OPEN, Node, Request, Stepper, Task, expand
 
 
 @dataclass(frozen=True)
@@ -19,18 +19,13 @@ class BeamConfig:
     lookahead: int = 0            # k greedy steps before a prefix is judged
 
 
-def beam_search(stepper: Stepper, cfg: BeamConfig, prompts: list[list[int]], budgets: list[int],
-                expected: float) -> list[Task]:
-    """Search all problems in lockstep, one step per round; prompts and budgets as for `plant`.
-
-    expected: tokens of one completion of the policy.
-    """
-    tasks = plant(stepper, prompts, budgets)
+def beam_search(stepper: Stepper, cfg: BeamConfig, tasks: list[Task]) -> None:
+    """Search all problems in lockstep, one step per round."""
     beams = {task: [task.root] for task in tasks}                  # open prefixes, the best first
     for number in range(stepper.policy.config.max_len):
         requests = []
         for task in tasks:
-            requests += _next_steps(cfg, task, beams[task], expected)
+            requests += _next_steps(cfg, task, beams[task])
         if not requests:
             break
         candidates: dict[Task, list[Node]] = {task: [] for task in tasks}
@@ -42,15 +37,13 @@ def beam_search(stepper: Stepper, cfg: BeamConfig, prompts: list[list[int]], bud
             task.add(nodes)
             beams[task] = [node for node in nodes if node.state == OPEN]
             beams[task].sort(key=lambda node: -scores.get(node, node.value))
-    return tasks
 
 
-def _next_steps(cfg: BeamConfig, task: Task, nodes: list[Node], expected: float) -> list[Request]:
+def _next_steps(cfg: BeamConfig, task: Task, nodes: list[Node]) -> list[Request]:
     """How many steps to draw after the kept ones of `nodes`, which are best first."""
     if not nodes or task.left == 0:
         return []
-    still = expected - (len(nodes[0].tokens) - len(task.root.tokens))   # to the end, in tokens
-    needed = max(still, task.reach) * (1 + cfg.lookahead)
+    needed = task.needed(nodes[0]) * (1 + cfg.lookahead)
     rows = max(1, min(int(task.left / needed + 1e-9), task.rows))
     width = cfg.width or max(1, round(rows ** 0.5))
     kept = nodes[:-(-rows // width)]

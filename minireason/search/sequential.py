@@ -40,16 +40,14 @@ class Chain:
     attempts: list[Node] = field(default_factory=list)     # last nodes, dead ones too
 
 
-def revise_search(stepper: Stepper, cfg: ReviseSearchConfig, prompts: list[list[int]],
-                  budgets: list[int], expected: float) -> list[Task]:
-    """Revise until every budget is spent; prompts and budgets as for `plant`.
+def revise_search(stepper: Stepper, cfg: ReviseSearchConfig, tasks: list[Task]) -> None:
+    """Revise until every budget is spent.
 
-    expected: tokens of one completion; no problem has more chains than first attempts it can pay.
+    A problem has no more chains than it can pay a first attempt for.
     """
-    tasks = steps.plant(stepper, prompts, budgets)
     chains = []
     for task in tasks:
-        n = max(1, min(cfg.chains, int(task.budget / expected + 1e-9)))
+        n = max(1, min(cfg.chains, int(task.budget / task.expected + 1e-9)))
         for i in range(n):
             share = (task.budget + n - 1 - i) // n         # the first ones get what is left over
             chains.append(Chain(task, Task(task.root, share, stepper.max_step), task.root))
@@ -68,7 +66,6 @@ def revise_search(stepper: Stepper, cfg: ReviseSearchConfig, prompts: list[list[
     for chain in chains:
         chain.whole.add(chain.attempts)
         chain.whole.charge(chain.own.spent, finished=False)
-    return tasks
 
 
 def resume_at(stepper: Stepper, cfg: ReviseSearchConfig, chain: Chain,

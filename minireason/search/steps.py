@@ -83,6 +83,7 @@ class Task:
     root: Node                    # prompt and opener
     budget: int                   # tokens, discarded branches included
     max_step: int
+    expected: float = 0.0         # tokens of one completion
     spent: int = 0                # never more than the budget
     longest: int = 0              # tokens of the longest finished step so far
     complete: dict[Node, None] = field(default_factory=dict)   # reached <eos>; an ordered set
@@ -101,6 +102,10 @@ class Task:
     def rows(self) -> int:
         """Steps that can be paid for; the last tokens still buy one, which may be cut."""
         return max(self.left // self.reach, min(self.left, 1))
+
+    def needed(self, node: Node) -> float:
+        """Tokens from the node to the end of a completion, as far as one can expect."""
+        return max(self.expected - (len(node.tokens) - len(self.root.tokens)), self.reach)
 
     def charge(self, tokens: int, finished: bool) -> None:
         """Book the tokens of one drawn step."""
@@ -144,16 +149,17 @@ def answer_tokens(tokens: list[int], end_think: int) -> tuple[int, ...]:
     return tuple(tokens[behind:])
 
 
-def plant(stepper: Stepper, prompts: list[list[int]], budgets: list[int]) -> list[Task]:
+def plant(stepper: Stepper, prompts: list[list[int]], budgets: list[int],
+          expected: float) -> list[Task]:
     """One task per problem; UserError if a prompt leaves no room for a step.
 
-    prompts hold prompt and opener; budgets are tokens per problem.
+    prompts hold prompt and opener; budgets are tokens per problem, expected those of a completion.
     """
     longest = max(map(len, prompts), default=0)
     if longest > stepper.room:
         raise UserError(f"a prompt of {longest} tokens leaves no room for a step of "
                         f"{stepper.max_step} in a model of max_len {stepper.policy.config.max_len}")
-    return [Task(Node(list(prompt)), budget, stepper.max_step)
+    return [Task(Node(list(prompt)), budget, stepper.max_step, expected)
             for prompt, budget in zip(prompts, budgets, strict=True)]
 
 

@@ -13,7 +13,7 @@ import math
 from dataclasses import dataclass
 from itertools import count
 
-from minireason.search.steps import OPEN, Node, Request, Stepper, Task, expand, plant
+from minireason.search.steps import OPEN, Node, Request, Stepper, Task, expand
 
 
 @dataclass(frozen=True)
@@ -27,22 +27,20 @@ class TreeConfig:
     leaves: int = 2               # L simulations of a problem per round
 
 
-def tree_search(stepper: Stepper, cfg: TreeConfig, prompts: list[list[int]], budgets: list[int],
-                expected: float) -> list[Task]:
-    """Search every problem until its budget is spent; prompts and budgets as for `plant`.
+def tree_search(stepper: Stepper, cfg: TreeConfig, tasks: list[Task]) -> None:
+    """Search every problem until its budget is spent.
 
-    expected: tokens of one completion; while nothing is complete, that much is kept in reserve.
+    While nothing is complete, the tokens that a completion needs are kept in reserve.
     """
-    tasks = plant(stepper, prompts, budgets)
     finishing: dict[Task, Node | None] = {}       # the prefix that the last of a budget completes
     for task in tasks:
         task.root.visits = 1
     for number in count():
         requests = []
         for task in tasks:
-            requests += _simulations(stepper, cfg, task, finishing, expected)
+            requests += _simulations(stepper, cfg, task, finishing)
         if not requests:
-            break
+            return
         drawn = expand(stepper, requests, "tree", number)
         for request, nodes in zip(requests, drawn, strict=True):
             best = max((node.value for node in nodes), default=0.0)
@@ -51,18 +49,17 @@ def tree_search(stepper: Stepper, cfg: TreeConfig, prompts: list[list[int]], bud
             request.task.add(nodes)
             if finishing.get(request.task):
                 finishing[request.task] = next((n for n in nodes if n.state == OPEN), None)
-    return tasks
 
 
 def _simulations(stepper: Stepper, cfg: TreeConfig, task: Task,
-                 finishing: dict[Task, Node | None], expected: float) -> list[Request]:
+                 finishing: dict[Task, Node | None]) -> list[Request]:
     """This round's simulations of one problem: the leaves that they reach, the steps to draw."""
     if task.left == 0 or _closed(task.root, stepper):
         return []
     spare, visit = task.left, cfg.width * task.reach                      # tokens
     if not task.complete:
         leaf = finishing.get(task) or _best_leaf(task.root)
-        spare -= max(expected - (len(leaf.tokens) - len(task.root.tokens)), task.reach)
+        spare -= task.needed(leaf)
         if finishing.get(task) or spare < visit:
             finishing[task] = leaf
             for node in leaf.upwards():

@@ -26,7 +26,7 @@ from minireason.sampling.sampler import Sampling
 from minireason.search import compare
 from minireason.search.beam import BeamConfig, beam_search
 from minireason.search.sequential import ReviseSearchConfig, revise_search, standing
-from minireason.search.steps import COMPLETE, Node, Stepper, Task, tree_record
+from minireason.search.steps import COMPLETE, Node, Stepper, Task, plant, tree_record
 from minireason.search.tree import TreeConfig, tree_search
 
 REVISIONS = ("revise", "sequential", "withdraw")   # 4 chains, 1 chain, 4 that keep errors in sight
@@ -138,17 +138,19 @@ def sampled_records(cfg: Config, stepper: Stepper, critics: dict[str, Critic],
 def searched(cfg: Config, method: str, stepper: Stepper, prompts: list[list[int]],
              budget: int, unit: int) -> list[Task]:
     """Run one method on all prompts, at a budget of so many tokens each."""
-    task = prompts, [budget] * len(prompts), unit
+    tasks = plant(stepper, prompts, [budget] * len(prompts), unit)
     if method in ("tree", "uct"):
         shape = TreeConfig(uct=method == "uct", c=cfg.c, width=cfg.tree_width)
-        return tree_search(stepper, shape, *task)
-    if method in REVISIONS:
+        tree_search(stepper, shape, tasks)
+    elif method in REVISIONS:
         shape = ReviseSearchConfig(chains=1 if method == "sequential" else 4,
                                    withdraw=method == "withdraw")
-        return revise_search(stepper, shape, *task)
-    shape = BeamConfig(width=0 if method == "beam_sqrt" else cfg.width,
-                       lookahead=int(method == "lookahead"))
-    return beam_search(stepper, shape, *task)
+        revise_search(stepper, shape, tasks)
+    else:
+        shape = BeamConfig(width=0 if method == "beam_sqrt" else cfg.width,
+                           lookahead=int(method == "lookahead"))
+        beam_search(stepper, shape, tasks)
+    return tasks
 
 
 def text_of(node: Node, task: Task, tokenizer: Tokenizer) -> str:
