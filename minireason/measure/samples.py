@@ -66,5 +66,7 @@ def read_records(folder: Path, kind: str, name: str) -> list[dict]:
                    key=lambda path: int(path.stem.rpartition("-")[2]))
     records = []
     for path in paths:
-        records += read_checked(path)
+        shard = read_checked(path)
+        assert isinstance(shard, list), "a shard holds a list of records"
+        records += shard
     return records
