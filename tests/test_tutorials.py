@@ -169,7 +169,7 @@ def strategies(correct, tokens):
 def choose(correct, tokens, bins, used, price):
     return library.choose(strategies(correct, tokens), bins, used, price)
 def allocate(correct, tokens, bins, fold, price):
-    found = library.allocate(strategies(correct, tokens), bins, fold, price)
+    found = library.allocate(strategies(correct, tokens), bins, fold, [price])
     return found.correct, found.tokens
 def saved(reference, tokens, rows):
     factors = reference[rows].mean(axis=1) / tokens[rows].mean(axis=1)
@@ -465,7 +465,7 @@ def choose(correct, tokens, bins, used, price):
 """, {"choose: the price of tokens", "choose: looks at used problems only"}),
     ("06_allocation", "scored on what was chosen on", """
 def allocate(correct, tokens, bins, fold, price):
-    found = library.allocate(strategies(correct, tokens), bins, 1 - fold, price)
+    found = library.allocate(strategies(correct, tokens), bins, 1 - fold, [price])
     choices = [library.choose(strategies(correct, tokens), bins, fold == f, price) for f in (0, 1)]
     strategy, problem = np.stack(choices)[fold, bins], np.arange(len(bins))
     return correct[strategy, problem], tokens[strategy, problem]

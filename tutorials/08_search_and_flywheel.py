@@ -57,7 +57,7 @@ print(f"a sample of level {LEVEL} takes {UNIT} tokens (mean of {len(texts)}, rou
 
 # %%
 stepper = Stepper(policy, tokenizer, partial(prefix_values, critic, tokenizer), seed=1)
-(task,) = plant(stepper, prompts[:1], [4 * UNIT])
+(task,) = plant(stepper, prompts[:1], [4 * UNIT], UNIT)
 (children,) = expand(stepper, [Request(task, task.root, 4)], "by hand")
 print("prompt", problems[0].prompt, "first step of the solution:", problems[0].steps[0])
 for node in sorted(children, key=lambda node: -node.value):
@@ -105,7 +105,8 @@ for n in NS:
         spent[method, n] = [lengths[i, :paid[i]].sum() for i in range(PROBLEMS)]
     for method, search, shape in (("beam", beam_search, BeamConfig(width=4)),
                                   ("tree", tree_search, TreeConfig())):
-        tasks = search(stepper, shape, prompts, [budget] * PROBLEMS, UNIT)
+        tasks = plant(stepper, prompts, [budget] * PROBLEMS, UNIT)
+        search(stepper, shape, tasks)
         results[method, n] = [answered(task, i) for i, task in enumerate(tasks)]
         spent[method, n] = [task.spent for task in tasks]
         if (method, n) == ("tree", min(NS)):

@@ -1,6 +1,6 @@
 """Training a critic: the values at step ends towards their labels, once for every stage."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -16,8 +16,8 @@ from minireason.training.optim import make_optimizer, schedule, train_step
 LabelledRow = tuple[list[int], int, list[float]]   # tokens, first counted index, a label per end
 
 
-def labelled_rows(tokenizer: Tokenizer, problems: Sequence[Problem], completions: Sequence[str],
-                  labels: Sequence[list[float]]) -> list[LabelledRow]:
+def labelled_rows(tokenizer: Tokenizer, problems: list[Problem], completions: list[str],
+                  labels: list[list[float]]) -> list[LabelledRow]:
     """Whole rows (prompt, opener, completion) with the label of every step end."""
     ids = rollout_ids(tokenizer, problems, completions)
     return [(tokens, first, ends) for (tokens, first), ends in zip(ids, labels, strict=True)]

@@ -15,11 +15,12 @@ from dataclasses import replace
 import numpy as np
 
 from minireason.core import parallel
+from minireason.critics.value_head import rollout_ids
 from minireason.model.tokenizer import STEP_ENDS, Tokenizer
 from minireason.model.transformer import Transformer
 from minireason.problems import FAMILIES, Problem
 from minireason.problems.base import check_prefix
-from minireason.sampling.complete import limits_of, prompt_ids, sample
+from minireason.sampling.complete import limits_of, sample
 from minireason.sampling.sampler import Sampling
 
 END = re.compile("|".join(map(re.escape, STEP_ENDS)))
@@ -30,10 +31,15 @@ def step_prefixes(completion: str) -> list[str]:
     return [completion[:match.end()] for match in END.finditer(completion)]
 
 
-def exact_labels(problem: Problem, completion: str) -> list[bool]:
-    """At every step end: is the completion exactly right so far?"""
+def inner_prefixes(completion: str) -> list[str]:
+    """Those of step_prefixes after which something is left to write: all but `<eos>`."""
+    return step_prefixes(completion.removesuffix("<eos>"))
+
+
+def exact_labels(problem: Problem, completion: str) -> list[float]:
+    """At every step end: 1 if the completion is exactly right so far, else 0."""
     family = FAMILIES[problem.family]
-    return [check_prefix(family, problem, prefix, completion)
+    return [float(check_prefix(family, problem, prefix, completion))
             for prefix in step_prefixes(completion)]
 
 
@@ -43,32 +49,27 @@ def outcome_labels(completion: str, right: bool) -> list[float]:
 
 
 def verdicts_from_prefixes(policy: Transformer, tokenizer: Tokenizer,
-                           prefixes: list[tuple[Problem, str]],
-                           how: Sampling) -> dict[tuple[str, str], list[bool]]:
-    """Verdicts of how.n completions from each distinct prefix; {(prompt, prefix): [right]}.
+                           prefixes: list[tuple[Problem, str]], how: Sampling) -> list[list[bool]]:
+    """Of each (problem, prefix) the verdicts on how.n completions; equal prefixes share theirs.
 
     Prefixes (opener included, `<eos>` not) are decoded in order of length, so that a chunk holds
     rows with about as much left to say; ranks share them. One that leaves no room is all wrong.
     """
-    distinct = list({(problem.prompt, prefix): (problem, prefix)
-                     for problem, prefix in prefixes}.values())
-    tails = tokenizer.encode_batch([prefix for _, prefix in distinct])
-    heads = prompt_ids(tokenizer, [problem for problem, _ in distinct], "cot")
-    rows = [head + tail[1:] for head, tail in zip(heads, tails, strict=True)]
-    roomy = [i for i, row in enumerate(rows) if len(row) < policy.config.max_len]
-    order = parallel.share(sorted(roomy, key=lambda i: len(rows[i])))
+    distinct = list(dict.fromkeys(prefixes))
+    rows = rollout_ids(tokenizer, [problem for problem, _ in distinct],
+                       [prefix for _, prefix in distinct])
+    roomy = [i for i, (row, _) in enumerate(rows) if len(row) < policy.config.max_len]
+    order = parallel.share(sorted(roomy, key=lambda i: len(rows[i][0])))
     limits = limits_of(how, [distinct[i][0] for i in order])
-    texts = sample(policy, tokenizer, [rows[i] for i in order], how, order, limits)
-    wins = {(problem.prompt, prefix): [False] * how.n for problem, prefix in distinct}
+    texts = sample(policy, tokenizer, [rows[i][0] for i in order], how, order, limits)
     found = []
     for at, i in enumerate(order):
         problem, prefix = distinct[i]
         verify = FAMILIES[problem.family].verify
-        found.append([verify(problem, prefix + text).correct
-                      for text in texts[at * how.n:(at + 1) * how.n]])
-    for i, right in parallel.gather(list(zip(order, found, strict=True))):
-        wins[distinct[i][0].prompt, distinct[i][1]] = right
-    return wins
+        found.append((distinct[i], [verify(problem, prefix + text).correct
+                                    for text in texts[at * how.n:(at + 1) * how.n]]))
+    verdicts = dict(parallel.gather(found))
+    return [verdicts.get(pair, [False] * how.n) for pair in prefixes]
 
 
 def monte_carlo_labels(policy: Transformer, tokenizer: Tokenizer, problems: list[Problem],
@@ -78,17 +79,13 @@ def monte_carlo_labels(policy: Transformer, tokenizer: Tokenizer, problems: list
     A completion's own continuation is not among the rollouts of its prefixes.
     """
     pairs = list(zip(problems, completions, strict=True))
-    inner = [(problem, prefix) for problem, text in pairs for prefix in step_prefixes(text)
-             if not prefix.endswith("<eos>")]
-    wins = verdicts_from_prefixes(policy, tokenizer, inner, how)
+    inner = [(problem, prefix) for problem, text in pairs for prefix in inner_prefixes(text)]
+    verdicts = iter(verdicts_from_prefixes(policy, tokenizer, inner, how))
     labels = []
     for problem, text in pairs:
-        row = []
-        for prefix in step_prefixes(text):
-            if prefix.endswith("<eos>"):
-                row.append(float(FAMILIES[problem.family].verify(problem, prefix).correct))
-            else:
-                row.append(float(np.mean(wins[problem.prompt, prefix])))
+        row = [float(np.mean(next(verdicts))) for _ in inner_prefixes(text)]
+        if text.endswith("<eos>"):
+            row.append(float(FAMILIES[problem.family].verify(problem, text).correct))
         labels.append(row)
     return labels
 
@@ -100,21 +97,18 @@ def label_accuracy(policy: Transformer, tokenizer: Tokenizer, problems: list[Pro
     Truth of a step end before `<eos>`: every step so far is exactly right. Per n: hard (any of n
     right) and soft (more than half right), averaged over the how.n / n disjoint sets of rollouts.
     """
-    ends = []                                         # (problem, prefix, is it exactly right?)
-    for problem, completion in zip(problems, completions, strict=True):
-        labels = exact_labels(problem, completion)
-        for prefix, label in zip(step_prefixes(completion), labels, strict=True):
-            if not prefix.endswith("<eos>"):
-                ends.append((problem, prefix, label))
-    wins = verdicts_from_prefixes(policy, tokenizer, [(p, prefix) for p, prefix, _ in ends],
-                                  replace(how, seed=how.seed + 1))
-    right = np.array([wins[problem.prompt, prefix] for problem, prefix, _ in ends])   # (S, N)
-    truth = np.array([label for _, _, label in ends])
+    ends, labels = [], []
+    for problem, text in zip(problems, completions, strict=True):
+        prefixes = inner_prefixes(text)
+        ends += [(problem, prefix) for prefix in prefixes]
+        labels += exact_labels(problem, text)[:len(prefixes)]
+    right = np.array(verdicts_from_prefixes(policy, tokenizer, ends,
+                                            replace(how, seed=how.seed + 1)))         # (S, N)
+    truth = np.array(labels, dtype=bool)
     rows = []
     for n in (2 ** i for i in range(how.n.bit_length())):
-        blocks = right.reshape(len(ends), how.n // n, n)
-        hard, soft = blocks.any(axis=2), np.asarray(blocks.mean(axis=2) > 0.5)        # (S, N / n)
-        for name, label in (("mc_hard", hard), ("mc_soft", soft)):
+        wins = right.reshape(len(ends), how.n // n, n).sum(axis=2)                    # (S, N / n)
+        for name, label in (("mc_hard", wins > 0), ("mc_soft", 2 * wins > n)):
             rows.append({"set": "held-out", "method": name, "n": n, "count": len(ends),
                          "share_true": float(truth.mean()),
                          "accuracy": float((label == truth[:, None]).mean()),

@@ -1,7 +1,6 @@
 """A critic's values, P(correct | prefix) at the end of every step: taught, read, and judged."""
 
 import math
-from collections.abc import Sequence
 from itertools import chain
 
 import torch
@@ -18,7 +17,7 @@ from minireason.training.batches import Batch, Row
 from minireason.training.losses import gather_logprobs, value_bce
 from minireason.training.optim import autocast
 
-AGGREGATIONS = ("last", "min", "product")
+AGGREGATIONS = {"last": lambda values: values[-1], "min": min, "product": math.prod}
 
 
 class Critic(Transformer):
@@ -68,34 +67,32 @@ def aggregate(values: list[float], how: str) -> float:
     steps fail independently (Lightman 2023, section 2.4).
     """
     check_choice("aggregation", how, AGGREGATIONS)
-    if not values:
-        return 0.0
-    return {"last": values[-1], "min": min(values), "product": math.prod(values)}[how]
+    return AGGREGATIONS[how](values) if values else 0.0
 
 
-def rollout_ids(tokenizer: Tokenizer, problems: Sequence[Problem], completions: Sequence[str],
-                style: str = "cot") -> list[Row]:
+def rollout_ids(tokenizer: Tokenizer, problems: list[Problem],
+                completions: list[str]) -> list[Row]:
     """Whole rows (prompt, opener, completion) with the index of the first token after the opener.
 
-    completions include their opener, as `evaluate.complete` returns them.
+    completions include their opener, as `complete` returns them.
     """
-    heads = prompt_ids(tokenizer, problems, style)
+    heads = prompt_ids(tokenizer, problems, "cot")
     tails = tokenizer.encode_batch(completions)
     return [(head + tail[1:], len(head)) for head, tail in zip(heads, tails, strict=True)]
 
 
 @torch.inference_mode()
-def token_values(critic: Critic, pad: int, rows: Sequence[list[int]],
+def token_values(critic: Critic, pad: int, rows: list[list[int]],
                  token_budget: int = 8192) -> list[list[float]]:
     """P(correct | prefix) after every token of every row, read in batches of similar length."""
+    device = critic.embedding.weight.device
+    groups: list[list[int]] = [[]]
+    for i in sorted(range(len(rows)), key=lambda i: len(rows[i])):
+        if groups[-1] and len(rows[i]) * (len(groups[-1]) + 1) > token_budget:
+            groups.append([])
+        groups[-1].append(i)
     values: list[list[float]] = [[] for _ in rows]
-    waiting = sorted(range(len(rows)), key=lambda i: len(rows[i]))
-    while waiting:
-        n = 1
-        while n < len(waiting) and len(rows[waiting[n]]) * (n + 1) <= token_budget:
-            n += 1
-        group, waiting = waiting[:n], waiting[n:]
-        device = critic.embedding.weight.device
+    for group in filter(None, groups):
         with autocast(device):
             logits = critic.values(padded_rows([rows[i] for i in group], pad, device))   # (n, T)
         for i, found in zip(group, logits.float().sigmoid().tolist(), strict=True):
@@ -103,14 +100,14 @@ def token_values(critic: Critic, pad: int, rows: Sequence[list[int]],
     return values
 
 
-def prefix_values(critic: Critic, tokenizer: Tokenizer, prefixes: Sequence[list[int]],
+def prefix_values(critic: Critic, tokenizer: Tokenizer, prefixes: list[list[int]],
                   token_budget: int = 8192) -> list[float]:
     """P(correct | prefix) at the last token of each token row, prompt and opener included."""
     return [row[-1] for row in token_values(critic, tokenizer.pad, prefixes, token_budget)]
 
 
-def step_values(critic: Critic, tokenizer: Tokenizer, problems: Sequence[Problem],
-                completions: Sequence[str], token_budget: int = 8192) -> list[list[float]]:
+def step_values(critic: Critic, tokenizer: Tokenizer, problems: list[Problem],
+                completions: list[str], token_budget: int = 8192) -> list[list[float]]:
     """P(correct | prefix) after each step end of each completion; [] if there is none."""
     ends = set(tokenizer.ids_of(*STEP_ENDS))
     rows = rollout_ids(tokenizer, problems, completions)
@@ -122,19 +119,17 @@ def step_values(critic: Critic, tokenizer: Tokenizer, problems: Sequence[Problem
 def final_values(critic: Critic, tokenizer: Tokenizer, problems: list[Problem],
                  completions: list[list[str]]) -> list[list[float]]:
     """The critic's last value of every completion, 0 where it has no step end."""
-    last = {}                                    # equal samples are read once
+    last: dict[tuple[Problem, str], float] = {}          # equal samples are read once
     for problem, texts in zip(problems, completions, strict=True):
-        for text in texts:
-            last[problem, text] = 0.0
+        last |= dict.fromkeys([(problem, text) for text in texts], 0.0)
     values = step_values(critic, tokenizer, [p for p, _ in last], [text for _, text in last])
     for pair, ends in zip(last, values, strict=True):
-        if ends:
-            last[pair] = ends[-1]
+        last[pair] = aggregate(ends, "last")
     return [[last[problem, text] for text in texts]
             for problem, texts in zip(problems, completions, strict=True)]
 
 
-def value_batches(rows: list[tuple[list[int], int, list[float]]], ends: torch.Tensor,
+def value_batches(rows: list[tuple[list[int], int, list[float]]], ends: Tensor,
                   token_budget: int, pad: int) -> tuple[list[Batch], int]:
     """This rank's (tokens, first, labels) rows as batches, and the GLOBAL count of step ends.
 
@@ -156,7 +151,7 @@ def value_batches(rows: list[tuple[list[int], int, list[float]]], ends: torch.Te
     return batches, max(1, count)
 
 
-def critic_loss(critic: Critic, batch: Batch, count: int, imitation: float) -> torch.Tensor:
+def critic_loss(critic: Critic, batch: Batch, count: int, imitation: float) -> Tensor:
     """Cross-entropy of the values at step ends, and of the tokens that led to a good one.
 
     The second part keeps the backbone a model of right thoughts, which the values lean on (Cobbe

@@ -11,10 +11,10 @@ from minireason.core import parallel
 from minireason.core.files import read_checked, write_checked
 from minireason.core.runlog import RunLog
 from minireason.critics.value_head import Critic, final_values
-from minireason.measure.evaluate import answer_of, verdicts_of
+from minireason.measure.evaluate import answer_of
 from minireason.model.tokenizer import Tokenizer
 from minireason.model.transformer import Transformer
-from minireason.problems import Problem
+from minireason.problems import FAMILIES, Problem
 from minireason.sampling.complete import complete
 from minireason.sampling.sampler import Sampling
 
@@ -23,17 +23,17 @@ def sample_records(policy: Transformer, tokenizer: Tokenizer, critics: dict[str,
                    problems: list[Problem], how: Sampling) -> list[dict]:
     """One record per problem, drawn on this rank alone; critics {field of the record: critic}."""
     completions = complete(policy, tokenizer, problems, "cot", how, alone=True)
-    verdicts = verdicts_of(problems, completions)
     values = {field: final_values(critic, tokenizer, problems, completions)
               for field, critic in critics.items()}
     records = []
     for i, (problem, texts) in enumerate(zip(problems, completions, strict=True)):
+        verdicts = [FAMILIES[problem.family].verify(problem, text) for text in texts]
         record = {
             "prompt": problem.prompt, "answer": problem.answer,
             "tokens": [len(ids) - 1 for ids in tokenizer.encode_batch(texts)],  # opener is forced
             "answers": [answer_of(problem, text) for text in texts],
-            "correct": [int(verdict.correct) for verdict in verdicts[i]],
-            "steps_valid": [int(verdict.steps_valid) for verdict in verdicts[i]],
+            "correct": [int(verdict.correct) for verdict in verdicts],
+            "steps_valid": [int(verdict.steps_valid) for verdict in verdicts],
             "ended": [int(text.endswith("<eos>")) for text in texts]}
         for field, found in values.items():
             record[field] = [round(value, 6) for value in found[i]]
@@ -48,10 +48,8 @@ def sharded_records(log: RunLog, kind: str, sets: dict[str, list[Problem]], size
     make(problems, purpose) returns the records of one shard; purpose names its random streams. A
     shard is a file `kind-set-start.json`; a resumed run reads it back. Ranks share the shards.
     """
-    shards = []
-    for name, problems in sets.items():
-        shards += [(name, start) for start in range(0, len(problems), size)]
-    shards = parallel.share(shards)
+    shards = parallel.share([(name, start) for name, problems in sets.items()
+                             for start in range(0, len(problems), size)])
     for i in log.steps(0, len(shards)):
         name, start = shards[i]
         path = log.out / f"{kind}-{name}-{start}.json"
@@ -68,5 +66,7 @@ def read_records(folder: Path, kind: str, name: str) -> list[dict]:
                    key=lambda path: int(path.stem.rpartition("-")[2]))
     records = []
     for path in paths:
-        records += read_checked(path)
+        shard = read_checked(path)
+        assert isinstance(shard, list), "a shard holds a list of records"
+        records += shard
     return records

@@ -143,11 +143,11 @@ def open_stage(name: str, cfg: StageConfig, out: str,
                **parents: str) -> tuple[RunLog, torch.device]:
     """A stage's folder and device; parents {field: folder} are recorded by their weights' hash.
 
-    UserError if a parent is missing or damaged, or the folder holds another run.
+    A folder "" is no parent. UserError if one is missing or damaged, or `out` holds another run.
     """
     check_numbers(cfg)
     device = parallel.init(resolve_device(cfg.device))
-    hashes = {field: weights_hash(folder) for field, folder in parents.items()}
+    hashes = {field: weights_hash(folder) for field, folder in parents.items() if folder}
     return RunLog(out, name, cfg, hashes), device
 
 

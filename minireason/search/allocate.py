@@ -4,10 +4,9 @@ A strategy is a method with its budget, or a stopping rule with its threshold. O
 problems each difficulty bin gets the strategy with the best accuracy minus price times tokens; the
 other half is answered by these choices, and the other way round. The price is the highest that
 still reaches a target accuracy on the choosing half: nothing is fitted to what it is scored on.
-Everything here is arithmetic on recorded results.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -34,7 +33,7 @@ class Allocation:
 
     correct: np.ndarray           # (P,)
     tokens: np.ndarray            # (P,)
-    chosen: np.ndarray            # (folds, bins) index of the strategy used on that fold
+    chosen: list[list[str]]       # per fold and bin the strategy used there
 
 
 def stacked(strategies: list[Strategy]) -> tuple[np.ndarray, np.ndarray]:
@@ -74,16 +73,10 @@ def choose(strategies: list[Strategy], bins: np.ndarray, used: np.ndarray,
 
 
 def allocate(strategies: list[Strategy], bins: np.ndarray, fold: np.ndarray,
-             price: float) -> Allocation:
-    """Two-fold cross-validation at a fixed price per token."""
-    return _crossed(strategies, bins, fold, lambda used: choose(strategies, bins, used, price))
+             prices: Iterable[float], target: np.ndarray | None = None) -> Allocation:
+    """Two-fold cross-validation at the highest price that reaches the target on the choosing half.
 
-
-def allocate_to_match(strategies: list[Strategy], bins: np.ndarray, fold: np.ndarray,
-                      target: np.ndarray, prices: np.ndarray) -> Allocation:
-    """Two-fold cross-validation that aims at a reference's accuracy for the fewest tokens.
-
-    target (P,) holds the reference's results. Where no price reaches it on the choosing half, the
+    target (P,) holds a reference's results; without it any price will do. Where none reaches it the
     price is 0: the most accurate strategies, whatever they cost. A price finds only strategies on
     the concave hull of accuracy over tokens; several bins fill the gaps between them.
     """
@@ -92,7 +85,7 @@ def allocate_to_match(strategies: list[Strategy], bins: np.ndarray, fold: np.nda
         for price in sorted(prices, reverse=True):
             choice = choose(strategies, bins, used, price)
             picked = correct[choice[bins], np.arange(len(bins))]
-            if picked[used].mean() >= target[used].mean() - 1e-12:
+            if target is None or picked[used].mean() >= target[used].mean() - 1e-12:
                 return choice
         return choose(strategies, bins, used, 0.0)
 
@@ -119,7 +112,8 @@ def _crossed(strategies: list[Strategy], bins: np.ndarray, fold: np.ndarray,
     chosen = np.stack([choose_on(fold != 0), choose_on(fold != 1)])       # (2, bins)
     correct, tokens = stacked(strategies)
     strategy, problem = chosen[fold, bins], np.arange(len(bins))
-    return Allocation(correct[strategy, problem], tokens[strategy, problem], chosen)
+    names = [[strategies[s].name for s in of_fold] for of_fold in chosen]
+    return Allocation(correct[strategy, problem], tokens[strategy, problem], names)
 
 
 def stop_when_sure(correct: np.ndarray, values: np.ndarray, tokens: np.ndarray,

@@ -6,10 +6,9 @@ budget of N samples' tokens searches with N. Equal prefixes are merged: they kee
 beam. With lookahead k, a prefix is judged by the value after k more greedy steps.
 """
 
-from collections import Counter
 from dataclasses import dataclass, replace
 
-from minireason.search.steps import DEAD, OPEN, Node, Request, Stepper, Task, expand, plant
+from minireason.search.steps import DEAD, OPEN, Node, Request, Stepper, Task, expand
 
 
 @dataclass(frozen=True)
@@ -20,19 +19,13 @@ class BeamConfig:
     lookahead: int = 0            # k greedy steps before a prefix is judged
 
 
-def beam_search(stepper: Stepper, cfg: BeamConfig, prompts: list[list[int]], budgets: list[int],
-                expected: float) -> list[Task]:
-    """Search all problems in lockstep, one step per round.
-
-    prompts hold prompt and opener; budgets are tokens per problem; expected is what one completion
-    of the policy takes, in tokens.
-    """
-    tasks = plant(stepper, prompts, budgets)
+def beam_search(stepper: Stepper, cfg: BeamConfig, tasks: list[Task]) -> None:
+    """Search all problems in lockstep, one step per round."""
     beams = {task: [task.root] for task in tasks}                  # open prefixes, the best first
     for number in range(stepper.policy.config.max_len):
         requests = []
         for task in tasks:
-            requests += _next_steps(cfg, task, beams[task], expected)
+            requests += _next_steps(cfg, task, beams[task])
         if not requests:
             break
         candidates: dict[Task, list[Node]] = {task: [] for task in tasks}
@@ -44,15 +37,13 @@ def beam_search(stepper: Stepper, cfg: BeamConfig, prompts: list[list[int]], bud
             task.add(nodes)
             beams[task] = [node for node in nodes if node.state == OPEN]
             beams[task].sort(key=lambda node: -scores.get(node, node.value))
-    return tasks
 
 
-def _next_steps(cfg: BeamConfig, task: Task, nodes: list[Node], expected: float) -> list[Request]:
+def _next_steps(cfg: BeamConfig, task: Task, nodes: list[Node]) -> list[Request]:
     """How many steps to draw after the kept ones of `nodes`, which are best first."""
     if not nodes or task.left == 0:
         return []
-    still = expected - (len(nodes[0].tokens) - len(task.root.tokens))   # to the end, in tokens
-    needed = max(still, task.reach) * (1 + cfg.lookahead)
+    needed = task.needed(nodes[0]) * (1 + cfg.lookahead)
     rows = max(1, min(int(task.left / needed + 1e-9), task.rows))
     width = cfg.width or max(1, round(rows ** 0.5))
     kept = nodes[:-(-rows // width)]
@@ -67,23 +58,21 @@ def _look_ahead(stepper: Stepper, cfg: BeamConfig, candidates: dict[Task, list[N
     """
     greedy = replace(stepper, temperature=0)
     scores: dict[Node, float] = {}
-    ahead = []                                     # (task, candidate, where its greedy steps end)
+    ahead = []                                     # (candidate, its next greedy step)
     for task, nodes in candidates.items():
-        ahead += [(task, node, node) for node in nodes if node.state == OPEN]
+        ahead += [(node, Request(task, node, 1)) for node in nodes if node.state == OPEN]
     for k in range(cfg.lookahead):
-        requests, origins, granted = [], [], Counter()
-        affordable = {task: task.rows for task in candidates}
-        for task, origin, node in ahead:
-            if granted[task] < affordable[task]:
-                granted[task] += 1
-                requests.append(Request(task, node, 1))
-                origins.append(origin)
+        paid, rows = [], {task: task.rows for task in candidates}
+        for origin, request in ahead:
+            if rows[request.task] > 0:
+                rows[request.task] -= 1
+                paid.append((origin, request))
         ahead = []
-        drawn = expand(greedy, requests, "lookahead", number, k)
-        for request, origin, nodes in zip(requests, origins, drawn, strict=True):
+        drawn = expand(greedy, [request for _, request in paid], "lookahead", number, k)
+        for (origin, request), nodes in zip(paid, drawn, strict=True):
             for node in nodes:
                 if node.state != DEAD:
                     scores[origin] = node.value
                 if node.state == OPEN:
-                    ahead.append((request.task, origin, node))
+                    ahead.append((origin, Request(request.task, node, 1)))
     return scores

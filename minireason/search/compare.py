@@ -36,41 +36,35 @@ def difficulty(records: list[dict], probe: int) -> tuple[np.ndarray, np.ndarray]
     return allocate.difficulty_bins(values, BINS), allocate.difficulty_bins(rates, BINS)
 
 
-def sampled(pool: Pool, budget: int, method: str,
-            generator: np.random.Generator | None) -> tuple[float, int]:
-    """(accuracy, tokens) of a sampling method with the leading samples that a budget pays for.
-
-    The accuracy is the expected one of that many samples, over subsets of the pool, or without a
-    generator that of just these samples. The sample that the budget would cut is not drawn.
-    """
-    n = int((pool.tokens.cumsum() <= budget).sum())
-    if n == 0:
-        return 0.0, 0
-    chosen = pool[:n] if generator is None else pool
-    return chosen.accuracy(method, n, generator), int(pool.tokens[:n].sum())
-
-
 def cells_of(records: list[dict], names: list[str], field: str) -> np.ndarray:
     """(P, names) one field of the named cells of every problem."""
     return np.array([[record["cells"][name][field] for name in names] for record in records])
 
 
-def strategies_of(records: list[dict], unit: int, budgets: list[int],
-                  seed: int | None) -> list[Strategy]:
-    """Every method at every budget; seed None takes leading samples only."""
+def strategies_of(records: list[dict], unit: int, budgets: list[int], seed: int,
+                  leading: bool = False) -> list[Strategy]:
+    """Every method at every budget.
+
+    A sampling method draws what the budget pays for, not the sample that would be cut. Its accuracy
+    is the expected one over subsets of the pool of that size, or (leading) that of the first ones.
+    """
     pools, found = [pool_of(record) for record in records], []
     for method in SAMPLED:
         for n in budgets:
-            results = []
+            correct, tokens = np.zeros((2, len(records)))
             for i, pool in enumerate(pools):
-                generator = None if seed is None else rng(seed, "subsets", i, n)
-                results.append(sampled(pool, n * unit, method, generator))
-            found.append(Strategy(method, n, *np.array(results).T))
+                paid = int((pool.tokens.cumsum() <= n * unit).sum())
+                among = pool[:paid] if leading else pool
+                if paid:
+                    correct[i] = among.accuracy(method, paid, rng(seed, "subsets", i, n))
+                    tokens[i] = pool.tokens[:paid].sum()
+            found.append(Strategy(method, n, correct, tokens))
     for cell in records[0]["cells"]:
         method, n = cell.split()
-        tokens = cells_of(records, [cell], "tokens")[:, 0]
-        for label, field in ((method, "correct"), (f"{method}_vote", "voted")):
-            found.append(Strategy(label, int(n), cells_of(records, [cell], field)[:, 0], tokens))
+        correct, voted, tokens = (cells_of(records, [cell], field)[:, 0]
+                                  for field in ("correct", "voted", "tokens"))
+        found += [Strategy(method, int(n), correct, tokens),
+                  Strategy(f"{method}_vote", int(n), voted, tokens)]
     return found
 
 
@@ -112,8 +106,9 @@ def stopping_rules(records: list[dict], searches: dict[str, list[str]],
     samples, then the search at growing budgets, until something is valued so.
     """
     pools = [pool_of(record) for record in records]
-    correct, values = np.stack([p.correct for p in pools]), np.stack([p.values for p in pools])
-    answers, tokens = np.stack([p.answers for p in pools]), np.stack([p.tokens for p in pools])
+    correct, values, answers, tokens = (
+        np.stack([getattr(pool, field) for pool in pools])
+        for field in ("correct", "values", "answers", "tokens"))          # each (P, N)
     rules: dict[str, list[Strategy]] = {}
 
     def add(rule: str, stop: Callable, limits: tuple[float, ...], *attempts: np.ndarray) -> None:
@@ -135,33 +130,29 @@ def allocation_rows(records: list[dict], unit: int, budgets: list[int], probe: i
 
     `oracle bins` is a bound: it knows each problem's pass rate. Predicted bins pay for the probe.
     """
-    strategies = strategies_of(records, unit, budgets, seed=None)
-    plain = [s for s in strategies if s.method != "coverage"]
+    plain = [s for s in strategies_of(records, unit, budgets, seed, leading=True)
+             if s.method != "coverage"]
     (reference,) = [s for s in plain if (s.method, s.n) == ("best_of_n", budgets[-1])]
     generator = rng(seed, "allocation")
     fold = allocate.halves(len(records), generator)
     searches: dict[str, list[str]] = {}
     for cell in records[0]["cells"]:
         searches.setdefault(cell.split()[0], []).append(cell)
-    rules = stopping_rules(records, searches, probe)
-    found, both = [], list(plain)                             # (name, strategies, the choices)
-    for rule, limits in rules.items():
-        found.append((rule, limits, allocate.rule_to_match(limits, fold, reference.correct)))
+    found, both = {}, list(plain)
+    for rule, limits in stopping_rules(records, searches, probe).items():
+        found[rule] = allocate.rule_to_match(limits, fold, reference.correct)
         both += limits
     predicted, known = difficulty(records, probe)
     for label, free in (("bins", plain), ("bins and stopping", both)):
         paid = after_probe(free, records, probe, tuple(searches))
         for who, bins, among in (("predicted", predicted, paid), ("oracle", known, free),
                                  ("one", np.zeros_like(known), free)):
-            found.append((f"{who} {label}", among, allocate.allocate_to_match(
-                among, bins, fold, reference.correct, PRICES / unit)))
-    rows = []
-    for name, among, choices in found:
-        chosen = [[among[s].name for s in of_fold] for of_fold in choices.chosen]
-        rows.append({"method": f"allocation: {name}",
-                     **allocate.efficiency(reference, choices, generator),
-                     "chosen": chosen, "problems": len(records)})
-    return rows
+            found[f"{who} {label}"] = allocate.allocate(among, bins, fold, PRICES / unit,
+                                                        reference.correct)
+    return [{"method": f"allocation: {name}",
+             **allocate.efficiency(reference, choices, generator),
+             "chosen": choices.chosen, "problems": len(records)}
+            for name, choices in found.items()]
 
 
 def after_probe(strategies: list[Strategy], records: list[dict], probe: int,

@@ -16,9 +16,9 @@ import numpy as np
 
 from minireason.core.config import rng
 from minireason.model.tokenizer import Tokenizer
-from minireason.search.steps import OPEN, Node, Request, Stepper, Task, expand, plant
+from minireason.search import steps
+from minireason.search.steps import OPEN, Node, Request, Stepper, Task
 
-CHECKED = (";", "</think>")           # what `<wrong>` can stand in place of
 MAX_WITHDRAWN = 4                     # `<wrong>` tokens that a prefix may hold before it is cut
 
 
@@ -40,17 +40,14 @@ class Chain:
     attempts: list[Node] = field(default_factory=list)     # last nodes, dead ones too
 
 
-def revise_search(stepper: Stepper, cfg: ReviseSearchConfig, prompts: list[list[int]],
-                  budgets: list[int], expected: float) -> list[Task]:
-    """Revise until every budget is spent; all chains of all problems advance step by step.
+def revise_search(stepper: Stepper, cfg: ReviseSearchConfig, tasks: list[Task]) -> None:
+    """Revise until every budget is spent.
 
-    prompts hold prompt and opener; budgets are tokens per problem; expected is what one completion
-    takes, in tokens: a problem has no more chains than it can pay a first attempt for.
+    A problem has no more chains than it can pay a first attempt for.
     """
-    tasks = plant(stepper, prompts, budgets)
     chains = []
     for task in tasks:
-        n = max(1, min(cfg.chains, int(task.budget / expected + 1e-9)))
+        n = max(1, min(cfg.chains, int(task.budget / task.expected + 1e-9)))
         for i in range(n):
             share = (task.budget + n - 1 - i) // n         # the first ones get what is left over
             chains.append(Chain(task, Task(task.root, share, stepper.max_step), task.root))
@@ -59,7 +56,7 @@ def revise_search(stepper: Stepper, cfg: ReviseSearchConfig, prompts: list[list[
         if not active:
             break
         requests = [Request(chains[i].own, chains[i].tip, 1) for i in active]
-        drawn = expand(stepper, requests, "revise", number)
+        drawn = steps.expand(stepper, requests, "revise", number)
         for i, (node,) in zip(active, drawn, strict=True):
             chains[i].tip = node
             if node.state != OPEN:
@@ -69,7 +66,6 @@ def revise_search(stepper: Stepper, cfg: ReviseSearchConfig, prompts: list[list[
     for chain in chains:
         chain.whole.add(chain.attempts)
         chain.whole.charge(chain.own.spent, finished=False)
-    return tasks
 
 
 def resume_at(stepper: Stepper, cfg: ReviseSearchConfig, chain: Chain,
@@ -83,8 +79,8 @@ def resume_at(stepper: Stepper, cfg: ReviseSearchConfig, chain: Chain,
     weights = first_wrong(values)
     if weights.sum() == 0:
         return root
-    node = path[int(generator.choice(len(path), p=weights / weights.sum()))]
-    return withdrawn_prefix(stepper, node) if cfg.withdraw else node.parent
+    i = int(generator.choice(len(path), p=weights / weights.sum()))
+    return withdrawn_prefix(stepper, path[i]) if cfg.withdraw else [root, *path][i]
 
 
 def first_wrong(values: list[float]) -> np.ndarray:
@@ -105,27 +101,30 @@ def root_value(root: Node) -> float:
     draws, total = 0, 0.0
     for node in root.children.values():
         draws += node.draws                                # 0 where a step was withdrawn
-        total += node.draws * (node.value or 0.0)
+        total += node.draws * node.value
     return total / draws
 
 
 def withdrawn_prefix(stepper: Stepper, node: Node) -> Node:
     """The prefix that ends with the node's last step withdrawn; its parent if that cannot be."""
-    tokens, (wrong,) = node.tokens, stepper.tokenizer.ids_of("<wrong>")
-    if (tokens[-1] not in stepper.tokenizer.ids_of(*CHECKED) or len(tokens) > stepper.room
+    tokens, parent = node.tokens, node.parent
+    assert parent, "a root has no step to withdraw"
+    *ends, wrong = stepper.tokenizer.ids_of(*steps.STEP_STOPS, "<wrong>")
+    if (tokens[-1] not in ends or len(tokens) > stepper.room
             or tokens.count(wrong) >= MAX_WITHDRAWN):
-        return node.parent
-    key = (*tokens[len(node.parent.tokens):], -1)          # no drawn step has this key
-    return node.parent.children.setdefault(key, Node([*tokens[:-1], wrong], node.parent))
+        return parent
+    key = (*tokens[len(parent.tokens):], -1)               # no drawn step has this key
+    return parent.children.setdefault(key, Node([*tokens[:-1], wrong], parent))
 
 
 def standing(tokenizer: Tokenizer, tokens: list[int]) -> list[int]:
     """The row without its withdrawn steps, as a critic that saw no `<wrong>` can read it."""
-    (wrong,), kept = tokenizer.ids_of("<wrong>"), []
-    starts = tokenizer.ids_of("<think>", *CHECKED)
+    *starts, wrong = tokenizer.ids_of("<think>", *steps.STEP_STOPS, "<wrong>")
+    kept: list[int] = []
     for token in tokens:
         if token != wrong:
             kept.append(token)
-        while token == wrong and kept and kept[-1] not in starts:
+            continue
+        while kept and kept[-1] not in starts:
             kept.pop()
     return kept

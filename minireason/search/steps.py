@@ -7,8 +7,9 @@ granted only rows that its budget can pay for.
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from itertools import chain
 
 from minireason.core.config import UserError, stream_seed
 from minireason.model.tokenizer import Tokenizer
@@ -18,7 +19,6 @@ from minireason.sampling.sampler import Sampling
 
 OPEN, COMPLETE, DEAD = "open", "complete", "dead"   # dead: cut inside a step, or out of room
 STEP_STOPS = (";", "</think>")                      # <eos> ends the answer, as always
-Values = Callable[[list[list[int]]], list[float]]   # prefixes -> P(correct | prefix) of each
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Stepper:
 
     policy: Transformer
     tokenizer: Tokenizer
-    values: Values                # the critic
+    values: Callable[[list[list[int]]], list[float]]   # the critic: P(correct | prefix) of each
     temperature: float = 1.0
     max_step: int = 12            # tokens per step at most
     seed: int = 0
@@ -47,9 +47,9 @@ class Node:
     parent: "Node | None" = None
     state: str = OPEN
     logprob: float = 0.0          # of its last step, under the distribution it was drawn from
-    value: float | None = None    # the critic's P(correct | prefix); 0 where dead
+    value: float = 0.0            # the critic's P(correct | prefix); 0 where dead, and of a root
     draws: int = 0                # how often its last step was drawn
-    visits: int = 0               # how often it was valued, or passed through by a simulation
+    visits: int = 0               # 1 when it is valued, then one per simulation through it
     total: float = 0.0            # sum of the values of those visits
     below: int = 0                # steps drawn after it
     children: dict[tuple[int, ...], "Node"] = field(default_factory=dict)
@@ -64,18 +64,16 @@ class Node:
 
     def upwards(self) -> Iterator["Node"]:
         """The node itself, its parent, and so on to the root."""
-        node = self
-        while node is not None:
+        node: Node | None = self
+        while node:
             yield node
             node = node.parent
 
     def subtree(self) -> Iterator["Node"]:
         """The node and all below it, depth first, parents before children."""
-        stack = [self]
-        while stack:
-            node = stack.pop()
-            yield node
-            stack.extend(reversed(node.children.values()))
+        yield self
+        for child in self.children.values():
+            yield from child.subtree()
 
 
 @dataclass(eq=False)
@@ -85,6 +83,7 @@ class Task:
     root: Node                    # prompt and opener
     budget: int                   # tokens, discarded branches included
     max_step: int
+    expected: float = 0.0         # tokens of one completion
     spent: int = 0                # never more than the budget
     longest: int = 0              # tokens of the longest finished step so far
     complete: dict[Node, None] = field(default_factory=dict)   # reached <eos>; an ordered set
@@ -104,6 +103,10 @@ class Task:
         """Steps that can be paid for; the last tokens still buy one, which may be cut."""
         return max(self.left // self.reach, min(self.left, 1))
 
+    def needed(self, node: Node) -> float:
+        """Tokens from the node to the end of a completion, as far as one can expect."""
+        return max(self.expected - (len(node.tokens) - len(self.root.tokens)), self.reach)
+
     def charge(self, tokens: int, finished: bool) -> None:
         """Book the tokens of one drawn step."""
         self.spent += tokens
@@ -113,14 +116,12 @@ class Task:
 
     def add(self, nodes: list[Node]) -> None:
         """Keep those of the nodes that are complete."""
-        for node in nodes:
-            if node.state == COMPLETE:
-                self.complete[node] = None
+        self.complete |= {node: None for node in nodes if node.state == COMPLETE}
 
     def best(self) -> Node:
         """The complete candidate of highest value; without one, the best prefix there is."""
         candidates = self.complete or [n for n in self.root.subtree() if not n.children]
-        return max(candidates, key=lambda node: node.value or 0.0)
+        return max(candidates, key=lambda node: node.value)
 
     def voted(self, end_think: int) -> Node:
         """The best candidate among those whose answer has the largest sum of values."""
@@ -148,16 +149,17 @@ def answer_tokens(tokens: list[int], end_think: int) -> tuple[int, ...]:
     return tuple(tokens[behind:])
 
 
-def plant(stepper: Stepper, prompts: list[list[int]], budgets: list[int]) -> list[Task]:
+def plant(stepper: Stepper, prompts: list[list[int]], budgets: list[int],
+          expected: float) -> list[Task]:
     """One task per problem; UserError if a prompt leaves no room for a step.
 
-    prompts hold prompt and opener; budgets are tokens per problem.
+    prompts hold prompt and opener; budgets are tokens per problem, expected those of a completion.
     """
     longest = max(map(len, prompts), default=0)
     if longest > stepper.room:
         raise UserError(f"a prompt of {longest} tokens leaves no room for a step of "
                         f"{stepper.max_step} in a model of max_len {stepper.policy.config.max_len}")
-    return [Task(Node(list(prompt)), budget, stepper.max_step)
+    return [Task(Node(list(prompt)), budget, stepper.max_step, expected)
             for prompt, budget in zip(prompts, budgets, strict=True)]
 
 
@@ -184,10 +186,13 @@ def expand(stepper: Stepper, requests: list[Request], *purpose: object) -> list[
         for row, (step, logprob) in enumerate(_drawn_steps(stepper, prefixes, how)):
             i = members[row // n]
             child = requests[i].node.child(step, logprob)
-            child.state = _state(stepper, child, stops)
+            if step[-1] == stepper.tokenizer.eos:
+                child.state = COMPLETE
+            elif step[-1] not in stops or len(child.tokens) > stepper.room:
+                child.state = DEAD
             requests[i].task.charge(len(step), child.state != DEAD)
             drawn[i][child] = None
-    _value(stepper, drawn)
+    _value_new(stepper, chain.from_iterable(drawn))
     return [list(nodes) for nodes in drawn]
 
 
@@ -201,23 +206,16 @@ def _drawn_steps(stepper: Stepper, prefixes: list[list[int]],
             yield tuple(row[:length]), logprob
 
 
-def _state(stepper: Stepper, node: Node, stops: tuple[int, ...]) -> str:
-    if node.tokens[-1] == stepper.tokenizer.eos:
-        return COMPLETE
-    return OPEN if node.tokens[-1] in stops and len(node.tokens) <= stepper.room else DEAD
-
-
-def _value(stepper: Stepper, drawn: list[dict[Node, None]]) -> None:
+def _value_new(stepper: Stepper, nodes: Iterable[Node]) -> None:
     """One critic call for all nodes that have no value yet; it counts as their first visit."""
-    alive: dict[Node, None] = {}
-    for nodes in drawn:
-        for node in nodes:
-            if node.value is None:
-                node.value, node.visits = 0.0, 1          # dead ones stay at 0
-                if node.state != DEAD:
-                    alive[node] = None
-    values = stepper.values([node.tokens for node in alive])
-    for node, value in zip(alive, values, strict=True):
+    unread = []
+    for node in nodes:
+        if node.visits == 0:
+            node.visits = 1
+            if node.state != DEAD:
+                unread.append(node)
+    values = stepper.values([node.tokens for node in unread])
+    for node, value in zip(unread, values, strict=True):
         node.value = node.total = value
 
 
@@ -228,6 +226,7 @@ def tree_record(root: Node, tokenizer: Tokenizer) -> list[dict]:
         ids[node] = len(records)
         start = len(node.parent.tokens) if node.parent else 0
         records.append({"id": ids[node], "parent": ids.get(node.parent), "state": node.state,
-                        "text": tokenizer.decode(node.tokens[start:]), "value": node.value,
+                        "text": tokenizer.decode(node.tokens[start:]),
+                        "value": node.value if node.parent else None,
                         "draws": node.draws, "visits": node.visits})
     return records

@@ -13,7 +13,7 @@ import math
 from dataclasses import dataclass
 from itertools import count
 
-from minireason.search.steps import OPEN, Node, Request, Stepper, Task, expand, plant
+from minireason.search.steps import OPEN, Node, Request, Stepper, Task, expand
 
 
 @dataclass(frozen=True)
@@ -27,23 +27,20 @@ class TreeConfig:
     leaves: int = 2               # L simulations of a problem per round
 
 
-def tree_search(stepper: Stepper, cfg: TreeConfig, prompts: list[list[int]], budgets: list[int],
-                expected: float) -> list[Task]:
+def tree_search(stepper: Stepper, cfg: TreeConfig, tasks: list[Task]) -> None:
     """Search every problem until its budget is spent.
 
-    prompts hold prompt and opener; budgets are tokens per problem; expected is what one completion
-    of the policy takes, in tokens: as long as nothing is complete, that much is kept in reserve.
+    While nothing is complete, the tokens that a completion needs are kept in reserve.
     """
-    tasks = plant(stepper, prompts, budgets)
     finishing: dict[Task, Node | None] = {}       # the prefix that the last of a budget completes
     for task in tasks:
         task.root.visits = 1
     for number in count():
         requests = []
         for task in tasks:
-            requests += _simulations(stepper, cfg, task, finishing, expected)
+            requests += _simulations(stepper, cfg, task, finishing)
         if not requests:
-            return tasks
+            return
         drawn = expand(stepper, requests, "tree", number)
         for request, nodes in zip(requests, drawn, strict=True):
             best = max((node.value for node in nodes), default=0.0)
@@ -55,14 +52,14 @@ def tree_search(stepper: Stepper, cfg: TreeConfig, prompts: list[list[int]], bud
 
 
 def _simulations(stepper: Stepper, cfg: TreeConfig, task: Task,
-                 finishing: dict[Task, Node | None], expected: float) -> list[Request]:
+                 finishing: dict[Task, Node | None]) -> list[Request]:
     """This round's simulations of one problem: the leaves that they reach, the steps to draw."""
     if task.left == 0 or _closed(task.root, stepper):
         return []
     spare, visit = task.left, cfg.width * task.reach                      # tokens
     if not task.complete:
         leaf = finishing.get(task) or _best_leaf(task.root)
-        spare -= max(expected - (len(leaf.tokens) - len(task.root.tokens)), task.reach)
+        spare -= task.needed(leaf)
         if finishing.get(task) or spare < visit:
             finishing[task] = leaf
             for node in leaf.upwards():
@@ -75,8 +72,8 @@ def _simulations(stepper: Stepper, cfg: TreeConfig, task: Task,
             for node in leaf.upwards():
                 node.visits -= 1
             break
-        wanted = 1 if _thought(leaf, stepper) else cfg.width
-        requests.append(Request(task, leaf, min(task.rows, wanted)))
+        answering = leaf.tokens[-1] == stepper.tokenizer.end_think      # one draw of it is enough
+        requests.append(Request(task, leaf, min(task.rows, 1 if answering else cfg.width)))
     return requests
 
 
@@ -89,27 +86,23 @@ def _select(stepper: Stepper, cfg: TreeConfig, root: Node) -> Node:
         ways = [child for child in node.children.values() if not _closed(child, stepper)]
         if not ways or node.below < cfg.width * simulations ** cfg.widen:
             return node
-        mass = sum(math.exp(child.logprob) for child in ways)
-        node = max(ways, key=lambda child: _score(cfg, child, mass))
+        visits, mass = node.visits, sum(math.exp(child.logprob) for child in ways)
+        node = max(ways, key=lambda child: _score(cfg, child, visits, mass))
 
 
-def _score(cfg: TreeConfig, child: Node, mass: float) -> float:
-    """How promising a child is; `mass` is the summed probability of its siblings and itself."""
-    q, visits = child.total / child.visits, child.parent.visits
+def _score(cfg: TreeConfig, child: Node, visits: int, mass: float) -> float:
+    """How promising a child is; visits of its parent, mass: probability of all its siblings."""
+    q = child.total / child.visits
     if cfg.uct:
         return q + cfg.c * math.sqrt(math.log(visits) / child.visits)
     prior = math.exp(child.logprob) / mass if mass > 0 else 1.0
     return q + cfg.c * prior * math.sqrt(visits) / (1 + child.visits)
 
 
-def _thought(node: Node, stepper: Stepper) -> bool:
-    """Whether only the answer is missing: one draw of it is enough."""
-    return node.tokens[-1] == stepper.tokenizer.end_think
-
-
 def _closed(node: Node, stepper: Stepper) -> bool:
     """Whether nothing below the node is worth another token."""
-    return node.state != OPEN or (_thought(node, stepper) and bool(node.children))
+    answered = node.tokens[-1] == stepper.tokenizer.end_think and len(node.children) > 0
+    return node.state != OPEN or answered
 
 
 def _best_leaf(root: Node) -> Node:

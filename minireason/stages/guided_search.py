@@ -16,16 +16,17 @@ import numpy as np
 from minireason.core import parallel
 from minireason.core.config import StageConfig, UserError, check_choice, stream_seed, write_atomic
 from minireason.critics.value_head import Critic, prefix_values
-from minireason.measure.evaluate import frozen_sets, verdicts_of
+from minireason.measure.evaluate import frozen_sets
 from minireason.measure.samples import sample_records, sharded_records
 from minireason.model import checkpoint
+from minireason.model.tokenizer import Tokenizer
 from minireason.problems import FAMILIES, Problem
-from minireason.sampling.complete import complete, prompt_ids
+from minireason.sampling.complete import prompt_ids
 from minireason.sampling.sampler import Sampling
 from minireason.search import compare
 from minireason.search.beam import BeamConfig, beam_search
 from minireason.search.sequential import ReviseSearchConfig, revise_search, standing
-from minireason.search.steps import COMPLETE, Node, Stepper, Task, tree_record
+from minireason.search.steps import COMPLETE, Node, Stepper, Task, plant, tree_record
 from minireason.search.tree import TreeConfig, tree_search
 
 REVISIONS = ("revise", "sequential", "withdraw")   # 4 chains, 1 chain, 4 that keep errors in sight
@@ -64,9 +65,8 @@ class Config(StageConfig):
 
 def run(cfg: Config) -> dict:
     """Sample, search, compare; returns result.json's content."""
-    third = {"reviser": cfg.reviser} if cfg.reviser else {}
     log, device = checkpoint.open_stage("search", cfg, cfg.out, policy=cfg.policy,
-                                        critic=cfg.critic, **third)
+                                        critic=cfg.critic, reviser=cfg.reviser)
     if log.done:
         return log.done
     policy, tokenizer = checkpoint.load(cfg.policy, device)
@@ -97,95 +97,88 @@ def search_shard(cfg: Config, critic: Critic, stepper: Stepper, reviser: Stepper
                  problems: list[Problem], purpose: str) -> list[dict]:
     """Per problem: two pools of samples, and what every search at every budget chose and cost."""
     unit = unit_of(cfg, stepper, problems[0].level)
-    records = sample_pools(cfg, critic, stepper, problems, purpose)
-    prompts = prompt_ids(stepper.tokenizer, problems, "cot")
+    n = 2 * (cfg.samples[-1] + cfg.samples[-1] // 8)       # a little larger: some end early
+    records = sampled_records(cfg, stepper, {"values": critic}, problems, n, "search samples",
+                              purpose)
     for record in records:
         record |= {"unit": unit, "cells": {}}
+        for i, ended in enumerate(record["ended"]):
+            if not ended:          # it states no answer: no search would return it
+                record["values"][i] = 0.0
+    prompts = prompt_ids(stepper.tokenizer, problems, "cot")
     for method in cfg.methods:
         for n in cfg.samples:
             drawer = replace(reviser if method in REVISIONS else stepper,
                              seed=stream_seed(cfg.seed, "search", purpose, method, n))
-            budgets = [n * unit] * len(problems)
-            tasks = searched(cfg, method, drawer, prompts, budgets, unit)
+            tasks = searched(cfg, method, drawer, prompts, n * unit, unit)
             for record, problem, task in zip(records, problems, tasks, strict=True):
-                record["cells"][f"{method} {n}"] = choice_of(problem, task, stepper)
+                record["cells"][f"{method} {n}"] = choice_of(problem, task, stepper.tokenizer)
                 if n == cfg.samples[0] and method in ("tree", "uct"):
-                    record["tree"] = marked_tree(problem, task, stepper)
-    return records
-
-
-def sample_pools(cfg: Config, critic: Critic, stepper: Stepper, problems: list[Problem],
-                 purpose: str) -> list[dict]:
-    """Records of two pools of samples per problem, a little larger as some samples end early."""
-    n = 2 * (cfg.samples[-1] + cfg.samples[-1] // 8)
-    how = Sampling(n=n, temperature=cfg.temperature, max_new=room(stepper, problems),
-                   seed=stream_seed(cfg.seed, "search samples", purpose), chunk=stepper.chunk)
-    records = sample_records(stepper.policy, stepper.tokenizer, {"values": critic}, problems, how)
-    for record in records:         # what never ended states no answer: no search would return it
-        for i, ended in enumerate(record["ended"]):
-            if not ended:
-                record["values"][i] = 0.0
+                    record["tree"] = marked_tree(problem, task, stepper.tokenizer)
     return records
 
 
 def unit_of(cfg: Config, stepper: Stepper, level: int) -> int:
     """Tokens of one sample, rounded up: the mean over validation problems of the level."""
     (problems,) = frozen_sets(cfg.family, "validation", 50, (level,)).values()
-    how = Sampling(n=4, temperature=cfg.temperature, max_new=room(stepper, problems),
-                   seed=stream_seed(cfg.seed, "search unit", level))
-    lengths = []
-    for texts in complete(stepper.policy, stepper.tokenizer, problems, "cot", how, alone=True):
-        lengths += [len(ids) - 1 for ids in stepper.tokenizer.encode_batch(texts)]
-    return math.ceil(np.mean(lengths))
+    records = sampled_records(cfg, stepper, {}, problems, 4, "search unit", level)
+    return math.ceil(np.mean([record["tokens"] for record in records]))
 
 
-def room(stepper: Stepper, problems: list[Problem]) -> int:
-    """The longest completion that the model has room for, opener not counted."""
+def sampled_records(cfg: Config, stepper: Stepper, critics: dict[str, Critic],
+                    problems: list[Problem], n: int, *purpose: object) -> list[dict]:
+    """Records of n samples per problem, each as long as the model has room for."""
     longest = max(map(len, prompt_ids(stepper.tokenizer, problems, "cot")))
-    return stepper.policy.config.max_len - longest
+    how = Sampling(n=n, temperature=cfg.temperature, chunk=stepper.chunk,
+                   max_new=stepper.policy.config.max_len - longest,
+                   seed=stream_seed(cfg.seed, *purpose))
+    return sample_records(stepper.policy, stepper.tokenizer, critics, problems, how)
 
 
 def searched(cfg: Config, method: str, stepper: Stepper, prompts: list[list[int]],
-             budgets: list[int], unit: int) -> list[Task]:
-    """Run one method on all prompts."""
+             budget: int, unit: int) -> list[Task]:
+    """Run one method on all prompts, at a budget of so many tokens each."""
+    tasks = plant(stepper, prompts, [budget] * len(prompts), unit)
     if method in ("tree", "uct"):
         shape = TreeConfig(uct=method == "uct", c=cfg.c, width=cfg.tree_width)
-        return tree_search(stepper, shape, prompts, budgets, unit)
-    if method in REVISIONS:
+        tree_search(stepper, shape, tasks)
+    elif method in REVISIONS:
         shape = ReviseSearchConfig(chains=1 if method == "sequential" else 4,
                                    withdraw=method == "withdraw")
-        return revise_search(stepper, shape, prompts, budgets, unit)
-    shape = BeamConfig(width=0 if method == "beam_sqrt" else cfg.width,
-                       lookahead=int(method == "lookahead"))
-    return beam_search(stepper, shape, prompts, budgets, unit)
+        revise_search(stepper, shape, tasks)
+    else:
+        shape = BeamConfig(width=0 if method == "beam_sqrt" else cfg.width,
+                           lookahead=int(method == "lookahead"))
+        beam_search(stepper, shape, tasks)
+    return tasks
 
 
-def text_of(node: Node, task: Task, stepper: Stepper) -> str:
+def text_of(node: Node, task: Task, tokenizer: Tokenizer) -> str:
     """What a search has written up to a node, opener included."""
-    return stepper.tokenizer.decode(node.tokens[len(task.root.tokens) - 1:])
+    return tokenizer.decode(node.tokens[len(task.root.tokens) - 1:])
 
 
-def choice_of(problem: Problem, task: Task, stepper: Stepper) -> dict:
+def choice_of(problem: Problem, task: Task, tokenizer: Tokenizer) -> dict:
     """The verdicts on what a search chose by value and by vote, and what it spent."""
-    best, voted = task.best(), task.voted(stepper.tokenizer.end_think)
-    texts = [text_of(node, task, stepper) for node in (best, voted)]
-    ((right, voted_right),) = verdicts_of([problem], [texts])
-    return {"tokens": task.spent, "correct": int(right.correct), "voted": int(voted_right.correct),
+    best, verify = task.best(), FAMILIES[problem.family].verify
+    right, voted = (int(verify(problem, text_of(node, task, tokenizer)).correct)
+                    for node in (best, task.voted(tokenizer.end_think)))
+    return {"tokens": task.spent, "correct": right, "voted": voted,
             "candidates": len(task.complete),
             "value": round(best.value, 6) if best.state == COMPLETE else 0.0}
 
 
-def marked_tree(problem: Problem, task: Task, stepper: Stepper) -> list[dict]:
+def marked_tree(problem: Problem, task: Task, tokenizer: Tokenizer) -> list[dict]:
     """The search tree with the verifier's mark on every step and answer, put on afterwards."""
-    records, family = tree_record(task.root, stepper.tokenizer), FAMILIES[problem.family]
+    records, family = tree_record(task.root, tokenizer), FAMILIES[problem.family]
     for record, node in zip(records, task.root.subtree(), strict=True):
-        text = text_of(node, task, stepper)
+        text = text_of(node, task, tokenizer)
         if node.state == COMPLETE:
             record["right"] = family.verify(problem, text).correct
         elif node is not task.root:
             steps = text.removeprefix(family.OPENER["cot"]).replace("</think>", ";")
-            marks = family.check_steps(problem, tuple(steps.removesuffix(";").split(";")))
-            record["right"] = bool(marks[-1])
+            record["right"] = bool(family.check_steps(
+                problem, tuple(steps.removesuffix(";").split(";")))[-1])
     return records
 
 

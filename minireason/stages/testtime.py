@@ -44,9 +44,8 @@ class Config(StageConfig):
 
 def run(cfg: Config) -> dict:
     """Sample, score, estimate; returns result.json's content."""
-    second = {"outcome": cfg.outcome} if cfg.outcome else {}
     log, device = checkpoint.open_stage("testtime", cfg, cfg.out, policy=cfg.policy,
-                                        critic=cfg.critic, **second)
+                                        critic=cfg.critic, outcome=cfg.outcome)
     if log.done:
         return log.done
     policy, tokenizer = checkpoint.load(cfg.policy, device)
@@ -66,39 +65,36 @@ def run(cfg: Config) -> dict:
     for name, records in sharded_records(log, "samples", sets, cfg.shard, sampled).items():
         found = sample_rows(cfg, records)
         rows += [{"set": name, **row} for row in found + calibration_rows(records)]
-        for n in [2 ** i for i in range(cfg.n.bit_length())]:
+        for n in sizes(cfg):
             log.record(n, **{f"eval/{name}/{row['method']}": row["accuracy"] for row in found
-                             if row["n"] == n and row["method"] in methods(cfg)})
+                             if row["n"] == n and "tokens" in row})
     return log.finish(rows, seconds=log.seconds())
 
 
-def methods(cfg: Config) -> tuple[str, ...]:
-    """What is measured: the outcome critic's methods only where one is given."""
-    return METHODS + OUTCOME if cfg.outcome else METHODS
-
-
-def accuracies(cfg: Config, records: list[dict], n: int) -> dict[str, np.ndarray]:
-    """{method: (P,) expected accuracy with n samples of each problem}."""
-    found = {method: np.zeros(len(records)) for method in methods(cfg)}
-    for i, record in enumerate(records):
-        for method, values in found.items():
-            pool = Pool.of(record, "outcome_values" if method in OUTCOME else "values")
-            values[i] = pool.accuracy(method, n, rng(cfg.seed, "subsets", i, n))
-    return found
+def sizes(cfg: Config) -> list[int]:
+    """Numbers of samples that accuracy is measured at: 1, 2, 4, ... n."""
+    return [2 ** i for i in range(cfg.n.bit_length())]
 
 
 def sample_rows(cfg: Config, records: list[dict]) -> list[dict]:
-    """Every method at every N with intervals, and the paired differences at the largest N."""
-    rows, about = [], {"problems": len(records), "temperature": cfg.temperature}
+    """Every method at every N with intervals, and the paired differences at the largest N.
+
+    The outcome critic's methods are measured only where one is given.
+    """
+    about = {"problems": len(records), "temperature": cfg.temperature}
     tokens = float(np.mean([record["tokens"] for record in records]))
-    for n in [2 ** i for i in range(cfg.n.bit_length())]:
-        last = accuracies(cfg, records, n)
-        for method, values in last.items():
-            rows.append({"method": method, "n": n, "tokens": n * tokens, **mean_interval(values),
-                         **about})
+    rows, accuracy = [], {}                               # {method: (P,) expected accuracy}
+    for n in sizes(cfg):
+        for method in METHODS + OUTCOME if cfg.outcome else METHODS:
+            field = "outcome_values" if method in OUTCOME else "values"
+            accuracy[method] = np.array([
+                Pool.of(record, field).accuracy(method, n, rng(cfg.seed, "subsets", i, n))
+                for i, record in enumerate(records)])
+            rows.append({"method": method, "n": n, "tokens": n * tokens,
+                         **mean_interval(accuracy[method]), **about})
     for a, b in PAIRS + OUTCOME_PAIRS if cfg.outcome else PAIRS:
-        difference = mean_interval(last[a], last[b], draws=10_000)
-        rows.append({"method": f"{a} - {b}", "n": n, **difference, **about})
+        difference = mean_interval(accuracy[a], accuracy[b], draws=10_000)
+        rows.append({"method": f"{a} - {b}", "n": sizes(cfg)[-1], **difference, **about})
     return rows
 
 

@@ -9,7 +9,6 @@ from minireason.search.allocate import (
     Allocation,
     Strategy,
     allocate,
-    allocate_to_match,
     choose,
     difficulty_bins,
     efficiency,
@@ -59,10 +58,10 @@ def test_allocation_beats_every_single_strategy_at_fewer_tokens():
     strategies, ease = known()
     bins, fold = difficulty_bins(ease, 2), halves(len(ease), np.random.default_rng(1))
     assert np.bincount(fold).tolist() == [1000, 1000]
-    result = allocate(strategies, bins, fold, 1e-4)
+    result = allocate(strategies, bins, fold, [1e-4])
     assert result.correct.mean() > max(s.correct.mean() for s in strategies) + 0.1
     assert result.tokens.mean() == pytest.approx((50 + 1600) / 2)
-    matched = allocate_to_match(strategies, bins, fold, strategies[1].correct, PRICES)
+    matched = allocate(strategies, bins, fold, PRICES, strategies[1].correct)
     report = efficiency(strategies[1], matched, np.random.default_rng(2))
     assert report["factor"] == pytest.approx(3200 / 825)                 # the known optimum
     assert report["factor_low"] <= report["factor"] <= report["factor_high"]
@@ -76,15 +75,14 @@ def test_match_takes_the_cheapest_that_reaches_the_target():
     strategies = strategies_of(correct, tokens)
     bins, fold = np.zeros(n, dtype=int), np.arange(n) // 10 % 2
     for target in range(4):
-        got = allocate_to_match(strategies, bins, fold, correct[target],
-                                np.geomspace(1e-5, 1e-1, 200))
-        assert (got.chosen == target).all()
-        assert (rule_to_match(strategies, fold, correct[target]).chosen == target).all()
-    for beyond in (allocate_to_match(strategies, bins, fold, np.full(n, 1.1), PRICES),
+        got = allocate(strategies, bins, fold, np.geomspace(1e-5, 1e-1, 200), correct[target])
+        assert got.chosen == [[f"s {target}"]] * 2
+        assert rule_to_match(strategies, fold, correct[target]).chosen == [[f"s {target}"]] * 2
+    for beyond in (allocate(strategies, bins, fold, PRICES, np.full(n, 1.1)),
                    rule_to_match(strategies, fold, np.full(n, 1.1))):
-        assert (beyond.chosen == 3).all()                                # falls back to the best
+        assert beyond.chosen == [["s 3"]] * 2                            # falls back to the best
     level = strategies_of(correct[[0, 1, 1, 3]], tokens[::-1])
-    assert (rule_to_match(level, fold, correct[1]).chosen == 3).all()    # cheaper and better
+    assert rule_to_match(level, fold, correct[1]).chosen == [["s 3"]] * 2   # cheaper and better
 
 
 def test_choices_are_out_of_sample():
@@ -96,7 +94,7 @@ def test_choices_are_out_of_sample():
     bins, fold = difficulty_bins(generator.random(n)), halves(n, generator)
     inside = choose(noise, bins, np.ones(n, dtype=bool), 0.0)
     assert correct[inside[bins], np.arange(n)].mean() > 0.6
-    assert abs(allocate(noise, bins, fold, 0.0).correct.mean() - 0.5) < 0.1   # 4 standard errors
+    assert abs(allocate(noise, bins, fold, [0.0]).correct.mean() - 0.5) < 0.1   # 4 standard errors
 
 
 def test_stopping_when_sure():
@@ -141,6 +139,6 @@ def test_a_stricter_rule_never_stops_earlier(seed, low, high):
 def test_efficiency_of_the_same_thing_is_one():
     correct, tokens = np.array([1.0, 0, 1, 1]), np.array([10.0, 20, 30, 40])
     report = efficiency(Strategy("s", 0, correct, tokens),
-                        Allocation(correct, tokens, np.zeros((2, 1))), np.random.default_rng(0))
+                        Allocation(correct, tokens, []), np.random.default_rng(0))
     assert report["factor"] == report["factor_low"] == report["factor_high"] == 1
     assert report["difference"] == report["difference_low"] == report["difference_high"] == 0

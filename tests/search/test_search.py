@@ -3,6 +3,7 @@
 import ast
 import hashlib
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -85,7 +86,9 @@ def is_right(row: list[int], letter: str = "A") -> bool:
 def search(name: str, policy, values, n: int, budget: int, seed: int = 0, expected: float = 7.0):
     run, cfg = SEARCHES[name]
     stepper = Stepper(policy, TOKENIZER, values, max_step=4, seed=seed)
-    return run(stepper, cfg, prompts(n), [budget] * n, expected)
+    tasks = steps.plant(stepper, prompts(n), [budget] * n, expected)
+    run(stepper, cfg, tasks)
+    return tasks
 
 
 @pytest.mark.parametrize("name", SEARCHES)
@@ -138,7 +141,8 @@ def tiny():
     config = ModelConfig(vocab_size=TOKENIZER.vocab_size, d_model=16, n_layers=1, n_heads=1,
                          n_kv_heads=1, head_dim=16, d_ff=16, max_len=48)
     policy = Transformer(config).init_weights(torch.Generator().manual_seed(0))
-    critic = Critic(config).init_weights(torch.Generator().manual_seed(1))
+    wide = replace(config, max_len=128)                  # it reads the thinker's rows, too
+    critic = Critic(wide).init_weights(torch.Generator().manual_seed(1))
     return policy, critic
 
 
@@ -163,7 +167,8 @@ def test_no_search_overspends(tiny, name, max_step, budgets, expected, temperatu
                       temperature, max_step, seed=len(budgets))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(steps, "stream", counted)
-        outcomes = run(stepper, cfg, prompts(len(budgets)), budgets, expected)
+        outcomes = steps.plant(stepper, prompts(len(budgets)), budgets, expected)
+        run(stepper, cfg, outcomes)
     assert sum(drawn) == sum(outcome.spent for outcome in outcomes)
     for outcome, budget in zip(outcomes, budgets, strict=True):
         assert outcome.spent <= budget
@@ -260,7 +265,7 @@ def test_steps_are_cut_where_the_budget_ends(budget, n, longest):
         asked.append(arguments[3].max_new)
         return real(*arguments)
 
-    (task,) = steps.plant(stepper, prompts(1), [budget])
+    (task,) = steps.plant(stepper, prompts(1), [budget], 7.0)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(steps, "stream", spying)
         (children,) = steps.expand(stepper, [steps.Request(task, task.root, n)], "cut")
@@ -295,6 +300,7 @@ def test_search_cannot_reach_the_verifier():
 def test_a_prompt_without_room_is_named(tiny):
     stepper = Stepper(tiny[0], TOKENIZER, random_values(0), max_step=9)
     with pytest.raises(UserError, match="44 tokens leaves no room"):
-        beam_search(stepper, BeamConfig(), [[TOKENIZER.bos] * 44], [50], 10.0)
-    outcome = tree_search(stepper, TreeConfig(), prompts(1), [0], 10.0)[0]
+        steps.plant(stepper, [[TOKENIZER.bos] * 44], [50], 10.0)
+    (outcome,) = steps.plant(stepper, prompts(1), [0], 10.0)
+    tree_search(stepper, TreeConfig(), [outcome])
     assert outcome.spent == 0 and outcome.best() is outcome.root and outcome.root.state != DEAD

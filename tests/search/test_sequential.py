@@ -11,7 +11,7 @@ from minireason.model import checkpoint
 from minireason.problems import chain
 from minireason.problems.frozen import load_frozen
 from minireason.sampling.complete import prompt_ids
-from minireason.search import sequential, steps
+from minireason.search import steps
 from minireason.search.sequential import (
     Chain,
     ReviseSearchConfig,
@@ -43,6 +43,12 @@ def prompts_of(policy, n: int = 4) -> list[list[int]]:
     return prompt_ids(policy[1], load_frozen("chain-test-k2")[:n], "cot")
 
 
+def searched(stepper: Stepper, cfg: ReviseSearchConfig, prompts, budgets, expected) -> list[Task]:
+    tasks = steps.plant(stepper, prompts, budgets, expected)
+    revise_search(stepper, cfg, tasks)
+    return tasks
+
+
 @pytest.fixture(scope="module")
 def drawn():
     """Tokens of every row that the sampler drew, counted outside the search's own ledger."""
@@ -64,7 +70,7 @@ def test_never_spends_more_than_its_budget(policy, drawn, budgets, chains, withd
     drawn.clear()
     cfg = ReviseSearchConfig(chains=chains, withdraw=withdraw)
     prompts = prompts_of(policy, len(budgets))
-    outcomes = revise_search(stepper_of(policy, odd_values, seed), cfg, prompts, budgets, 15.0)
+    outcomes = searched(stepper_of(policy, odd_values, seed), cfg, prompts, budgets, 15.0)
     assert all(o.spent <= budget for o, budget in zip(outcomes, budgets, strict=True))
     assert sum(o.spent for o in outcomes) == sum(drawn)
     for outcome, prompt in zip(outcomes, prompts, strict=True):
@@ -165,7 +171,7 @@ def test_a_constant_critic_gains_nothing_and_an_oracle_reaches_coverage(policy):
     cfg = ReviseSearchConfig(chains=1)
     for values, best_is in ((lambda rows: [0.5] * len(rows), "first"),
                             (lambda rows: [float(right(row)) for row in rows], "any")):
-        outcomes = revise_search(stepper_of(policy, values), cfg, prompts, [60] * 12, 10.0)
+        outcomes = searched(stepper_of(policy, values), cfg, prompts, [60] * 12, 10.0)
         for outcome in outcomes:
             verdicts = [right(node.tokens) for node in outcome.complete]
             if verdicts:
@@ -177,14 +183,14 @@ def test_a_constant_critic_gains_nothing_and_an_oracle_reaches_coverage(policy):
     (1, [60, 60], [1, 1]), (4, [60, 33], [4, 2]), (9, [60, 7], [4, 1])])
 def test_chains_split_the_budget(policy, monkeypatch, chains, budgets, expected):
     """A problem has no more chains than first attempts that it can pay."""
-    rounds, real = [], sequential.expand
+    rounds, real = [], steps.expand
 
     def spy(stepper, requests, *purpose):
         rounds.append([request.task.budget for request in requests])
         return real(stepper, requests, *purpose)
-    monkeypatch.setattr(sequential, "expand", spy)
-    revise_search(stepper_of(policy, odd_values), ReviseSearchConfig(chains=chains),
-                  prompts_of(policy, 2), budgets, 15.0)
+    monkeypatch.setattr(steps, "expand", spy)
+    searched(stepper_of(policy, odd_values), ReviseSearchConfig(chains=chains),
+             prompts_of(policy, 2), budgets, 15.0)
     shares = rounds[0]
     assert len(shares) == sum(expected)
     assert [sum(shares[:expected[0]]), sum(shares[expected[0]:])] == budgets

@@ -116,10 +116,11 @@ def test_strategies_count_what_fits_and_average_over_subsets():
              for s in compare.strategies_of(records, 10, [1, 2, 4], seed=0)}
     assert found["single 4"] == (0.25, 40) and found["coverage 2"] == (0.5, 20)
     assert found["best_of_n 1"] == (0.25, 10) and found["best_of_n 2"] == (0.5, 20)
-    first = {s.name: s.correct[0] for s in compare.strategies_of(records, 10, [1], seed=None)}
-    assert first["best_of_n 1"] == 1                                    # the leading sample
-    assert compare.sampled(compare.pool_of(records[0]), 9, "majority", None) == (0, 0)
-    assert compare.sampled(compare.pool_of(records[0]), 25, "single", None) == (0.5, 20)
+    first = {s.method: (s.correct[0], s.tokens[0])
+             for s in compare.strategies_of(records, 25, [1], 0, leading=True)}
+    assert first["best_of_n"] == (1, 20) and first["single"] == (0.5, 20)   # the leading two
+    broke = compare.strategies_of(records, 9, [1], 0, leading=True)
+    assert {(s.correct[0], s.tokens[0]) for s in broke} == {(0, 0)}
 
 
 def test_difficulty_is_measured_apart_and_predicted_by_values():

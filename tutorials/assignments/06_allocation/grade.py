@@ -89,7 +89,7 @@ def folds(solution):
     for seed in range(10):
         correct, tokens, _, bins, fold = world(seed)
         for price in (0.0, 1e-3):
-            wanted = library.allocate(strategies(correct, tokens), bins, fold, price)
+            wanted = library.allocate(strategies(correct, tokens), bins, fold, [price])
             came = solution.allocate(correct, tokens, bins, fold, price)
             close(came[0], wanted.correct, f"price {price:g}, seed {seed}: correct")
             close(came[1], wanted.tokens, f"price {price:g}, seed {seed}: tokens")
@@ -102,14 +102,14 @@ def no_peeking(solution):
     correct = (generator.random((size, n)) < 0.5).astype(float)
     tokens, bins, fold = np.ones((size, n)), np.arange(n) % 20, library.halves(n, generator)
     came = float(np.mean(solution.allocate(correct, tokens, bins, fold, 0.0)[0]))
-    wanted = float(library.allocate(strategies(correct, tokens), bins, fold, 0.0).correct.mean())
+    wanted = float(library.allocate(strategies(correct, tokens), bins, fold, [0.0]).correct.mean())
     close(came, wanted, "accuracy where every strategy guesses a coin")
 
 
 def uneven(solution):
     correct, tokens, _, bins, _ = world(3)
     fold = (np.arange(60) < 10).astype(int)
-    wanted = library.allocate(strategies(correct, tokens), bins, fold, 1e-3)
+    wanted = library.allocate(strategies(correct, tokens), bins, fold, [1e-3])
     close(solution.allocate(correct, tokens, bins, fold, 1e-3)[1], wanted.tokens,
           "folds of 50 and 10 problems")
 
@@ -117,7 +117,7 @@ def uneven(solution):
 def factor(solution, part):
     for seed in range(5):
         correct, tokens, _, bins, fold = world(seed)
-        allocation = library.allocate(strategies(correct, tokens), bins, fold, 1e-3)
+        allocation = library.allocate(strategies(correct, tokens), bins, fold, [1e-3])
         reference = strategies(correct, tokens)[-1]
         wanted = library.efficiency(reference, allocation, rng(seed, "grade 6 rows"), draws=400)
         rows = rng(seed, "grade 6 rows").integers(0, 60, (400, 60))
