@@ -24,10 +24,11 @@ from minireason.sampling.sampler import Sampling
 from minireason.stages.rl import Config as RLConfig
 from minireason.stages.rl import batches_of_updates, groups_of_step, learn
 from minireason.training.losses import group_advantages, policy_gradient_loss, token_weights
-from minireason.training.optim import drawn_logprobs, make_optimizer, schedule
+from minireason.training.optim import make_optimizer, schedule
 from minireason.training.rollouts import (
     Rewards,
     credit_groups,
+    drawn_logprobs,
     has_signal,
     reward_groups,
     rollout_batches,
@@ -130,13 +131,13 @@ assert not logprobs.grad.any()
 # %%
 flat = [rollout for group in groups for rollout in group]
 weights = token_weights(torch.tensor([r.length for r in flat]), "token", 64).tolist()
-batches = rollout_batches(flat, weights, 1.0, 4096, tokenizer.pad, models=(None, None))
+batches = rollout_batches(flat, weights, 1.0, 4096, tokenizer.pad)
 if batches:
     gradients = []
     for kind in ("library", "by hand"):
         policy.zero_grad()
         for batch in batches:
-            logprobs = drawn_logprobs(policy, batch.rows, 1.0)
+            logprobs = drawn_logprobs(policy, batch, 1.0)
             loss = (policy_gradient_loss(logprobs, logprobs.detach(), batch.advantages,
                                          batch.weights, 0.2, 0.28) if kind == "library" else
                     -(batch.weights * batch.advantages * logprobs).sum())

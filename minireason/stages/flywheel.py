@@ -28,8 +28,8 @@ from minireason.problems import Problem, Verdict
 from minireason.search.vote import SEARCHES, agreement, choose
 from minireason.training.imitate import RoundsConfig, imitate_kept, run_rounds, sample_own
 
-FILTERS = ("verifier", "critic", "none")
-CHOICES = {"search": SEARCHES, "filter": FILTERS, "refresh": ("exact", "outcome", "majority", "no")}
+CHOICES = {"search": SEARCHES, "filter": ("verifier", "critic", "none"),
+           "refresh": ("exact", "outcome", "majority", "no")}
 
 
 @dataclass(frozen=True)
@@ -71,10 +71,8 @@ class Config(RoundsConfig):
 
 def run(cfg: Config) -> dict:
     """All turns, each its own folder `turn-t` below `out`; returns result.json's content."""
-    log, device = checkpoint.open_stage("flywheel", cfg, cfg.out, init=cfg.init, base=cfg.base,
-                                        critic=cfg.critic)
-    return log.done or run_rounds(log, device, "turn", cfg.turns, cfg.init,
-                                  partial(run_turn, cfg))
+    return run_rounds("flywheel", "turn", cfg, cfg.turns, partial(run_turn, cfg),
+                      critic=cfg.critic)
 
 
 def run_turn(cfg: Config, number: int, policy_folder: str) -> dict:
@@ -92,8 +90,7 @@ def run_turn(cfg: Config, number: int, policy_folder: str) -> dict:
     solutions = found.pop("solutions")
     right = f", {100 * found['precision']:.0f}% of them right" if solutions else ""
     log.say(f"kept {len(solutions)} solutions of {cfg.problems} problems{right}")
-    model, tokenizer = imitate_kept(log, cfg, solutions, policy_folder, device, lambda step: rng(
-        cfg.seed, "flywheel rows", number, step))
+    model, tokenizer = imitate_kept(log, cfg, solutions, policy_folder, device, "flywheel", number)
     if cfg.refresh != "no":
         checkpoint.save(log.out, model, tokenizer)
         found |= refresh_critic(cfg, number, f"{log.out}/critic", str(log.out))
@@ -112,12 +109,11 @@ def search_solutions(cfg: Config, number: int, policy: Transformer, tokenizer: T
     chosen = searched(cfg.search, problems, completions, values, verdicts)
     kept = [solution for solution in chosen if passes(cfg.filter, solution, cfg.threshold)]
     drawn = [verdict.correct for row in verdicts for verdict in row]
-    covered = [any(verdict.correct for verdict in row) for row in verdicts]
+    covered = sum(any(verdict.correct for verdict in row) for row in verdicts)
     return {"solutions": [[s.problem.prompt, s.text] for s in kept], **truth(kept),
             "single": sum(drawn) / len(drawn),
             "searched": sum(s.verdict.correct for s in chosen) / len(problems),
-            "coverage": sum(covered) / len(problems),
-            "auc": auc(list(chain(*values)), drawn)}
+            "coverage": covered / len(problems), "auc": auc(list(chain(*values)), drawn)}
 
 
 def refresh_critic(cfg: Config, number: int, out: str, policy_folder: str) -> dict:
@@ -127,25 +123,27 @@ def refresh_critic(cfg: Config, number: int, out: str, policy_folder: str) -> di
     if log.done:
         return {name: log.done[name] for name in ("critic_auc", "critic_label_accuracy")}
     policy, tokenizer = checkpoint.load(policy_folder, device)
-    problems, completions = sample_own(cfg, policy, tokenizer, "refresh", number,
-                                       problems=cfg.critic_problems)
-    right = [[verdict.correct for verdict in row] for row in verdicts_of(problems, completions)]
-    labels = [labels_of(cfg.refresh, *each)
-              for each in zip(problems, completions, right, strict=True)]
-    cut = cfg.critic_problems - cfg.held_out
-    rows = labelled_rows(tokenizer, [p for p in problems[:cut] for _ in range(cfg.n)],
-                         list(chain(*completions[:cut])), list(chain(*labels[:cut])))
+    cfg = replace(cfg, problems=cfg.critic_problems, steps=cfg.critic_steps)
+    problems, completions = sample_own(cfg, policy, tokenizer, "refresh", number)
+    asked, right, labels = [], [], []                     # one per completion
+    for problem, texts, verdicts in zip(problems, completions,
+                                        verdicts_of(problems, completions), strict=True):
+        correct = [verdict.correct for verdict in verdicts]
+        asked += [problem] * cfg.n
+        right += correct
+        labels += labels_of(cfg.refresh, problem, texts, correct)
+    taught = cfg.problems - cfg.held_out
+    cut = taught * cfg.n
+    rows = labelled_rows(tokenizer, asked[:cut], list(chain(*completions[:taught])), labels[:cut])
     critic = Critic.from_policy(policy)
-    recipe = replace(cfg, steps=cfg.critic_steps)
-    fit_critic(log, critic, tokenizer, recipe, rows,
+    fit_critic(log, critic, tokenizer, cfg, rows,
                lambda step: rng(cfg.seed, "flywheel critic", number, step), cfg.imitation)
     sha256 = checkpoint.save(log.out, critic, tokenizer)
-    values = final_values(critic, tokenizer, problems[cut:], completions[cut:])
-    agree = [(ends[-1] > 0.5) == correct for ends, correct in
-             zip(chain(*labels), chain(*right), strict=True) if ends]
-    measured = {"critic_auc": auc(list(chain(*values)), list(chain(*right[cut:]))),
+    values = final_values(critic, tokenizer, problems[taught:], completions[taught:])
+    agree = [(ends[-1] > 0.5) == good for ends, good in zip(labels, right, strict=True) if ends]
+    measured = {"critic_auc": auc(list(chain(*values)), right[cut:]),
                 "critic_label_accuracy": sum(agree) / max(1, len(agree))}
-    log.finish(seconds=log.seconds(), weights=sha256, **measured)
+    log.finish([], seconds=log.seconds(), weights=sha256, **measured)
     return measured
 
 

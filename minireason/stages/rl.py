@@ -5,25 +5,19 @@
 
 What the papers differ in is a choice here: the advantage (losses.group_advantages), the weight of a
 token, the clip, and drawing anew where a group has no signal (DAPO, arXiv:2503.14476). A process
-reward is credited to the tokens of its own step (rollouts.step_credits); with it and the baseline
+reward is credited to the tokens of its own step (rollouts.credit_groups); with it and the baseline
 of least variance the quickstart's policy learns, without them it hardly does (docs/LOG.md). Prompts
 come from the train split. Sampling and learning see one distribution, temperature included.
 """
 
 from dataclasses import dataclass, field
+from itertools import chain
 
 import torch
 from torch import Tensor
 
-from minireason.core import parallel
-from minireason.core.config import (
-    TrainingConfig,
-    UserError,
-    check_choice,
-    read_lines,
-    rng,
-    stream_seed,
-)
+from minireason.core import config, parallel
+from minireason.core.config import UserError, rng, stream_seed
 from minireason.core.runlog import RunLog
 from minireason.measure.evaluate import evaluate, finish_policy, frozen_sets, rows_of, show
 from minireason.model import checkpoint
@@ -38,7 +32,7 @@ from minireason.training.rollouts import Group, Rewards, RolloutBatch
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config(TrainingConfig):
+class Config(config.TrainingConfig):
     """Stage 4: reinforcement learning against the exact verifier."""
 
     init: str                     # folder of the policy to start from; also the KL reference
@@ -72,8 +66,8 @@ class Config(TrainingConfig):
     validation_n: int = 300       # problems per level of the curve
 
     def __post_init__(self):
-        check_choice("advantage", self.advantage, losses.ADVANTAGES)
-        check_choice("aggregation", self.aggregation, losses.AGGREGATIONS)
+        config.check_choice("advantage", self.advantage, losses.ADVANTAGES)
+        config.check_choice("aggregation", self.aggregation, losses.AGGREGATIONS)
         if self.group_size < 2 or self.temperature <= 0 or self.min_level > self.max_level:
             raise UserError("rl: needs --group-size of at least 2, --temperature above 0, and "
                             "--min-level up to --max-level")
@@ -96,21 +90,20 @@ def run(cfg: Config) -> dict:
         groups, drawn = groups_of_step(cfg, step, policy, tokenizer)
         updates = batches_of_updates(cfg, step, groups, policy, reference, tokenizer.pad)
         lr = optim.schedule(step, cfg.steps, cfg.lr, cfg.warmup, cfg.lr_floor)
-        learned = learn(cfg, step, policy, optimizer, updates, lr, mixture, tokenizer)
+        record = rollouts.diagnostics(drawn)
+        record |= learn(cfg, step, policy, optimizer, updates, lr, mixture, tokenizer)
         trained = sum(len(r.tokens) for group in groups for r in group if not r.silent or cfg.kl)
-        record = {**rollouts.diagnostics(drawn), **learned,
-                  "trained_tokens": cfg.epochs * trained, "lr": lr}
+        record |= {"trained_tokens": cfg.epochs * trained, "lr": lr}
         log.record(step, **{f"train/{name}": value for name, value in record.items()}, **curve)
         checkpoint.save_state_every(log, cfg, step, policy, optimizer)
     log.record(cfg.steps, **validate(cfg, cfg.steps, policy, tokenizer, log))
-    single = Sampling(seed=stream_seed(cfg.seed, "rl test"))
-    sets = frozen_sets(cfg.family, "test", cfg.eval_n)
-    sampled = {"sampled": evaluate(policy, tokenizer, sets, "cot", single),
-               "sampled_before": evaluate(reference, tokenizer, sets, "cot", single)}
-    rows = rollouts.compute_curve(read_lines(log.out / "metrics.jsonl"), policy.n_params,
+    rows = rollouts.compute_curve(config.read_lines(log.out / "metrics.jsonl"), policy.n_params,
                                   cfg.validation_n)
-    for method, report in sampled.items():
-        rows += rows_of(report, method)
+    single = Sampling(seed=stream_seed(cfg.seed, "rl test"))
+    sets, sampled = frozen_sets(cfg.family, "test", cfg.eval_n), {}
+    for method, model in (("sampled", policy), ("sampled_before", reference)):
+        sampled[method] = evaluate(model, tokenizer, sets, "cot", single)
+        rows += rows_of(sampled[method], method)
     return finish_policy(log, cfg, policy, tokenizer, rows, sampled)
 
 
@@ -135,7 +128,7 @@ def groups_of_step(cfg: Config, step: int, policy: Transformer,
         rollouts.credit_groups(groups, tokenizer, cfg.advantage, cfg.rewards.process)
         groups = parallel.gather(groups)
         drawn += groups
-        kept += [group for group in groups if rollouts.has_signal(group)] if cfg.redraws else groups
+        kept += filter(rollouts.has_signal, groups) if cfg.redraws else groups
         if len(kept) == cfg.prompts_per_step:
             break
     return kept, drawn
@@ -148,12 +141,11 @@ def batches_of_updates(cfg: Config, step: int, groups: list[Group], policy: Tran
     The weights count the rollouts of all ranks. With one update per step the policy is the one
     that drew, and the ratio is 1 by definition.
     """
-    flat = [rollout for group in groups for rollout in group]
+    flat = list(chain(*groups))
     if cfg.minibatches > 1:
         order = rng(cfg.seed, "rl minibatches", step).permutation(len(flat))
         flat = [flat[i] for i in order]
     constant = FAMILIES[cfg.family].max_new(cfg.max_level)
-    old = policy if cfg.epochs * cfg.minibatches > 1 else None
     updates = []
     for i in range(cfg.minibatches):
         part = flat[i::cfg.minibatches]
@@ -161,33 +153,35 @@ def batches_of_updates(cfg: Config, step: int, groups: list[Group], policy: Tran
         weights = losses.token_weights(lengths, cfg.aggregation, constant).tolist()
         updates.append(rollouts.rollout_batches(
             part, weights, cfg.temperature, cfg.token_budget, pad,
-            (old, reference if cfg.kl else None)))
+            old=policy if cfg.epochs * cfg.minibatches > 1 else None,
+            reference=reference if cfg.kl else None))
     return updates
 
 
 def rl_loss(cfg: Config, policy: Transformer, batch: RolloutBatch) -> tuple[Tensor, Tensor]:
     """The loss of a micro-batch, and its sums (tokens, clipped, KL(old || policy))."""
-    logprobs = optim.drawn_logprobs(policy, batch.rows, cfg.temperature)           # (M,)
+    logprobs = rollouts.drawn_logprobs(policy, batch, cfg.temperature)             # (M,)
     old = logprobs.detach() if batch.old_logprobs is None else batch.old_logprobs
     loss = losses.policy_gradient_loss(logprobs, old, batch.advantages, batch.weights,
                                        cfg.clip_low, cfg.clip_high)
-    if cfg.kl:
+    if batch.ref_logprobs is not None:
         loss = loss + cfg.kl * (batch.weights * losses.kl_k3(logprobs, batch.ref_logprobs)).sum()
     with torch.no_grad():
         stopped = losses.clipped(logprobs, old, batch.advantages, cfg.clip_low, cfg.clip_high)
-        moved = losses.kl_k3(old, logprobs)
-        sums = torch.stack([torch.ones_like(moved).sum(), stopped.float().sum(), moved.sum()])
+        sums = torch.stack([torch.tensor(float(len(old)), device=old.device),
+                            stopped.float().sum(), losses.kl_k3(old, logprobs).sum()])
     return loss, sums
 
 
 def learn(cfg: Config, step: int, policy: Transformer, optimizer: torch.optim.Optimizer,
           updates: list[list[RolloutBatch]], lr: float, mixture: Mixture | None,
           tokenizer: Tokenizer) -> dict[str, float]:
-    """All updates of a step; returns their mean loss, grad_norm, clip_fraction and approx_kl."""
-    sums = torch.zeros(3, device=policy.embedding.weight.device)
-    steps = []                                                           # (loss, grad_norm)
+    """Pass 4, all updates of a step: mean loss and grad_norm, clip_fraction and approx_kl."""
+    sums = torch.zeros(3, device=policy.embedding.weight.device)     # tokens, clipped, KL
+    steps = []                                                       # (loss, grad_norm)
     for update in range(cfg.epochs * cfg.minibatches):
-        batches, count = list(updates[update % cfg.minibatches]), 1
+        batches: list[Batch] = [*updates[update % cfg.minibatches]]
+        count = 0                                                    # tokens of the replay
         if mixture is not None:
             lines = corpus_lines(mixture, FAMILIES[cfg.family],
                                  rng(cfg.seed, "rl replay", step, update), cfg.replay_rows)
@@ -195,8 +189,8 @@ def learn(cfg: Config, step: int, policy: Transformer, optimizer: torch.optim.Op
                                             cfg.token_budget, tokenizer.pad)
             batches += replayed
 
-        def loss_of(batch, count=count):
-            if isinstance(batch, Batch):
+        def loss_of(batch: Batch, count: int = count) -> Tensor:
+            if not isinstance(batch, RolloutBatch):
                 return cfg.replay * optim.batch_nll(policy, batch, count)
             loss, part = rl_loss(cfg, policy, batch)
             sums.add_(part)
@@ -215,14 +209,13 @@ def validate(cfg: Config, step: int, policy: Transformer, tokenizer: Tokenizer,
     """A point of the curve: single-sample and greedy accuracy on the frozen validation sets."""
     sets = frozen_sets(cfg.family, "validation", cfg.validation_n,
                        cfg.eval_levels or (cfg.max_level,))
-    methods = {"sampled": Sampling(seed=stream_seed(cfg.seed, "rl validation")),
-               "greedy": Sampling(temperature=0)}
-    report = {}
+    greedy = Sampling(temperature=0)
+    methods = {"sampled": Sampling(seed=stream_seed(cfg.seed, "rl validation")), "greedy": greedy}
+    report, said = {}, []
     for method, how in methods.items():
         for name, found in evaluate(policy, tokenizer, sets, "cot", how).items():
             report[f"eval/{name}/{method}"] = found["accuracy"]
-    shown = [problem for members in sets.values() for problem in members][:3]
-    points = [f"{name.removeprefix('eval/')} {value:.3f}" for name, value in report.items()]
-    log.say(f"step {step}: {', '.join(points)}\n"
-            + show(policy, tokenizer, shown, "cot", methods["greedy"]))
+            said.append(f"{name}/{method} {found['accuracy']:.3f}")
+    shown = list(chain(*sets.values()))[:3]
+    log.say(f"step {step}: {', '.join(said)}\n{show(policy, tokenizer, shown, 'cot', greedy)}")
     return report

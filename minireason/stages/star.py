@@ -15,7 +15,7 @@ without replay makes a small model forget (docs/LOG.md).
 from dataclasses import dataclass
 from functools import partial
 
-from minireason.core.config import check_choice, rng, stream_seed
+from minireason.core.config import check_choice, stream_seed
 from minireason.measure.evaluate import finish_policy, share_rows, verdicts_of
 from minireason.model import checkpoint
 from minireason.model.tokenizer import Tokenizer
@@ -47,9 +47,7 @@ class Config(RoundsConfig):
 
 def run(cfg: Config) -> dict:
     """All rounds, each its own folder `round-r` below `out`; returns result.json's content."""
-    log, device = checkpoint.open_stage("star", cfg, cfg.out, init=cfg.init, base=cfg.base)
-    return log.done or run_rounds(log, device, "round", cfg.rounds, cfg.init,
-                                  partial(run_round, cfg))
+    return run_rounds("star", "round", cfg, cfg.rounds, partial(run_round, cfg))
 
 
 def run_round(cfg: Config, number: int, policy_folder: str) -> dict:
@@ -58,13 +56,12 @@ def run_round(cfg: Config, number: int, policy_folder: str) -> dict:
                                         policy=policy_folder)
     if log.done:
         return log.done
-    kept = log.once("rationales.json", lambda: sample_rationales(
+    found = log.once("rationales.json", lambda: sample_rationales(
         cfg, number, *checkpoint.load(policy_folder, device)))
-    rationales = kept.pop("rationales")
-    log.say(f"kept {len(rationales)} rationales of {cfg.problems} problems")
-    model, tokenizer = imitate_kept(log, cfg, rationales, policy_folder, device, lambda step: rng(
-        cfg.seed, "star rows", number, step))
-    return finish_policy(log, cfg, model, tokenizer, share_rows(kept, cfg.problems), **kept)
+    kept = found.pop("rationales")
+    log.say(f"kept {len(kept)} rationales of {cfg.problems} problems")
+    model, tokenizer = imitate_kept(log, cfg, kept, policy_folder, device, "star", number)
+    return finish_policy(log, cfg, model, tokenizer, share_rows(found, cfg.problems), **found)
 
 
 def sample_rationales(cfg: Config, number: int, policy: Transformer,
@@ -74,24 +71,25 @@ def sample_rationales(cfg: Config, number: int, policy: Transformer,
     problems, completions = sample_own(cfg, policy, tokenizer, "star", number)
     solved = keep_right(cfg, problems, completions)
     failed = [p for p, texts in zip(problems, solved, strict=True) if not texts]
-    explained: list[list[str]] = []
+    explained: list[list[str]] = [[] for _ in failed]
     if cfg.rationalize and failed:
         how = Sampling(n=cfg.n, temperature=cfg.temperature,
                        seed=stream_seed(cfg.seed, "star hinted", number))
-        explained = keep_right(cfg, failed,
-                               complete(policy, tokenizer, failed, "cot", how, hinted=True))
-    pairs = []
-    for asked, kept in ((problems, solved), (failed[:len(explained)], explained)):
-        for problem, texts in zip(asked, kept, strict=True):
-            pairs += [(problem, text) for text in texts]
-    sound = [family.verify(problem, text).steps_valid for problem, text in pairs]
-    found = {"rationales": [[problem.prompt, text] for problem, text in pairs],
-             "share_solved": 1 - len(failed) / len(problems),
+        hinted = complete(policy, tokenizer, failed, "cot", how, hinted=True)
+        explained = keep_right(cfg, failed, hinted)
+    rationales, sound = [], 0
+    per_level = dict.fromkeys(range(cfg.min_level, cfg.max_level + 1), 0)
+    for problem, texts in zip(problems + failed, solved + explained, strict=True):
+        for text in texts:
+            rationales.append((problem.prompt, text))
+            sound += family.verify(problem, text).steps_valid
+            per_level[problem.level] += 1
+    found = {"rationales": rationales, "share_solved": 1 - len(failed) / len(problems),
              "share_rationalized": sum(map(bool, explained)) / len(problems),
-             "kept": len(pairs),
-             "kept_per_level": {str(level): sum(problem.level == level for problem, _ in pairs)
-                                for level in range(cfg.min_level, cfg.max_level + 1)}}
-    return found | ({"share_wrong_steps": 1 - sum(sound) / len(sound)} if sound else {})
+             "kept": len(rationales), "kept_per_level": per_level}
+    if rationales:
+        found["share_wrong_steps"] = 1 - sound / len(rationales)
+    return found
 
 
 def keep_right(cfg: Config, problems: list[Problem],
@@ -99,7 +97,9 @@ def keep_right(cfg: Config, problems: list[Problem],
     """For each problem the first `per_problem` different completions that the rule accepts."""
     kept = []
     for texts, verdicts in zip(completions, verdicts_of(problems, completions), strict=True):
-        good = [text for text, v in zip(texts, verdicts, strict=True)
-                if v.correct and (v.steps_valid or cfg.keep == "answer")]
-        kept.append(list(dict.fromkeys(good))[:cfg.per_problem])
+        good: dict[str, None] = {}
+        for text, verdict in zip(texts, verdicts, strict=True):
+            if verdict.correct and (verdict.steps_valid or cfg.keep == "answer"):
+                good[text] = None
+        kept.append(list(good)[:cfg.per_problem])
     return kept

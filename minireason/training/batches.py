@@ -4,7 +4,8 @@ Rows are packed end to end, so that no product is spent on padding; `packed=Fals
 form, rectangles padded on the right. Sorting by length keeps the rows of a batch alike.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -25,13 +26,13 @@ class Batch:
     cu_seqlens: Tensor | None = None
     max_len: int = 0              # of packed rows
 
-    def to(self, device: torch.device) -> "Batch":
-        """The batch on a device."""
-        if device.type == "cpu":
-            return self
-        move = (t.to(device, non_blocking=True) if isinstance(t, Tensor) else t for t in (
-            self.inputs, self.targets, self.loss_mask, self.cu_seqlens, self.max_len))
-        return Batch(*move)
+    def to(self, device: torch.device) -> Self:
+        """The batch with all its tensors on a device."""
+        moved = {}
+        for name, value in vars(self).items():
+            if isinstance(value, Tensor):
+                moved[name] = value.to(device, non_blocking=True)
+        return replace(self, **moved)
 
 
 def encode_lines(tokenizer: Tokenizer, prompts: list[str],
@@ -55,7 +56,7 @@ def micro_batches(rows: list[Row], token_budget: int, pad: int,
     """
     count = sum(len(tokens) - max(first, 1) for tokens, first in rows)
     mine = sorted(parallel.share(rows), key=lambda row: len(row[0]))
-    groups: list[list] = [[]]
+    groups: list[list[Row]] = [[]]
     held = 0                                                              # tokens of groups[-1]
     for row in mine:
         steps = len(row[0]) - 1
@@ -80,10 +81,12 @@ def pad_right(rows: list[Row], pad: int) -> Batch:
 
 def pack(rows: list[Row], pad: int) -> Batch:
     """The same rows end to end, without padding; `pad` is unused."""
-    inputs = [token for tokens, _ in rows for token in tokens[:-1]]
-    targets = [token for tokens, _ in rows for token in tokens[1:]]
-    mask = [float(i >= first) for tokens, first in rows for i in range(1, len(tokens))]
-    lengths = [0] + [len(tokens) - 1 for tokens, _ in rows]
-    starts = torch.tensor(lengths).cumsum(0).to(torch.int32)
-    return Batch(torch.tensor(inputs), torch.tensor(targets), torch.tensor(mask), starts,
-                 max(lengths))
+    inputs, targets, mask, starts = [], [], [], [0]
+    for tokens, first in rows:
+        inputs += tokens[:-1]
+        targets += tokens[1:]
+        mask += [float(i >= first) for i in range(1, len(tokens))]
+        starts.append(len(inputs))
+    return Batch(torch.tensor(inputs), torch.tensor(targets), torch.tensor(mask),
+                 torch.tensor(starts, dtype=torch.int32),
+                 max(len(tokens) for tokens, _ in rows) - 1)

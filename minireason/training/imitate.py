@@ -41,24 +41,24 @@ class OwnSamplesConfig(TrainingConfig):
 class RoundsConfig(OwnSamplesConfig):
     """The fields of a stage that samples and imitates in turn (run_rounds)."""
 
+    out: str                      # the last policy; each round has its own folder below it
     base: str                     # pretrained folder: its mixture is replayed; see restart
     restart: bool                 # each round trains `base` anew; else the last policy
     replay: float = 0.5           # share of rows from the pretraining mixture
 
 
 def sample_own(cfg: OwnSamplesConfig, policy: Transformer, tokenizer: Tokenizer, purpose: str,
-               *number: int, problems: int = 0,
+               *number: int,
                max_new: int | None = None) -> tuple[list[Problem], list[list[str]]]:
     """New train problems, levels in equal shares, and the policy's N completions of each.
 
-    purpose and number (of the round) name the random streams; problems: how many, if not
-    cfg.problems.
+    purpose and number (of the round) name the random streams.
     """
-    drawn = sample_levels(FAMILIES[cfg.family], rng(cfg.seed, f"{purpose} problems", *number),
-                          (cfg.min_level, cfg.max_level), problems or cfg.problems)
+    problems = sample_levels(FAMILIES[cfg.family], rng(cfg.seed, f"{purpose} problems", *number),
+                             (cfg.min_level, cfg.max_level), cfg.problems)
     how = Sampling(n=cfg.n, temperature=cfg.temperature, max_new=max_new,
                    seed=stream_seed(cfg.seed, f"{purpose} samples", *number))
-    return drawn, complete(policy, tokenizer, drawn, "cot", how)
+    return problems, complete(policy, tokenizer, problems, "cot", how)
 
 
 def imitate(log: RunLog, model: Transformer, tokenizer: Tokenizer, cfg: TrainingConfig,
@@ -77,39 +77,45 @@ def imitate(log: RunLog, model: Transformer, tokenizer: Tokenizer, cfg: Training
         checkpoint.save_state_every(log, cfg, step, model, optimizer)
 
 
-def run_rounds(log: RunLog, device: torch.device, name: str, n: int, first: str,
-               run_round: Callable[[int, str], dict]) -> dict:
+def run_rounds(stage: str, name: str, cfg: RoundsConfig, n: int,
+               run_round: Callable[[int, str], dict], **parents: str) -> dict:
     """n rounds, each from the policy of the one before; the last one's policy is the stage's.
 
     run_round(number, policy folder) works in the folder `<name>-<number>` and returns its
-    result.json; this returns the stage's. first: the folder of the first policy.
+    result.json; this returns the stage's. parents: folders beside cfg.init and cfg.base.
     """
-    log.start(checkpoint.load(first, device)[0], device)
+    log, device = checkpoint.open_stage(stage, cfg, cfg.out, init=cfg.init, base=cfg.base,
+                                        **parents)
+    if log.done:
+        return log.done
+    log.start(checkpoint.load(cfg.init, device)[0], device)
     log.rewind(0)
-    history, rows, folder = [], [], Path(first)
+    history, rows, folder = [], [], Path(cfg.init)
     for number in range(1, n + 1):
         result = run_round(number, str(folder))
         folder = log.out / f"{name}-{number}"
         history.append(result)
         rows += [{**row, "round": number} for row in read_lines(folder / "rows.jsonl")]
-        shares = {"time/seconds" if key == "seconds" else f"{log.stage}/{key}": value
-                  for key, value in result.items() if isinstance(value, float)}
-        accuracy = {f"eval/{key}": found["accuracy"]
-                    for key, found in result["accuracy"]["cot"].items()}
-        log.record(number, **shares, **accuracy)
+        metrics = {"time/seconds": result["seconds"]}
+        for key, value in result.items():
+            if isinstance(value, float) and key != "seconds":
+                metrics[f"{stage}/{key}"] = value
+        for key, found in result["accuracy"]["cot"].items():
+            metrics[f"eval/{key}"] = found["accuracy"]
+        log.record(number, **metrics)
     sha256 = checkpoint.save(log.out, *checkpoint.load(folder))
     log.samples((folder / "samples.txt").read_text().strip())
     return log.finish(rows, seconds=sum(result["seconds"] for result in history), weights=sha256,
                       accuracy=history[-1]["accuracy"], **{f"{name}s": history})
 
 
-def imitate_kept(log: RunLog, cfg: RoundsConfig, examples: Sequence[Sequence[str]],
-                 policy_folder: str, device: torch.device,
-                 rng_at: Callable[[int], np.random.Generator]) -> tuple[Transformer, Tokenizer]:
+def imitate_kept(log: RunLog, cfg: RoundsConfig, examples: Sequence[tuple[str, str]],
+                 policy_folder: str, device: torch.device, purpose: str,
+                 number: int) -> tuple[Transformer, Tokenizer]:
     """The round's policy, trained on the (prompt, completion) examples that it kept.
 
-    Each batch replays the base's mixture; rng_at(step) chooses its rows. If nothing was kept,
-    nothing is trained and the policy is passed on as it was.
+    Each batch replays the base's mixture; purpose and number as for sample_own. If nothing was
+    kept, nothing is trained and the policy is passed on as it was.
     """
     if not examples:
         log.say("nothing was kept, so this round trains nothing and passes its policy on; lower "
@@ -118,12 +124,13 @@ def imitate_kept(log: RunLog, cfg: RoundsConfig, examples: Sequence[Sequence[str
     model, tokenizer = checkpoint.load(cfg.base if cfg.restart else policy_folder, device)
     mixture, family = Mixture.of(cfg.base), FAMILIES[cfg.family]
     imitate(log, model, tokenizer, cfg, lambda step: replayed_rows(
-        tokenizer, examples, cfg.rows_per_step, mixture, family, cfg.replay, rng_at(step)))
+        tokenizer, examples, cfg.rows_per_step, mixture, family, cfg.replay,
+        rng(cfg.seed, f"{purpose} rows", number, step)))
     return model, tokenizer
 
 
-def replayed_rows(tokenizer: Tokenizer, examples: Sequence[Sequence[str]], n: int,
-                  mixture: Mixture | None, family: Family, share: float,
+def replayed_rows(tokenizer: Tokenizer, examples: Sequence[tuple[str, str]], n: int,
+                  mixture: Mixture, family: Family, share: float,
                   generator: np.random.Generator) -> list[Row]:
     """n rows: random (prompt, completion) examples, and a `share` of lines of the mixture.
 
@@ -131,6 +138,6 @@ def replayed_rows(tokenizer: Tokenizer, examples: Sequence[Sequence[str]], n: in
     """
     n_replay = round(share * n)
     chosen = [examples[i] for i in generator.integers(0, len(examples), n - n_replay)]
-    lines = corpus_lines(mixture, family, generator, n_replay) if mixture else []
-    return encode_lines(tokenizer, [prompt for prompt, _ in chosen] + [""] * len(lines),
+    lines = corpus_lines(mixture, family, generator, n_replay)
+    return encode_lines(tokenizer, [prompt for prompt, _ in chosen] + [""] * n_replay,
                         [completion for _, completion in chosen] + lines)

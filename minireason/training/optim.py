@@ -4,7 +4,6 @@ AdamW: Loshchilov 2019 (arXiv:1711.05101). Weight decay touches matrices only. T
 micro-batch is already divided by the global token count, so summing gradients is all there is.
 """
 
-import contextlib
 import math
 from collections.abc import Callable
 
@@ -15,14 +14,15 @@ from minireason.core import parallel
 from minireason.core.config import UserError
 from minireason.model.transformer import Transformer
 from minireason.training.batches import Batch, Row, micro_batches
-from minireason.training.losses import gather_logprobs, nll, truncate_logits
+from minireason.training.losses import nll
 
 
 def make_optimizer(model: nn.Module, weight_decay: float,
                    betas: tuple[float, float] = (0.9, 0.95)) -> torch.optim.AdamW:
     """AdamW with decay on matrices and none on gains."""
-    matrices = [p for p in model.parameters() if p.dim() >= 2]
-    vectors = [p for p in model.parameters() if p.dim() < 2]
+    matrices, vectors = [], []
+    for parameter in model.parameters():
+        (matrices if parameter.dim() >= 2 else vectors).append(parameter)
     groups = [{"params": matrices, "weight_decay": weight_decay},
               {"params": vectors, "weight_decay": 0.0}]
     return torch.optim.AdamW(groups, lr=0.0, betas=betas, fused=True)
@@ -47,11 +47,9 @@ def trapezoid(step: int, peak: float, warmup: int, fall: int | None, decay: int)
     return peak if fall is None else peak * max(0.0, 1 - (step + 1 - fall) / (decay + 1))
 
 
-def autocast(device: torch.device):
+def autocast(device: torch.device) -> torch.autocast:
     """bf16 matrix products on GPU; plain fp32 on CPU."""
-    if device.type == "cuda":
-        return torch.autocast("cuda", dtype=torch.bfloat16)
-    return contextlib.nullcontext()
+    return torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda")
 
 
 def supervised_step(model: Transformer, optimizer: torch.optim.Optimizer, rows: list[Row],
@@ -78,24 +76,8 @@ def batch_nll(model: Transformer, batch: Batch, count: float) -> Tensor:
     return nll(logits, batch.targets, batch.loss_mask, count)
 
 
-def drawn_logprobs(model: Transformer, rows: Batch, temperature: float) -> Tensor:
-    """Logprobs (M,) of the counted tokens, under the distribution that the sampler drew from."""
-    chosen = rows.loss_mask.bool()
-    logits = model.logits(model.hidden(rows.inputs, rows.cu_seqlens, rows.max_len)[chosen])
-    return gather_logprobs(truncate_logits(logits, temperature), rows.targets[chosen])
-
-
-@torch.no_grad()
-def fixed_logprobs(model: Transformer, rows: Batch, temperature: float) -> Tensor:
-    """drawn_logprobs without gradient, (M,) on the CPU."""
-    device = model.embedding.weight.device
-    with autocast(device):
-        return drawn_logprobs(model, rows.to(device), temperature).cpu()
-
-
 def train_step(model: nn.Module, optimizer: torch.optim.Optimizer, batches: list[Batch],
-               loss_of: Callable[[Batch], Tensor], lr: float,
-               max_norm: float = 1.0) -> tuple[float, float]:
+               loss_of: Callable[[Batch], Tensor], lr: float) -> tuple[float, float]:
     """Forward, backward and update over the micro-batches; returns (loss, grad_norm).
 
     loss_of(batch) is a sum over counted tokens divided by the step's global count. A loss or a
@@ -115,7 +97,7 @@ def train_step(model: nn.Module, optimizer: torch.optim.Optimizer, batches: list
             parameter.grad = torch.zeros_like(parameter)
         grads.append(parameter.grad)
     parallel.all_sum([*grads, total.view(1)])
-    grad_norm = torch.nn.utils.clip_grad_norm_(model.parameters(), max_norm, foreach=True)
+    grad_norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0, foreach=True)
     loss_value, norm_value = total.item(), grad_norm.item()
     if not (math.isfinite(loss_value) and math.isfinite(norm_value)):
         raise UserError(f"loss is {loss_value} and grad_norm {norm_value}: the weights are left "

@@ -7,6 +7,7 @@ reward_groups the verdict and what it earns, credit_groups an advantage for ever
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import chain, zip_longest
 
 import torch
 from torch import Tensor
@@ -19,8 +20,8 @@ from minireason.problems.base import MALFORMED
 from minireason.sampling.complete import prompt_ids, stream
 from minireason.sampling.sampler import Sampling
 from minireason.training.batches import Batch, micro_batches
-from minireason.training.losses import group_advantages
-from minireason.training.optim import fixed_logprobs
+from minireason.training.losses import gather_logprobs, group_advantages, truncate_logits
+from minireason.training.optim import autocast
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,7 @@ class Rollout:
 
 
 Group = list[Rollout]                 # the G rollouts of one prompt
+Span = tuple[int, int, float]         # begin and end among the drawn tokens, reward
 
 
 def sample_groups(policy: Transformer, tokenizer: Tokenizer, problems: list[Problem],
@@ -74,7 +76,7 @@ def sample_groups(policy: Transformer, tokenizer: Tokenizer, problems: list[Prob
 
 def reward_groups(groups: list[Group], tokenizer: Tokenizer, rewards: Rewards) -> None:
     """Pass 2: the exact verdict on every rollout, and what it earns as a whole."""
-    for rollout in (rollout for group in groups for rollout in group):
+    for rollout in chain(*groups):
         family = FAMILIES[rollout.problem.family]
         text = family.OPENER["cot"] + tokenizer.decode(rollout.tokens[rollout.first:])
         verdict = family.verify(rollout.problem, text)
@@ -84,103 +86,104 @@ def reward_groups(groups: list[Group], tokenizer: Tokenizer, rewards: Rewards) -
 
 def credit_groups(groups: list[Group], tokenizer: Tokenizer, advantage: str,
                   process: float) -> None:
-    """Pass 3: an advantage for every drawn token, from its completion's reward within the group.
+    """Pass 3: an advantage for every drawn token: its completion's reward against the group's.
 
-    With `process`, that much of the advantage of the token's own step is added (step_credits).
+    With `process`, that much of the advantage of the token's own step among the group's j-th steps
+    is added: the step-wise advantage of process supervision (DeepSeekMath, arXiv:2402.03300,
+    section 4.1.3) with each reward kept to its own step. A mark judges a step from the state
+    before it, so a later step owes it nothing. Tokens of no step (after the thought, withdrawn,
+    malformed) get nothing.
     """
-    if not groups:
-        return
-    rollouts = [rollout for group in groups for rollout in group]
-    sizes = [sum(gradient_sizes(rollout)) for rollout in rollouts]
-    gains = group_advantages(torch.tensor([r.reward for r in rollouts], dtype=torch.float64),
-                             len(groups[0]), advantage, torch.tensor(sizes)).tolist()
-    for rollout, gain in zip(rollouts, gains, strict=True):
-        rollout.advantages = [gain] * rollout.length
-    for group in groups if process else ():
-        for rollout, credits in zip(group, step_credits(group, tokenizer, advantage), strict=True):
-            rollout.advantages = [whole + process * own for whole, own in
-                                  zip(rollout.advantages, credits, strict=True)]
+    for group in groups:
+        for rollout in group:
+            rollout.advantages = [0.0] * rollout.length
+        credit_spans(group, [(0, r.length, r.reward) for r in group], advantage, 1.0)
+        steps = [step_spans(rollout, tokenizer) for rollout in group] if process else []
+        for spans in zip_longest(*steps):
+            credit_spans(group, spans, advantage, process)
 
 
-def gradient_sizes(rollout: Rollout) -> list[float]:
-    """Per drawn token (1 - p)^2, which |grad log pi|^2 grows with: a likely token's is small."""
-    return [(1 - math.exp(logprob)) ** 2 for logprob in rollout.logprobs]
+def credit_spans(group: Group, spans: Sequence[Span | None], advantage: str,
+                 weight: float) -> None:
+    """Add to the tokens of each rollout's span `weight` times its advantage among the spans.
+
+    A span's gradient size is the sum of (1 - p)^2 over its tokens, which |grad log pi|^2 grows
+    with: a likely token's is small.
+    """
+    having, rewards, sizes = [], [], []
+    for rollout, span in zip(group, spans, strict=True):
+        if span is not None:
+            begin, end, reward = span
+            having.append((rollout.advantages, begin, end))
+            rewards.append(reward)
+            sizes.append(sum((1 - math.exp(lp)) ** 2 for lp in rollout.logprobs[begin:end]))
+    gains = group_advantages(torch.tensor(rewards, dtype=torch.float64), len(having), advantage,
+                             torch.tensor(sizes))
+    for (advantages, begin, end), gain in zip(having, gains.tolist(), strict=True):
+        for t in range(begin, end):
+            advantages[t] += weight * gain
 
 
-def step_spans(rollout: Rollout, tokenizer: Tokenizer) -> list[tuple[int, int]]:
-    """Where each marked step stands among the drawn tokens, its end token included.
+def step_spans(rollout: Rollout, tokenizer: Tokenizer) -> list[Span]:
+    """Where each marked step stands among the drawn tokens, its end token included; 1 if right.
 
     A step that was withdrawn (`<wrong>`) belongs to none.
     """
     ends, wrong = set(tokenizer.ids_of(*STEP_ENDS)), tokenizer.ids_of("<wrong>")[0]
-    spans, begin = [], 0
-    for t, token in enumerate(rollout.tokens[rollout.first:]):
-        if token in ends and len(spans) < len(rollout.verdict.marks):
-            spans.append((begin, t + 1))
+    marks, spans, begin = rollout.verdict.marks, [], 0
+    for t, token in enumerate(rollout.tokens[rollout.first:], 1):
+        if token in ends and len(spans) < len(marks):
+            spans.append((begin, t, float(marks[len(spans)])))
         if token in ends or token == wrong:
-            begin = t + 1
+            begin = t
     return spans
 
 
-def step_credits(group: Group, tokenizer: Tokenizer, advantage: str) -> list[list[float]]:
-    """Per drawn token of a group's completions: the advantage of its step among the group's j-th.
-
-    The step-wise advantage of process supervision (DeepSeekMath, arXiv:2402.03300, section 4.1.3)
-    with each reward kept to its own step: a mark judges a step from the state before it, so a later
-    step owes it nothing. Tokens of no step (after the thought, withdrawn, malformed) get 0.
-    """
-    spans = [step_spans(rollout, tokenizer) for rollout in group]
-    sizes = [gradient_sizes(rollout) for rollout in group]
-    credits = [[0.0] * rollout.length for rollout in group]
-    for j in range(max(map(len, spans))):
-        having = [k for k, found in enumerate(spans) if j < len(found)]
-        weights = torch.tensor([sum(sizes[k][slice(*spans[k][j])]) for k in having])
-        right = torch.tensor([float(group[k].verdict.marks[j]) for k in having])
-        gains = group_advantages(right, len(having), advantage, weights).tolist()
-        for k, gain in zip(having, gains, strict=True):
-            for t in range(*spans[k][j]):
-                credits[k][t] = gain
-    return credits
+def drawn_logprobs(model: Transformer, rows: Batch, temperature: float) -> Tensor:
+    """Logprobs (M,) of the counted tokens, under the distribution that the sampler drew from."""
+    device = model.embedding.weight.device
+    rows = rows.to(device)
+    chosen = rows.loss_mask.bool()
+    with autocast(device):
+        logits = model.logits(model.hidden(rows.inputs, rows.cu_seqlens, rows.max_len)[chosen])
+        return gather_logprobs(truncate_logits(logits, temperature), rows.targets[chosen])
 
 
-@dataclass(frozen=True)
-class RolloutBatch:
+@dataclass(frozen=True, kw_only=True)
+class RolloutBatch(Batch):
     """Rows with what the loss needs of each of their M drawn tokens, in row order; all (M,)."""
 
-    rows: Batch
     advantages: Tensor
     weights: Tensor
     old_logprobs: Tensor | None   # None: the policy has not moved since it drew them
     ref_logprobs: Tensor | None   # None: no KL term
 
-    def to(self, device: torch.device) -> "RolloutBatch":
-        """The batch on a device."""
-        return RolloutBatch(self.rows.to(device), *(
-            None if x is None else x.to(device)
-            for x in (self.advantages, self.weights, self.old_logprobs, self.ref_logprobs)))
 
-
+@torch.no_grad()
 def rollout_batches(rollouts: Group, weights: list[float], temperature: float, token_budget: int,
-                    pad: int, models: Sequence[Transformer | None]) -> list[RolloutBatch]:
-    """This rank's rollouts as micro-batches, with the logprobs of models (old, reference).
+                    pad: int, old: Transformer | None = None,
+                    reference: Transformer | None = None) -> list[RolloutBatch]:
+    """This rank's rollouts as micro-batches, with the logprobs of the old policy and the reference.
 
     weights: what a token of each rollout counts. A rollout without advantage has no gradient: it is
-    left out unless a KL term wants it, that is, unless there is a reference.
+    left out unless there is a reference, whose KL term wants it.
     """
-    rows = [(rollout, weight) for rollout, weight in zip(rollouts, weights, strict=True)
-            if not rollout.silent or models[1] is not None]
-    rows.sort(key=lambda row: len(row[0].tokens))          # the order that micro_batches keeps
-    batches, _ = micro_batches([(r.tokens, r.first) for r, _ in rows], token_budget, pad)
-    sizes = [int(batch.loss_mask.sum()) for batch in batches]
+    wanted = [(rollout, weight) for rollout, weight in zip(rollouts, weights, strict=True)
+              if reference or not rollout.silent]
+    wanted.sort(key=lambda pair: len(pair[0].tokens))      # the order that micro_batches keeps
+    rows, _ = micro_batches([(r.tokens, r.first) for r, _ in wanted], token_budget, pad)
     gains, spread = [], []
-    for rollout, weight in parallel.share(rows):
+    for rollout, weight in parallel.share(wanted):
         gains += rollout.advantages
         spread += [weight] * rollout.length
-    parts = zip(batches, torch.tensor(gains).split(sizes), torch.tensor(spread).split(sizes),
+    sizes = [int(batch.loss_mask.sum()) for batch in rows]
+    parts = zip(rows, torch.tensor(gains).split(sizes), torch.tensor(spread).split(sizes),
                 strict=True)
-    return [RolloutBatch(batch, advantages, weight, *(
-        None if model is None else fixed_logprobs(model, batch, temperature) for model in models))
-        for batch, advantages, weight in parts]
+    return [RolloutBatch(
+        **vars(batch), advantages=gain, weights=weight,
+        old_logprobs=drawn_logprobs(old, batch, temperature) if old else None,
+        ref_logprobs=drawn_logprobs(reference, batch, temperature) if reference else None)
+        for batch, gain, weight in parts]
 
 
 def has_signal(group: Group) -> bool:
@@ -193,7 +196,7 @@ def diagnostics(groups: list[Group]) -> dict[str, float]:
 
     entropy is the mean of -logprob of the drawn tokens: an unbiased estimate, nats per token.
     """
-    rollouts = [rollout for group in groups for rollout in group]
+    rollouts = list(chain(*groups))
     n, tokens = len(rollouts), sum(r.length for r in rollouts)
     right = [r.length for r in rollouts if r.verdict.correct]
     wrong = [r.length for r in rollouts if not r.verdict.correct]
@@ -218,11 +221,12 @@ def compute_curve(metrics: list[dict], n_params: int, problems: int) -> list[dic
     """
     rows, generated, flops = [], 0, 0.0
     for record in metrics:
-        for key in (key for key in record if key.startswith("eval/")):
-            _, name, method = key.split("/")
-            rows.append({"set": name, "method": method, "n": 1, "accuracy": record[key],
-                         "problems": problems, "step": record["step"],
-                         "generated_tokens": generated, "flops": flops})
+        spent = {"step": record["step"], "generated_tokens": generated, "flops": flops}
+        for key, accuracy in record.items():
+            if key.startswith("eval/"):
+                _, name, method = key.split("/")
+                rows.append({"set": name, "method": method, "n": 1, "accuracy": accuracy,
+                             "problems": problems, **spent})
         drawn = record.get("train/generated_tokens", 0)
         generated += drawn
         flops += n_params * (2 * drawn + 2 * record.get("train/prompt_tokens", 0)

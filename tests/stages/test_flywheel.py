@@ -166,7 +166,8 @@ def test_killed_anywhere_and_resumed_is_bit_identical(config, scripted, tmp_path
 
 def test_problems_of_a_turn_are_new_ones_of_the_train_split(config, ladder):
     policy, tokenizer = checkpoint.load(ladder / "sft")
-    drawn = [imitate.sample_own(config, policy, tokenizer, purpose, number, problems=20)[0]
+    cfg = replace(config, problems=20)
+    drawn = [imitate.sample_own(cfg, policy, tokenizer, purpose, number)[0]
              for purpose in ("flywheel", "refresh") for number in (1, 2)]
     assert all(base.split_of(p) == "train" for problems in drawn for p in problems)
     keys = [tuple(p.key for p in problems) for problems in drawn]

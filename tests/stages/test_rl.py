@@ -24,18 +24,18 @@ from minireason.training.losses import (
     policy_gradient_loss,
     token_weights,
 )
-from minireason.training.optim import drawn_logprobs, fixed_logprobs, make_optimizer, train_step
+from minireason.training.optim import make_optimizer, train_step
 from minireason.training.rollouts import (
     Rewards,
     Rollout,
     compute_curve,
     credit_groups,
     diagnostics,
+    drawn_logprobs,
     has_signal,
     reward_groups,
     rollout_batches,
     sample_groups,
-    step_credits,
     step_spans,
 )
 
@@ -161,6 +161,13 @@ def test_rewards_are_the_verifiers(policy):
     assert [r.reward for r in group] == [1.0, 1.0, 0.0, 0.0]
 
 
+def step_credits(group, tokenizer, advantage: str) -> list[list[float]]:
+    """The advantages of a group for its steps alone."""
+    alike = [replace(rollout, reward=0.0) for rollout in group]
+    credit_groups([alike], tokenizer, advantage, 1.0)
+    return [rollout.advantages for rollout in alike]
+
+
 def test_process_reward_is_credited_to_its_own_step_only(policy):
     """Of one problem: right, second step wrong, first step withdrawn once, malformed."""
     _, tokenizer = policy
@@ -169,7 +176,8 @@ def test_process_reward_is_credited_to_its_own_step_only(policy):
              "23+4=26<wrong>23+4=27;27*3=81</think>81<eos>", "23+4=27;27"]
     group = [rollout_of(problem, text, tokenizer) for text in texts]
     spans = [step_spans(rollout, tokenizer) for rollout in group]
-    assert spans == [[(0, 6), (6, 12)], [(0, 6), (6, 12)], [(6, 12), (12, 18)], []]
+    assert spans == [[(0, 6, 1), (6, 12, 1)], [(0, 6, 1), (6, 12, 0)], [(6, 12, 1), (12, 18, 1)],
+                     []]
     right, wrong, mended, malformed = step_credits(group, tokenizer, "reinforce")
     third = pytest.approx(1 / 3)
     assert right == [0.0] * 6 + [third] * 6 + [0.0] * 2        # all began right: nothing to learn
@@ -229,8 +237,8 @@ def test_sampler_and_loss_see_the_same_distribution(policy, tiny, temperature):
     assert [[r.problem for r in group] for group in groups] == [[p] * 3 for p in problems]
     for rollout in (r for group in groups for r in group):
         alone = replace(rollout, advantages=[1.0] * rollout.length)
-        batch, = rollout_batches([alone], [1.0], temperature, 256, tokenizer.pad, (None, None))
-        fresh = drawn_logprobs(model, batch.rows, temperature)
+        batch, = rollout_batches([alone], [1.0], temperature, 256, tokenizer.pad)
+        fresh = drawn_logprobs(model, batch, temperature)
         # cached decoding and a whole forward sum in another order
         assert fresh.tolist() == pytest.approx(rollout.logprobs, abs=FLOAT32_SUM)
         text = "<think>" + tokenizer.decode(rollout.tokens[rollout.first:])
@@ -251,15 +259,15 @@ def test_first_update_is_reinforce_and_the_ratio_exactly_one(policy, tiny):
     groups, _ = groups_of_step(replace(tiny, max_level=2), 0, model, tokenizer)
     rollouts = flat(groups)
     weights = [1 / sum(r.length for r in rollouts)] * len(rollouts)
-    fixed = rollout_batches(rollouts, weights, 1.0, 96, tokenizer.pad, (model, None))
+    fixed = rollout_batches(rollouts, weights, 1.0, 96, tokenizer.pad, old=model)
     on_policy, = batches_of_updates(tiny, 0, groups, model, model, tokenizer.pad)
     assert len(fixed) > 1, "the test wants several micro-batches"
     for batch in fixed:
-        logprobs = drawn_logprobs(model, batch.rows, 1.0)
+        logprobs = drawn_logprobs(model, batch, 1.0)
         assert (logprobs - batch.old_logprobs).exp().tolist() == [1.0] * len(logprobs)
     model.zero_grad()
     for batch, w in ((b, weights[0]) for b in on_policy):
-        (-w * batch.advantages * drawn_logprobs(model, batch.rows, 1.0)).sum().backward()
+        (-w * batch.advantages * drawn_logprobs(model, batch, 1.0)).sum().backward()
     reinforce = torch.cat([p.grad.flatten() for p in model.parameters()])
     assert reinforce.abs().max() > 0
     for batches in (fixed, on_policy):
@@ -288,7 +296,7 @@ def test_group_without_signal_has_exactly_no_gradient(policy, tiny):
     assert not any(map(has_signal, groups))
     assert batches_of_updates(tiny, 0, groups, model, model, tokenizer.pad) == [[]]
     kept = rollout_batches(rollouts, [0.1] * len(rollouts), 1.0, 256, tokenizer.pad,
-                           (None, model))                 # kept for a KL term of weight 0
+                           reference=model)               # kept for a KL term of weight 0
     assert gradient(tiny, model, kept).abs().max() == 0
     before = [p.clone() for p in model.parameters()]
     train_step(model, make_optimizer(model, 0.0), kept, lambda b: rl_loss(tiny, model, b)[0], 1.0)
@@ -394,10 +402,11 @@ def test_impossible_choices_are_refused(change):
         RLConfig(**{"init": "x", **change})
 
 
-def test_fixed_logprobs_have_no_gradient(policy, tiny):
+def test_logprobs_of_the_reference_have_no_gradient(policy, tiny):
     model, tokenizer = policy
     rollouts = flat(groups_of_step(tiny, 0, model, tokenizer)[0])
     batches = rollout_batches(rollouts, [1.0] * len(rollouts), 1.0, 256, tokenizer.pad,
-                              (None, model))
+                              reference=model)
     assert not any(b.ref_logprobs.requires_grad for b in batches)
-    assert fixed_logprobs(model, batches[0].rows, 1.0).tolist() == batches[0].ref_logprobs.tolist()
+    fresh = drawn_logprobs(model, batches[0], 1.0)
+    assert fresh.requires_grad and fresh.tolist() == batches[0].ref_logprobs.tolist()

@@ -6,6 +6,7 @@ from minireason.core.config import TrainingConfig, rng
 from minireason.measure.evaluate import finish_policy
 from minireason.model import checkpoint
 from minireason.problems import FAMILIES, sample_levels
+from minireason.problems.corpus import Mixture
 from minireason.training.imitate import imitate, replayed_rows
 
 
@@ -31,5 +32,6 @@ def run(cfg: Config) -> dict:
     examples = [(p.prompt, family.render(p, "cot"))
                 for p in sample_levels(family, rng(cfg.seed, "polish"), (1, 2), 20)]
     imitate(log, model, tokenizer, cfg, lambda step: replayed_rows(
-        tokenizer, examples, cfg.rows_per_step, None, family, 0.0, rng(cfg.seed, "rows", step)))
+        tokenizer, examples, cfg.rows_per_step, Mixture(), family, 0.0,
+        rng(cfg.seed, "rows", step)))
     return finish_policy(log, cfg, model, tokenizer)
