@@ -8,6 +8,7 @@ import importlib
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from minireason import stages
@@ -35,14 +36,16 @@ def plan_of(cfg: Config) -> list[tuple[str, Callable[[], dict]]]:
     """(name, function that runs it) of every stage, parents wired to the folders before."""
     check_choice("size", cfg.size, SIZES)
     check_choice("family", cfg.family, FAMILIES)
-    common = {"family": cfg.family, "seed": cfg.seed, "device": cfg.device}
     plan = []
-    for stage in (stage for stage in stages.STAGES if stage.in_run):
-        module = importlib.import_module(stage.module)
-        parents = {field: str(folder(cfg) / name) for field, name in stage.parents.items()}
-        config = module.Config(out=str(folder(cfg) / stage.name), **common, **parents,
-                               **stage.settings, **settings_of(cfg.family, cfg.size, stage.name))
-        plan.append((stage.name, lambda run=module.run, config=config: run(config)))
+    for stage in stages.STAGES:
+        if stage.in_run:
+            module = importlib.import_module(stage.module)
+            settings = {"family": cfg.family, "seed": cfg.seed, "device": cfg.device,
+                        **stage.settings, **settings_of(cfg.family, cfg.size, stage.name)}
+            for field, parent in stage.parents.items():
+                settings[field] = str(folder(cfg) / parent)
+            config = module.Config(out=str(folder(cfg) / stage.name), **settings)
+            plan.append((stage.name, partial(module.run, config)))
     return plan
 
 
@@ -57,8 +60,9 @@ def run(cfg: Config) -> dict:
     plan = plan_of(cfg)
     parallel.init(resolve_device(cfg.device))   # before the folder is claimed, by one rank only
     log = RunLog(str(folder(cfg)), "run", cfg, parents={})
-    if parallel.is_main() and not (folder(cfg) / "machine.json").exists():
-        write_atomic(folder(cfg) / "machine.json", json.dumps(machine()) + "\n")
+    described = log.out / "machine.json"
+    if parallel.is_main() and not described.exists():
+        write_atomic(described, json.dumps(machine()) + "\n")
     results = {}
     for number, (name, run_stage) in enumerate(plan, 1):
         log.say(f"stage {number} of {len(plan)}: {name}")
@@ -66,8 +70,7 @@ def run(cfg: Config) -> dict:
         log.say(f"stage {number} of {len(plan)}: {name} done, "
                 f"{results[name]['seconds']:.0f} s in all")
     if parallel.is_main():
-        page = report.run(report.Config(run=str(folder(cfg))))
-        log.say(f"report: {page}")
-        unlock_folder(folder(cfg))
+        log.say(f"report: {report.run(report.Config(run=str(log.out)))}")
+        unlock_folder(log.out)
     parallel.barrier()
     return results

@@ -57,41 +57,35 @@ SIZES: dict[str, dict[str, dict]] = {
 }
 
 
-def _levels(lowest: int, highest: int, shown: tuple[int, ...], mixture: Mixture,
+def _levels(lowest: int, highest: int, shown: tuple[int, ...], max_step: int, mixture: Mixture,
             **pretrain: object) -> dict[str, dict]:
-    """Every stage between two levels; test-time methods are measured on the `shown` ones."""
-    between = {"min_level": lowest, "max_level": highest}
-    trained = ("sft", "star", "critic", "outcome", "rl", "rl_critic", "flywheel")
-    return {"pretrain": {"target": 0.0, "mixture": mixture, **pretrain},
-            **{name: between for name in trained},
-            **{name: {"levels": shown} for name in ("testtime", "rl_testtime", "search")}}
+    """Every stage between two levels; test-time methods are measured on the `shown` ones.
+
+    max_step: tokens of the longest step, with a little room.
+    """
+    settings: dict[str, dict] = {"pretrain": {"target": 0.0, "mixture": mixture, **pretrain}}
+    for name in ("sft", "star", "critic", "outcome", "rl", "rl_critic", "flywheel"):
+        settings[name] = {"min_level": lowest, "max_level": highest}
+    for name in ("testtime", "rl_testtime", "search"):
+        settings[name] = {"levels": shown}
+    settings["search"]["max_step"] = max_step
+    return settings
 
 
-def _merged(*parts: dict[str, dict]) -> dict[str, dict]:
-    """Settings by stage, the later ones on top."""
-    whole: dict[str, dict] = {}
-    for part in parts:
-        for stage, settings in part.items():
-            whole[stage] = whole.get(stage, {}) | settings
-    return whole
-
-
-_DIGITS = {"search": {"max_step": 16}}              # `A->5 , C->1.</think>` and a little room
-_COUNTDOWN = {"search": {"max_step": 24}}           # a step may name the state that it goes back to
+_COUNTDOWN = _levels(3, 4, (4,), 24, Mixture(facts_per_line=4, min_level=2, max_level=4),
+                     max_len=384)
 FAMILY_SIZES: dict[str, dict[str, dict[str, dict]]] = {
-    "addition": {
-        "smoke": _merged(_DIGITS, _levels(1, 2, (2,), Mixture(0.1, 0.1, 4, max_level=2))),
-        "quickstart": _merged(_DIGITS, _levels(1, 7, (6, 7), Mixture(facts_per_line=4, max_level=7),
-                                               max_len=192)),
-        "gpu": _merged(_DIGITS, _levels(1, 7, (7,), Mixture(facts_per_line=6, max_level=7))),
+    "addition": {                 # the longest step is `A->5 , C->1.</think>`
+        "smoke": _levels(1, 2, (2,), 16, Mixture(0.1, 0.1, 4, max_level=2)),
+        "quickstart": _levels(1, 7, (6, 7), 16, Mixture(facts_per_line=4, max_level=7),
+                              max_len=192),
+        "gpu": _levels(1, 7, (7,), 16, Mixture(facts_per_line=6, max_level=7)),
     },
-    "countdown": {
-        "smoke": _merged(_COUNTDOWN, _levels(
-            3, 3, (3,), Mixture(0.1, 0.1, 4, min_level=3, max_level=3), steps=60, max_len=384)),
-        "quickstart": _merged(_COUNTDOWN, _levels(
-            3, 4, (4,), Mixture(facts_per_line=4, min_level=2, max_level=4), max_len=384)),
-        "gpu": _merged(_COUNTDOWN, _levels(
-            3, 4, (4,), Mixture(facts_per_line=4, min_level=2, max_level=4), max_len=384)),
+    "countdown": {                # a step may name the state that it goes back to
+        "smoke": _levels(3, 3, (3,), 24, Mixture(0.1, 0.1, 4, min_level=3, max_level=3), steps=60,
+                         max_len=384),
+        "quickstart": _COUNTDOWN,
+        "gpu": _COUNTDOWN,
     },
 }
 

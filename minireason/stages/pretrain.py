@@ -62,9 +62,9 @@ def run(cfg: Config) -> dict:
     log.start(model, device)
     optimizer = make_optimizer(model, cfg.weight_decay)
     start = checkpoint.resume(log, model, optimizer)
-    fall = log.saved.get("fall", fall_of(cfg, 0, []))
+    fall = log.saved.get("fall", cfg.steps - cfg.decay)   # from here the learning rate falls
     for step in log.steps(start, cfg.steps):
-        if fall is not None and step == fall + cfg.decay:
+        if cfg.target and step == fall + cfg.decay:
             break
         lines = corpus_lines(cfg.mixture, family, rng(cfg.seed, "pretrain", step),
                              cfg.rows_per_step)
@@ -72,11 +72,12 @@ def run(cfg: Config) -> dict:
         lr = schedule(step, cfg.steps, cfg.lr, cfg.warmup)
         if cfg.target:
             lr = trapezoid(step, cfg.lr, cfg.warmup, fall, cfg.decay)
-        trained = supervised_step(model, optimizer, rows, lr, cfg.token_budget, tokenizer.pad)
-        found = checked(cfg, step, fall, model, tokenizer)
-        log.record(step, **trained, **found)
-        if fall is None:
-            fall = fall_of(cfg, step + 1, [{"step": step, **found}])
+        record = supervised_step(model, optimizer, rows, lr, cfg.token_budget, tokenizer.pad)
+        if cfg.target and step < fall and (step + 1) % cfg.check_every == 0:
+            record["eval/target"] = accuracy_at_target(cfg, model, tokenizer)
+            if record["eval/target"] >= cfg.target:
+                fall = step + 1
+        log.record(step, **record)
         checkpoint.save_state_every(log, cfg, step, model, optimizer, fall=fall)
     direct = evaluate(model, tokenizer, frozen_sets(cfg.family, "test", cfg.eval_n), "direct",
                       Sampling(temperature=0))
@@ -84,20 +85,8 @@ def run(cfg: Config) -> dict:
                          {"direct": direct}, parameters=model.n_params)
 
 
-def checked(cfg: Config, step: int, fall: int | None, model: Transformer,
-            tokenizer: Tokenizer) -> dict[str, float]:
-    """The validation accuracy that is compared with the target, where this step looks at it."""
-    if not cfg.target or fall is not None or (step + 1) % cfg.check_every:
-        return {}
+def accuracy_at_target(cfg: Config, model: Transformer, tokenizer: Tokenizer) -> float:
+    """The validation accuracy that is compared with the target."""
     sets = frozen_sets(cfg.family, "validation", cfg.check_n, (cfg.target_level,))
     (found,) = evaluate(model, tokenizer, sets, "cot", Sampling(temperature=0)).values()
-    return {"eval/target": found["accuracy"]}
-
-
-def fall_of(cfg: Config, step: int, records: list[dict]) -> int | None:
-    """The step from which the learning rate falls, as far as the records before `step` tell."""
-    for record in records:
-        if record.get("eval/target", 0.0) >= cfg.target > 0:
-            return record["step"] + 1
-    last = cfg.steps - cfg.decay
-    return last if cfg.target and step >= last else None
+    return found["accuracy"]

@@ -11,19 +11,14 @@ Gandhi 2024 (arXiv:2404.03683).
 """
 
 from dataclasses import dataclass
+from itertools import chain
 
 import torch
 from torch import Tensor
 
 from minireason.core.config import UserError, rng, stream_seed
+from minireason.measure import evaluate
 from minireason.measure.estimates import wilson
-from minireason.measure.evaluate import (
-    accuracy_of,
-    finish_policy,
-    frozen_sets,
-    rows_of,
-    verdicts_of,
-)
 from minireason.model import checkpoint
 from minireason.model.tokenizer import Tokenizer
 from minireason.model.transformer import Transformer
@@ -69,28 +64,30 @@ def run(cfg: Config) -> dict:
     model, tokenizer = checkpoint.load(cfg.init, device)
     log.start(model, device)
     pool = log.once("pool.json", lambda: sample_pool(cfg, model, tokenizer))["pool"]
-    if not pool or (cfg.mended and not any(errors for _, _, errors in pool)):
+    with_errors = sum(bool(errors) for *_, errors in pool)
+    if not pool or (cfg.mended and not with_errors):
         raise UserError(f"{log.out}: no problem has both a right sample and a wrong step; change "
                         "--min-level, --max-level or --n")
     separators = tokenizer.ids_of(*SEPARATORS)
     imitate(log, model, tokenizer, cfg,
             lambda step: rows_of_step(cfg, step, pool, mixture, tokenizer),
             counted=lambda targets: ~in_withdrawn(targets, separators))
-    pool_with_errors = sum(bool(errors) for _, _, errors in pool)
-    rows = [{"set": "train", "method": "pool_with_errors", "count": pool_with_errors}]
+    rows: list[dict] = [{"set": "train", "method": "pool_with_errors", "count": with_errors}]
     sampled, withdrawals = {}, {}
     how = Sampling(max_new=cfg.max_new, seed=stream_seed(cfg.seed, "revise measured"))
-    for name, problems in frozen_sets(cfg.family, "test", cfg.eval_n).items():
-        texts = complete(model, tokenizer, problems, "cot", how)
-        sampled[name] = accuracy_of([verdict for verdict, in verdicts_of(problems, texts)])
-        withdrawals[name] = withdrawal_rates(problems, [text for text, in texts])
+    for name, problems in evaluate.frozen_sets(cfg.family, "test", cfg.eval_n).items():
+        completions = complete(model, tokenizer, problems, "cot", how)
+        texts = list(chain(*completions))
+        sampled[name] = evaluate.accuracy_of(
+            list(chain(*evaluate.verdicts_of(problems, completions))))
+        withdrawals[name] = withdrawal_rates(problems, texts)
         for kind, found in withdrawals[name].items():
             rows.append({"set": name, "method": kind, "accuracy": found["share"],
                          "low": found["low"], "high": found["high"], "problems": found["n"]})
-    return finish_policy(
-        log, cfg, model, tokenizer, rows + rows_of(sampled, "sampled"), {"sampled": sampled},
-        cfg.max_new, withdrawals=withdrawals, pool=len(pool),
-        pool_with_errors=pool_with_errors)
+    rows += evaluate.rows_of(sampled, "sampled")
+    return evaluate.finish_policy(
+        log, cfg, model, tokenizer, rows, {"sampled": sampled}, cfg.max_new,
+        withdrawals=withdrawals, pool=len(pool), pool_with_errors=with_errors)
 
 
 def sample_pool(cfg: Config, policy: Transformer, tokenizer: Tokenizer) -> dict:
@@ -100,27 +97,22 @@ def sample_pool(cfg: Config, policy: Transformer, tokenizer: Tokenizer) -> dict:
     """
     problems, completions = sample_own(cfg, policy, tokenizer, "revise", max_new=cfg.max_new)
     pool = []
-    for problem, texts, verdicts in zip(problems, completions, verdicts_of(problems, completions),
-                                        strict=True):
-        if not any(verdict.steps_valid for verdict in verdicts):
-            continue
-        errors: dict[tuple[int, str], None] = {}
-        for text in texts:
-            error = first_wrong(problem, text)
-            if error is not None:
-                errors[error] = None
-        pool.append([problem.prompt, list(problem.steps), list(map(list, errors))])
+    for problem, texts, verdicts in zip(problems, completions,
+                                        evaluate.verdicts_of(problems, completions), strict=True):
+        if any(verdict.steps_valid for verdict in verdicts):
+            errors = dict.fromkeys(first_wrong(problem, text) for text in texts)
+            pool.append([problem.prompt, problem.steps, [error for error in errors if error]])
     return {"pool": pool}
 
 
 def first_wrong(problem: Problem, completion: str) -> tuple[int, str] | None:
     """Index and text of the first wrong step, None if there is none that a right one replaces."""
     family = FAMILIES[problem.family]
-    parsed = family.parse(completion)
-    marks = [] if parsed is None else family.check_steps(problem, parsed[0])
-    if all(marks) or marks.index(False) >= len(problem.steps):
-        return None
-    return marks.index(False), parsed[0][marks.index(False)]
+    steps, _ = family.parse(completion) or ((), "")
+    for i, right in enumerate(family.check_steps(problem, steps)[:len(problem.steps)]):
+        if not right:
+            return i, steps[i]
+    return None
 
 
 def rows_of_step(cfg: Config, step: int, pool: list[list], mixture: Mixture,
@@ -129,14 +121,13 @@ def rows_of_step(cfg: Config, step: int, pool: list[list], mixture: Mixture,
     generator = rng(cfg.seed, "revise rows", step)
     n_mended, n_replay = (round(s * cfg.rows_per_step) for s in (cfg.mended, cfg.replay))
     with_errors = [entry for entry in pool if entry[2]]
-    chosen = [with_errors[i] for i in generator.integers(0, max(1, len(with_errors)), n_mended)]
     prompts, texts = [], []
-    for prompt, steps, errors in chosen:
+    for i in generator.integers(0, max(1, len(with_errors)), n_mended):
+        prompt, steps, errors = with_errors[i]
         order = generator.permutation(len(errors))[:generator.integers(1, cfg.max_errors + 1)]
         prompts.append(prompt)
-        texts.append(spliced_trace(steps, [errors[i] for i in order]))
-    n_right = cfg.rows_per_step - n_mended - n_replay
-    for i in generator.integers(0, len(pool), n_right):
+        texts.append(spliced_trace(steps, [errors[k] for k in order]))
+    for i in generator.integers(0, len(pool), cfg.rows_per_step - n_mended - n_replay):
         prompts.append(pool[i][0])
         texts.append(spliced_trace(pool[i][1], []))
     lines = corpus_lines(mixture, FAMILIES[cfg.family], generator, n_replay)
@@ -170,20 +161,22 @@ def withdrawal_rates(problems: list[Problem], completions: list[str]) -> dict:
     detection: share of wrong steps that were withdrawn. false_alarm: share of right steps that
     were. mended: share of withdrawn wrong steps in whose place a right one stands.
     """
-    wrong, right, mended = [], [], []
+    events: dict[str, list[bool]] = {"detection": [], "false_alarm": [], "mended": []}
     for problem, text in zip(problems, completions, strict=True):
         family = FAMILIES[problem.family]
+        assert hasattr(family, "withdrawn"), "Config refuses other families"
         steps, _ = family.parse(text) or ((), "")
         marks = family.check_steps(problem, steps)
         for mark in marks:
-            (right if mark else wrong).append(False)
+            events["false_alarm" if mark else "detection"].append(False)
         for i, step in family.withdrawn(text):
             mark = family.check_steps(problem, (*steps[:i], step))[-1]
-            (right if mark else wrong).append(True)
-            mended += [] if mark else [marks[i]]
+            events["false_alarm" if mark else "detection"].append(True)
+            if not mark:
+                events["mended"].append(marks[i])
     report = {}
-    for name, events in (("detection", wrong), ("false_alarm", right), ("mended", mended)):
-        low, high = wilson(sum(events), len(events))
-        report[name] = {"share": sum(events) / max(1, len(events)), "n": len(events),
-                        "low": low, "high": high}
+    for name, found in events.items():
+        low, high = wilson(sum(found), len(found))
+        report[name] = {"share": sum(found) / max(1, len(found)), "n": len(found), "low": low,
+                        "high": high}
     return report

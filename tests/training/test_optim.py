@@ -51,7 +51,7 @@ def test_schedule_warms_up_then_falls_to_its_floor():
 
 
 def test_trapezoid_waits_for_its_fall():
-    waiting = [trapezoid(step, 2.0, 4, None, 3) for step in range(30)]
+    waiting = [trapezoid(step, 2.0, 4, 30, 3) for step in range(30)]
     assert waiting[:4] == [0.5, 1.0, 1.5, 2.0] and set(waiting[4:]) == {2.0}
     falling = [trapezoid(step, 2.0, 4, 10, 3) for step in range(10, 15)]
     assert falling == pytest.approx([1.5, 1.0, 0.5, 0.0, 0.0])
