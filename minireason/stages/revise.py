@@ -13,9 +13,6 @@ Gandhi 2024 (arXiv:2404.03683).
 from dataclasses import dataclass
 from itertools import chain
 
-import torch
-from torch import Tensor
-
 from minireason.core.config import UserError, rng, stream_seed
 from minireason.measure import evaluate
 from minireason.measure.estimates import wilson
@@ -28,8 +25,6 @@ from minireason.sampling.complete import complete
 from minireason.sampling.sampler import Sampling
 from minireason.training.batches import Row, encode_lines
 from minireason.training.imitate import OwnSamplesConfig, imitate, sample_own
-
-SEPARATORS = ("<wrong>", ";", "<think>", "</think>", "<eos>")   # what stands between two steps
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,10 +63,8 @@ def run(cfg: Config) -> dict:
     if not pool or (cfg.mended and not with_errors):
         raise UserError(f"{log.out}: no problem has both a right sample and a wrong step; change "
                         "--min-level, --max-level or --n")
-    separators = tokenizer.ids_of(*SEPARATORS)
     imitate(log, model, tokenizer, cfg,
-            lambda step: rows_of_step(cfg, step, pool, mixture, tokenizer),
-            counted=lambda targets: ~in_withdrawn(targets, separators))
+            lambda step: rows_of_step(cfg, step, pool, mixture, tokenizer))
     rows: list[dict] = [{"set": "train", "method": "pool_with_errors", "count": with_errors}]
     sampled, withdrawals = {}, {}
     how = Sampling(max_new=cfg.max_new, seed=stream_seed(cfg.seed, "revise measured"))
@@ -131,7 +124,8 @@ def rows_of_step(cfg: Config, step: int, pool: list[list], mixture: Mixture,
         prompts.append(pool[i][0])
         texts.append(spliced_trace(pool[i][1], []))
     lines = corpus_lines(mixture, FAMILIES[cfg.family], generator, n_replay)
-    return encode_lines(tokenizer, prompts + [""] * n_replay, texts + lines)
+    rows = encode_lines(tokenizer, prompts + [""] * n_replay, texts + lines)
+    return [without_withdrawn(row, tokenizer) for row in rows]
 
 
 def spliced_trace(steps: list[str], errors: list[list]) -> str:
@@ -143,16 +137,16 @@ def spliced_trace(steps: list[str], errors: list[list]) -> str:
     return f"<think>{';'.join(parts)}</think>{steps[-1].partition('=')[2]}<eos>"
 
 
-def in_withdrawn(targets: Tensor, separators: list[int]) -> Tensor:
-    """True on the tokens of a step that `<wrong>` follows, not on `<wrong>`; (..., T) -> bool.
-
-    separators: the ids of SEPARATORS.
-    """
-    ends = torch.isin(targets, torch.tensor(separators))
-    last = targets.shape[-1] - 1
-    position = torch.where(ends, torch.arange(last + 1), last)
-    following = position.flip(-1).cummin(-1).values.flip(-1)             # next separator's place
-    return (targets.gather(-1, following) == separators[0]) & ~ends
+def without_withdrawn(row: Row, tokenizer: Tokenizer) -> Row:
+    """The row with the tokens of every step that `<wrong>` follows not counted; `<wrong>` is."""
+    wrong, *others = tokenizer.ids_of("<wrong>", ";", "<think>", "</think>", "<eos>")
+    skipped, begin = [], 0                                   # begin: of the step under way
+    for t, token in enumerate(row[0]):
+        if token == wrong:
+            skipped += range(begin, t)
+        if token == wrong or token in others:
+            begin = t + 1
+    return row[0], row[1], *skipped
 
 
 def withdrawal_rates(problems: list[Problem], completions: list[str]) -> dict:
@@ -164,12 +158,11 @@ def withdrawal_rates(problems: list[Problem], completions: list[str]) -> dict:
     events: dict[str, list[bool]] = {"detection": [], "false_alarm": [], "mended": []}
     for problem, text in zip(problems, completions, strict=True):
         family = FAMILIES[problem.family]
-        assert hasattr(family, "withdrawn"), "Config refuses other families"
         steps, _ = family.parse(text) or ((), "")
         marks = family.check_steps(problem, steps)
         for mark in marks:
             events["false_alarm" if mark else "detection"].append(False)
-        for i, step in family.withdrawn(text):
+        for i, step in vars(family)["withdrawn"](text):       # optional in a family
             mark = family.check_steps(problem, (*steps[:i], step))[-1]
             events["false_alarm" if mark else "detection"].append(True)
             if not mark:

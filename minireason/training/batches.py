@@ -13,7 +13,8 @@ from torch import Tensor
 from minireason.core import parallel
 from minireason.model.tokenizer import Tokenizer, padded_rows
 
-Row = tuple[list[int], int]           # tokens, index of the first one that counts
+# tokens, index of the first one that counts, indexes of later ones that do not
+Row = tuple[list[int], int, *tuple[int, ...]]
 
 
 @dataclass(frozen=True)
@@ -51,10 +52,10 @@ def micro_batches(rows: list[Row], token_budget: int, pad: int,
                   packed: bool = True) -> tuple[list[Batch], int]:
     """This rank's rows in batches of at most `token_budget` tokens, and the GLOBAL token count.
 
-    rows: (tokens, first counted index). The count covers all rows of all ranks, so that every
-    rank divides its summed loss by the same number.
+    The count covers all rows of all ranks, so that every rank divides its summed loss by the same
+    number.
     """
-    count = sum(len(tokens) - max(first, 1) for tokens, first in rows)
+    count = sum(len(tokens) - max(first, 1) - len(skipped) for tokens, first, *skipped in rows)
     mine = sorted(parallel.share(rows), key=lambda row: len(row[0]))
     groups: list[list[Row]] = [[]]
     held = 0                                                              # tokens of groups[-1]
@@ -71,22 +72,24 @@ def micro_batches(rows: list[Row], token_budget: int, pad: int,
 
 def pad_right(rows: list[Row], pad: int) -> Batch:
     """Rectangular batch; padding neither counts nor is seen by any counted token."""
-    data = padded_rows([tokens for tokens, _ in rows], pad)
-    lengths = torch.tensor([[len(tokens)] for tokens, _ in rows])
-    first = torch.tensor([[first] for _, first in rows])
-    position = torch.arange(1, data.shape[1])                             # of each target
-    mask = (position >= first) & (position < lengths)                     # (B, T)
-    return Batch(data[:, :-1].contiguous(), data[:, 1:].contiguous(), mask.float())
+    data = padded_rows([row[0] for row in rows], pad)
+    mask = torch.zeros(data.shape)                                        # of each token
+    for i, (tokens, first, *skipped) in enumerate(rows):
+        mask[i, first:len(tokens)] = 1
+        mask[i, skipped] = 0
+    return Batch(data[:, :-1].contiguous(), data[:, 1:].contiguous(), mask[:, 1:].contiguous())
 
 
 def pack(rows: list[Row], pad: int) -> Batch:
     """The same rows end to end, without padding; `pad` is unused."""
     inputs, targets, mask, starts = [], [], [], [0]
-    for tokens, first in rows:
+    for tokens, first, *skipped in rows:
+        counts = [float(i >= first) for i in range(len(tokens))]
+        for i in skipped:
+            counts[i] = 0.0
         inputs += tokens[:-1]
         targets += tokens[1:]
-        mask += [float(i >= first) for i in range(1, len(tokens))]
+        mask += counts[1:]
         starts.append(len(inputs))
     return Batch(torch.tensor(inputs), torch.tensor(targets), torch.tensor(mask),
-                 torch.tensor(starts, dtype=torch.int32),
-                 max(len(tokens) for tokens, _ in rows) - 1)
+                 torch.tensor(starts, dtype=torch.int32), max(len(row[0]) for row in rows) - 1)

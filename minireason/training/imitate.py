@@ -8,16 +8,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
-from torch import Tensor
 
 from minireason.core.config import TrainingConfig, read_lines, rng, stream_seed
 from minireason.core.runlog import RunLog
 from minireason.model import checkpoint
 from minireason.model.tokenizer import Tokenizer
 from minireason.model.transformer import Transformer
-from minireason.problems import FAMILIES, Family, Problem, sample_levels
+from minireason.problems import FAMILIES, Problem, sample_levels
 from minireason.problems.corpus import Mixture, corpus_lines
 from minireason.sampling.complete import complete
 from minireason.sampling.sampler import Sampling
@@ -62,18 +60,17 @@ def sample_own(cfg: OwnSamplesConfig, policy: Transformer, tokenizer: Tokenizer,
 
 
 def imitate(log: RunLog, model: Transformer, tokenizer: Tokenizer, cfg: TrainingConfig,
-            rows_at: Callable[[int], list[Row]],
-            counted: Callable[[Tensor], Tensor] | None = None,
-            betas: tuple[float, float] = (0.9, 0.95), floor: float = 0.05) -> None:
+            rows_at: Callable[[int], list[Row]], betas: tuple[float, float] = (0.9, 0.95),
+            floor: float = 0.05) -> None:
     """Train the model on rows_at(step) for cfg.steps steps; resumes a run that was killed.
 
-    counted: as for optim.supervised_step; betas: AdamW's; floor: the last learning rate / cfg.lr.
+    betas: AdamW's; floor: the last learning rate / cfg.lr.
     """
     optimizer = make_optimizer(model, cfg.weight_decay, betas)
     for step in log.steps(checkpoint.resume(log, model, optimizer), cfg.steps):
         lr = schedule(step, cfg.steps, cfg.lr, cfg.warmup, floor)
         log.record(step, **supervised_step(model, optimizer, rows_at(step), lr, cfg.token_budget,
-                                           tokenizer.pad, counted))
+                                           tokenizer.pad))
         checkpoint.save_state_every(log, cfg, step, model, optimizer)
 
 
@@ -114,30 +111,26 @@ def imitate_kept(log: RunLog, cfg: RoundsConfig, examples: Sequence[tuple[str, s
                  number: int) -> tuple[Transformer, Tokenizer]:
     """The round's policy, trained on the (prompt, completion) examples that it kept.
 
-    Each batch replays the base's mixture; purpose and number as for sample_own. If nothing was
-    kept, nothing is trained and the policy is passed on as it was.
+    Each batch replays the base's mixture, which keeps a model that sees few examples many times
+    from forgetting (docs/LOG.md). purpose and number: as for sample_own. If nothing was kept,
+    nothing is trained and the policy is passed on as it was.
     """
     if not examples:
         log.say("nothing was kept, so this round trains nothing and passes its policy on; lower "
                 "--min-level, raise --n, or keep more")
         return checkpoint.load(policy_folder, device)
     model, tokenizer = checkpoint.load(cfg.base if cfg.restart else policy_folder, device)
-    mixture, family = Mixture.of(cfg.base), FAMILIES[cfg.family]
-    imitate(log, model, tokenizer, cfg, lambda step: replayed_rows(
-        tokenizer, examples, cfg.rows_per_step, mixture, family, cfg.replay,
-        rng(cfg.seed, f"{purpose} rows", number, step)))
+    mixture = Mixture.of(cfg.base)
+    n_replay = round(cfg.replay * cfg.rows_per_step)
+
+    def rows_at(step: int) -> list[Row]:
+        generator = rng(cfg.seed, f"{purpose} rows", number, step)
+        prompts, completions = [], []
+        for i in generator.integers(0, len(examples), cfg.rows_per_step - n_replay):
+            prompts.append(examples[i][0])
+            completions.append(examples[i][1])
+        lines = corpus_lines(mixture, FAMILIES[cfg.family], generator, n_replay)
+        return encode_lines(tokenizer, prompts + [""] * n_replay, completions + lines)
+
+    imitate(log, model, tokenizer, cfg, rows_at)
     return model, tokenizer
-
-
-def replayed_rows(tokenizer: Tokenizer, examples: Sequence[tuple[str, str]], n: int,
-                  mixture: Mixture, family: Family, share: float,
-                  generator: np.random.Generator) -> list[Row]:
-    """n rows: random (prompt, completion) examples, and a `share` of lines of the mixture.
-
-    The replay keeps a model that sees few examples many times from forgetting (docs/LOG.md).
-    """
-    n_replay = round(share * n)
-    chosen = [examples[i] for i in generator.integers(0, len(examples), n - n_replay)]
-    lines = corpus_lines(mixture, family, generator, n_replay)
-    return encode_lines(tokenizer, [prompt for prompt, _ in chosen] + [""] * n_replay,
-                        [completion for _, completion in chosen] + lines)

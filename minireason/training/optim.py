@@ -53,18 +53,9 @@ def autocast(device: torch.device) -> torch.autocast:
 
 
 def supervised_step(model: Transformer, optimizer: torch.optim.Optimizer, rows: list[Row],
-                    lr: float, token_budget: int, pad: int,
-                    counted: Callable[[Tensor], Tensor] | None = None) -> dict[str, float]:
-    """One update on the negative log-likelihood of the rows' counted tokens; the step's metrics.
-
-    counted: which of the targets (..., T) count, as bool (..., T), beside what each row says.
-    """
+                    lr: float, token_budget: int, pad: int) -> dict[str, float]:
+    """One update on the negative log-likelihood of the rows' counted tokens; the step's metrics."""
     batches, count = micro_batches(rows, token_budget, pad)
-    if counted is not None:
-        for batch in batches:
-            batch.loss_mask.mul_(counted(batch.targets))
-        for tokens, _ in rows:                    # all rows of all ranks, as in micro_batches
-            count -= int((~counted(torch.tensor(tokens[1:]))).sum())
     loss, grad_norm = train_step(model, optimizer, batches, lambda b: batch_nll(model, b, count),
                                  lr)
     return {"train/loss": loss, "train/grad_norm": grad_norm, "train/lr": lr, "train/tokens": count}

@@ -67,24 +67,20 @@ def test_wrong_steps_do_not_count(tokenizer, packed):
     expected = sorted(
         [t if isinstance(t, int) else tokenizer.ids_of(t)[0] for t in counted]
         + tokenizer.encode(RIGHT) + tokenizer.encode("1+2=3;4+5=9<eos>"))
-    rows = encode_lines(tokenizer, prompts, texts)
-    separators = tokenizer.ids_of(*revise.SEPARATORS)
+    rows = [revise.without_withdrawn(row, tokenizer)
+            for row in encode_lines(tokenizer, prompts, texts)]
     batches, count = micro_batches(rows, 10 ** 6, tokenizer.pad, packed=packed)
     left = []
     for batch in batches:
-        counts = batch.loss_mask.bool() & ~revise.in_withdrawn(batch.targets, separators)
-        left += batch.targets[counts].tolist()
-    assert sorted(left) == expected
-    for row, _ in rows:
-        count -= int(revise.in_withdrawn(torch.tensor(row[1:]), separators).sum())
-    assert count == len(expected)
+        left += batch.targets[batch.loss_mask > 0].tolist()
+    assert sorted(left) == expected and count == len(expected)
 
 
 def test_rows_have_their_shares_and_verify(config, tokenizer):
     pool = [[PROBLEM.prompt, list(PROBLEM.steps), [[0, "23+4=28"], [1, "27*3=80"], [0, "23+4=9"]]],
             [PROBLEM.prompt, list(PROBLEM.steps), []]]
     cfg = replace(config, mended=0.25, replay=0.5, rows_per_step=64)
-    texts = [tokenizer.decode(row) for step in range(5) for row, _ in revise.rows_of_step(
+    texts = [tokenizer.decode(row) for step in range(5) for row, *_ in revise.rows_of_step(
         cfg, step, pool, Mixture.of(cfg.base), tokenizer)]
     own = [t.removeprefix("<bos>" + PROBLEM.prompt) for t in texts
            if t.startswith("<bos>" + PROBLEM.prompt)]
@@ -92,7 +88,7 @@ def test_rows_have_their_shares_and_verify(config, tokenizer):
     assert len(mended) == 5 * 16 and len(own) == 5 * 32 and len(texts) == 5 * 64
     assert all(chain.verify(PROBLEM, t).steps_valid for t in own)
     assert {t.count("<wrong>") for t in mended} == {1, 2}
-    control = [tokenizer.decode(row) for row, _ in revise.rows_of_step(
+    control = [tokenizer.decode(row) for row, *_ in revise.rows_of_step(
         replace(cfg, mended=0), 0, pool, Mixture.of(cfg.base), tokenizer)]
     assert len(control) == 64 and not any("<wrong>" in t for t in control)
 

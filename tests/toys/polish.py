@@ -6,8 +6,8 @@ from minireason.core.config import TrainingConfig, rng
 from minireason.measure.evaluate import finish_policy
 from minireason.model import checkpoint
 from minireason.problems import FAMILIES, sample_levels
-from minireason.problems.corpus import Mixture
-from minireason.training.imitate import imitate, replayed_rows
+from minireason.training.batches import encode_lines
+from minireason.training.imitate import imitate
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,7 +17,6 @@ class Config(TrainingConfig):
     init: str
     out: str = "runs/polish"
     steps: int = 4
-    rows_per_step: int = 8
     save_every: int = 2
     eval_n: int = 10
 
@@ -29,9 +28,8 @@ def run(cfg: Config) -> dict:
         return log.done
     model, tokenizer = checkpoint.load(cfg.init, device)
     family = FAMILIES[cfg.family]
-    examples = [(p.prompt, family.render(p, "cot"))
-                for p in sample_levels(family, rng(cfg.seed, "polish"), (1, 2), 20)]
-    imitate(log, model, tokenizer, cfg, lambda step: replayed_rows(
-        tokenizer, examples, cfg.rows_per_step, Mixture(), family, 0.0,
-        rng(cfg.seed, "rows", step)))
+    problems = sample_levels(family, rng(cfg.seed, "polish"), (1, 2), 20)
+    rows = encode_lines(tokenizer, [p.prompt for p in problems],
+                        [family.render(p, "cot") for p in problems])
+    imitate(log, model, tokenizer, cfg, lambda step: rows)
     return finish_policy(log, cfg, model, tokenizer)
