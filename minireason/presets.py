@@ -8,8 +8,8 @@ from minireason.problems.corpus import Mixture
 
 _SMOKE_CRITIC = {"problems": 80, "min_level": 1, "max_level": 2, "n": 4, "steps": 30,
                  "rows_per_step": 32, "save_every": 10, "held_out": 20}
-_GPU_CRITIC = {"problems": 8_000, "max_level": 16, "n": 16, "steps": 600, "rows_per_step": 512,
-               "token_budget": 65536}
+_GPU = {"max_level": 16, "rows_per_step": 512, "token_budget": 65536}
+_GPU_CRITIC = {**_GPU, "problems": 8_000, "n": 16, "steps": 600}
 
 SIZES: dict[str, dict[str, dict]] = {
     "smoke": {                    # 20 s: shows that everything works, not that it reasons
@@ -42,8 +42,7 @@ SIZES: dict[str, dict[str, dict]] = {
                      "lr": 2e-3, "target": 0.0, "warmup": 200, "save_every": 1000,
                      "mixture": Mixture(max_level=16, common_level=8, worked_tail=0.4)},
         "sft": {"steps": 200, "rows_per_step": 256, "token_budget": 65536, "max_level": 8},
-        "star": {"problems": 20_000, "max_level": 16, "steps": 600, "rows_per_step": 512,
-                 "token_budget": 65536},
+        "star": {**_GPU, "problems": 20_000, "steps": 600},
         "critic": _GPU_CRITIC,
         "outcome": _GPU_CRITIC,
         "testtime": {"n": 256, "levels": (8,)},
@@ -51,8 +50,7 @@ SIZES: dict[str, dict[str, dict]] = {
         "rl_critic": {**_GPU_CRITIC, "steps": 300},
         "rl_testtime": {"n": 256, "levels": (8,)},
         "search": {"problems": 500},
-        "flywheel": {"turns": 2, "problems": 8_000, "max_level": 16, "steps": 300,
-                     "rows_per_step": 512, "token_budget": 65536, "refresh": "no"},
+        "flywheel": {**_GPU, "turns": 2, "problems": 8_000, "steps": 300, "refresh": "no"},
     },
 }
 

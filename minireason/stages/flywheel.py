@@ -16,8 +16,7 @@ from functools import partial
 from itertools import chain
 
 from minireason.core.config import UserError, check_choice, rng
-from minireason.critics.fit import fit_critic, labelled_rows
-from minireason.critics.step_labels import exact_labels, outcome_labels
+from minireason.critics import fit, step_labels
 from minireason.critics.value_head import Critic, final_values
 from minireason.measure.estimates import auc, wilson
 from minireason.measure.evaluate import answer_of, finish_policy, share_rows, verdicts_of
@@ -125,23 +124,22 @@ def refresh_critic(cfg: Config, number: int, out: str, policy_folder: str) -> di
     policy, tokenizer = checkpoint.load(policy_folder, device)
     cfg = replace(cfg, problems=cfg.critic_problems, steps=cfg.critic_steps)
     problems, completions = sample_own(cfg, policy, tokenizer, "refresh", number)
-    asked, right, labels = [], [], []                     # one per completion
+    rows, right, labels = [], [], []                      # one per completion
     for problem, texts, verdicts in zip(problems, completions,
                                         verdicts_of(problems, completions), strict=True):
         correct = [verdict.correct for verdict in verdicts]
-        asked += [problem] * cfg.n
+        ends = labels_of(cfg.refresh, problem, texts, correct)
+        rows += fit.labelled_rows(tokenizer, [problem] * cfg.n, texts, ends)
         right += correct
-        labels += labels_of(cfg.refresh, problem, texts, correct)
+        labels += ends
     taught = cfg.problems - cfg.held_out
-    cut = taught * cfg.n
-    rows = labelled_rows(tokenizer, asked[:cut], list(chain(*completions[:taught])), labels[:cut])
     critic = Critic.from_policy(policy)
-    fit_critic(log, critic, tokenizer, cfg, rows,
-               lambda step: rng(cfg.seed, "flywheel critic", number, step), cfg.imitation)
+    fit.fit_critic(log, critic, tokenizer, cfg, rows[:taught * cfg.n],
+                   lambda step: rng(cfg.seed, "flywheel critic", number, step), cfg.imitation)
     sha256 = checkpoint.save(log.out, critic, tokenizer)
     values = final_values(critic, tokenizer, problems[taught:], completions[taught:])
     agree = [(ends[-1] > 0.5) == good for ends, good in zip(labels, right, strict=True) if ends]
-    measured = {"critic_auc": auc(list(chain(*values)), right[cut:]),
+    measured = {"critic_auc": auc(list(chain(*values)), right[taught * cfg.n:]),
                 "critic_label_accuracy": sum(agree) / max(1, len(agree))}
     log.finish([], seconds=log.seconds(), weights=sha256, **measured)
     return measured
@@ -150,10 +148,15 @@ def refresh_critic(cfg: Config, number: int, out: str, policy_folder: str) -> di
 def labels_of(how: str, problem: Problem, texts: list[str],
               right: list[bool]) -> list[list[float]]:
     """A label for every step end of every sample of a problem; only "majority" knows no truth."""
-    if how == "exact":
-        return [[float(label) for label in exact_labels(problem, text)] for text in texts]
-    good = agreement([answer_of(problem, text) for text in texts]) if how == "majority" else right
-    return [outcome_labels(text, label) for text, label in zip(texts, good, strict=True)]
+    if how == "majority":
+        right = agreement([answer_of(problem, text) for text in texts])
+    labels = []
+    for text, good in zip(texts, right, strict=True):
+        if how == "exact":
+            labels.append(list(map(float, step_labels.exact_labels(problem, text))))
+        else:
+            labels.append(step_labels.outcome_labels(text, good))
+    return labels
 
 
 def searched(how: str, problems: list[Problem], completions: list[list[str]],

@@ -76,6 +76,7 @@ def group_advantages(rewards: Tensor, group_size: int, how: str,
     and the optimal baseline is near 0: it learns mostly from what went right.
     A group whose rewards are all equal gets exactly 0, whatever rounding says.
     """
+    assert how in ADVANTAGES, f"advantage {how!r}"
     groups = rewards.double().view(-1, group_size)                        # (P, G)
     weights = torch.ones_like(groups)
     if how == "optimal":
@@ -86,8 +87,6 @@ def group_advantages(rewards: Tensor, group_size: int, how: str,
         advantages = advantages * group_size / max(1, group_size - 1)
     elif how == "grpo":
         advantages = advantages / groups.std(dim=1, keepdim=True, correction=0).clamp_min(1e-12)
-    elif how not in ("reinforce", "dr_grpo", "optimal"):
-        raise ValueError(f"advantage {how!r}")
     equal = groups.amax(dim=1, keepdim=True) == groups.amin(dim=1, keepdim=True)
     return advantages.masked_fill(equal, 0.0).flatten().float()
 
@@ -99,14 +98,13 @@ def token_weights(lengths: Tensor, how: str, constant: float) -> Tensor:
     sequence   1 / (B len): every completion alike, so a long wrong one is blamed less (GRPO)
     constant   1 / (B constant): the unbiased policy gradient up to a factor       (Dr. GRPO)
     """
+    assert how in AGGREGATIONS, f"aggregation {how!r}"
     lengths = lengths.float()
     if how == "token":
-        return torch.full_like(lengths, 1.0) / lengths.sum()
+        return torch.ones_like(lengths) / lengths.sum()
     if how == "sequence":
         return 1.0 / (len(lengths) * lengths)
-    if how == "constant":
-        return torch.full_like(lengths, 1.0 / (len(lengths) * constant))
-    raise ValueError(f"aggregation {how!r}")
+    return torch.full_like(lengths, 1.0 / (len(lengths) * constant))
 
 
 def clipped(logprobs: Tensor, old_logprobs: Tensor, advantages: Tensor, clip_low: float,
