@@ -13,8 +13,9 @@ from pathlib import Path
 
 from minireason import stages
 from minireason.core import parallel
-from minireason.core.config import check_choice, machine, resolve_device, write_atomic
-from minireason.core.files import unlock_folder
+from minireason.core.config import machine, resolve_device
+from minireason.core.errors import check_choice
+from minireason.core.files import unlock_folder, write_atomic
 from minireason.core.runlog import RunLog
 from minireason.presets import SIZES, settings_of
 from minireason.problems import FAMILIES

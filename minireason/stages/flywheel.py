@@ -15,7 +15,8 @@ from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain
 
-from minireason.core.config import UserError, check_choice, rng
+from minireason.core.config import rng
+from minireason.core.errors import UserError, check_choice
 from minireason.critics import fit, step_labels
 from minireason.critics.value_head import Critic, final_values
 from minireason.measure.estimates import auc, wilson

@@ -13,7 +13,8 @@ Gandhi 2024 (arXiv:2404.03683).
 from dataclasses import dataclass
 from itertools import chain
 
-from minireason.core.config import UserError, rng, stream_seed
+from minireason.core.config import rng, stream_seed
+from minireason.core.errors import UserError
 from minireason.measure import evaluate
 from minireason.measure.estimates import wilson
 from minireason.model import checkpoint

@@ -16,8 +16,10 @@ from itertools import chain
 import torch
 from torch import Tensor
 
-from minireason.core import config, parallel
-from minireason.core.config import UserError, rng, stream_seed
+from minireason.core import parallel
+from minireason.core.config import TrainingConfig, rng, stream_seed
+from minireason.core.errors import UserError, check_choice
+from minireason.core.files import read_lines
 from minireason.core.runlog import RunLog
 from minireason.measure.evaluate import evaluate, finish_policy, frozen_sets, rows_of, show
 from minireason.model import checkpoint
@@ -32,7 +34,7 @@ from minireason.training.rollouts import Group, Rewards, RolloutBatch
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config(config.TrainingConfig):
+class Config(TrainingConfig):
     """Stage 4: reinforcement learning against the exact verifier."""
 
     init: str                     # folder of the policy to start from; also the KL reference
@@ -66,8 +68,8 @@ class Config(config.TrainingConfig):
     validation_n: int = 300       # problems per level of the curve
 
     def __post_init__(self):
-        config.check_choice("advantage", self.advantage, losses.ADVANTAGES)
-        config.check_choice("aggregation", self.aggregation, losses.AGGREGATIONS)
+        check_choice("advantage", self.advantage, losses.ADVANTAGES)
+        check_choice("aggregation", self.aggregation, losses.AGGREGATIONS)
         if self.group_size < 2 or self.temperature <= 0 or self.min_level > self.max_level:
             raise UserError("rl: needs --group-size of at least 2, --temperature above 0, and "
                             "--min-level up to --max-level")
@@ -97,7 +99,7 @@ def run(cfg: Config) -> dict:
         log.record(step, **{f"train/{name}": value for name, value in record.items()}, **curve)
         checkpoint.save_state_every(log, cfg, step, policy, optimizer)
     log.record(cfg.steps, **validate(cfg, cfg.steps, policy, tokenizer, log))
-    rows = rollouts.compute_curve(config.read_lines(log.metrics), policy.n_params,
+    rows = rollouts.compute_curve(read_lines(log.metrics), policy.n_params,
                                   cfg.validation_n)
     single = Sampling(seed=stream_seed(cfg.seed, "rl test"))
     sets, sampled = frozen_sets(cfg.family, "test", cfg.eval_n), {}

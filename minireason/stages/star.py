@@ -15,7 +15,8 @@ without replay makes a small model forget (docs/LOG.md).
 from dataclasses import dataclass
 from functools import partial
 
-from minireason.core.config import check_choice, stream_seed
+from minireason.core.config import stream_seed
+from minireason.core.errors import check_choice
 from minireason.measure.evaluate import finish_policy, share_rows, verdicts_of
 from minireason.model import checkpoint
 from minireason.model.tokenizer import Tokenizer

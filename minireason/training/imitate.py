@@ -10,7 +10,8 @@ from pathlib import Path
 
 import torch
 
-from minireason.core.config import TrainingConfig, read_lines, rng, stream_seed
+from minireason.core.config import TrainingConfig, rng, stream_seed
+from minireason.core.files import read_lines
 from minireason.core.runlog import RunLog
 from minireason.model import checkpoint
 from minireason.model.tokenizer import Tokenizer

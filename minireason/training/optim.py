@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from minireason.core import parallel
-from minireason.core.config import UserError
+from minireason.core.errors import UserError
 from minireason.model.transformer import Transformer
 from minireason.training.batches import Batch, Row, micro_batches
 from minireason.training.losses import nll
