@@ -99,8 +99,7 @@ def run(cfg: Config) -> dict:
         log.record(step, **{f"train/{name}": value for name, value in record.items()}, **curve)
         checkpoint.save_state_every(log, cfg, step, policy, optimizer)
     log.record(cfg.steps, **validate(cfg, cfg.steps, policy, tokenizer, log))
-    rows = rollouts.compute_curve(read_lines(log.metrics), policy.n_params,
-                                  cfg.validation_n)
+    rows = rollouts.compute_curve(read_lines(log.metrics), policy.n_params, cfg.validation_n)
     single = Sampling(seed=stream_seed(cfg.seed, "rl test"))
     sets, sampled = frozen_sets(cfg.family, "test", cfg.eval_n), {}
     for method, model in (("sampled", policy), ("sampled_before", reference)):
