@@ -5,7 +5,7 @@ Every greedy accuracy in this project comes from here, with n and a 95% interval
 
 from collections.abc import Sequence
 
-from minireason.core.config import StageConfig
+from minireason.core.config import TrainingConfig
 from minireason.core.runlog import RunLog
 from minireason.measure.estimates import share_interval
 from minireason.model import checkpoint
@@ -81,7 +81,7 @@ def evaluate(model: Transformer, tokenizer: Tokenizer, sets: dict[str, list[Prob
     return report
 
 
-def finish_policy(log: RunLog, cfg: StageConfig, model: Transformer, tokenizer: Tokenizer,
+def finish_policy(log: RunLog, cfg: TrainingConfig, model: Transformer, tokenizer: Tokenizer,
                   rows: Sequence[dict] = (), accuracy: dict | None = None,
                   max_new: int | None = None, **result: object) -> dict:
     """How every stage that yields a policy ends: weights, greedy accuracy, a sample per level.
