@@ -31,7 +31,6 @@ class RunLog:
         self.out, self.stage = Path(out), stage
         self.record_of_config = {"stage": stage, "config": portable(config, self.out),
                                  "parents": parents}
-        self.saved: dict = {}         # metadata of the state that this process resumed from
         self.bar: tqdm | None = None
         self.started = time.perf_counter()
         self.seconds_before = 0.0     # spent by earlier, interrupted processes

@@ -36,17 +36,6 @@ def schedule(step: int, steps: int, peak: float, warmup: int, floor: float = 0.0
     return peak * (floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * progress)))
 
 
-def trapezoid(step: int, peak: float, warmup: int, fall: int, decay: int) -> float:
-    """Learning rate of a run whose end is not known beforehand: warmup, plateau, linear fall.
-
-    The fall begins at step `fall` and takes `decay` steps (Hu 2024, arXiv:2404.06395, section 4,
-    calls it warmup-stable-decay).
-    """
-    if step < warmup:
-        return peak * (step + 1) / warmup
-    return peak * max(0.0, min(1.0, 1 - (step + 1 - fall) / (decay + 1)))
-
-
 def autocast(device: torch.device) -> torch.autocast:
     """bf16 matrix products on GPU; plain fp32 on CPU."""
     return torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda")
