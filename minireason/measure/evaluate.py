@@ -5,6 +5,7 @@ Every greedy accuracy in this project comes from here, with n and a 95% interval
 
 from collections.abc import Sequence
 
+from minireason.core import flops
 from minireason.core.config import TrainingConfig
 from minireason.core.runlog import RunLog
 from minireason.measure.estimates import share_interval
@@ -73,7 +74,9 @@ def evaluate(model: Transformer, tokenizer: Tokenizer, sets: dict[str, list[Prob
              style: str, how: Sampling) -> dict[str, dict]:
     """Accuracy on each named set, one completion per problem; {name: accuracy_of its verdicts}."""
     problems = [problem for name in sets for problem in sets[name]]
-    verdicts = verdicts_of(problems, complete(model, tokenizer, problems, style, how))
+    with flops.uncounted():
+        completions = complete(model, tokenizer, problems, style, how)
+    verdicts = verdicts_of(problems, completions)
     report, start = {}, 0
     for name, members in sets.items():
         report[name] = accuracy_of([row[0] for row in verdicts[start:start + len(members)]])
@@ -95,8 +98,8 @@ def finish_policy(log: RunLog, cfg: TrainingConfig, model: Transformer, tokenize
     report = {"cot": evaluate(model, tokenizer, sets, "cot", greedy)}
     firsts = [problems[0] for problems in sets.values()]
     log.samples(show(model, tokenizer, firsts, "cot", greedy))
-    return log.finish([*rows_of(report["cot"], "greedy"), *rows], seconds=log.seconds(),
-                      weights=sha256, accuracy={**report, **(accuracy or {})}, **result)
+    return log.finish([*rows_of(report["cot"], "greedy"), *rows], weights=sha256,
+                      accuracy={**report, **(accuracy or {})}, **result)
 
 
 def rows_of(report: dict[str, dict], method: str, **extra: object) -> list[dict]:
@@ -128,7 +131,9 @@ def share_rows(found: dict, problems: int) -> list[dict]:
 def show(model: Transformer, tokenizer: Tokenizer, problems: list[Problem], style: str,
          how: Sampling) -> str:
     """A few problems with completion and verdict, as text."""
-    lines, completions = [], complete(model, tokenizer, problems, style, how)
+    lines = []
+    with flops.uncounted():
+        completions = complete(model, tokenizer, problems, style, how)
     for problem, (text,) in zip(problems, completions, strict=True):
         verdict = FAMILIES[problem.family].verify(problem, text)
         mark = "right" if verdict.correct else "wrong"

@@ -167,7 +167,8 @@ def save_state(log: RunLog, step: int, model: Transformer, optimizer: torch.opti
     for i, parameter in enumerate(_parameters(optimizer)):
         for key, value in optimizer.state[parameter].items():
             tensors[f"optimizer.{i}.{key}"] = value
-    write_tensors(log.out / STATE, tensors, step=step, seconds=log.seconds(), **log.mark())
+    write_tensors(log.out / STATE, tensors, step=step, seconds=log.seconds(),
+                  flops=log.flops(), **log.mark())
 
 
 def resume(log: RunLog, model: Transformer, optimizer: torch.optim.Optimizer) -> int:
@@ -189,7 +190,7 @@ def resume(log: RunLog, model: Transformer, optimizer: torch.optim.Optimizer) ->
             name.rpartition(".")[2]: t.to(parameter.device) for name, t in tensors.items()
             if name.startswith(f"optimizer.{i}.")}
     log.rewind(metadata["offset"], metadata["log"])
-    log.seconds_before = metadata["seconds"]
+    log.resume_at(metadata["seconds"], metadata["flops"])
     parallel.barrier()
     log.say(f"resuming from step {metadata['step']}")
     return metadata["step"]

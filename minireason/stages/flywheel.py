@@ -142,7 +142,7 @@ def refresh_critic(cfg: Config, number: int, out: str, policy_folder: str) -> di
     agree = [(ends[-1] > 0.5) == good for ends, good in zip(labels, right, strict=True) if ends]
     measured = {"critic_auc": auc(list(chain(*values)), right[taught * cfg.n:]),
                 "critic_label_accuracy": sum(agree) / max(1, len(agree))}
-    log.finish([], seconds=log.seconds(), weights=sha256, **measured)
+    log.finish([], weights=sha256, **measured)
     return measured
 
 

@@ -90,7 +90,7 @@ def run(cfg: Config) -> dict:
         trees[name] = shown_tree(records)
     if parallel.is_main():
         write_atomic(log.out / "tree.json", json.dumps(trees, indent=1) + "\n")
-    return log.finish(rows, seconds=log.seconds())
+    return log.finish(rows)
 
 
 def search_shard(cfg: Config, critic: Critic, stepper: Stepper, reviser: Stepper,

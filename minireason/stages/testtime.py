@@ -68,7 +68,7 @@ def run(cfg: Config) -> dict:
         for n in sizes(cfg):
             log.record(n, **{f"eval/{name}/{row['method']}": row["accuracy"] for row in found
                              if row["n"] == n and "tokens" in row})
-    return log.finish(rows, seconds=log.seconds())
+    return log.finish(rows)
 
 
 def sizes(cfg: Config) -> list[int]:

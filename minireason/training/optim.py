@@ -10,7 +10,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from minireason.core import parallel
+from minireason.core import flops, parallel
 from minireason.core.errors import UserError
 from minireason.model.transformer import Transformer
 from minireason.training.batches import Batch, Row, micro_batches
@@ -66,7 +66,9 @@ def train_step(model: nn.Module, optimizer: torch.optim.Optimizer, batches: list
     device = next(model.parameters()).device
     optimizer.zero_grad()
     total = torch.zeros((), device=device)
+    weights = sum(parameter.numel() for parameter in model.parameters())
     for batch in batches:
+        flops.count(flops.LEARN, weights, batch.inputs.numel())
         with autocast(device):
             loss = loss_of(batch.to(device))
         loss.backward()

@@ -118,7 +118,7 @@ def add_rl(folder: Path, seed: int = 0) -> None:
     for step in range(50):
         line = {"reward": 0.3 + 0.01 * step, "entropy": 0.4 - 0.005 * step, "approx_kl": 1e-3,
                 "clip_fraction": 0.01, "share_silent": 0.2, "generated_tokens": 20_000,
-                "trained_tokens": 15_000, "length_wrong": 45.0}
+                "flops": 3e11, "length_wrong": 45.0}
         if step > 5:                                           # early steps may have none
             line["length_right"] = 44.0
         metrics.append({"step": step, **{f"train/{key}": value for key, value in line.items()}})
