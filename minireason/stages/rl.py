@@ -100,12 +100,10 @@ def run(cfg: Config) -> dict:
         checkpoint.save_state_every(log, cfg, step, policy, optimizer)
     log.record(cfg.steps, **validate(cfg, cfg.steps, policy, tokenizer, log))
     rows = rollouts.compute_curve(read_lines(log.metrics), cfg.validation_n)
-    single = Sampling(seed=stream_seed(cfg.seed, "rl test"))
-    sets, sampled = frozen_sets(cfg.family, "test", cfg.eval_n), {}
-    for method, model in (("sampled", policy), ("sampled_before", reference)):
-        sampled[method] = evaluate(model, tokenizer, sets, "cot", single)
-        rows += rows_of(sampled[method], method)
-    return finish_policy(log, cfg, policy, tokenizer, rows, sampled)
+    before = evaluate(reference, tokenizer, frozen_sets(cfg.family, "test", cfg.eval_n), "cot",
+                      Sampling(seed=stream_seed(cfg.seed, "test sampled")))
+    return finish_policy(log, cfg, policy, tokenizer, rows + rows_of(before, "sampled_before"),
+                         {"sampled_before": before})
 
 
 def groups_of_step(cfg: Config, step: int, policy: Transformer,
