@@ -16,7 +16,7 @@ from minireason.problems.corpus import Mixture
 from minireason.stages import critic, pretrain, sft, star, testtime
 
 MIXTURE = Mixture(facts=0.2, direct=0.2, facts_per_line=3, max_level=2)
-WIRED = ("family", "init", "base", "policy", "critic", "outcome", "out", "seed",
+WIRED = ("family", "init", "base", "policy", "critic", "outcome", "out", "seed", "split",
          "device")                # by the pipeline
 
 

@@ -60,7 +60,7 @@ def run(cfg: Config) -> dict:
                        seed=stream_seed(cfg.seed, "testtime", purpose))
         return sample_records(policy, tokenizer, critics, problems, how)
 
-    sets = frozen_sets(cfg.family, "test", cfg.problems, cfg.levels)
+    sets = frozen_sets(cfg.family, cfg.split, cfg.problems, cfg.levels)
     rows = rows_of(evaluate(policy, tokenizer, sets, "cot", Sampling(temperature=0)), "greedy")
     for name, records in sharded_records(log, "samples", sets, cfg.shard, sampled).items():
         found = sample_rows(cfg, records)
