@@ -190,5 +190,9 @@ def test_a_library_is_never_loaded_damaged(folder, libraries, name):
         path.rename(path.with_name("aside"))            # the copy in memory stays as it is
         path.write_bytes(before)
         DAMAGE[damage](path)
+        damaged = os.open(path, os.O_RDONLY) if path.exists() else None
         assert libraries[name]().panel_width() == 7
         assert path.read_bytes() == before
+        if damaged is not None:                         # replaced: who had it loaded still has it
+            assert os.fstat(damaged).st_nlink == 0
+            os.close(damaged)
