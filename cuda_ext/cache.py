@@ -178,6 +178,6 @@ def try_loading(path: Path, *symbols: str) -> None:
     try:
         run(["env", sanitizer, sys.executable, "-ISc", load, str(path), *symbols], TRY_SECONDS)
     except BuildError as error:
-        why = (error.output.splitlines() or [str(error)])[-1]
-        raise BuildError(f"the compiler wrote a library that cannot be loaded ({why}); mend it or "
-                         "choose another (CXX, CUDA_HOME)", error.output) from None
+        why = (error.output.splitlines() or [str(error)])[-1].replace(f"{path}: ", "")
+        raise BuildError(f"the compiler wrote what cannot be loaded ({why}); mend it, choose "
+                         f"another (CXX, CUDA_HOME), or {ELSEWHERE}", error.output) from None

@@ -31,9 +31,9 @@ def case() -> Case:
 
 
 def test_every_lie_about_pointers_and_sizes_is_refused(case):
-    for name, value in LIES:
+    for lies in LIES:
         with pytest.raises(UserError, match=r"does not fit the model|not enough memory"):
-            case.run(native.library(), lying(name, value))
+            case.run(native.library(), lying(lies))
     assert native.library().decode_rows(None) == 2
 
 
