@@ -2,9 +2,9 @@
 
 Children's errors are systematic: a procedure applied wrongly, the same way each time (Brown and
 Burton 1978, BUGGY; VanLehn 1990, Mind Bugs). A rule falls on an operation whose sign and second
-operand it names, where the right calculation would carry or borrow; a wrong result that equals
-the right one or leaves 0..99 is no mistake. At most one rule falls on an operation. chain.py and
-countdown.py write by these rules.
+operand it names, where the right calculation would carry or borrow; at most one rule falls. A
+wrong result that equals the right one or leaves 0..99 is no mistake. chain.py and countdown.py
+write by these rules.
 """
 
 from collections.abc import Callable
@@ -72,21 +72,29 @@ def near_misses(result: int) -> list[int]:
     return [result + by for by in NEAR_MISS if 0 <= result + by <= HIGHEST]
 
 
+def weighted(authors: Authors, right: int, near: list[int], mistake: str = "",
+             rule: tuple[str, bool, int] | None = None) -> list[tuple[float, int, str]]:
+    """[(probability, result, mistake)], the most probable first; no result stands twice.
+
+    A rule, (name, is it rare, its result), has its chance; of the rest, slips share theirs among
+    the near misses. mistake: what `right` itself is called.
+    """
+    name, is_rare, wrong = rule or ("", False, None)
+    chance = 0.0 if wrong is None else authors.rare if is_rare else authors.rule
+    missed = [result for result in near if result != wrong]
+    found = [(chance, wrong, name), ((1 - chance) * (1 - authors.slip), right, mistake)]
+    found += [((1 - chance) * authors.slip / len(missed), result, SLIP) for result in missed]
+    return sorted((one for one in found if one[0] > 0), reverse=True)
+
+
 @cache
 def results(authors: Authors, left: int, operator: str, right: int) -> list[tuple[float, int, str]]:
     """[(probability, result, mistake)] of an author's operation, the most probable first.
 
     Where no exact result exists, which only his own earlier mistake can bring about, he leaves the
-    operation out. No result stands twice: what the rule gives is no slip.
+    operation out.
     """
-    exact = compute(left, operator, right)
-    rule = rule_of(left, operator, right)
+    exact, rule = compute(left, operator, right), rule_of(left, operator, right)
     result, mistake = (left, LEFT_OUT) if exact is None else (exact, "")
-    found, rest = [], 1.0
-    if rule is not None:
-        chance = authors.rare if rule.is_rare else authors.rule
-        found, rest = [(chance, rule.wrong(left, right), rule.name)], 1 - chance
-    found.append((rest * (1 - authors.slip), result, mistake))
-    missed = [near for near in near_misses(result) if near not in (found[0][1], result)]
-    found += [(rest * authors.slip / len(missed), near, SLIP) for near in missed]
-    return sorted((one for one in found if one[0] > 0), reverse=True)
+    named = rule and (rule.name, rule.is_rare, rule.wrong(left, right))
+    return weighted(authors, result, near_misses(result), mistake, named)

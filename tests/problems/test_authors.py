@@ -9,7 +9,7 @@ import pytest
 
 from minireason.core.config import UserError, rng
 from minireason.model.tokenizer import Tokenizer
-from minireason.problems import FAMILIES, chain, mistakes, split_of
+from minireason.problems import FAMILIES, addition, chain, columns, mistakes, split_of
 from minireason.problems.authors import (
     EXACT,
     Authors,
@@ -30,9 +30,13 @@ from minireason.problems.corpus import (
 )
 from tests.toys import parity
 
-FALLIBLE = Authors(rule=0.6, rare=0.3, slip=0.05)
-SHORT = {"chain": ("(27+5)=", "((27+6)*2)=", "(((42-8)/2)+9)=")}     # rules fall on their steps
-WRITTEN = {"chain": Mixture(max_level=8, common_level=8, rule=0.6, rare=0.3, slip=0.05)}
+SHORT = {                             # rules fall on their steps
+    "chain": ("(27+5)=", "((27+6)*2)=", "(((42-8)/2)+9)="),
+    "addition": ("8+5=", "98+7=", "627+584=")}
+ERRING = {"rule": 0.6, "rare": 0.3, "slip": 0.05}
+FALLIBLE = Authors(**ERRING)
+WRITTEN = {"chain": Mixture(max_level=8, common_level=8, **ERRING),
+           "addition": Mixture(facts_per_line=4, max_level=7, **ERRING)}
 NAMES = sorted(SHORT)
 
 
@@ -179,7 +183,41 @@ def test_chains_rules_fall_where_they_say(name, right, wrong, unaffected):
     assert {o.mistake for o in others} == {"", "slip"} and others[0].mistake == ""
 
 
+@pytest.mark.parametrize(("name", "fact", "wrong", "unaffected"), [
+    ("nought makes nought", "8+0+0", 0, "8+1+0"), ("nought makes nought", "8+0+1", 1, "0+4+0"),
+    ("nine counted as ten", "9+6+0", 16, "8+6+0"), ("double one too large", "7+7+1", 16, "4+4+1"),
+    ("taken as subtraction", "6+2+0", 4, "1+2+0"), ("carry forgotten", "8+4+0", 2, "5+4+0"),
+    ("carry forgotten", "8+5+1", 4, "3+5+1"), ("carry not added", "4+7+1", 11, "4+7+0"),
+    ("carried without need", "1+8+0", 19, "1+6+0")])
+def test_additions_rules_fall_where_they_say(name, fact, wrong, unaffected):
+    """In a second column whose first one makes the carry."""
+    def second_column(terms: str) -> dict:
+        a, b, carry = terms.split("+")
+        problem = addition.read(f"1{a}{'7' if int(carry) else '1'}+1{b}6")
+        state = addition.outcomes(problem, EXACT, 0, None)[0].state
+        return {o.text: o for o in addition.outcomes(problem, FALLIBLE, 1, state)}
+
+    rule = next(rule for rule in columns.RULES if rule.name == name)
+    chance = FALLIBLE.rare if rule.is_rare else FALLIBLE.rule
+    found = second_column(fact)[f"A->{wrong % 10} , C->{wrong // 10}"]
+    assert (found.probability, found.mistake) == (chance, name)
+    assert {o.mistake for o in second_column(unaffected).values()} == {"", "slip"}
+
+
+def test_a_carry_is_lost_where_a_number_ends_but_only_his_own_carry():
+    problem = addition.read("98+7")
+    made, forgotten = (("9", "", "5", carry) for carry in (1, 0))
+    assert addition.outcomes(problem, FALLIBLE, 1, made)[0] == (
+        0.6, "A->9 , C->0", ("", "", "95", 0), "carry lost where a number ends")
+    assert addition.outcomes(problem, FALLIBLE, 1, forgotten)[0][1::2] == ("A->9 , C->0", "")
+    assert addition.answer_of_state(problem, ("", "", "05", 0)) == "5"
+
+
 def test_the_examples_of_rules_are_what_authors_write():
+    for rule in columns.RULES:
+        a, b, carry = map(int, rule.example.partition("=")[0].split("+"))
+        ways = {name: total for _, total, name in columns.totals(FALLIBLE, a, b, carry, False)}
+        assert rule.example == f"{a}+{b}+{carry}={ways[rule.name]}"
     for rule in mistakes.RULES:
         problem = chain.read(rule.example.partition("=")[0])
         found = chain.outcomes(problem, FALLIBLE, 0, None)
@@ -260,7 +298,7 @@ def test_line_probabilities_add_up_to_1_and_give_the_entropy():
     share = sum(math.exp(chain.log_probability(problem)) for problem in problems)
     chances = {}
     for kind, (facts, direct) in {"worked": (0, 0), "direct": (0, 1), "facts": (1, 0)}.items():
-        mixture = Mixture(facts, direct, 1, max_level=1, rule=0.6, rare=0.3, slip=0.05)
+        mixture = Mixture(facts, direct, 1, max_level=1, **ERRING)
         lines = [{"worked": f"{p.prompt}<think>{o.text}</think>{o.state}<eos>",
                  "direct": f"{p.prompt}</think>{o.state}<eos>", "facts": f"{o.text}<eos>"}[kind]
                  for p in problems for o in chain.outcomes(p, mixture.authors, 0, None)]
@@ -274,7 +312,7 @@ def test_line_probabilities_add_up_to_1_and_give_the_entropy():
 
 def test_the_probability_of_facts_sums_over_all_chains_that_have_them():
     """By brute force over all chains of two steps, a chain of equal facts and wrong ones too."""
-    mixture, problems = Mixture(1, 0, 2, rule=0.6, rare=0.3, slip=0.05), all_chains(2)
+    mixture, problems = Mixture(1, 0, 2, **ERRING), all_chains(2)
     for line in ("5-2=3;3+2=5", "3+2=5;5-2=5", "27+5=22;32-4=28", "0+3=3;3-3=0", "8-8=0;0*2=2"):
         total, facts = 0.0, line.split(";")
         sought = sorted(fact.partition("=")[0] for fact in facts)
@@ -300,10 +338,15 @@ def test_facts_in_any_order_are_traced_to_their_chains():
     assert len(list(chain.problems_of_facts(["2*2=4", "4/2=2", "2*2=5"]))) == 2
 
 
-def test_frequencies_of_lines_are_their_probabilities():
-    """All kinds at once: how often a line comes up among 20,000 short ones."""
-    mixture, n = Mixture(0.5, 0.25, 1, max_level=1, rule=0.6, rare=0.3, slip=0.05), 20_000
-    counts = Counter(corpus_lines(mixture, chain, rng(5, "lines"), n))
-    for line, count in counts.most_common(60):
-        p = line_probability(mixture, chain, line)
-        assert abs(count - n * p) < 5 * np.sqrt(n * p) + 1, line
+@pytest.mark.parametrize(("name", "levels"), [("chain", 1), ("addition", 1), ("addition", 2)])
+def test_frequencies_of_lines_are_their_probabilities(name, levels):
+    """All kinds at once: how often the most frequent of 20,000 short lines come up."""
+    mixture, n = Mixture(0.5, 0.25, levels, max_level=levels, **ERRING), 20_000
+    counts = Counter(corpus_lines(mixture, FAMILIES[name], rng(5, "lines"), n))
+    expected = {line: n * line_probability(mixture, FAMILIES[name], line) for line in counts}
+    assert min(expected.values()) > 0
+    frequent = [line for line, number in expected.items() if number > 3] + ["rare"]
+    expected["rare"] = n - sum(map(expected.get, frequent[:-1]))
+    counts["rare"] = n - sum(counts[line] for line in frequent[:-1])
+    for line in frequent:                                # and those never seen
+        assert abs(counts[line] - expected[line]) < 5 * np.sqrt(expected[line]) + 1, line
