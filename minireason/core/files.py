@@ -163,12 +163,15 @@ def check_manifest(folder: Path) -> None:
     advice = f"restore it, or delete {folder} and run its stage again"
     if not (folder / MANIFEST).exists():
         raise UserError(f"{folder}: lacks {MANIFEST}; {advice}")
-    for name, sha256 in read_json(folder / MANIFEST).items():
+    listed = read_json(folder / MANIFEST)
+    if "result.json" not in listed:
+        raise UserError(f"{folder / MANIFEST}: does not list result.json; {advice}")
+    for name, sha256 in listed.items():
         path = folder / name
         try:
             same = hashlib.sha256(path.read_bytes()).hexdigest() == sha256
-        except OSError as error:
-            raise UserError(f"{path}: cannot read ({error.strerror}); {advice}") from None
+        except (OSError, ValueError) as error:        # ValueError: no name of a file
+            raise UserError(f"{path}: cannot read ({error}); {advice}") from None
         if not same:
             raise UserError(f"{path}: is not what its stage wrote, by the sha256 in {MANIFEST}; "
                             f"{advice}")
