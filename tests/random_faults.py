@@ -51,8 +51,9 @@ class Faults:
         self.tree = sorted(p for p in whole.rglob("*") if p.is_file())
         self.operations = {}
         for stage in self.stages:
+            config = self.placed(stage)
             with Disk(base) as disk:
-                self.stages[stage][0](self.placed(stage))
+                quietly(partial(self.stages[stage][0], config))
             self.operations[stage] = disk.count
         self.readers: list[tuple[Path, str, Callable[[], object]]] = []
         for path in whole.rglob("result.json"):
