@@ -143,3 +143,21 @@ def test_a_run_that_goes_on_under_other_conditions_says_so(tmp_path, capsys, mon
     monkeypatch.setenv("MINIREASON_DECODE", "torch")
     RunLog(out, "sft", Config(out), {})
     assert "begun with MINIREASON_DECODE None, goes on with torch" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name, was", [("torch", "2.9.0"), ("threads", 99), ("ranks", 8),
+                                       ("processor", "DEFAULT"), ("gone", "1")])
+def test_every_other_condition_is_named_and_an_altered_record_harms_nothing(
+        tmp_path, capsys, name, was):
+    log = RunLog(str(tmp_path), "sft", Config(), {})
+    path = tmp_path / "config.json"
+    held = json.loads(path.read_text())
+    for made_with in (held["made_with"] | {name: was}, [], None):
+        path.write_text(json.dumps(held | {"made_with": made_with}))
+        log = RunLog(str(tmp_path), "sft", Config(), {})
+        warned = capsys.readouterr().err
+        assert f"begun with {name} {was if made_with else None}, goes on with" in warned or (
+            name == "gone" and not made_with)
+    log.finish()
+    RunLog(str(tmp_path), "sft", Config(), {})             # a finished run goes on with nothing
+    assert "warning" not in capsys.readouterr().err
