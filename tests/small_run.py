@@ -17,7 +17,7 @@ from minireason.stages import flywheel, guided_search, rl
 
 FEW = {"eval_n": 1, "rows_per_step": 4, "save_every": 2, "warmup": 1}
 CHANGED = {
-    "pretrain": {**FEW, "steps": 5, "check_every": 2, "check_n": 1, "decay": 2},
+    "pretrain": {**FEW, "steps": 5},
     "sft": {**FEW, "steps": 5, "traces": 8},
     "star": {**FEW, "steps": 3, "problems": 40, "n": 2},
     "critic": {"rows_per_step": 4, "steps": 5, "problems": 6, "held_out": 2, "mc_check": 1,
