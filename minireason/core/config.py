@@ -11,6 +11,7 @@ import math
 import os
 import typing
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -126,6 +127,17 @@ def resolve_device(name: str) -> torch.device:
         return torch.device(name)
     except RuntimeError:
         raise UserError(f"--device {name}: not a device; use auto, cpu or cuda") from None
+
+
+def portable(config, out: Path) -> dict:
+    """A config as JSON that holds wherever its folder is moved: folders as seen from `out`."""
+    record = to_dict(config)
+    for name in PATHS:
+        if record.get(name):
+            record[name] = os.path.relpath(record[name], out)
+    if "device" in record:
+        record["device"] = resolve_device(record["device"]).type
+    return record
 
 
 def machine() -> dict[str, object]:

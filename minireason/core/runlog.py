@@ -20,7 +20,7 @@ import torch
 from tqdm import tqdm
 
 from minireason.core import files, flops, parallel
-from minireason.core.config import PATHS, machine, resolve_device, to_dict
+from minireason.core.config import PATHS, machine, portable
 from minireason.core.errors import UserError
 
 
@@ -213,17 +213,6 @@ class RunLog:
             self._leave_folder()
         parallel.barrier()
         return result
-
-
-def portable(config, out: Path) -> dict:
-    """A config as JSON that holds wherever its folder is moved: folders as seen from `out`."""
-    record = to_dict(config)
-    for name in PATHS:
-        if record.get(name):
-            record[name] = os.path.relpath(record[name], out)
-    if "device" in record:
-        record["device"] = resolve_device(record["device"]).type
-    return record
 
 
 def made_with() -> dict[str, object]:
