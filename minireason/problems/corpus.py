@@ -67,7 +67,11 @@ class Mixture:
         record = read_json(Path(folder) / "config.json")
         if record.get("stage") != "pretrain":
             raise UserError(f"{folder}: is a {record.get('stage')!r} folder, not a pretrained one")
-        return from_dict(cls, record["config"]["mixture"])
+        config = record.get("config")
+        mixture = config.get("mixture") if isinstance(config, dict) else None
+        if not isinstance(mixture, dict):
+            raise UserError(f"{folder}/config.json: holds no mixture")
+        return from_dict(cls, mixture)
 
 
 def _written_line(mixture: Mixture, family: Family,
