@@ -123,17 +123,20 @@ def our_config(path: Path) -> ModelConfig:
     held["rope_theta"] = turned.pop("rope_theta", held["rope_theta"])
     plain = {"rope_type": (None, "default"), "type": (None, "default"),
              "partial_rotary_factor": (None, 1)}
-    for name, value in turned.items():
-        if value not in plain.get(name, (None,)):
-            raise UserError(f"{path}: rotary embedding is scaled ({name} {value!r}); only a plain "
-                            f"{ARCHITECTURE} can be imported")
+    odd = [f"{name} {value!r}" for name, value in turned.items()
+           if value not in plain.get(name, (None,))]
+    if odd:
+        raise UserError(f"{path}: rotary embedding is scaled ({', '.join(odd)}); only a plain "
+                        f"{ARCHITECTURE} can be imported")
     try:
         config = from_dict(ModelConfig, {ours: held[theirs] for ours, theirs in SHAPE.items()})
         return dataclasses.replace(config, rope_theta=float(config.rope_theta),
                                    norm_eps=float(config.norm_eps))
     except KeyError as error:
         raise UserError(f"{path}: lacks {error}") from None
-    except (UserError, OverflowError) as error:
+    except OverflowError:
+        raise UserError(f"{path}: holds a number too large for any model") from None
+    except UserError as error:
         text = str(error)
         for ours, theirs in SHAPE.items():
             text = re.sub(rf"(--)?\b{re.sub('_', '[-_]', ours)}\b", theirs, text)

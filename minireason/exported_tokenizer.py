@@ -13,7 +13,7 @@ import numpy as np
 from tokenizers import Tokenizer as Backend
 from tokenizers.processors import TemplateProcessing
 
-from minireason.core.config import UserError
+from minireason.core.config import UserError, read_json
 from minireason.model.tokenizer import SPECIALS, Tokenizer
 from minireason.problems import Family
 
@@ -36,6 +36,9 @@ def our_tokenizer(path: Path, vocab_size: int) -> Tokenizer:
 
     vocab_size: of the model; ids must lie below it.
     """
+    model = read_json(path).get("model")
+    vocabulary = model.get("vocab") if isinstance(model, dict) else None
+    check_ids(path, list(vocabulary.values()) if isinstance(vocabulary, dict) else [], vocab_size)
     held = json.loads(Tokenizer.load(path).to_json())
     for token in held["added_tokens"]:
         token["special"] = True
@@ -46,13 +49,20 @@ def our_tokenizer(path: Path, vocab_size: int) -> Tokenizer:
     if tokenizer.ids_of(*SPECIALS, "<unk>")[:-1] != list(range(len(SPECIALS))):
         raise UserError(f"{path}: {', '.join(SPECIALS)} must be its tokens 0 to "
                         f"{len(SPECIALS) - 1}, as minireason writes them")
-    if ids[-1] >= vocab_size:
-        raise UserError(f"{path}: tokenizer has the id {ids[-1]}, the model {vocab_size} tokens")
+    check_ids(path, ids, vocab_size)
     whole = [tokenizer.backend.encode(word).ids for word, _ in words] == [[i] for i in ids]
     if not whole or tokenizer.decode(ids) != "".join(word for word, _ in words):
         raise UserError(f"{path}: does not read and print each of its tokens as it is written; "
                         "only a tokenizer that minireason made can be imported")
     return tokenizer
+
+
+def check_ids(path: Path, ids: list[Any], vocab_size: int) -> None:
+    """UserError unless the ids are 0, 1, 2, ... in any order, no more than vocab_size of them."""
+    if not ids or sorted(map(str, ids)) != sorted(map(str, range(len(ids)))):
+        raise UserError(f"{path}: the ids of its tokens must be 0, 1, 2, ..., each once")
+    if len(ids) > vocab_size:
+        raise UserError(f"{path}: tokenizer has {len(ids)} tokens, the model {vocab_size}")
 
 
 def chat_template(family: Family) -> str:

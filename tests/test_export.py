@@ -303,7 +303,7 @@ def test_a_folder_of_transformers_is_no_checkpoint(folder, tmp_path):
     ({"num_key_value_heads": 0}, "num_key_value_heads 0"),
     ({"tie_word_embeddings": "false"}, "tie_word_embeddings must be bool"),
     ({"max_position_embeddings": 10 ** 12}, "max_position_embeddings 1000000000000 is above"),
-    ({"vocab_size": 10 ** 400}, "vocab_size"),
+    ({"vocab_size": 10 ** 400}, "too large for any model"),
     ({"rms_norm_eps": float("nan")}, "rms_norm_eps nan"),
     ({"rope_parameters": {"rope_theta": "big"}}, "rope_theta must be float"),
     ({"rope_parameters": {"rope_theta": float("inf")}}, "rope_theta inf"),
@@ -322,10 +322,15 @@ def test_what_does_not_fit_is_refused(folder, tmp_path, change, words):
 
 
 @pytest.mark.parametrize("change, words", [
-    (lambda held: held["model"]["vocab"].update({"=": 64}), "has the id 6"),
+    (lambda held: held["model"]["vocab"].update({"=": 64}), "ids of its tokens must be 0"),
+    (lambda held: held["model"]["vocab"].update({"=": 10 ** 9}), "ids of its tokens must be 0"),
+    (lambda held: held["model"]["vocab"].update({"<pad>": 1, "<bos>": 0}), "must be its tokens 0"),
     (lambda held: held.update(normalizer={"type": "Lowercase"}), "does not read and print"),
     (lambda held: held.update(decoder=None), "does not read and print"),
     (lambda held: held["pre_tokenizer"].update(behavior="Removed"), "does not read and print"),
+    (lambda held: held.update(model=[]), "ids of its tokens must be 0"),
+    (lambda held: held["added_tokens"].append(held["added_tokens"][0] | {"content": "@"}),
+     "the model"),
     (lambda held: held["added_tokens"].pop(3), "does not read and print"),
     (lambda held: held["model"]["vocab"].pop("<hint>") and held["added_tokens"].pop(5), "<hint>"),
 ])
