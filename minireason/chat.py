@@ -59,7 +59,7 @@ def run(cfg: Config) -> int:
     critic = None
     if cfg.critic or (cfg.n > 1 and (critic_folder / "result.json").exists()):
         critic = checkpoint.load(critic_folder, device, Critic)[0]
-    family = FAMILIES[find_family(cfg, folder)]
+    family = FAMILIES[find_family(cfg.family, folder)]
     print(f"{folder} answers" + (f", {critic_folder} judges" if critic else ""), file=sys.stderr)
     answered = failed = 0
     while line := next_line():
@@ -102,12 +102,12 @@ def find_policy(cfg: Config) -> Path:
                     "`minireason run` makes one")
 
 
-def find_family(cfg: Config, folder: Path) -> str:
-    """--family, else what the checkpoint's config.json says, else the first one."""
+def find_family(name: str, folder: Path) -> str:
+    """The name itself, else what the checkpoint's config.json says, else the first one."""
     record = folder / "config.json"
     config = read_json(record).get("config") if record.exists() else None
     held = config.get("family") if isinstance(config, dict) else None
-    name = cfg.family or str(held or next(iter(FAMILIES)))
+    name = name or str(held or next(iter(FAMILIES)))
     check_choice("family", name, FAMILIES)
     return name
 

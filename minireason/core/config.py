@@ -20,7 +20,8 @@ from minireason.core.errors import UserError, check_choice  # noqa: F401
 from minireason.core.files import disk_errors, read_json, read_lines, write_atomic  # noqa: F401
 
 MAY_BE_ZERO = ("warmup", "mc_check", "decay")     # beside fields whose default is 0
-PATHS = ("out", "init", "base", "start", "policy", "critic", "outcome", "reviser")   # folders
+PATHS = ("out", "init", "base", "start", "policy", "critic", "outcome", "reviser",
+         "source")   # folders
 
 
 @dataclass(frozen=True, kw_only=True)

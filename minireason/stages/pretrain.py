@@ -64,14 +64,14 @@ def run(cfg: Config) -> dict:
         checkpoint.save_state_every(log, cfg, step, model, optimizer)
     direct = evaluate(model, tokenizer, frozen_sets(cfg.family, cfg.split, cfg.eval_n), "direct",
                       Sampling(temperature=0))
-    rows, limits = rows_of(direct, "direct"), {}
+    rows = rows_of(direct, "direct")
+    result: dict[str, object] = {"parameters": model.n_params}
     if not cfg.mixture.authors.exact and hasattr(family, "outcomes"):
         rows += limit_rows(cfg)
         nats, error = entropy_per_token(cfg.mixture, family,
                                         lambda line: len(tokenizer.encode(line)))
-        limits = {"entropy_per_token": nats, "entropy_error": error}
-    return finish_policy(log, cfg, model, tokenizer, rows, {"direct": direct},
-                         parameters=model.n_params, **limits)
+        result |= {"entropy_per_token": nats, "entropy_error": error}
+    return finish_policy(log, cfg, model, tokenizer, rows, {"direct": direct}, None, **result)
 
 
 def limit_rows(cfg: Config) -> list[dict]:
