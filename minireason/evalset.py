@@ -15,7 +15,7 @@ import numpy as np
 from minireason.core import config, parallel
 from minireason.core.config import UserError
 from minireason.measure.estimates import Pool, answer_ids, mean_interval
-from minireason.measure.evaluate import accuracy_of, answer_of, verdicts_of
+from minireason.measure.evaluate import accuracy_of, answer_keys, verdicts_of
 from minireason.model import checkpoint
 from minireason.problems import FAMILIES, Problem
 from minireason.problems.frozen import load_frozen, load_problems
@@ -87,7 +87,7 @@ def measure(cfg: Config, problems: list[Problem], completions: list[list[str]]) 
     pools = []
     for problem, texts, row in zip(problems, completions, verdicts, strict=True):
         correct = np.array([verdict.correct for verdict in row], dtype=float)
-        ids = answer_ids([answer_of(problem, text) for text in texts], problem.answer)
+        ids = answer_ids(answer_keys(problem, texts))
         pools.append(Pool(correct, ids, values=correct, tokens=correct))
     result = {**singles, **mean_interval(np.array([pool.correct.mean() for pool in pools])),
               "n": len(problems), "pass_at": {}, "maj_at": {}}

@@ -9,7 +9,7 @@ from minireason.core.config import UserError, read_json
 from minireason.evalset import Config as EvalConfig
 from minireason.evalset import accuracy_table, measure, read, run
 from minireason.measure.estimates import wilson
-from minireason.problems import chain
+from minireason.problems import chain, countdown
 
 PROBLEMS = [chain.read("(23+4)*3"), chain.read("(9-5)*2")]
 RIGHT = ["<think>23+4=27;27*3=81</think>81<eos>", "<think>9-5=4;4*2=8</think>8<eos>"]
@@ -38,6 +38,20 @@ def test_several_samples_give_pass_and_maj():
     alone = measure(EvalConfig("c", "p", n=4, temperature=1.0), PROBLEMS[1:], completions[1:])
     assert (alone["maj_at"]["4"]["accuracy"], alone["pass_at"]["4"]["accuracy"]) == (0.0, 1.0)
     assert 0.0 <= result["pass_at"]["2"]["low"] <= 0.75 <= result["pass_at"]["2"]["high"] <= 1.0
+
+
+def test_votes_go_by_the_answer_and_not_by_its_text():
+    """Four right expressions, each written otherwise than the reference: pass@1 and maj@4 are 1."""
+    problem = countdown.read("3,7,18,2>46")
+    written = ["(7+3)+(18*2)", "(18*2)+(3+7)", "(2*18)+(7+3)", "(3+7)+(2*18)"]
+    assert problem.answer not in written
+    result = measure(EvalConfig("c", "p", n=4, temperature=1.0), [problem],
+                     [[f"</think>{answer}<eos>" for answer in written]])
+    assert result["pass_at"]["1"]["accuracy"] == result["maj_at"]["4"]["accuracy"] == 1.0
+    lost = ["</think><wrong><eos>", "<think>7-3=4,18,2</think><wrong><eos>"] * 2 + [
+        f"</think>{written[0]}<eos>"] * 4                       # giving up is no answer to vote for
+    result = measure(EvalConfig("c", "p", n=8, temperature=1.0), [problem], [lost])
+    assert result["maj_at"]["8"]["accuracy"] == 1.0
 
 
 def test_levels_of_a_file_are_kept_apart(ladder, tmp_path, capsys):

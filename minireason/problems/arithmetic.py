@@ -75,6 +75,26 @@ def operations(text: str) -> tuple[list[tuple[int, str, int, int | None]], list[
     return (done, leaves) if done and len(done) < MOST_NUMBERS and written[1:-1] == text else None
 
 
+def commuted(text: str) -> str:
+    """An expression as `operations` reads it, the operands of each + and * in order of their text.
+
+    Its value, and every value on the way, stay what they are. No expression: the text itself.
+    """
+    def walk(node: ast.AST) -> str:
+        operator = OPERATORS.get(type(getattr(node, "op", None)))
+        if not isinstance(node, ast.BinOp) or operator is None:
+            return ast.unparse(node)
+        left, right = walk(node.left), walk(node.right)
+        if operator in "+*":
+            left, right = sorted((left, right))
+        return f"({left}{operator}{right})"
+
+    node = parse_expression(text)
+    if node is None:
+        return text
+    return walk(node)[1:-1] if isinstance(node, ast.BinOp) else walk(node)
+
+
 def expression(path: list[Move]) -> str:
     """A path as one expression, in the one way that `operations` reads."""
     text, made = "", defaultdict(list)      # made: value -> what was written for it, newest last
