@@ -1,4 +1,4 @@
-"""What a completion of each family is worth: an evaluator that shares no code with the verifiers."""
+"""What a completion of each family is worth, by a judge that shares no code with the verifiers."""
 
 import re
 from fractions import Fraction
@@ -72,53 +72,27 @@ def digits(text: str, separator: str) -> str | None:
 
 def listed(text: str) -> str | None:
     """The digits of `[1,2,8]`, or of `[]`."""
-    if text == "[]":
-        return ""
-    return digits(text[1:-1], ",") if text[:1] + text[-1:] == "[]" else None
-
-
-def cut(text: str, *marks: str) -> list[str] | None:
-    """What stands between the marks, in their order; None if one is missing."""
-    found = []
-    for mark in marks:
-        before, there, text = text.partition(mark)
-        if not there:
-            return None
-        found.append(before)
-    return [*found, text]
+    whole = text[:1] + text[-1:] == "[]"
+    return "" if text == "[]" else digits(text[1:-1], ",") if whole else None
 
 
 def line_of(style: str, step: str) -> tuple | None:
     """(kind, state claimed to follow) of one line of a scratchpad; None if malformed."""
     if style == "simplified":
-        parts = cut(step, "A->", " , C->")
-        good = (parts and parts[0] == "" and parts[2] in ("0", "1")
-                and digits(parts[1], ",") == parts[1])
-        return ("line", (parts[1], int(parts[2]))) if good else None
+        read = re.fullmatch("A->([0-9]) , C->([01])", step)
+        return ("line", (read[1], int(read[2]))) if read else None
     if style == "star":
-        left, there, tail = step.partition(", ")
-        if not there:
-            good = len(step) > 1 and step[0] in "01" and digits(step, " ")
-            return ("end", None) if good else None
-        *answer, carry = tail.rpartition("C: ")[::2]
-        sides = left[:-1].split(" + ") if left else ["", ""]
-        numbers = [digits(side, " ") for side in sides] if left else ["", ""]
-        shown = digits(answer[0][:-1], " ") if answer[0] else ""
-        if (len(sides) != 2 or None in (*numbers, shown) or carry not in ("0", "1")
-                or left[-1:] not in ("", " ") or answer[0][-1:] not in ("", " ")
-                or "C: " not in tail):
-            return None
-        return ("line", added(numbers[0], numbers[1], shown, int(carry)))
-    if (parts := cut(step, " has ", " digits.")) and parts[2] == "":
-        good = listed(parts[0]) is not None and re.fullmatch("[0-9]+", parts[1])
-        return ("head", None) if good else None
+        read = re.fullmatch("(?:([0-9 ]+) [+] ([0-9 ]+) )?, (?:([0-9 ]+) )?C: ([01])", step)
+        if read is None:
+            return ("end", None) if step[:1] in "01" and len(digits(step, " ") or "") > 1 else None
+        x, y, shown = (digits(part, " ") if part else "" for part in read.groups()[:3])
+        return None if None in (x, y, shown) else ("line", added(x, y, shown, int(read[4])))
+    if read := re.fullmatch(r"(.*) has [0-9]+ digits\.", step):
+        return None if listed(read[1]) is None else ("head", None)
+    if read := re.fullmatch(r"\[\] [+] \[\] , A=(.*) C=[01] , END", step):
+        return None if listed(read[1]) is None else ("end", None)
     fields = step.split(" , ")
     sides = [listed(side) for side in fields[0].split(" + ")]
-    if fields[-1] == "END":
-        shown = cut(fields[1], "A=", " C=") if len(fields) == 3 else None
-        good = (shown and shown[0] == "" and listed(shown[1]) is not None and shown[2] in ("0", "1")
-                and sides == ["", ""])
-        return ("end", None) if good else None
     if len(fields) != 6 or len(sides) != 2 or fields[1][:2] != "A=":
         return None
     shown, sums = listed(fields[1][2:]), re.fullmatch("[0-9][+][0-9][+][01]=1?[0-9]", fields[3])
