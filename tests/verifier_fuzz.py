@@ -113,7 +113,8 @@ def fuzz(name: str, n: int, seed: int = 0) -> tuple[Counter, list[str]]:
     accepts: something that the verifier grants and the judge does not; rejects: the reverse.
     """
     dice, generator, family = random.Random(seed), np.random.default_rng(seed), FAMILIES[name]
-    counts, examples, texts = Counter(mutants=n), [], []
+    zeros = dict.fromkeys(("differing", "false accepts", "false rejects"), 0)
+    counts, examples, texts = Counter(zeros, mutants=n), [], []
     for i in range(n):
         if i % PER_PROBLEM == 0:
             problem = family.sample(generator, dice.randrange(*LEVELS[name]))
