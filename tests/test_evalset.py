@@ -78,7 +78,7 @@ def test_a_line_longer_than_the_model_is_named_and_changes_no_other(ladder, tmp_
     """One whose prompt leaves no room, and one whose solution does not fit behind its prompt."""
     path, prompts = tmp_path / "mine.jsonl", ["((2+3)*2)=", "(7-4)=", "((9-5)*2)="]
     results = []
-    for long in ([], [long_chain(30), long_chain(14)]):
+    for long in ([], [long_chain(120), long_chain(14)]):
         lines = [*prompts[:place], *long, *prompts[place:]]
         path.write_text("\n".join(json.dumps({"prompt": p}) for p in lines))
         results.append(run(EvalConfig(str(ladder / "star"), str(path), n=n, temperature=n - 1.0,

@@ -85,10 +85,12 @@ def build(first: int, moves: list[tuple[str, int]]) -> Problem:
 
 def read(text: str) -> Problem:
     """A problem from typed text such as `(23 + 4) * 3`, `((23+4)*3)=` or `23+4-7`."""
-    node, why = parse_expression(plain_text(text).removesuffix("=")), ""
+    plain = plain_text(text).removesuffix("=")
+    node, why = parse_expression(plain), ""
     moves: list[tuple[str, int]] = []
     while isinstance(node, ast.BinOp):
-        operator, right = OPERATORS.get(type(node.op)), ast.unparse(node.right)
+        operator = OPERATORS.get(type(node.op))
+        right = plain[node.right.col_offset:node.right.end_col_offset]
         if operator is None or not re.fullmatch("[2-9]", right):
             why = f"{right[:40]} stands to the right of an operator; "
             break

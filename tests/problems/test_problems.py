@@ -503,9 +503,14 @@ def test_what_can_be_read_exactly_is_read(name, typed, prompt):
     assert FAMILIES[name].read(typed).prompt == prompt
 
 
+def test_a_long_chain_is_read():
+    """Longer than any model here: eval counts it apart (evalset.py)."""
+    assert chain.read("(" * 120 + "2" + "+2)-2)" * 60).level == 120
+
+
 @pytest.mark.parametrize(("text", "why"), [
-    ("2+3*4", "3 * 4 stands to the right"), ("2+(3+4)", "3 + 4 stands to the right"),
-    ("(2+3)*(4-1)", "4 - 1 stands to the right"), ("2+30", "30 stands to the right")])
+    ("2+3*4", "3*4 stands to the right"), ("2+(3+4)", "3+4 stands to the right"),
+    ("(2+3)*(4-1)", "4-1 stands to the right"), ("2+30", "30 stands to the right")])
 def test_a_chain_says_why_an_expression_is_none(text, why):
     """By precedence 2+3*4 is 14: no chain from the left, and never read as (2+3)*4."""
     with pytest.raises(UserError, match=re.escape(why)):
@@ -518,6 +523,10 @@ def test_a_chain_says_why_an_expression_is_none(text, why):
 @example("9" * 5000 + "+1")
 @example("(" * 99 + "5" + ")" * 99)
 @example("1+" * 90 + "2")
+@example("1+" * 490 + "2")
+@example("(" * 490 + "5" + ")" * 490)
+@example("2+(" * 240 + "2" + ")" * 240)
+@example("2+(" * 190 + "2" + ")" * 190)
 @example("5/0")
 @example("2**9")
 @example("(2)(3)")
@@ -556,7 +565,7 @@ def test_read_raises_user_error_and_nothing_else(text):
     ('{"nums": [3, 7], "target": 21, "family": "chain"}', "cannot read '3,7>21'"),
     ('{"nums": [3, 7, 18, 2], "target": 46, "answer": "18*2+7"}', "answer '18*2+7'"),
     ('{"prompt": "1 7+2="}', "white space inside"), ('{"prompt": "4+5", "answer": "1 9"}', "'1 9'"),
-    ('{"question": "2+3*4"}', "3 * 4 stands"), ('\ufeff{"prompt": "1+2="}', "not valid JSON")])
+    ('{"question": "2+3*4"}', "3*4 stands"), ('\ufeff{"prompt": "1+2="}', "not valid JSON")])
 def test_load_problems_names_the_broken_line(tmp_path, line, complaint):
     path = tmp_path / "mine.jsonl"
     path.write_text('{"prompt": "4+5="}\n\n' + line + "\n")
