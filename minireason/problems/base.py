@@ -6,6 +6,7 @@ which the sampler forces: `<think>` opens a thought, `</think>` goes straight to
 """
 
 import hashlib
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
@@ -16,6 +17,9 @@ from minireason.core.config import UserError
 
 SPLITS = ("train", "validation", "test")
 SYMBOLS = tuple("+-*/()=;,:>. $[]ACDENadghist")   # what families of arithmetic write beside numbers
+
+SPELLING = str.maketrans("×÷−", "*/-")
+BOM = "\ufeff"                     # byte order mark, which some editors put before a text
 
 
 @dataclass(frozen=True)
@@ -47,9 +51,9 @@ MALFORMED = Verdict(False, False, False)
 class Family(Protocol):
     """What a family module provides.
 
-    Optional: `withdrawn(completion)`, the steps that `<wrong>` took back (chain.py);
-    `self_check(problem, answer)`, what a policy may test without the verifier, and EXTRA_SETS,
-    {name: sampler} of further frozen test sets (countdown.py); what fallible authors write, as
+    Optional: `withdrawn(completion)`, the steps that `<wrong>` took back (chain.py); EXTRA_SETS,
+    {name: sampler} of further frozen test sets, and `prompt_of(record)`, the prompt of a record as
+    other projects write it, None if it is none (countdown.py); what fallible authors write, as
     authors.AuthoredFamily has it.
     """
 
@@ -81,6 +85,14 @@ class Family(Protocol):
         """(steps, answer); None if the completion does not match the grammar to its end."""
         ...
 
+    def answer_key(self, answer: str) -> str:
+        """Two answers are the same answer if their keys are equal; "" stands for giving up."""
+        ...
+
+    def is_right(self, problem: Problem, answer: str) -> bool:
+        """Is this a right answer, exactly? There may be several, with different keys."""
+        ...
+
     def check_steps(self, problem: Problem, steps: tuple[str, ...]) -> list[bool]:
         """Each step, verified from the state before it."""
         ...
@@ -92,6 +104,13 @@ class Family(Protocol):
     def facts(self, problem: Problem) -> tuple[str, ...]:
         """True single statements that its solution contains: pretraining text (corpus.py)."""
         ...
+
+
+def plain_text(text: str) -> str:
+    """Typed text without white space, × ÷ − as * / -; UserError if a number is torn apart."""
+    if torn := re.search(r"\d\s+\d", text):
+        raise UserError(f"cannot read {text[:80]!r}: white space inside a number ({torn[0][:9]!r})")
+    return re.sub(r"\s+", "", text.removeprefix(BOM)).translate(SPELLING)
 
 
 def number_tokens(digits: int) -> tuple[str, ...]:

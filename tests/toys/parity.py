@@ -49,6 +49,14 @@ def parse(completion: str) -> tuple[tuple[str, ...], str] | None:
     return match and (tuple(match[1].split(";")), match[2])
 
 
+def answer_key(answer: str) -> str:
+    return answer
+
+
+def is_right(problem: Problem, answer: str) -> bool:
+    return answer == problem.answer
+
+
 def check_steps(problem: Problem, steps: tuple[str, ...]) -> list[bool]:
     return [i < len(problem.steps) and step == problem.steps[i] for i, step in enumerate(steps)]
 
