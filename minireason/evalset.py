@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from minireason.core import config, parallel
+from minireason.core import config, files, parallel
 from minireason.core.config import UserError
 from minireason.measure.estimates import Pool, answer_ids, mean_interval
 from minireason.measure.evaluate import accuracy_of, answer_of, verdicts_of
@@ -46,6 +46,9 @@ class Config:
 def run(cfg: Config) -> dict:
     """Print a table and return {"groups": {"chain level 6": {...}}} with what was asked for."""
     device = parallel.init(config.resolve_device(cfg.device))
+    if cfg.out:                       # before the work: can it be written?
+        files.make_folder(Path(cfg.out).parent)
+        files.check_target(Path(cfg.out))
     problems = read(cfg.problems)[:max(0, cfg.limit) or None]
     for problem in problems:
         config.check_choice("style", cfg.style, FAMILIES[problem.family].OPENER)
@@ -64,10 +67,11 @@ def run(cfg: Config) -> dict:
         result["groups"][name] = measure(cfg, [problems[i] for i in members],
                                          [completions[i] for i in members])
     if parallel.is_main():
-        print(accuracy_table(result))
-        if cfg.out:
-            Path(cfg.out).parent.mkdir(parents=True, exist_ok=True)
-            config.write_atomic(cfg.out, json.dumps(result, indent=1) + "\n")
+        try:                          # whichever of the two fails, the other is there
+            if cfg.out:
+                files.write_atomic(cfg.out, json.dumps(result, indent=1) + "\n")
+        finally:
+            print(accuracy_table(result))
     return result
 
 

@@ -18,7 +18,7 @@ from minireason.core.errors import check_choice
 from minireason.core.files import unlock_folder, write_atomic
 from minireason.core.runlog import RunLog
 from minireason.presets import SIZES, settings_of
-from minireason.problems import FAMILIES
+from minireason.problems import check_config
 from minireason.report import build as report
 
 
@@ -36,7 +36,7 @@ class Config:
 def plan_of(cfg: Config) -> list[tuple[str, Callable[[], dict]]]:
     """(name, function that runs it) of every stage, parents wired to the folders before."""
     check_choice("size", cfg.size, SIZES)
-    check_choice("family", cfg.family, FAMILIES)
+    check_config(cfg)
     plan = []
     for stage in stages.STAGES:
         if stage.in_run:
@@ -46,6 +46,7 @@ def plan_of(cfg: Config) -> list[tuple[str, Callable[[], dict]]]:
             for field, parent in stage.parents.items():
                 settings[field] = str(folder(cfg) / parent)
             config = module.Config(out=str(folder(cfg) / stage.name), **settings)
+            check_config(config)
             plan.append((stage.name, partial(module.run, config)))
     return plan
 

@@ -11,6 +11,7 @@ import math
 import os
 import typing
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
 import torch
@@ -20,6 +21,7 @@ from minireason.core.files import disk_errors, read_json, read_lines, write_atom
 
 MAY_BE_ZERO = ("warmup", "mc_check", "decay")     # beside fields whose default is 0
 PATHS = ("out", "init", "base", "start", "policy", "critic", "outcome", "reviser")   # folders
+Share = Annotated[float, "0 to 1"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,13 +83,13 @@ def check_types(cls, values: dict) -> None:
                 raise UserError(f"{cls.__name__}: {name} must be {wanted.__name__}, not {value!r}")
 
 
-def check_numbers(config) -> None:
+def check_numbers(config, prefix: str = "") -> None:
     """UserError that names the flag of the first number that no run can work with.
 
-    Numbers are finite and not negative; whole ones at least 1, or 0 where 0 is the default or
-    named in MAY_BE_ZERO.
+    Numbers are finite and not negative, a Share at most 1; whole ones at least 1, or 0 where 0 is
+    the default or named in MAY_BE_ZERO. prefix: what stands before the names of the flags.
     """
-    kinds = typing.get_type_hints(type(config))
+    kinds = typing.get_type_hints(type(config), include_extras=True)
     for field in dataclasses.fields(config):
         value, whole = getattr(config, field.name), "int" in str(kinds[field.name])
         default = field.default if isinstance(field.default, tuple) else (field.default,)
@@ -95,9 +97,11 @@ def check_numbers(config) -> None:
         for number in value if isinstance(value, tuple) else (value,):
             if not isinstance(number, int | float) or isinstance(number, bool):
                 continue
-            flag = f"--{field.name.replace('_', '-')} {number}"
+            flag = f"--{prefix}{field.name.replace('_', '-')} {number}"
             if not math.isfinite(number) or number < 0:
                 raise UserError(f"{flag}: must be a finite number, not below 0")
+            if kinds[field.name] == Share and number > 1:
+                raise UserError(f"{flag}: is a share, so it must be at most 1")
             if whole and not least <= number < 2 ** 63:
                 raise UserError(f"{flag}: must be a whole number of at least {least}")
 
@@ -117,12 +121,17 @@ def resolve_device(name: str) -> torch.device:
     """'auto' means the GPU if there is one; asking for a missing device is a UserError."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
-    if name.startswith("cuda") and not torch.cuda.is_available():
-        raise UserError(f"--device {name}: no CUDA device is visible to PyTorch; use --device cpu")
     try:
-        return torch.device(name)
+        device = torch.device(name)
     except RuntimeError:
         raise UserError(f"--device {name}: not a device; use auto, cpu or cuda") from None
+    if device.type not in ("cpu", "cuda"):
+        raise UserError(f"--device {name}: only auto, cpu and cuda are supported")
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise UserError(f"--device {name}: no CUDA device is visible to PyTorch; use --device cpu")
+    if (device.index or 0) >= (torch.cuda.device_count() if device.type == "cuda" else 1):
+        raise UserError(f"--device {name}: there is no device of this number")
+    return device
 
 
 def machine() -> dict[str, object]:

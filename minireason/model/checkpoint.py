@@ -25,7 +25,6 @@ from minireason.core.config import (
     StageConfig,
     TrainingConfig,
     UserError,
-    check_numbers,
     from_dict,
     resolve_device,
     to_dict,
@@ -35,6 +34,7 @@ from minireason.core.files import STATE, check_manifest
 from minireason.core.runlog import RunLog
 from minireason.model.tokenizer import Tokenizer
 from minireason.model.transformer import ModelConfig, Transformer
+from minireason.problems import check_config
 
 Model = TypeVar("Model", bound=Transformer)
 
@@ -145,7 +145,7 @@ def open_stage(name: str, cfg: StageConfig, out: str,
 
     A folder "" is no parent. UserError if one is missing or damaged, or `out` holds another run.
     """
-    check_numbers(cfg)
+    check_config(cfg)
     device = parallel.init(resolve_device(cfg.device))
     hashes = {field: weights_hash(folder) for field, folder in parents.items() if folder}
     return RunLog(out, name, cfg, hashes), device

@@ -24,6 +24,7 @@ from minireason.problems.base import MALFORMED, SYMBOLS, Problem, Verdict, numbe
 
 NAME: str = "chain"
 LEVELS = tuple(range(1, 9))           # levels with a frozen set: operations
+SAMPLED: tuple[int, int] = (1, 99)
 LEVEL_SYMBOL: str = "k"
 LEVEL_NAME: str = "operations in the expression"
 STYLES: tuple[str, ...] = ("direct", "cot")

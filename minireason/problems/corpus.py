@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from minireason.core.config import UserError, from_dict, read_json
+from minireason.core.config import Share, UserError, from_dict, read_json
 from minireason.problems import Family, sample_split
 
 
@@ -23,13 +23,21 @@ from minireason.problems import Family, sample_split
 class Mixture:
     """Shares and lengths of the three kinds of lines."""
 
-    facts: float = 0.2            # share of lines
-    direct: float = 0.15          # share of lines; the rest is worked
+    facts: Share = 0.2            # share of lines
+    direct: Share = 0.15          # share of lines; the rest is worked
     facts_per_line: int = 6       # the level whose solutions they are taken from
     min_level: int = 1            # of direct and worked lines
     max_level: int = 8
     common_level: int = 4         # worked lines are equally frequent up to this level,
-    worked_tail: float = 0.35     # then each level has this times the share of the one before
+    worked_tail: Share = 0.35     # then each level has this times the share of the one before
+
+    def __post_init__(self):
+        if self.facts + self.direct > 1:
+            raise UserError(f"mixture: {self.facts} of facts and {self.direct} of direct lines are "
+                            "more than all lines")
+        if self.worked_tail == 0 and self.min_level > self.common_level:
+            raise UserError("mixture: a worked tail of 0 needs a common level of at least the "
+                            "lowest level")
 
     def worked_shares(self) -> np.ndarray:
         """Share of each level min_level..max_level among the worked lines."""
