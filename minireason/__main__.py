@@ -3,6 +3,7 @@
 It imports the rest inside of `start`, so that Ctrl-C during the imports is answered, too.
 """
 
+import io
 import os
 import sys
 import traceback
@@ -10,7 +11,7 @@ import traceback
 TRACEBACK = "MINIREASON_TRACEBACK"     # set: a bug shows where it happened
 
 
-def start() -> int:
+def start() -> int | str:
     """Run the command line; returns the exit code: 0, 2 for a mistake, 1 for a bug of ours.
 
     130 after Ctrl-C, 141 when the reader of the output has gone, as of `| head -1`.
@@ -20,7 +21,8 @@ def start() -> int:
             if getattr(sys, name) is None:          # closed by the caller; in this order, the
                 setattr(sys, name, open(os.devnull, mode))   # lowest free number is its own
         for stream in (sys.stdin, sys.stdout, sys.stderr):   # bytes that are no text: escaped
-            stream.reconfigure(errors="backslashreplace")
+            if isinstance(stream, io.TextIOWrapper):
+                stream.reconfigure(errors="backslashreplace")
         from minireason.cli import main
         try:
             code = main()

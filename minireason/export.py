@@ -177,4 +177,4 @@ def run_import(cfg: ImportConfig) -> dict:
     log = RunLog(cfg.out, "import", cfg, parents={})
     if log.done:
         return log.done
-    return log.finish(seconds=log.seconds(), weights=checkpoint.save(cfg.out, model, tokenizer))
+    return log.finish(weights=checkpoint.save(cfg.out, model, tokenizer))

@@ -30,6 +30,7 @@ class Config:
     family: str = "chain"         # chain | addition | countdown
     out: str = ""                 # default: runs/<size>, or runs/<family>-<size>
     seed: int = 0
+    split: str = "test"           # frozen sets of the results; validation: to choose a recipe by
     device: str = "auto"          # auto | cpu | cuda
 
 
@@ -41,8 +42,9 @@ def plan_of(cfg: Config) -> list[tuple[str, Callable[[], dict]]]:
     for stage in stages.STAGES:
         if stage.in_run:
             module = importlib.import_module(stage.module)
-            settings = {"family": cfg.family, "seed": cfg.seed, "device": cfg.device,
-                        **stage.settings, **settings_of(cfg.family, cfg.size, stage.name)}
+            settings = {"family": cfg.family, "seed": cfg.seed, "split": cfg.split,
+                        "device": cfg.device, **stage.settings,
+                        **settings_of(cfg.family, cfg.size, stage.name)}
             for field, parent in stage.parents.items():
                 settings[field] = str(folder(cfg) / parent)
             config = module.Config(out=str(folder(cfg) / stage.name), **settings)

@@ -20,7 +20,7 @@ from pathlib import Path
 from safetensors import safe_open
 
 STAGES = {   # {folder: (command, parents {flag: folder}, other flags)}: the quickstart, shortened
-    "pretrain": ("pretrain", {}, "--steps 500 --target 0.05 --target-level 1 --decay 100 "
+    "pretrain": ("pretrain", {}, "--steps 500 "
                                  "--eval-n 60"),
     "sft": ("sft", {"init": "pretrain"}, "--steps 60 --eval-n 60"),
     "star": ("star", {"init": "sft", "base": "pretrain"},

@@ -60,6 +60,99 @@ def test_every_command_has_help():
         assert stop.value.code == 0
 
 
+WRONG = {         # command line: what its one error line names; @ is the finished ladder, # a size
+    "sft --family foo --init @/pretrain": "--family foo",
+    "critic --family foo --init @/sft": "--family foo",
+    "rl --family foo --init @/sft": "--family foo",
+    "testtime --family foo --policy @/sft --critic @/critic": "--family foo",
+    "bench --shape.family foo": "--family foo",
+    "sft --init @/pretrain --max-level 5 --min-level 6": "--min-level 6: is above --max-level 5",
+    "star --init @/sft --base @/pretrain --max-level 100": "--max-level 100: chain has levels",
+    "sft --init @/pretrain --family countdown": "--min-level 1: countdown has levels 2 to 6",
+    "sft --init @/pretrain --max-level 16": "longer than the model's max_len",
+    "sft --init @/pretrain --hinted 1.5": "--hinted 1.5",
+    "sft --init @/pretrain --replay 2": "--replay 2",
+    "sft --init @/pretrain --out=": "--out: is empty",
+    "sft --init=": "--init: is empty",
+    "sft --init @": "model.safetensors: no such file",
+    "sft --init @/critic": "holds a critic",
+    "sft --init @/sft/config.json": "no such file",
+    "sft --init nnn": "nnn",
+    "sft --init @/pretrain --out file/x": "file/x: cannot write",
+    "sft --init @/pretrain --out nnn": "cannot write (File name too long)",
+    "pretrain # --out dangling": "dangling: cannot write",
+    "pretrain # --out loop/x": "loop/x: cannot write",
+    "pretrain # --max-len 8": "max_len 8",
+    "pretrain # --head-dim 3": "head_dim even",
+    "pretrain # --mixture.facts 2": "--mixture.facts 2",
+    "pretrain # --mixture.facts nan": "--mixture.facts nan",
+    "pretrain # --mixture.facts .8 --mixture.direct .3": "more than all lines",
+    "pretrain # --mixture.min-level 9": "--mixture.min-level 9: is above",
+    "pretrain # --mixture.facts-per-line 0": "--mixture.facts-per-line 0",
+    "pretrain # --target .5 --target-level 9": "--target-level 9",
+    "pretrain # --device mps": "--device mps",
+    "pretrain # --device meta": "--device meta",
+    "pretrain # --device cpu:7": "--device cpu:7",
+    "pretrain # --device=": "--device: is empty",
+    "pretrain # --stéps 3": "--stéps",
+    "pretrain # --seed -1": "--seed -1",
+    "run --size smoke --seed -1": "--seed -1",
+    "run --size smoke --device mps": "--device mps",
+    "run --size=": "--size: is empty",
+    "run --size": "--size",
+    "run smoke": "smoke",
+    "rl --init @/sft --eval-levels 9": "--eval-levels 9",
+    "testtime --policy @/sft --critic @/critic --levels 9": "--levels 9",
+    "testtime --policy @/critic --critic @/critic": "holds a critic",
+    "chat --run @/critic/config.json": "neither a run folder",
+    "chat --run @ --checkpoint @": "tokenizer.json",
+    "chat --run @ --n 0": "--n 0",
+    "chat --run @ --device mps": "--device mps",
+    "eval --checkpoint @ --problems chain-test-k1": "tokenizer.json",
+    "eval --checkpoint @/sft --problems chain-test-k99": "chain-test-k99",
+    "eval --checkpoint @/sft --problems .": "Is a directory",
+    "eval --checkpoint @/sft --problems nnn": "too long",
+    "eval --checkpoint @/sft --problems chain-test-k1 --style foo": "--style foo",
+    "eval --checkpoint @/sft --problems chain-test-k1 --limit -1": "--limit -1",
+    "eval --checkpoint @/sft --problems chain-test-k1 --out file/x": "file: cannot write",
+    "eval --checkpoint @/sft --problems chain-test-k1 --out folder": "not a plain file",
+    "eval --checkpoint @/sft --problems chain-test-k1 --out dangling": "not a plain file",
+    "eval --checkpoint @/sft --problems chain-test-k1 --out nnn": "too long",
+    "report --run @/sft": "no finished pretrain stage",
+    "report --run nnn": "nnn",
+    "report --readme folder --reference folder": "folder",
+    "export --checkpoint @/sft --out file/x": "file/x",
+    "export --checkpoint @/critic --out o": "holds a critic",
+    "import --source @/sft --out o": "config.json",
+    "import --source file --out o": "no such folder",
+    "ablate --runs= --out o": "--runs: is empty",
+    "ablate --runs folder --out o": "folder",
+    "scale --from file": "file/result.json",
+}
+
+
+@pytest.mark.parametrize("line", WRONG)
+def test_a_wrong_command_line_is_one_error_line_and_leaves_no_file(line, capsys, tmp_path, ladder,
+                                                                  monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("folder").mkdir()
+    Path("file").write_text("mine")
+    Path("dangling").symlink_to("nowhere")
+    Path("loop").symlink_to("loop")
+    arguments = []
+    for word in line.split():
+        word = word.replace("nnn", "n" * 300).replace("@", str(ladder))
+        arguments += TINY if word == "#" else [word]
+    if "--device" not in line and arguments[0] in [stage.name for stage in STAGES]:
+        arguments += ["--device", "cpu"]
+    capsys.readouterr()
+    assert main(arguments) == 2
+    errors = [text for text in capsys.readouterr().err.splitlines() if "error:" in text]
+    assert len(errors) == 1 and WRONG[line] in errors[0]
+    assert {path.name for path in tmp_path.rglob("*")} - {"runs"} == {
+        "folder", "file", "dangling", "loop"}
+
+
 def test_unknown_command_and_flag(capsys):
     assert "pretrian" in one_error_line(capsys, "pretrian")
     assert "--stpes" in one_error_line(capsys, "pretrain", "--stpes", 3)

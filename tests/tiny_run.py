@@ -16,7 +16,7 @@ from minireason.problems.corpus import Mixture
 from minireason.stages import critic, pretrain, sft, star, testtime
 
 MIXTURE = Mixture(facts=0.2, direct=0.2, facts_per_line=3, max_level=2)
-WIRED = ("family", "init", "base", "policy", "critic", "outcome", "out", "seed",
+WIRED = ("family", "init", "base", "policy", "critic", "outcome", "out", "seed", "split",
          "device")                # by the pipeline
 
 
@@ -27,7 +27,7 @@ def tiny_stages(root: Path | str) -> dict:
         "pretrain": (pretrain.run, pretrain.Config(
             out=at["pretrain"], device="cpu", mixture=MIXTURE, d_model=32, n_layers=1, n_heads=2,
             head_dim=16, d_ff=32, max_len=64, steps=60, rows_per_step=24, lr=1e-2, warmup=3,
-            token_budget=256, save_every=20, eval_n=2, check_every=20, check_n=4, decay=20)),
+            token_budget=256, save_every=20, eval_n=2)),
         "sft": (sft.run, sft.Config(
             init=at["pretrain"], out=at["sft"], device="cpu", traces=200, max_level=1, hinted=0.5,
             steps=60, rows_per_step=24, token_budget=256, lr=1e-2, warmup=2, save_every=20,
@@ -42,7 +42,8 @@ def tiny_stages(root: Path | str) -> dict:
             held_out=4)),
         "testtime": (testtime.run, testtime.Config(
             policy=at["star"], critic=at["critic"], out=at["testtime"], device="cpu",
-            levels=(1, 2), problems=6, n=4, shard=2)),
+            levels=(1, 2), problems=6, n=4, shard=2, temperatures=(0.7, 1.0), tuning_problems=2,
+            tuning_n=2)),
     }
 
 

@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from minireason.core import files, parallel
+from minireason.core import files, flops, parallel
 from minireason.core.config import PATHS, machine, resolve_device, to_dict
 from minireason.core.errors import UserError
 
@@ -31,10 +31,11 @@ class RunLog:
         self.out, self.stage = Path(out), stage
         self.record_of_config = {"stage": stage, "config": portable(config, self.out),
                                  "parents": parents}
-        self.saved: dict = {}         # metadata of the state that this process resumed from
         self.bar: tqdm | None = None
         self.started = time.perf_counter()
+        self.flops_at_start = flops.spent()
         self.seconds_before = 0.0     # spent by earlier, interrupted processes
+        self.flops_before = 0.0
         if parallel.is_main():
             self._claim_folder()
         parallel.barrier()
@@ -129,6 +130,19 @@ class RunLog:
         """Wall-clock seconds of this stage so far, interrupted processes included."""
         return self.seconds_before + time.perf_counter() - self.started
 
+    def flops(self) -> float:
+        """Floating-point operations of this stage so far, evaluation left out.
+
+        Of several ranks, which share the work, this one's times their number.
+        """
+        here = flops.spent() - self.flops_at_start
+        return self.flops_before + here * parallel.world_size()
+
+    def resume_at(self, seconds: float, flops_before: float) -> None:
+        """Count what an interrupted process had spent when it saved what is now read back."""
+        self.seconds_before = max(self.seconds_before, seconds)
+        self.flops_before, self.flops_at_start = flops_before, flops.spent()
+
     def start(self, model, device) -> None:
         """Say what runs where: the first lines of every run."""
         parents = ", ".join(f"{k} {v[:8]}" for k, v in self.record_of_config["parents"].items())
@@ -148,14 +162,17 @@ class RunLog:
 
         A resumed run reads it back, and counts the seconds that it took.
         """
-        path = self.out / name
+        path, made = self.out / name, None
         if not path.exists():
             made = make()
             if parallel.is_main():
-                files.write_checked(path, {**made, "seconds": self.seconds()})
+                files.write_checked(path, {**made, "seconds": self.seconds(),
+                                           "flops": self.flops()})
             parallel.barrier()
         found = files.read_checked(path)
-        self.seconds_before = max(self.seconds_before, found.pop("seconds"))
+        if made is None:
+            self.resume_at(found["seconds"], found["flops"])
+        del found["seconds"], found["flops"]
         return found
 
     def finish(self, rows: Sequence[dict] = (), **result: object) -> dict:
@@ -164,7 +181,8 @@ class RunLog:
         A row is flat: set, method, n (samples per problem), tokens (per problem), accuracy, low,
         high (95%), problems, and what else tells it apart: round, step. The seed is added here.
         """
-        result = {"stage": self.stage, **result, "made_with": made_with()}
+        result = {"stage": self.stage, "seconds": self.seconds(), "flops": self.flops(), **result,
+                  "made_with": made_with()}
         if parallel.is_main():
             seed = self.record_of_config["config"].get("seed", 0)
             lines = [json.dumps({**row, "seed": seed}) + "\n" for row in rows]

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from minireason.core import parallel
+from minireason.core import flops, parallel
 from minireason.core.config import check_choice
 from minireason.model.tokenizer import OPENERS, STEP_ENDS, Tokenizer, padded_rows
 from minireason.model.transformer import ModelConfig, Transformer
@@ -92,6 +92,7 @@ def token_values(critic: Critic, pad: int, rows: list[list[int]],
             groups.append([])
         groups[-1].append(i)
     values: list[list[float]] = [[] for _ in rows]
+    flops.count(flops.READ, critic.n_params, sum(map(len, rows)))
     for group in filter(None, groups):
         with autocast(device):
             logits = critic.values(padded_rows([rows[i] for i in group], pad, device))   # (n, T)

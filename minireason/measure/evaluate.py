@@ -3,9 +3,12 @@
 Every greedy accuracy in this project comes from here, with n and a 95% interval beside it.
 """
 
+import json
 from collections.abc import Sequence
 
-from minireason.core.config import TrainingConfig
+from minireason.core import flops, parallel
+from minireason.core.config import TrainingConfig, stream_seed
+from minireason.core.files import write_atomic
 from minireason.core.runlog import RunLog
 from minireason.measure.estimates import share_interval
 from minireason.model import checkpoint
@@ -17,6 +20,7 @@ from minireason.sampling.complete import complete
 from minireason.sampling.sampler import Sampling
 
 OF_KEPT = ("precision", "steps_valid", "mean_value", "share_wrong_steps")   # shares of what is kept
+MANY_CUT = 0.05                   # share of completions without an end that is worth a warning
 
 
 def frozen_sets(family: str, split: str, n: int,
@@ -69,34 +73,56 @@ def accuracy_of(verdicts: list[Verdict]) -> dict:
             "well_formed": sum(v.well_formed for v in verdicts) / n}
 
 
+def grade(model: Transformer, tokenizer: Tokenizer, sets: dict[str, list[Problem]], style: str,
+          how: Sampling) -> tuple[dict[str, list[Verdict]], float]:
+    """Verdicts on each named set, one completion per problem, and the share that max_new cut."""
+    problems = [problem for name in sets for problem in sets[name]]
+    with flops.uncounted():
+        completions = complete(model, tokenizer, problems, style, how)
+    verdicts, found = verdicts_of(problems, completions), {}
+    for name, members in sets.items():
+        found[name] = [row[0] for row in verdicts[:len(members)]]
+        del verdicts[:len(members)]
+    return found, sum(not text.endswith("<eos>") for (text,) in completions) / len(problems)
+
+
 def evaluate(model: Transformer, tokenizer: Tokenizer, sets: dict[str, list[Problem]],
              style: str, how: Sampling) -> dict[str, dict]:
     """Accuracy on each named set, one completion per problem; {name: accuracy_of its verdicts}."""
-    problems = [problem for name in sets for problem in sets[name]]
-    verdicts = verdicts_of(problems, complete(model, tokenizer, problems, style, how))
-    report, start = {}, 0
-    for name, members in sets.items():
-        report[name] = accuracy_of([row[0] for row in verdicts[start:start + len(members)]])
-        start += len(members)
-    return report
+    verdicts, _ = grade(model, tokenizer, sets, style, how)
+    return {name: accuracy_of(members) for name, members in verdicts.items()}
 
 
 def finish_policy(log: RunLog, cfg: TrainingConfig, model: Transformer, tokenizer: Tokenizer,
                   rows: Sequence[dict] = (), accuracy: dict | None = None,
                   max_new: int | None = None, **result: object) -> dict:
-    """How every stage that yields a policy ends: weights, greedy accuracy, a sample per level.
+    """How every stage that yields a policy ends: weights, greedy and sampled accuracy, samples.
 
-    rows, accuracy: what else was measured, as rows and as {method: {set: ...}}. Returns
-    result.json's content.
+    `verdicts.json` holds {method: {set: a digit per problem}}: 0 wrong, 1 the right answer, 2 with
+    every step right; paired differences are recomputed from it. rows, accuracy: what else was
+    measured, as rows and as {method: {set: ...}}. Returns result.json's content.
     """
     sha256 = checkpoint.save(log.out, model, tokenizer)
-    sets = frozen_sets(cfg.family, "test", cfg.eval_n)
+    sets = frozen_sets(cfg.family, cfg.split, cfg.eval_n)
     greedy = Sampling(temperature=0, max_new=max_new)
-    report = {"cot": evaluate(model, tokenizer, sets, "cot", greedy)}
+    single = Sampling(seed=stream_seed(cfg.seed, "test sampled"), max_new=max_new)
+    report, digits, measured = {}, {}, []
+    for method, how in (("greedy", greedy), ("sampled", single)):
+        verdicts, cut = grade(model, tokenizer, sets, "cot", how)
+        report[method] = {name: accuracy_of(members) for name, members in verdicts.items()}
+        measured += rows_of(report[method], method)
+        digits[method] = {name: "".join(str(v.correct + (v.correct and v.steps_valid))
+                                        for v in members) for name, members in verdicts.items()}
+        if cut > MANY_CUT:
+            log.say(f"warning: {100 * cut:.0f}% of the {method} completions were cut before their "
+                    "end; the policy rambles (train longer or lower --lr), or needs more room "
+                    "(pretrain --max-len)")
+    if parallel.is_main():
+        write_atomic(log.out / "verdicts.json", json.dumps(digits, indent=1) + "\n")
     firsts = [problems[0] for problems in sets.values()]
     log.samples(show(model, tokenizer, firsts, "cot", greedy))
-    return log.finish([*rows_of(report["cot"], "greedy"), *rows], seconds=log.seconds(),
-                      weights=sha256, accuracy={**report, **(accuracy or {})}, **result)
+    accuracy = {"cot": report["greedy"], "sampled": report["sampled"], **(accuracy or {})}
+    return log.finish([*measured, *rows], weights=sha256, accuracy=accuracy, **result)
 
 
 def rows_of(report: dict[str, dict], method: str, **extra: object) -> list[dict]:
@@ -128,7 +154,9 @@ def share_rows(found: dict, problems: int) -> list[dict]:
 def show(model: Transformer, tokenizer: Tokenizer, problems: list[Problem], style: str,
          how: Sampling) -> str:
     """A few problems with completion and verdict, as text."""
-    lines, completions = [], complete(model, tokenizer, problems, style, how)
+    lines = []
+    with flops.uncounted():
+        completions = complete(model, tokenizer, problems, style, how)
     for problem, (text,) in zip(problems, completions, strict=True):
         verdict = FAMILIES[problem.family].verify(problem, text)
         mark = "right" if verdict.correct else "wrong"

@@ -7,7 +7,7 @@ the critics' values, each a list of N. Sampling is done once; all figures are ar
 from collections.abc import Callable
 from pathlib import Path
 
-from minireason.core import parallel
+from minireason.core import flops, parallel
 from minireason.core.files import read_checked, write_checked
 from minireason.core.runlog import RunLog
 from minireason.critics.value_head import Critic, final_values
@@ -54,7 +54,8 @@ def sharded_records(log: RunLog, kind: str, sets: dict[str, list[Problem]], size
         name, start = shards[i]
         path = log.out / f"{kind}-{name}-{start}.json"
         if not path.exists():
-            records = make(sets[name][start:start + size], f"{name} {start}")
+            with flops.uncounted():
+                records = make(sets[name][start:start + size], f"{name} {start}")
             write_checked(path, records)
     parallel.barrier()
     return {name: read_records(log.out, kind, name) for name in sets}

@@ -24,13 +24,12 @@ from minireason.core import parallel
 from minireason.core.config import (
     StageConfig,
     TrainingConfig,
-    UserError,
     from_dict,
     resolve_device,
     to_dict,
-    write_atomic,
 )
-from minireason.core.files import STATE, check_manifest
+from minireason.core.errors import UserError
+from minireason.core.files import STATE, check_manifest, write_atomic
 from minireason.core.runlog import RunLog
 from minireason.model.tokenizer import Tokenizer
 from minireason.model.transformer import ModelConfig, Transformer
@@ -152,22 +151,23 @@ def open_stage(name: str, cfg: StageConfig, out: str,
 
 
 def save_state_every(log: RunLog, cfg: TrainingConfig, step: int, model: Transformer,
-                     optimizer: torch.optim.Optimizer, **more: object) -> None:
+                     optimizer: torch.optim.Optimizer) -> None:
     """save_state after every save_every steps, but not after the last one."""
     if (step + 1) % cfg.save_every == 0 and step + 1 < cfg.steps:
-        save_state(log, step + 1, model, optimizer, **more)
+        save_state(log, step + 1, model, optimizer)
 
 
 def save_state(log: RunLog, step: int, model: Transformer, optimizer: torch.optim.Optimizer,
                **more: object) -> None:
-    """Everything needed to resume from `step` with bit-identical results; `more`: log.saved."""
+    """Everything needed to resume from `step` with bit-identical results."""
     if not parallel.is_main():
         return
     tensors = {f"model.{name}": t for name, t in model.state_dict().items()}
     for i, parameter in enumerate(_parameters(optimizer)):
         for key, value in optimizer.state[parameter].items():
             tensors[f"optimizer.{i}.{key}"] = value
-    write_tensors(log.out / STATE, tensors, step=step, seconds=log.seconds(), **log.mark(), **more)
+    write_tensors(log.out / STATE, tensors, step=step, seconds=log.seconds(),
+                  flops=log.flops(), **log.mark())
 
 
 def resume(log: RunLog, model: Transformer, optimizer: torch.optim.Optimizer) -> int:
@@ -189,7 +189,7 @@ def resume(log: RunLog, model: Transformer, optimizer: torch.optim.Optimizer) ->
             name.rpartition(".")[2]: t.to(parameter.device) for name, t in tensors.items()
             if name.startswith(f"optimizer.{i}.")}
     log.rewind(metadata["offset"], metadata["log"])
-    log.seconds_before, log.saved = metadata["seconds"], metadata
+    log.resume_at(metadata["seconds"], metadata["flops"])
     parallel.barrier()
     log.say(f"resuming from step {metadata['step']}")
     return metadata["step"]

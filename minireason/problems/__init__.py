@@ -32,9 +32,11 @@ def check_config(config, family: str = "", prefix: str = "") -> None:
     family = getattr(config, "family", family)
     if family:
         check_choice("family", family, FAMILIES)
+    check_choice("split", getattr(config, "split", "test"), ("test", "validation"))
     for field in dataclasses.fields(config):
-        value, flag = getattr(config, field.name), f"--{prefix}{field.name.replace('_', '-')}"
-        if dataclasses.is_dataclass(value):
+        value = getattr(config, field.name)
+        flag = f"--{prefix}{field.name.replace('_', '-')}"
+        if dataclasses.is_dataclass(getattr(config, field.name)):
             check_config(value, family, f"{prefix}{field.name}.")
         if "" in value if isinstance(value, tuple) else value == "" != field.default:
             raise UserError(f"{flag}: is empty")
@@ -42,8 +44,7 @@ def check_config(config, family: str = "", prefix: str = "") -> None:
             if family and field.name in ("min_level", "max_level", "facts_per_line"):
                 check_level(FAMILIES[family], level, flag)
             if family and field.name in ("levels", "eval_levels", "target_level"):
-                have = [str(known) for known in FAMILIES[family].LEVELS]
-                check_choice(flag[2:], str(level), have)
+                check_choice(flag[2:], str(level), map(str, FAMILIES[family].LEVELS))
     if getattr(config, "min_level", 0) > getattr(config, "max_level", math.inf):
         raise UserError(f"--{prefix}min-level {config.min_level}: is above "
                         f"--{prefix}max-level {config.max_level}")

@@ -1,6 +1,6 @@
 """What a run folder holds, as plain values, and its small copy that a repository can hold.
 
-    {stage: {"stage": kind, "config", "result", "rows", "metrics", "examples", "trees", "tokens"}}
+    {stage: {"stage": kind, "config", "result", "rows", "metrics", "examples", "trees"}}
 
 Rows (rows.jsonl) are the one source of every table and figure: flat objects such as
 {"set": "chain-test-k6", "method": "majority", "n": 64, "accuracy": 0.77, "low": ..., "high": ...,
@@ -38,7 +38,7 @@ def load_run(folder: Path | str) -> dict[str, dict]:
 
 
 def load_stage(folder: Path) -> dict:
-    """One stage's records; "tokens" counts those trained on, parts such as rounds included."""
+    """One stage's records."""
     if (folder / files.MANIFEST).exists():                     # not in a thinned copy
         files.check_manifest(folder)
     record, rows = files.read_json(folder / "config.json"), files.read_lines(folder / "rows.jsonl")
@@ -53,14 +53,10 @@ def load_stage(folder: Path) -> dict:
     for path in sorted(folder.glob("samples-*-0.json")):       # the first shard of each set
         name = path.stem.removeprefix("samples-").removesuffix("-0")
         examples[name] = files.read_checked(path)[:EXAMPLES]
-    tokens = 0.0
-    for path in folder.rglob("metrics.jsonl"):
-        for line in files.read_lines(path):
-            tokens += line.get("train/tokens", line.get("train/trained_tokens", 0))
     trees = folder / "tree.json"
     return {**record, "result": files.read_json(folder / "result.json"), "rows": rows,
             "examples": examples, "metrics": files.read_lines(folder / "metrics.jsonl"),
-            "tokens": int(tokens), "trees": files.read_json(trees) if trees.exists() else {}}
+            "trees": files.read_json(trees) if trees.exists() else {}}
 
 
 def load_machine(folder: Path | str) -> str:

@@ -5,7 +5,7 @@
 
 from collections.abc import Iterator
 
-from minireason.core import parallel
+from minireason.core import flops, parallel
 from minireason.model.tokenizer import Tokenizer
 from minireason.model.transformer import Transformer
 from minireason.problems import FAMILIES, Problem
@@ -33,7 +33,10 @@ def stream(model: Transformer, tokenizer: Tokenizer, prompts: list[list[int]],
     decoder = (graph_decoder(model, tokenizer, prompts, how, room)   # on a GPU with our kernels
                or native_decoder(model, tokenizer, how))             # on a CPU with a compiler
     for chunk in split_into_chunks(prompts, how, room, numbers):
-        yield decoder.run(chunk) if decoder else decode_chunk(model, tokenizer, how, chunk)
+        samples = decoder.run(chunk) if decoder else decode_chunk(model, tokenizer, how, chunk)
+        flops.count(flops.READ, model.n_params,
+                    sum(map(len, chunk.prompts)) + int(samples.mask.sum()))
+        yield samples
 
 
 def sample(model: Transformer, tokenizer: Tokenizer, prompts: list[list[int]],

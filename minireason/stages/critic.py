@@ -79,7 +79,7 @@ def run(cfg: Config) -> dict:
         how = Sampling(n=CHECKED, temperature=cfg.temperature,
                        seed=stream_seed(cfg.seed, "critic check"))
         rows += step_labels.label_accuracy(policy, tokenizer, problems[some], texts[some], how)
-    return log.finish(rows, seconds=log.seconds(), weights=sha256, **report)
+    return log.finish(rows, weights=sha256, **report)
 
 
 def sample_rollouts(cfg: Config, policy: Transformer, tokenizer: Tokenizer) -> dict:

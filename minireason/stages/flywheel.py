@@ -91,10 +91,14 @@ def run_turn(cfg: Config, number: int, policy_folder: str) -> dict:
     right = f", {100 * found['precision']:.0f}% of them right" if solutions else ""
     log.say(f"kept {len(solutions)} solutions of {cfg.problems} problems{right}")
     model, tokenizer = imitate_kept(log, cfg, solutions, policy_folder, device, "flywheel", number)
+    own, refreshing = log.flops(), 0.0
     if cfg.refresh != "no":
         checkpoint.save(log.out, model, tokenizer)
-        found |= refresh_critic(cfg, number, f"{log.out}/critic", str(log.out))
-    return finish_policy(log, cfg, model, tokenizer, share_rows(found, cfg.problems), **found)
+        result = refresh_critic(cfg, number, f"{log.out}/critic", str(log.out))
+        found |= {name: result[name] for name in ("critic_auc", "critic_label_accuracy")}
+        refreshing = result["flops"]
+    return finish_policy(log, cfg, model, tokenizer, share_rows(found, cfg.problems),
+                         flops=own + refreshing, **found)
 
 
 def search_solutions(cfg: Config, number: int, policy: Transformer, tokenizer: Tokenizer,
@@ -117,11 +121,11 @@ def search_solutions(cfg: Config, number: int, policy: Transformer, tokenizer: T
 
 
 def refresh_critic(cfg: Config, number: int, out: str, policy_folder: str) -> dict:
-    """A new critic for the turn's policy, from its own samples; its AUC and label accuracy."""
+    """A new critic for the turn's policy, from its own samples; its result.json."""
     log, device = checkpoint.open_stage(f"flywheel critic {number}", cfg, out,
                                         policy=policy_folder)
     if log.done:
-        return {name: log.done[name] for name in ("critic_auc", "critic_label_accuracy")}
+        return log.done
     policy, tokenizer = checkpoint.load(policy_folder, device)
     cfg = replace(cfg, problems=cfg.critic_problems, steps=cfg.critic_steps)
     problems, completions = sample_own(cfg, policy, tokenizer, "refresh", number)
@@ -140,10 +144,9 @@ def refresh_critic(cfg: Config, number: int, out: str, policy_folder: str) -> di
     sha256 = checkpoint.save(log.out, critic, tokenizer)
     values = final_values(critic, tokenizer, problems[taught:], completions[taught:])
     agree = [(ends[-1] > 0.5) == good for ends, good in zip(labels, right, strict=True) if ends]
-    measured = {"critic_auc": auc(list(chain(*values)), right[taught * cfg.n:]),
-                "critic_label_accuracy": sum(agree) / max(1, len(agree))}
-    log.finish([], seconds=log.seconds(), weights=sha256, **measured)
-    return measured
+    return log.finish([], weights=sha256,
+                      critic_auc=auc(list(chain(*values)), right[taught * cfg.n:]),
+                      critic_label_accuracy=sum(agree) / max(1, len(agree)))
 
 
 def labels_of(how: str, problem: Problem, texts: list[str],

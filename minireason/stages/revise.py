@@ -67,21 +67,17 @@ def run(cfg: Config) -> dict:
     imitate(log, model, tokenizer, cfg,
             lambda step: rows_of_step(cfg, step, pool, mixture, tokenizer))
     rows: list[dict] = [{"set": "train", "method": "pool_with_errors", "count": with_errors}]
-    sampled, withdrawals = {}, {}
+    withdrawals = {}
     how = Sampling(max_new=cfg.max_new, seed=stream_seed(cfg.seed, "revise measured"))
-    for name, problems in evaluate.frozen_sets(cfg.family, "test", cfg.eval_n).items():
-        completions = complete(model, tokenizer, problems, "cot", how)
-        texts = list(chain(*completions))
-        sampled[name] = evaluate.accuracy_of(
-            list(chain(*evaluate.verdicts_of(problems, completions))))
+    for name, problems in evaluate.frozen_sets(cfg.family, cfg.split, cfg.eval_n).items():
+        texts = list(chain(*complete(model, tokenizer, problems, "cot", how)))
         withdrawals[name] = withdrawal_rates(problems, texts)
         for kind, found in withdrawals[name].items():
             rows.append({"set": name, "method": kind, "accuracy": found["share"],
                          "low": found["low"], "high": found["high"], "problems": found["n"]})
-    rows += evaluate.rows_of(sampled, "sampled")
     return evaluate.finish_policy(
-        log, cfg, model, tokenizer, rows, {"sampled": sampled}, cfg.max_new,
-        withdrawals=withdrawals, pool=len(pool), pool_with_errors=with_errors)
+        log, cfg, model, tokenizer, rows, None, cfg.max_new, withdrawals=withdrawals,
+        pool=len(pool), pool_with_errors=with_errors)
 
 
 def sample_pool(cfg: Config, policy: Transformer, tokenizer: Tokenizer) -> dict:

@@ -89,23 +89,21 @@ def run(cfg: Config) -> dict:
     optimizer = optim.make_optimizer(policy, cfg.weight_decay)
     for step in log.steps(checkpoint.resume(log, policy, optimizer), cfg.steps):
         curve = validate(cfg, step, policy, tokenizer, log) if step % cfg.eval_every == 0 else {}
+        before = log.flops()
         groups, drawn = groups_of_step(cfg, step, policy, tokenizer)
         updates = batches_of_updates(cfg, step, groups, policy, reference, tokenizer.pad)
         lr = optim.schedule(step, cfg.steps, cfg.lr, cfg.warmup, cfg.lr_floor)
         record = rollouts.diagnostics(drawn)
         record |= learn(cfg, step, policy, optimizer, updates, lr, mixture, tokenizer)
-        trained = sum(len(r.tokens) for group in groups for r in group if not r.silent or cfg.kl)
-        record |= {"trained_tokens": cfg.epochs * trained, "lr": lr}
+        record |= {"flops": log.flops() - before, "lr": lr}
         log.record(step, **{f"train/{name}": value for name, value in record.items()}, **curve)
         checkpoint.save_state_every(log, cfg, step, policy, optimizer)
     log.record(cfg.steps, **validate(cfg, cfg.steps, policy, tokenizer, log))
-    rows = rollouts.compute_curve(read_lines(log.metrics), policy.n_params, cfg.validation_n)
-    single = Sampling(seed=stream_seed(cfg.seed, "rl test"))
-    sets, sampled = frozen_sets(cfg.family, "test", cfg.eval_n), {}
-    for method, model in (("sampled", policy), ("sampled_before", reference)):
-        sampled[method] = evaluate(model, tokenizer, sets, "cot", single)
-        rows += rows_of(sampled[method], method)
-    return finish_policy(log, cfg, policy, tokenizer, rows, sampled)
+    rows = rollouts.compute_curve(read_lines(log.metrics), cfg.validation_n)
+    before = evaluate(reference, tokenizer, frozen_sets(cfg.family, cfg.split, cfg.eval_n), "cot",
+                      Sampling(seed=stream_seed(cfg.seed, "test sampled")))
+    return finish_policy(log, cfg, policy, tokenizer, rows + rows_of(before, "sampled_before"),
+                         {"sampled_before": before})
 
 
 def groups_of_step(cfg: Config, step: int, policy: Transformer,

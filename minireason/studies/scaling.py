@@ -51,20 +51,20 @@ class Sweep:
     n: int                        # N samples of the small model, a power of two
     levels: tuple[int, ...]       # difficulty bins of (d)
     problems: int                 # frozen test problems per level of (d)
-    training: pretrain.Config     # target 0: equal tokens, no early end
+    training: pretrain.Config
 
 
 SIZES = {
     "smoke": Sweep(((8, 1, 1, 16), (8, 2, 1, 16), (16, 1, 1, 32), (16, 2, 1, 48), (32, 2, 2, 64)),
                    0, 4, 4, (1, 2), 6, pretrain.Config(
-                       head_dim=16, steps=20, rows_per_step=16, lr=3e-3, target=0.0, eval_n=4,
+                       head_dim=16, steps=20, rows_per_step=16, lr=3e-3, eval_n=4,
                        mixture=Mixture(max_level=2))),
     "cpu": Sweep(((32, 2, 2, 96), (48, 3, 3, 128), (64, 3, 4, 176), (96, 4, 6, 256),
                   (128, 5, 8, 384)), 0, 3, 64, (1, 2, 4, 6), 200, pretrain.Config(
-                      head_dim=16, steps=1600, rows_per_step=48, lr=2e-3, target=0.0, eval_n=200)),
+                      head_dim=16, steps=1600, rows_per_step=48, lr=2e-3, eval_n=200)),
     "gpu": Sweep(((64, 3, 2, 176), (128, 4, 4, 344), (192, 6, 6, 512), (256, 6, 8, 688),
                   (384, 8, 12, 1024), (512, 8, 16, 1376)), 1, 4, 256, (2, 4, 6, 8), 500,
-                 pretrain.Config(head_dim=32, steps=6000, rows_per_step=1024, lr=2e-3, target=0.0,
+                 pretrain.Config(head_dim=32, steps=6000, rows_per_step=1024, lr=2e-3,
                                  eval_n=500)),
 }
 

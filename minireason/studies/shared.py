@@ -63,7 +63,7 @@ def run_study(name: str, cfg, measure: Callable, write: Callable, **parents: str
         out.mkdir(parents=True, exist_ok=True)
     else:
         log, device = checkpoint.open_stage(name, cfg, str(out), **parents)
-        result = log.done or log.finish(**measure(cfg, log, device), seconds=log.seconds(),
+        result = log.done or log.finish(**measure(cfg, log, device),
                                         **made_with(name, cfg))
     if parallel.is_main():
         write(result, out)

@@ -96,14 +96,16 @@ def run_rounds(stage: str, name: str, cfg: RoundsConfig, n: int,
         rows += [{**row, "round": number} for row in read_lines(folder / "rows.jsonl")]
         metrics = {"time/seconds": result["seconds"]}
         for key, value in result.items():
-            if isinstance(value, float) and key != "seconds":
+            if isinstance(value, float) and key not in ("seconds", "flops"):
                 metrics[f"{stage}/{key}"] = value
         for key, found in result["accuracy"]["cot"].items():
             metrics[f"eval/{key}"] = found["accuracy"]
         log.record(number, **metrics)
     sha256 = checkpoint.save(log.out, *checkpoint.load(folder))
     log.samples((folder / "samples.txt").read_text().strip())
-    return log.finish(rows, seconds=sum(result["seconds"] for result in history), weights=sha256,
+    return log.finish(rows, weights=sha256,
+                      seconds=sum(result["seconds"] for result in history),
+                      flops=sum(result["flops"] for result in history),
                       accuracy=history[-1]["accuracy"], **{f"{name}s": history})
 
 

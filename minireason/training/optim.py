@@ -10,7 +10,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from minireason.core import parallel
+from minireason.core import flops, parallel
 from minireason.core.errors import UserError
 from minireason.model.transformer import Transformer
 from minireason.training.batches import Batch, Row, micro_batches
@@ -34,17 +34,6 @@ def schedule(step: int, steps: int, peak: float, warmup: int, floor: float = 0.0
         return peak * (step + 1) / warmup
     progress = (step - warmup) / max(1, steps - warmup)
     return peak * (floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * progress)))
-
-
-def trapezoid(step: int, peak: float, warmup: int, fall: int, decay: int) -> float:
-    """Learning rate of a run whose end is not known beforehand: warmup, plateau, linear fall.
-
-    The fall begins at step `fall` and takes `decay` steps (Hu 2024, arXiv:2404.06395, section 4,
-    calls it warmup-stable-decay).
-    """
-    if step < warmup:
-        return peak * (step + 1) / warmup
-    return peak * max(0.0, min(1.0, 1 - (step + 1 - fall) / (decay + 1)))
 
 
 def autocast(device: torch.device) -> torch.autocast:
@@ -77,7 +66,9 @@ def train_step(model: nn.Module, optimizer: torch.optim.Optimizer, batches: list
     device = next(model.parameters()).device
     optimizer.zero_grad()
     total = torch.zeros((), device=device)
+    weights = sum(parameter.numel() for parameter in model.parameters())
     for batch in batches:
+        flops.count(flops.LEARN, weights, batch.inputs.numel())
         with autocast(device):
             loss = loss_of(batch.to(device))
         loss.backward()

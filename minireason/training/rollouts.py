@@ -12,7 +12,7 @@ from itertools import chain, zip_longest
 import torch
 from torch import Tensor
 
-from minireason.core import parallel
+from minireason.core import flops, parallel
 from minireason.model.tokenizer import STEP_ENDS, Tokenizer
 from minireason.model.transformer import Transformer
 from minireason.problems import FAMILIES, Problem, Verdict
@@ -176,6 +176,8 @@ def rollout_batches(rollouts: Group, weights: list[float], temperature: float, t
     for rollout, weight in parallel.share(wanted):
         gains += rollout.advantages
         spread += [weight] * rollout.length
+    for model in filter(None, (old, reference)):
+        flops.count(flops.READ, model.n_params, sum(batch.inputs.numel() for batch in rows))
     sizes = [int(batch.loss_mask.sum()) for batch in rows]
     parts = zip(rows, torch.tensor(gains).split(sizes), torch.tensor(spread).split(sizes),
                 strict=True)
@@ -213,22 +215,16 @@ def diagnostics(groups: list[Group]) -> dict[str, float]:
     return report
 
 
-def compute_curve(metrics: list[dict], n_params: int, problems: int) -> list[dict]:
-    """The validation curve as rows, with the RL compute spent before each point.
-
-    2 N FLOPs per token read or drawn by the sampler, 6 N per token trained on (Kaplan 2020,
-    table 1).
-    """
-    rows, generated, flops = [], 0, 0.0
+def compute_curve(metrics: list[dict], problems: int) -> list[dict]:
+    """The validation curve as rows, with the RL compute spent before each point."""
+    rows, generated, spent_flops = [], 0, 0.0
     for record in metrics:
-        spent = {"step": record["step"], "generated_tokens": generated, "flops": flops}
+        spent = {"step": record["step"], "generated_tokens": generated, "flops": spent_flops}
         for key, accuracy in record.items():
             if key.startswith("eval/"):
                 _, name, method = key.split("/")
                 rows.append({"set": name, "method": method, "n": 1, "accuracy": accuracy,
                              "problems": problems, **spent})
-        drawn = record.get("train/generated_tokens", 0)
-        generated += drawn
-        flops += n_params * (2 * drawn + 2 * record.get("train/prompt_tokens", 0)
-                             + 6 * record.get("train/trained_tokens", 0))
+        generated += record.get("train/generated_tokens", 0)
+        spent_flops += record.get("train/flops", 0.0)
     return rows

@@ -1,6 +1,5 @@
 """Killed at any moment and started again, a stage ends as if nothing had happened."""
 
-import contextlib
 import dataclasses
 import os
 import shutil
@@ -13,7 +12,6 @@ from tiny_run import tiny_stages
 
 from minireason.core import runlog
 from minireason.core.errors import UserError
-from minireason.stages import pretrain
 
 STAGES = list(tiny_stages("x"))
 
@@ -61,28 +59,6 @@ def test_killed_at_every_few_writes(ladder, tmp_path, monkeypatch, stage, after)
     left = {path.name for path in (tmp_path / stage).rglob("*") if path.name.startswith(".")}
     assert not left, "temporary files are left"
     assert differences(ladder / stage, tmp_path / stage) == []
-
-
-def test_pretraining_ends_where_it_would_have_ended(tmp_path, monkeypatch):
-    """The step that reached the target is found again after a kill, before and behind it."""
-    def reached(cfg, step, fall, *_):
-        return {"eval/target": float(step >= 20)} if fall is None and step % 5 == 4 else {}
-
-    monkeypatch.setattr(pretrain, "checked", reached)
-    run, config = tiny_stages(tmp_path)["pretrain"]
-    config = dataclasses.replace(config, steps=200, target=0.5, decay=8, save_every=4)
-    run(dataclasses.replace(config, out=str(tmp_path / "whole")))
-    lines = (tmp_path / "whole" / "metrics.jsonl").read_text().splitlines()
-    assert len(lines) == 25 + 8                          # seen at step 24, then the fall
-    allowed = 7
-    while not (tmp_path / "pretrain" / "result.json").exists():
-        with monkeypatch.context() as patch:
-            Executioner(patch, allowed, after=True)
-            with contextlib.suppress(Killed):
-                run(config)
-        allowed += 1
-    assert allowed > 10                                  # it was killed at least three times
-    assert differences(tmp_path / "whole", tmp_path / "pretrain") == []
 
 
 def test_a_fresh_run_is_identical_and_the_comparison_can_fail(ladder, tmp_path):

@@ -84,7 +84,7 @@ def made_run(folder: Path, seed: int = 0, stages: int = 5) -> Path:
                 "train/tokens": 5000} for i in range(300)]
     write(folder / "pretrain", "pretrain", pretrain.Config(out=f"{at}/pretrain", seed=seed),
           level_rows(0.2, 0.03, "direct") + level_rows(0.8 + lift, 0.1),
-          {"seconds": 200.0, "parameters": 451_000}, metrics)
+          {"seconds": 200.0, "flops": 1.5e12, "parameters": 451_000}, metrics)
     if stages >= 2:
         write(folder / "sft", "sft", sft.Config(init=f"{at}/pretrain", out=f"{at}/sft", seed=seed),
               level_rows(0.9 + lift, 0.09), {"seconds": 20.0}, metrics[:50])
@@ -118,7 +118,7 @@ def add_rl(folder: Path, seed: int = 0) -> None:
     for step in range(50):
         line = {"reward": 0.3 + 0.01 * step, "entropy": 0.4 - 0.005 * step, "approx_kl": 1e-3,
                 "clip_fraction": 0.01, "share_silent": 0.2, "generated_tokens": 20_000,
-                "trained_tokens": 15_000, "length_wrong": 45.0}
+                "flops": 3e11, "length_wrong": 45.0}
         if step > 5:                                           # early steps may have none
             line["length_right"] = 44.0
         metrics.append({"step": step, **{f"train/{key}": value for key, value in line.items()}})
@@ -128,7 +128,7 @@ def add_rl(folder: Path, seed: int = 0) -> None:
                          "generated_tokens": 20_000 * step, "flops": 1e9 * step,
                          "accuracy": 0.3 + 0.008 * step + 0.01 * seed})
     write(folder / "rl", "rl", rl.Config(init=f"{folder}/star", out=f"{folder}/rl", seed=seed),
-          rows, {"seconds": 150.0}, metrics)
+          rows, {"seconds": 150.0, "flops": 7.5e11}, metrics)
 
 
 def search_rows() -> list[dict]:

@@ -36,7 +36,7 @@ def test_page_states_the_numbers_of_the_rows(made):
     point = results.select(results.load_run(made)["star"]["rows"], round=2, set="chain-test-k6")[0]
     assert f"<td>{100 * point['accuracy']:.1f} [{100 * point['low']:.1f}" in html
     assert "451,000 parameters; cores 2, torch 2.13.0." in html
-    assert "<tr><td>pretrain</td><td>200</td><td>1,500,000</td></tr>" in html
+    assert "<tr><td>pretrain</td><td>200</td><td>1.5e+12</td></tr>" in html
     assert "24 test problems, 8 samples each at T = 1" in html
     assert "<tr><td>critic (exact)</td><td>–</td><td>91.0</td>" in html
 
@@ -74,7 +74,7 @@ def test_rl_is_a_rung_and_a_section(tmp_path):
     html = page_of(folder)
     assert "Reinforcement learning against the verifier" in html and "1.00 million tokens" in html
     assert "<td>level 8</td><td>34.0 [" in html                # sampled before
-    assert "<td>rl</td><td>150</td><td>750,000</td>" in html
+    assert "<td>rl</td><td>150</td><td>7.5e+11</td>" in html
     rungs = results.group_by(results.rung_rows([results.load_run(folder)]), "rung")
     assert list(rungs)[-1] == "RL"
 

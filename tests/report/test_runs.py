@@ -44,7 +44,7 @@ def test_reference_is_small_and_names_no_path_of_the_machine(tmp_path, monkeypat
     assert kept["star"]["config"]["init"] == "../sft"
     assert len(kept["pretrain"]["metrics"]) == results.THIN < len(whole["pretrain"]["metrics"])
     for name, stage in kept.items():
-        assert stage["rows"] == whole[name]["rows"] and stage["tokens"] == whole[name]["tokens"]
+        assert stage["rows"] == whole[name]["rows"]
     assert len(kept["testtime"]["examples"]["chain-test-k8"][0]["values"]) == 1
     page = build.run(build.Config(run="kept/seed-7"))           # a copy has a page too
     assert "the right one is" in page.read_text()

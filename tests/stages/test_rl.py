@@ -361,7 +361,7 @@ def test_killed_and_resumed_is_bit_identical(tiny, tmp_path, run_with_deaths):
     assert [r["step"] for r in records] == [0, 1, 2, 3, 4]
     assert [r["step"] for r in records if "eval/chain-validation-k1/sampled" in r] == [0, 2, 4]
     wanted = {"reward", "entropy", "approx_kl", "clip_fraction", "grad_norm", "share_silent",
-              "generated_tokens", "trained_tokens", "length_wrong", "lr", "loss"}
+              "generated_tokens", "flops", "length_wrong", "lr", "loss"}
     assert wanted <= {name.removeprefix("train/") for name in records[0]}
     assert records[0]["train/approx_kl"] > 0              # later updates of a step are off-policy
     assert not (tmp_path / "rl/state.safetensors").exists()
@@ -384,14 +384,13 @@ def test_reward_rises(tiny):
 
 
 def test_curve_counts_compute_before_each_point():
-    step = {"train/generated_tokens": 100, "train/prompt_tokens": 10, "train/trained_tokens": 50}
+    step = {"train/generated_tokens": 100, "train/flops": 5e3}
     metrics = [{"step": 0, "eval/x/greedy": 0.1, **step}, {"step": 1, **step},
                {"step": 2, "eval/x/greedy": 0.3}]
-    flops = 2 * 7 * (2 * 110 + 6 * 50)
     same = {"set": "x", "method": "greedy", "n": 1, "problems": 9}
-    assert compute_curve(metrics, 7, 9) == [
+    assert compute_curve(metrics, 9) == [
         {**same, "step": 0, "generated_tokens": 0, "flops": 0.0, "accuracy": 0.1},
-        {**same, "step": 2, "generated_tokens": 200, "flops": flops, "accuracy": 0.3}]
+        {**same, "step": 2, "generated_tokens": 200, "flops": 1e4, "accuracy": 0.3}]
 
 
 @pytest.mark.parametrize("change", [{"advantage": "ppo"}, {"aggregation": "mean"},

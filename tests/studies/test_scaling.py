@@ -50,7 +50,6 @@ def test_figures_and_table_come_from_the_result_alone(tmp_path):
 
 
 def test_a_sweep_trains_every_size_on_the_same_tokens(tmp_path, monkeypatch):
-    """No size stops early, however soon it is good: a pretraining target would end it."""
     smoke = scaling.SIZES["smoke"]
     tiny = replace(smoke, n=2, problems=2, training=replace(smoke.training, steps=3,
                                                             rows_per_step=4, eval_n=2))
@@ -60,8 +59,6 @@ def test_a_sweep_trains_every_size_on_the_same_tokens(tmp_path, monkeypatch):
     cells = result["cells"]
     assert len(cells) == 5 and len({cell["tokens"] for cell in cells}) == 1
     assert len({cell["parameters"] for cell in cells}) == 5
-    for folder in (tmp_path / "a" / "cells").iterdir():
-        assert read_json(folder / "config.json")["config"]["target"] == 0
     assert {row["set"] for row in result["exchange"]} == {"chain-test-k1", "chain-test-k2"}
     assert scaling.run(cfg) == result == read_json(tmp_path / "a/result.json")
 

@@ -6,7 +6,7 @@ from torch import nn
 
 from minireason.core.config import UserError
 from minireason.training.batches import pad_right
-from minireason.training.optim import make_optimizer, schedule, train_step, trapezoid
+from minireason.training.optim import make_optimizer, schedule, train_step
 
 BATCH = pad_right([([0, 1, 2], 1)], pad=0)
 
@@ -48,13 +48,6 @@ def test_schedule_warms_up_then_falls_to_its_floor():
     assert rates[55] == pytest.approx(0.05 + 0.95 / 2)         # half-way down the cosine
     assert schedule(100, 100, 1.0, 10) == pytest.approx(0.05)
     assert schedule(0, 1, 1.0, 0) == 1.0
-
-
-def test_trapezoid_waits_for_its_fall():
-    waiting = [trapezoid(step, 2.0, 4, 30, 3) for step in range(30)]
-    assert waiting[:4] == [0.5, 1.0, 1.5, 2.0] and set(waiting[4:]) == {2.0}
-    falling = [trapezoid(step, 2.0, 4, 10, 3) for step in range(10, 15)]
-    assert falling == pytest.approx([1.5, 1.0, 0.5, 0.0, 0.0])
 
 
 def test_gradients_add_up_over_micro_batches_and_are_clipped():

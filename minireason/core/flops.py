@@ -1,0 +1,32 @@
+"""Floating-point operations, counted where they are spent: what every gain is compared at.
+
+2 per weight and token read, 6 per weight and token learnt from (Kaplan 2020, arXiv:2001.08361,
+section 2.1); the products of attention itself, a few percent at these lengths, are left out. The
+count is this process's; evaluation (`uncounted`) is no part of what a stage costs.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+READ, LEARN = 2, 6                # per weight and token
+_spent = {"flops": 0.0}
+
+
+def count(kind: int, weights: int, tokens: int) -> None:
+    """Add READ or LEARN operations of a model for so many tokens."""
+    _spent["flops"] += kind * float(weights) * tokens
+
+
+def spent() -> float:
+    """FLOPs of this process so far."""
+    return _spent["flops"]
+
+
+@contextmanager
+def uncounted() -> Iterator[None]:
+    """What is spent inside is measured, not invested: it does not count."""
+    before = spent()
+    try:
+        yield
+    finally:
+        _spent["flops"] = before
