@@ -12,7 +12,7 @@ import pytest
 from kill_run import differences
 from tiny_run import tiny_stages
 
-from minireason import pipeline
+from minireason import __version__, cli, evalset, pipeline
 from minireason.cli import commands, main
 from minireason.core.files import unlock_folder
 from minireason.presets import FAMILY_SIZES, SIZES
@@ -84,12 +84,11 @@ WRONG = {         # command line: what its one error line names; @ is the finish
     "pretrain # --out loop/x": "loop/x: cannot write",
     "pretrain # --max-len 8": "max_len 8",
     "pretrain # --head-dim 3": "head_dim even",
-    "pretrain # --mixture.facts 2": "--mixture.facts 2",
+    "pretrain # --mixture.facts 2": "2.0 of facts",
     "pretrain # --mixture.facts nan": "--mixture.facts nan",
     "pretrain # --mixture.facts .8 --mixture.direct .3": "more than all lines",
     "pretrain # --mixture.min-level 9": "--mixture.min-level 9: is above",
     "pretrain # --mixture.facts-per-line 0": "--mixture.facts-per-line 0",
-    "pretrain # --target .5 --target-level 9": "--target-level 9",
     "pretrain # --device mps": "--device mps",
     "pretrain # --device meta": "--device meta",
     "pretrain # --device cpu:7": "--device cpu:7",
@@ -149,14 +148,72 @@ def test_a_wrong_command_line_is_one_error_line_and_leaves_no_file(line, capsys,
     assert main(arguments) == 2
     errors = [text for text in capsys.readouterr().err.splitlines() if "error:" in text]
     assert len(errors) == 1 and WRONG[line] in errors[0]
-    assert {path.name for path in tmp_path.rglob("*")} - {"runs"} == {
-        "folder", "file", "dangling", "loop"}
+    assert {path.name for path in tmp_path.rglob("*") if not path.is_dir()} == {
+        "file", "dangling", "loop"}
 
 
 def test_unknown_command_and_flag(capsys):
     assert "pretrian" in one_error_line(capsys, "pretrian")
     assert "--stpes" in one_error_line(capsys, "pretrain", "--stpes", 3)
     assert "--size huge" in one_error_line(capsys, "run", "--size", "huge")
+
+
+def test_version_and_flags_given_twice(capsys, tmp_path):
+    assert main(["--version"]) == 0 and capsys.readouterr().out == f"minireason {__version__}\n"
+    line = ["--steps", "2", "--seed", "7", "--steps", "1"]               # the last one holds
+    assert main(["pretrain", "--out", str(tmp_path / "o"), *TINY, *line]) == 0
+    assert len((tmp_path / "o" / "metrics.jsonl").read_text().splitlines()) == 1
+
+
+@pytest.mark.parametrize(("fault", "said"), [
+    (MemoryError(), "out of memory"), (RuntimeError("CUDA out of memory. Tried 9 GiB"), "9 GiB"),
+    (RuntimeError("can't allocate memory: 8 bytes"), "8 bytes"),
+    (OSError(5, "Input/output error", "a/b"), "'a/b'"), (PermissionError(1, "no"), "no")])
+def test_what_the_machine_refuses_is_one_line(capsys, monkeypatch, fault, said):
+    def fail(config):
+        raise fault
+
+    monkeypatch.setattr(cli, "check_config", fail)
+    assert said in one_error_line(capsys, "chat")
+
+
+@pytest.mark.parametrize("bug", [KeyError("foo"), RuntimeError("no"), ZeroDivisionError()])
+def test_a_bug_is_not_hidden_from_tests(monkeypatch, bug):
+    def fail(config):
+        raise bug
+
+    monkeypatch.setattr(cli, "check_config", fail)
+    with pytest.raises(type(bug)):
+        main(["chat"])
+
+
+def test_a_folder_without_results_takes_other_flags(tmp_path, ladder, capsys):
+    line = ["sft", "--init", ladder / "pretrain", "--out", tmp_path / "o", "--steps", 1,
+            "--rows-per-step", 8, "--eval-n", 2, "--device", "cpu"]
+    assert "max_len" in one_error_line(capsys, *line, "--max-level", 16)
+    assert not (tmp_path / "o").exists()
+    assert main([*map(str, line), "--max-level", "1"]) == 0
+    assert (tmp_path / "o" / "result.json").exists()
+
+
+def test_an_evaluation_is_written_though_nobody_reads_the_table(tmp_path, ladder, monkeypatch,
+                                                                 capsys):
+    line = ["eval", "--checkpoint", str(ladder / "sft"), "--problems", "chain-test-k1", "--limit",
+            "2", "--device", "cpu", "--out", str(tmp_path / "e.json")]
+
+    def refuse(*values):
+        raise BrokenPipeError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(evalset, "accuracy_table", refuse)
+        with pytest.raises(BrokenPipeError):
+            main(line)
+    assert "groups" in json.loads((tmp_path / "e.json").read_text())
+    monkeypatch.setattr(os, "replace", refuse)           # and shown though it cannot be written
+    capsys.readouterr()
+    assert main(line) == 2
+    captured = capsys.readouterr()
+    assert "n = 2" in captured.out and "e.json: cannot write" in captured.err
 
 
 def test_wrong_type_names_the_flag(capsys):

@@ -43,7 +43,7 @@ def check_config(config, family: str = "", prefix: str = "") -> None:
         for level in value if isinstance(value, tuple) else (value,):
             if family and field.name in ("min_level", "max_level", "facts_per_line"):
                 check_level(FAMILIES[family], level, flag)
-            if family and field.name in ("levels", "eval_levels", "target_level"):
+            if family and field.name in ("levels", "eval_levels"):
                 check_choice(flag[2:], str(level), map(str, FAMILIES[family].LEVELS))
     if getattr(config, "min_level", 0) > getattr(config, "max_level", math.inf):
         raise UserError(f"--{prefix}min-level {config.min_level}: is above "
