@@ -6,7 +6,6 @@ it resumes where it stopped, and finished stages are not run again.
 
 import importlib
 import json
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -34,7 +33,7 @@ class Config:
     device: str = "auto"          # auto | cpu | cuda
 
 
-def plan_of(cfg: Config) -> list[tuple[str, Callable[[], dict]]]:
+def plan_of(cfg: Config) -> list[tuple[str, partial[dict]]]:
     """(name, function that runs it) of every stage, parents wired to the folders before."""
     check_choice("size", cfg.size, SIZES)
     check_config(cfg)
@@ -48,7 +47,6 @@ def plan_of(cfg: Config) -> list[tuple[str, Callable[[], dict]]]:
             for field, parent in stage.parents.items():
                 settings[field] = str(folder(cfg) / parent)
             config = module.Config(out=str(folder(cfg) / stage.name), **settings)
-            check_config(config)
             plan.append((stage.name, partial(module.run, config)))
     return plan
 
@@ -62,6 +60,8 @@ def folder(cfg: Config) -> Path:
 def run(cfg: Config) -> dict:
     """Run what is not finished yet; returns {stage: result}."""
     plan = plan_of(cfg)
+    for _, run_stage in plan:         # all of them before the first one runs
+        check_config(*run_stage.args)
     parallel.init(resolve_device(cfg.device))   # before the folder is claimed, by one rank only
     log = RunLog(str(folder(cfg)), "run", cfg, parents={})
     described = log.out / "machine.json"

@@ -16,7 +16,7 @@ from minireason import __version__, cli, evalset, pipeline
 from minireason.cli import commands, main
 from minireason.core.files import unlock_folder
 from minireason.presets import FAMILY_SIZES, SIZES
-from minireason.problems import FAMILIES
+from minireason.problems import FAMILIES, check_config
 from minireason.stages import STAGES
 from minireason.training import optim
 
@@ -396,6 +396,8 @@ def test_disk_full_at_one_write_after_the_other(capsys, disk, ladder, stage):
 def test_presets_build_their_configs(size, family):
     plan = pipeline.plan_of(pipeline.Config(size=size, family=family))
     assert [name for name, _ in plan] == [stage.name for stage in STAGES if stage.in_run]
+    for _, run_stage in plan:
+        check_config(*run_stage.args)
 
 
 def test_presets_name_stages_that_are_there():
