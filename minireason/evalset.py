@@ -13,9 +13,8 @@ from pathlib import Path
 
 import numpy as np
 
-from minireason.core import config, parallel
+from minireason.core import config, files, parallel
 from minireason.core.errors import UserError
-from minireason.core.files import make_folder, write_atomic
 from minireason.measure.estimates import Pool, answer_ids, mean_interval
 from minireason.measure.evaluate import accuracy_of, answer_keys, verdicts_of
 from minireason.model import checkpoint
@@ -52,6 +51,9 @@ def run(cfg: Config) -> dict:
     """Print a table and return {"groups": {"chain level 6": {...}}} with what was asked for."""
     config.check_numbers(cfg)
     device = parallel.init(config.resolve_device(cfg.device))
+    if cfg.out:                       # before the work: can it be written?
+        files.make_folder(Path(cfg.out).parent)
+        files.check_target(Path(cfg.out))
     lines = dict(list(read(cfg.problems).items())[:max(0, cfg.limit) or None])
     for problem in lines.values():
         config.check_choice("style", cfg.style, FAMILIES[problem.family].OPENER)
@@ -73,10 +75,11 @@ def run(cfg: Config) -> dict:
         result["groups"][name] = measure(cfg, [problems[i] for i in members],
                                          [completions[i] for i in members])
     if parallel.is_main():
-        if cfg.out:
-            make_folder(Path(cfg.out).parent)
-            write_atomic(cfg.out, json.dumps(result, indent=1) + "\n")
-        print(accuracy_table(result))
+        try:                          # whichever of the two fails, the other is there
+            if cfg.out:
+                files.write_atomic(cfg.out, json.dumps(result, indent=1) + "\n")
+        finally:
+            print(accuracy_table(result))
     return result
 
 

@@ -41,6 +41,7 @@ from minireason.problems.columns import outcomes as outcomes
 
 NAME: str = "addition"
 LEVELS = tuple(range(1, 8))           # levels with a frozen set: digits
+SAMPLED: tuple[int, int] = (1, 18)
 LEVEL_SYMBOL: str = "d"
 LEVEL_NAME: str = "digits of the longer number"
 STYLES: tuple[str, ...] = ("plain", "reverse", "simplified", "detailed", "star")

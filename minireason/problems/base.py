@@ -59,6 +59,7 @@ class Family(Protocol):
 
     NAME: str
     LEVELS: tuple[int, ...]           # levels with a frozen set
+    SAMPLED: tuple[int, int]          # lowest and highest level that `sample` makes
     LEVEL_SYMBOL: str                 # of a level in the names of the frozen sets
     LEVEL_NAME: str                   # what a level counts, for axes
     STYLES: tuple[str, ...]
@@ -150,6 +151,7 @@ def split_of(problem: Problem) -> str:
 def sample_split(family: Family, rng: np.random.Generator, level: int, split: str,
                  sample: Callable[[np.random.Generator, int], Problem] | None = None) -> Problem:
     """A random problem of one split, from `sample` or the family's own; UserError if none is."""
+    check_level(family, level)
     for _ in range(10_000):
         problem = (sample or family.sample)(rng, level)
         if split_of(problem) == split:
@@ -157,9 +159,18 @@ def sample_split(family: Family, rng: np.random.Generator, level: int, split: st
     raise UserError(f"{family.NAME} level {level}: no problem in split {split!r}")
 
 
+def check_level(family: Family, level: int, name: str = "level") -> None:
+    """UserError if the family cannot make problems of this level, which has that name."""
+    lowest, highest = family.SAMPLED
+    if not lowest <= level <= highest:
+        raise UserError(f"{name} {level}: {family.NAME} has levels {lowest} to {highest}")
+
+
 def sample_levels(family: Family, rng: np.random.Generator, levels: tuple[int, int],
                   n: int) -> list[Problem]:
     """n train problems, levels lowest..highest in equal shares, in turn."""
     lowest, highest = levels
+    if lowest > highest:
+        raise UserError(f"levels {lowest} to {highest}: the lowest is above the highest")
     return [sample_split(family, rng, lowest + i % (highest - lowest + 1), "train")
             for i in range(n)]

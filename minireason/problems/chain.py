@@ -37,6 +37,7 @@ from minireason.problems.mistakes import results
 
 NAME: str = "chain"
 LEVELS = tuple(range(1, 9))           # levels with a frozen set: operations
+SAMPLED: tuple[int, int] = (1, 99)
 LEVEL_SYMBOL: str = "k"
 LEVEL_NAME: str = "operations in the expression"
 STYLES: tuple[str, ...] = ("direct", "cot")

@@ -42,6 +42,7 @@ from minireason.problems.countdown_solver import BUDGET, guided, moves, solve, s
 
 NAME: str = "countdown"
 LEVELS: tuple[int, ...] = (3, 4)      # levels with a frozen set: how many numbers
+SAMPLED: tuple[int, int] = (2, MOST_NUMBERS)
 LEVEL_SYMBOL: str = "n"
 LEVEL_NAME: str = "numbers given"
 STYLES: tuple[str, ...] = ("direct", "optimal", "sos", "guided")
@@ -62,8 +63,6 @@ def sample(generator: np.random.Generator, level: int, held_out: bool = False) -
 
     The target is none of HELD_OUT, or with `held_out` one of them, which no training problem has.
     """
-    if not 2 <= level <= MOST_NUMBERS:
-        raise UserError(f"countdown level {level}: must be 2 to {MOST_NUMBERS} numbers")
     while True:
         numbers = state = tuple(generator.integers(1, 21, level).tolist())
         while len(state) > 1 and (choices := moves(state)):

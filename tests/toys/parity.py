@@ -13,6 +13,7 @@ from minireason.problems.base import MALFORMED, Problem, Verdict
 
 NAME = "parity"
 LEVELS = (1, 2)
+SAMPLED = (1, 7)
 LEVEL_SYMBOL, LEVEL_NAME = "b", "thirds of a dozen bits"
 STYLES = ("direct", "cot")
 OPENER = {"direct": "</think>", "cot": "<think>"}
