@@ -25,7 +25,7 @@ from minireason.core.config import rng
 from minireason.problems import FAMILIES
 from minireason.problems.base import Family, Problem, sample_split
 
-SEED, PER_LEVEL = 20260101, 500
+SEED, PER_LEVEL = 20261128, 500     # of a draw that no recipe was chosen on
 
 
 def sample_unique(family: Family, rng: np.random.Generator, level: int, split: str, n: int,

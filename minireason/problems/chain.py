@@ -36,7 +36,7 @@ from minireason.problems.mistakes import MISTAKES as MISTAKES
 from minireason.problems.mistakes import results
 
 NAME: str = "chain"
-LEVELS = tuple(range(1, 9))           # levels with a frozen set: operations
+LEVELS = tuple(range(1, 13))          # levels with a frozen set: operations
 SAMPLED: tuple[int, int] = (1, 99)
 LEVEL_SYMBOL: str = "k"
 LEVEL_NAME: str = "operations in the expression"
