@@ -88,15 +88,17 @@ def test_all_compilers_stop_when_one_fails():
 def test_an_interrupt_stops_the_compilers(compiler, tmp_path):
     """Ctrl-C reaches this process only: a compiler leads a group of its own."""
     compiler(HANG)
-    process = subprocess.Popen(
-        [sys.executable, "-c", f"from cuda_ext import cache; cache.run([{os.environ['CXX']!r}])"],
+    code = ("import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
+            f"from cuda_ext import cache; cache.run([{os.environ['CXX']!r}])")
+    process = subprocess.Popen(        # a process in the background inherits that SIGINT is ignored
+        [sys.executable, "-c", code],
         stderr=subprocess.PIPE, env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)})
     pid = tmp_path / "cxx.pid"
     while not (pid.exists() and pid.read_text()):
         assert process.poll() is None
         time.sleep(0.02)
     process.send_signal(signal.SIGINT)
-    assert "KeyboardInterrupt" in process.communicate()[1].decode()
+    assert "KeyboardInterrupt" in process.communicate(timeout=60)[1].decode()
     assert ended(int(pid.read_text()))
 
 
