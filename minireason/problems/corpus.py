@@ -16,16 +16,17 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 
 from minireason.core.config import UserError, from_dict, read_json, rng
 from minireason.problems import Family, sample_split, split_of
 from minireason.problems.authors import (
+    AuthoredFamily,
     Authors,
     Marked,
     answer_chances,
-    authored,
     fact_outcomes,
     outcomes_of,
     stated_facts,
@@ -91,7 +92,7 @@ def _written_line(mixture: Mixture, family: Family,
     if style == "direct":             # what went wrong in his head is told at the answer
         answer = text.removeprefix("</think>").removesuffix("<eos>")
         names = ", ".join(dict.fromkeys(mistake for _, mistake in marked if mistake))
-        marked = [(answer, "" if answer == problem.answer else names)]
+        marked = [(answer, "" if family.verify(problem, text).correct else names)]
     return problem.prompt + text, marked
 
 
@@ -130,6 +131,13 @@ def train_share(family: Family, level: int, n: int = 5000) -> float:
     """Estimated share of the train split among a level's problems: 0.8, give or take 0.006."""
     generator = rng(0, "train share", level)
     return sum(split_of(family.sample(generator, level)) == "train" for _ in range(n)) / n
+
+
+def authored(family: Family) -> AuthoredFamily:
+    """The family; UserError if its text is written without authors."""
+    if not hasattr(family, "outcomes"):
+        raise UserError(f"{family.NAME} has no fallible authors: its text is exact")
+    return cast(AuthoredFamily, family)
 
 
 def _chance(found: list, text: str) -> float:
