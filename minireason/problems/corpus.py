@@ -166,6 +166,8 @@ def line_probability(mixture: Mixture, family: Family, line: str,
     prompt, opener, rest = line.partition("<think>" if "<think>" in line else "</think>")
     problem, (steps, answer) = family.read(prompt), family.parse(opener + rest) or ((), "")
     levels = mixture.max_level - mixture.min_level + 1
+    if not mixture.min_level <= problem.level <= mixture.max_level:
+        return 0.0
     if not steps:
         chances = answer_chances(family, problem, authors)
         return mixture.direct / levels * asked(problem) * chances.get(answer, 0.0)
@@ -176,7 +178,8 @@ def line_probability(mixture: Mixture, family: Family, line: str,
         found = outcomes(problem, authors, number, state)
         total *= _chance(found, step)
         state = next((outcome.state for outcome in found if outcome.text == step), None)
-    return total
+    ended = total > 0 and not outcomes(problem, authors, len(steps), state)
+    return total if ended and family.answer_of_state(problem, state) == answer else 0.0
 
 
 def entropy_per_token(mixture: Mixture, family: Family, tokens_of: Callable[[str], int],

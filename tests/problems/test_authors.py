@@ -332,6 +332,7 @@ def test_marked_corpus_joins_to_lines_and_marks_what_is_wrong(name):
             continue
         prompt, opener, rest = line.partition("<think>" if "<think>" in line else "</think>")
         verdict = family.verify(family.read(prompt), opener + rest)
+        assert pieces[0] == (prompt + opener, "")        # marks stand behind the question
         if opener == "</think>":
             assert verdict.correct == (not wrong)
         else:
@@ -339,19 +340,45 @@ def test_marked_corpus_joins_to_lines_and_marks_what_is_wrong(name):
 
 
 def all_chains(level: int) -> list:
-    """Every problem of the level that `sample` may give, of the train split."""
+    """Every problem of the level that `sample` may give."""
     chains = [(first, first, []) for first in range(1, 100)]
     for _ in range(level):
         chains = [(first, result, [*moves, (operator, right)]) for first, value, moves in chains
                   for operator, choices in chain._MOVES[value].items() for right, result in choices]
-    problems = [chain.build(first, moves) for first, _, moves in chains]
-    return [problem for problem in problems if split_of(problem) == "train"]
+    return [chain.build(first, moves) for first, _, moves in chains]
+
+
+def probability_of(family, problems) -> float:
+    return sum(math.exp(family.log_probability(problem)) for problem in problems)
+
+
+def test_probabilities_of_problems_add_up_to_1():
+    assert [probability_of(chain, all_chains(level)) for level in (1, 2)] == pytest.approx([1, 1])
+    one_digit = [addition.build(a, b) for a in range(10) for b in range(10)]
+    two_digits = [addition.build(a, b) for a in range(100) for b in range(100) if max(a, b) > 9]
+    assert probability_of(addition, one_digit) == pytest.approx(1)
+    assert probability_of(addition, two_digits) == pytest.approx(1)
+    targets = {target: countdown.build((18, 3, 7), target)
+               for target in countdown_authors.target_chances((3, 7, 18))
+               if countdown_authors.allowed(target)}
+    drawn, generator = Counter(), rng(8, "targets")      # as `sample` finds one
+    for _ in range(4000):
+        state = (18, 3, 7)
+        while len(state) > 1 and (choices := countdown.moves(state)):
+            operator = generator.choice(sorted({move.operator for move in choices}))
+            state = generator.choice([" ".join(map(str, move.after)) for move in choices
+                                      if move.operator == operator]).split()
+            state = tuple(map(int, state))
+        drawn[state[0]] += len(state) == 1
+    for target, problem in targets.items():
+        chance = (probability_of(countdown, [problem]) * countdown_authors.accepted(3) * 20 ** 3)
+        assert abs(drawn[target] - 4000 * chance) < 5 * math.sqrt(4000 * chance) + 1
 
 
 def test_line_probabilities_add_up_to_1_and_give_the_entropy():
     """Over all lines of one kind at level 1, with the exact share of the train split."""
-    problems = all_chains(1)
-    share = sum(math.exp(chain.log_probability(problem)) for problem in problems)
+    problems = [problem for problem in all_chains(1) if split_of(problem) == "train"]
+    share = probability_of(chain, problems)
     chances = {}
     for kind, (facts, direct) in {"worked": (0, 0), "direct": (0, 1), "facts": (1, 0)}.items():
         mixture = Mixture(facts, direct, 1, max_level=1, **ERRING)
@@ -368,7 +395,8 @@ def test_line_probabilities_add_up_to_1_and_give_the_entropy():
 
 def test_the_probability_of_facts_sums_over_all_chains_that_have_them():
     """By brute force over all chains of two steps, a chain of equal facts and wrong ones too."""
-    mixture, problems = Mixture(1, 0, 2, **ERRING), all_chains(2)
+    mixture = Mixture(1, 0, 2, **ERRING)
+    problems = [problem for problem in all_chains(2) if split_of(problem) == "train"]
     for line in ("5-2=3;3+2=5", "3+2=5;5-2=5", "27+5=22;32-4=28", "0+3=3;3-3=0", "8-8=0;0*2=2"):
         total, facts = 0.0, line.split(";")
         sought = sorted(fact.partition("=")[0] for fact in facts)
@@ -392,9 +420,22 @@ def test_facts_in_any_order_are_traced_to_their_problem(name):
         problem = family.sample(generator, 3 + i % 2)
         facts = [fact for fact, _ in stated_facts(family, problem, FALLIBLE, generator)]
         shuffled = [facts[j] for j in generator.permutation(len(facts))]
-        found = [(p.prompt, order) for p, order in authored(family).problems_of_facts(shuffled)]
-        assert (problem.prompt, facts) in found
-        assert all(sorted(order) == sorted(facts) for _, order in found)
+        found = list(authored(family).problems_of_facts(shuffled))
+        assert (problem.prompt, facts) in [(p.prompt, order) for p, order in found]
+        for other, order in found:
+            assert sorted(order) == sorted(facts)
+            assert ([fact.partition("=")[0] for fact in order]
+                    == [fact.partition("=")[0] for fact in family.facts(other)])
+
+
+def test_a_line_that_the_mixture_cannot_write_has_no_probability():
+    mixture = Mixture(0.2, 0.2, 2, 2, 3, **ERRING)
+    assert line_probability(mixture, chain, "((20+5)+9)=<think>20+5=25;25+9=34</think>34<eos>") > 0
+    for line in ("(20+5)=<think>20+5=25</think>25<eos>",             # level 1
+                 "((20+5)+9)=<think>20+5=25;25+9=29</think>29<eos>",
+                 "((20+5)+9)=<think>20+5=25</think>25<eos>",
+                 "((20+5)+9)=<think>20+5=25;25+9=34</think>35<eos>", "20+5=25;7+4=11<eos>"):
+        assert line_probability(mixture, chain, line) == 0, line
 
 
 def test_facts_are_traced_to_every_chain():
