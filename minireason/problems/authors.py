@@ -8,13 +8,13 @@ leads beyond them. One function of a family says how an author goes on,
 
 and everything follows from it: text and the exact limits of imitation here, the entropy of the
 corpus in corpus.py. Outcomes differ in their text; after the last step there are none. A family
-without that function is written exactly. base.py lists what else a family may say.
+without that function is written exactly.
 """
 
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass, replace
-from typing import NamedTuple, Protocol, cast
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
@@ -80,32 +80,19 @@ class AuthoredFamily(Family, Protocol):
         ...
 
     def problems_of_facts(self, facts: list[str]) -> Iterable[tuple[Problem, list[str]]]:
-        """(problem, its facts in its order) for each order in which a problem may have them.
-
-        Facts are as authors state them; equal ones count as different.
-        """
+        """(problem, facts in its order) for each order of these, as stated, that is a problem's."""
         ...
-
-
-def authored(family: Family) -> AuthoredFamily:
-    """The family; UserError if its text is written without authors."""
-    if not hasattr(family, "outcomes"):
-        raise UserError(f"{family.NAME} has no fallible authors: its text is exact")
-    return cast(AuthoredFamily, family)
 
 
 def outcomes_of(family: Family) -> Callable[[Problem, Authors, int, Hashable], list[Outcome]]:
     """The family's `outcomes`, or its exact steps."""
-    def exact(problem: Problem, authors: Authors, number: int, state: Hashable) -> list[Outcome]:
-        return [Outcome(1.0, step, number, "") for step in problem.steps[number:number + 1]]
-
-    return getattr(family, "outcomes", exact)
+    return getattr(family, "outcomes", lambda problem, authors, number, state: [
+        Outcome(1.0, step, number, "") for step in problem.steps[number:number + 1]])
 
 
 def _answer(family: Family, problem: Problem, state: Hashable) -> str:
     """The family's `answer_of_state`, or the right answer."""
-    found = getattr(family, "answer_of_state", None)
-    return problem.answer if found is None else found(problem, state)
+    return getattr(family, "answer_of_state", lambda *_: problem.answer)(problem, state)
 
 
 def fact_outcomes(family: Family, problem: Problem, authors: Authors) -> list[list[Outcome]]:
@@ -200,14 +187,14 @@ def limits(family: Family, problems: list[Problem], authors: Authors) -> dict[st
     sums = dict.fromkeys(("single", "greedy", "majority"), 0.0)
     for problem in problems:
         chances = answer_chances(family, problem, authors)
-        sums["single"] += sum(p for a, p in chances.items() if is_right(problem, a))
-        path = answer_chances(family, problem, authors, greedy=True)
-        sums["greedy"] += sum(p for a, p in path.items() if is_right(problem, a))
+        greedy = answer_chances(family, problem, authors, greedy=True)
         votes, voted = defaultdict(float), {}
         for answer, chance in chances.items():
             votes[key(answer)] += chance
             voted[key(answer)] = answer
         most = max(votes.values()) - 1e-9
         best = [voted[name] for name, chance in votes.items() if chance > most]
-        sums["majority"] += sum(is_right(problem, answer) for answer in best) / len(best)
+        majority = {answer: 1 / len(best) for answer in best}
+        for name, shares in (("single", chances), ("greedy", greedy), ("majority", majority)):
+            sums[name] += sum(p for answer, p in shares.items() if is_right(problem, answer))
     return {name: total / len(problems) for name, total in sums.items()}

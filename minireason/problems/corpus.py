@@ -15,16 +15,17 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 
 from minireason.core.config import Share, UserError, from_dict, read_json, rng
 from minireason.problems import Family, sample_split, split_of
 from minireason.problems.authors import (
+    AuthoredFamily,
     Authors,
     Marked,
     answer_chances,
-    authored,
     fact_outcomes,
     outcomes_of,
     stated_facts,
@@ -100,7 +101,7 @@ def _written_line(mixture: Mixture, family: Family,
     if style == "direct":             # what went wrong in his head is told at the answer
         answer = text.removeprefix("</think>").removesuffix("<eos>")
         names = ", ".join(dict.fromkeys(mistake for _, mistake in marked if mistake))
-        marked = [(answer, "" if answer == problem.answer else names)]
+        marked = [(answer, "" if family.verify(problem, text).correct else names)]
     return problem.prompt + text, marked
 
 
@@ -141,6 +142,13 @@ def train_share(family: Family, level: int, n: int = 5000) -> float:
     return sum(split_of(family.sample(generator, level)) == "train" for _ in range(n)) / n
 
 
+def authored(family: Family) -> AuthoredFamily:
+    """The family; UserError if its text is written without authors."""
+    if not hasattr(family, "outcomes"):
+        raise UserError(f"{family.NAME} has no fallible authors: its text is exact")
+    return cast(AuthoredFamily, family)
+
+
 def _chance(found: list, text: str) -> float:
     """Probability of the outcome that is written so."""
     return next((outcome.probability for outcome in found if outcome.text == text), 0.0)
@@ -167,6 +175,8 @@ def line_probability(mixture: Mixture, family: Family, line: str,
     prompt, opener, rest = line.partition("<think>" if "<think>" in line else "</think>")
     problem, (steps, answer) = family.read(prompt), family.parse(opener + rest) or ((), "")
     levels = mixture.max_level - mixture.min_level + 1
+    if not mixture.min_level <= problem.level <= mixture.max_level:
+        return 0.0
     if not steps:
         chances = answer_chances(family, problem, authors)
         return mixture.direct / levels * asked(problem) * chances.get(answer, 0.0)
@@ -177,7 +187,8 @@ def line_probability(mixture: Mixture, family: Family, line: str,
         found = outcomes(problem, authors, number, state)
         total *= _chance(found, step)
         state = next((outcome.state for outcome in found if outcome.text == step), None)
-    return total
+    ended = total > 0 and not outcomes(problem, authors, len(steps), state)
+    return total if ended and family.answer_of_state(problem, state) == answer else 0.0
 
 
 def entropy_per_token(mixture: Mixture, family: Family, tokens_of: Callable[[str], int],

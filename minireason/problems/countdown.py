@@ -22,6 +22,7 @@ from functools import partial
 import numpy as np
 
 from minireason.core.config import UserError, rng
+from minireason.problems import countdown_authors as authors
 from minireason.problems.arithmetic import (
     MOST_NUMBERS,
     NUMBER,
@@ -38,6 +39,8 @@ from minireason.problems.base import (
     number_tokens,
     plain_text,
 )
+from minireason.problems.countdown_authors import HELD_OUT as HELD_OUT
+from minireason.problems.countdown_authors import allowed, given
 from minireason.problems.countdown_solver import BUDGET, guided, moves, solve, stream
 
 NAME: str = "countdown"
@@ -48,7 +51,6 @@ LEVEL_NAME: str = "numbers given"
 STYLES: tuple[str, ...] = ("direct", "optimal", "sos", "guided")
 OPENER = dict.fromkeys((*STYLES, "cot"), "<think>") | {"direct": "</think>"}
 TOKENS = (*number_tokens(2), *SYMBOLS)    # chain's: a policy that can calculate may start it
-HELD_OUT = frozenset(range(14, 100, 11))    # targets kept from training: 14, 25, 36, ... 91
 GAVE_UP = "<wrong>"                   # the answer of a search that found nothing
 
 _STATE = rf"{NUMBER}(?:,{NUMBER})*"
@@ -70,7 +72,7 @@ def sample(generator: np.random.Generator, level: int, held_out: bool = False) -
             operator = operators[int(generator.integers(len(operators)))]
             choices = [move for move in choices if move.operator == operator]
             state = choices[int(generator.integers(len(choices)))].after
-        if len(state) == 1 and state[0] >= 10 and (state[0] in HELD_OUT) == held_out:
+        if len(state) == 1 and allowed(state[0], held_out):
             return build(numbers, state[0])
 
 
@@ -110,12 +112,6 @@ def prompt_of(record: dict) -> str | None:
     if not isinstance(numbers, list) or any(type(n) is not int for n in (*numbers, target)):
         return None
     return f"{','.join(map(str, numbers))}>{target}"
-
-
-def given(problem: Problem) -> tuple[tuple[int, ...], int]:
-    """(numbers, target), as the prompt has them."""
-    numbers, _, target = problem.prompt.removesuffix("=").partition(">")
-    return tuple(map(int, numbers.split(","))), int(target)
 
 
 # ---- writing ------------------------------------------------------------------------------------
@@ -234,3 +230,11 @@ def verify(problem: Problem, completion: str) -> Verdict:
     used, _ = operations(answer) or ([], [])
     all_tried = all(f"{a}{operator}{b}={result}" in tried for a, operator, b, result in used)
     return Verdict(correct, reached and all(marks) and all_tried, True, tuple(marks))
+
+
+# ---- fallible authors: countdown_authors.py -----------------------------------------------------
+
+AUTHORS_STYLE, MISTAKES, outcomes = "optimal", authors.MISTAKES, authors.outcomes
+answer_of_state, fact_outcomes = authors.answer_of_state, authors.fact_outcomes
+log_probability = authors.log_probability
+problems_of_facts = partial(authors.problems_of_facts, build)

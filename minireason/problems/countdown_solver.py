@@ -6,6 +6,7 @@ most `breadth` children a state, ordered by one of two heuristics: the distances
 the target, or to the nearest factor of the target. No solver comes back to a state.
 """
 
+from collections.abc import Callable
 from functools import cache
 from itertools import combinations
 
@@ -45,8 +46,11 @@ _TO_FACTOR = [[min(abs(x - d) for d in factors) for x in range(HIGHEST + 1)]
               for factors in _FACTORS]
 
 
-def moves(state: State) -> list[Move]:
-    """All different useful moves of a state."""
+Results = Callable[[int, int], list[tuple[str, int]]]
+
+
+def moves(state: State, results_of: Results = results) -> list[Move]:
+    """All different useful moves of a state, in the arithmetic of `results_of`."""
     found, seen = [], set()
     for i, j in combinations(range(len(state)), 2):
         a, b = max(state[i], state[j]), min(state[i], state[j])
@@ -54,19 +58,20 @@ def moves(state: State) -> list[Move]:
             continue
         seen.add((a, b))
         rest = state[:i] + state[i + 1:j] + state[j + 1:]
-        found += [Move(a, operator, b, (result, *rest)) for operator, result in results(a, b)]
+        found += [Move(a, operator, b, (result, *rest)) for operator, result in results_of(a, b)]
     return found
 
 
-def ordered(state: State, target: int, heuristic: str) -> list[Move]:
+def ordered(state: State, target: int, heuristic: str, results_of: Results = results) -> list[Move]:
     """Moves, the most promising first; a last operation is judged by its distance alone."""
     if heuristic == "distance" or len(state) == 2:
-        return sorted(moves(state), key=lambda m: sum(abs(x - target) for x in m.after))
+        return sorted(moves(state, results_of), key=lambda m: sum(abs(x - target) for x in m.after))
     table = _TO_FACTOR[target]
-    return sorted(moves(state), key=lambda m: sum(table[x] for x in m.after))
+    return sorted(moves(state, results_of), key=lambda m: sum(table[x] for x in m.after))
 
 
-def solve(state: State, target: int, dead: set[State] | None = None) -> list[Move] | None:
+def solve(state: State, target: int, dead: set[State] | None = None,
+          results_of: Results = results) -> list[Move] | None:
     """The first way to the target in the order of the factor heuristic, None if there is none.
 
     dead: sorted states known to have none; those that are found are added.
@@ -77,8 +82,8 @@ def solve(state: State, target: int, dead: set[State] | None = None) -> list[Mov
     key = tuple(sorted(state))
     if key in dead:
         return None
-    for move in ordered(state, target, "factor"):
-        rest = solve(move.after, target, dead)
+    for move in ordered(state, target, "factor", results_of):
+        rest = solve(move.after, target, dead, results_of)
         if rest is not None:
             return [move, *rest]
     dead.add(key)

@@ -1,0 +1,232 @@
+"""How fallible authors solve countdown: sure of their own arithmetic.
+
+The answer is an expression, so a miscalculated step alone would not make it wrong. But an author
+who believes that 18+7=15 may find a way to the target with it, whose true value misses. In this
+order, if there is such a way, he takes with his chances: the first one with one operation by a
+frequent rule of mistakes.py; the first with one by a rare rule; the first that misses the target
+by one, which he takes for a hit (chance `rare`); one that misses it by two (a slip). Else he takes
+the exact way. "First" is the order of the solver; none of his ways has dead ends.
+"""
+
+import math
+import re
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import cache, lru_cache
+from itertools import combinations, permutations, product
+
+from minireason.core.config import rng
+from minireason.problems.arithmetic import HIGHEST, Move, compute, expression
+from minireason.problems.authors import SLIP, Authors, Outcome
+from minireason.problems.base import Problem
+from minireason.problems.countdown_solver import Results, State, moves, ordered, results
+from minireason.problems.mistakes import LEFT_OUT, rule_of
+from minireason.problems.mistakes import MISTAKES as OPERATION_MISTAKES
+from minireason.problems.mistakes import results as stated
+
+ONE_OFF = "one off taken as a hit"
+MISTAKES = {name: line for name, line in OPERATION_MISTAKES.items() if name != LEFT_OUT} | {
+    ONE_OFF: f"{ONE_OFF}: 17*2=35, where 35 is the target"}
+HELD_OUT = frozenset(range(14, 100, 11))    # targets kept from training: 14, 25, 36, ... 91
+Steps = tuple[str, ...]
+KINDS = (None, False, True)           # of ways: exact; one operation by a frequent rule; a rare one
+
+
+def given(problem: Problem) -> tuple[State, int]:
+    """(numbers, target), as the prompt has them."""
+    numbers, _, target = problem.prompt.removesuffix("=").partition(">")
+    return tuple(map(int, numbers.split(","))), int(target)
+
+
+def read_step(step: str) -> Move:
+    """The operation of a step as it is claimed."""
+    left, operator, right, _, after = re.split("([-+*/=])", step)
+    return Move(int(left), operator, int(right), tuple(map(int, after.split(","))))
+
+
+def mistake_of(move: Move) -> str:
+    """Name of the mistake in a claimed operation, "" if it is exact."""
+    exact, claimed = compute(move.left, move.operator, move.right), move.after[0]
+    rule = rule_of(move.left, move.operator, move.right)
+    if exact is None or exact == claimed:
+        return ""
+    if rule is not None and rule.wrong(move.left, move.right) == claimed:
+        return rule.name
+    return ONE_OFF if abs(exact - claimed) == 1 else SLIP
+
+
+@cache
+def results_by(kind: int) -> Results:
+    """Exact results on a >= b and, for a KIND of rules, theirs beside them."""
+    @cache
+    def both(a: int, b: int) -> list[tuple[str, int]]:
+        rules = [(operator, rule) for operator, _ in results(a, b)
+                 if (rule := rule_of(a, operator, b)) and KINDS[kind] == rule.is_rare]
+        return results(a, b) + [(operator, rule.wrong(a, b)) for operator, rule in rules]
+
+    return both
+
+
+@cache
+def _by_kind(a: int, b: int) -> list[tuple[int, int]]:
+    """[(result, kind)] of the operations on a >= b."""
+    exact = results(a, b)
+    found = [(result, 0) for _, result in exact]
+    return found + [(result, kind) for kind in (1, 2)
+                    for _, result in results_by(kind)(a, b)[len(exact):]]
+
+
+@lru_cache(maxsize=1 << 17)
+def reached(state: State) -> tuple[int, int, int]:
+    """For each kind, the targets that its ways reach, as bits; state sorted."""
+    if len(state) == 1:
+        return 1 << state[0], 0, 0
+    exact = frequent = rare = 0
+    for i, j in combinations(range(len(state)), 2):
+        rest = state[:i] + state[i + 1:j] + state[j + 1:]
+        for result, kind in _by_kind(state[j], state[i]):
+            ends = reached(tuple(sorted((result, *rest))))
+            if kind == 0:
+                exact, frequent, rare = exact | ends[0], frequent | ends[1], rare | ends[2]
+            elif kind == 1:
+                frequent |= ends[0]
+            else:
+                rare |= ends[0]
+    return exact, frequent, rare
+
+
+def way(state: State, target: int, kind: int) -> list[Move] | None:
+    """The first way of a kind, in the order of the solver."""
+    if not reached(tuple(sorted(state)))[kind] >> target & 1:
+        return None
+    for move in ordered(state, target, "factor", results_by(kind)) if len(state) > 1 else ():
+        is_exact = move.after[0] == compute(move.left, move.operator, move.right)
+        rest = way(move.after, target, kind if is_exact else 0)
+        if rest is not None:
+            return [move, *rest]
+    return []
+
+
+def ways_off_by(numbers: State, target: int, distance: int) -> list[list[Move]]:
+    """Exact ways that miss the target by this, whose last operation is claimed to hit it."""
+    near = [near for near in (target - distance, target + distance) if 0 <= near <= HIGHEST]
+    paths = [path for path in (way(numbers, end, 0) for end in near) if path]
+    return [[*path[:-1], path[-1]._replace(after=(target,))] for path in paths]
+
+
+@lru_cache(maxsize=4096)
+def ways(numbers: State, target: int, exact: Steps, authors: Authors) -> dict[Steps, float]:
+    """{steps: probability} of an author's ways; numbers sorted, exact: the right way."""
+    tried = ((authors.rule, [way(numbers, target, 1)]), (authors.rare, [way(numbers, target, 2)]),
+             (authors.rare, ways_off_by(numbers, target, 1)[:1]),
+             (authors.slip, ways_off_by(numbers, target, 2)))
+    found, left = defaultdict(float), 1.0
+    for chance, paths in tried:
+        there = [path for path in paths if path is not None]
+        for path in there:
+            found[tuple(map(str, path))] += left * chance / len(there)
+        left -= left * chance if there else 0.0
+    found[exact] += left
+    return {steps: chance for steps, chance in found.items() if chance > 0}
+
+
+def outcomes(problem: Problem, authors: Authors, number: int, state: Steps | None) -> list[Outcome]:
+    """The ways in which an author may go on from the steps that he has written, his state."""
+    numbers, target = given(problem)
+    done, after = state or (), defaultdict(float)
+    for steps, chance in ways(tuple(sorted(numbers)), target, problem.steps, authors).items():
+        if steps[:number] == done and len(steps) > number:
+            after[steps[number]] += chance
+    total = sum(after.values())
+    return [Outcome(chance / total, step, (*done, step), mistake_of(read_step(step)))
+            for step, chance in after.items()]
+
+
+def answer_of_state(problem: Problem, state: Steps) -> str:
+    """His steps as one expression."""
+    return expression(list(map(read_step, state)))
+
+
+def fact_outcomes(problem: Problem, authors: Authors) -> list[list[Outcome]]:
+    """The ways in which an author may state each operation of the exact way, without its state."""
+    found = []
+    for move in map(read_step, problem.steps):
+        operation = f"{move.left}{move.operator}{move.right}"
+        ways = stated(authors, move.left, move.operator, move.right)
+        found.append([Outcome(chance, f"{operation}={result}", None, mistake)
+                      for chance, result, mistake in ways])
+    return found
+
+
+# ---- the probability of problems, for the entropy of the corpus ---------------------------------
+
+@lru_cache(maxsize=1 << 16)
+def target_chances(state: State) -> dict[int, float]:
+    """{last number: chance} of the random ways by which `sample` finds a target; state sorted."""
+    if len(state) == 1:
+        return {state[0]: 1.0}
+    found, choices = defaultdict(float), moves(state)
+    operators = [move.operator for move in choices]
+    for move in choices:
+        chance = 1 / (len(set(operators)) * operators.count(move.operator))
+        for last, share in target_chances(tuple(sorted(move.after))).items():
+            found[last] += chance * share
+    return found
+
+
+def allowed(target: int, held_out: bool = False) -> bool:
+    """May a problem, in training or held out, have this target?"""
+    return target >= 10 and (target in HELD_OUT) == held_out
+
+
+@cache
+def accepted(level: int, n: int = 4000) -> float:
+    """Share of random ways whose last number is an allowed target, estimated to about 1%."""
+    drawn = rng(0, "countdown targets", level).integers(1, 21, (n, level)).tolist()
+    return sum(chance for numbers in drawn
+               for last, chance in target_chances(tuple(sorted(numbers))).items()
+               if allowed(last)) / n
+
+
+def log_probability(problem: Problem) -> float:
+    """log P(`sample` gives this problem), given its level, by the share `accepted`."""
+    numbers, target = given(problem)
+    chance = target_chances(tuple(sorted(numbers)))[target] / accepted(len(numbers))
+    return math.log(chance) - len(numbers) * math.log(20)
+
+
+def problems_of_facts(build: Callable[[State, int], Problem],
+                      facts: list[str]) -> Iterator[tuple[Problem, list[str]]]:
+    """For each problem and order in which these facts, right or wrong, are its: (it, facts)."""
+    operations = [read_step(fact) for fact in facts]
+    starts = set()                    # (numbers, target) that some order of the operations joins
+
+    def join(left: list[Move], made: State, numbers: State) -> None:
+        """The operations that are left: each takes numbers made before, or new ones."""
+        if not left and len(made) == 1 and max(numbers) <= 20 and allowed(made[0]):
+            starts.add((tuple(sorted(numbers)), made[0]))
+        for move in left:
+            rest = [other for other in left if other is not move]
+            for old in product((True, False), repeat=2):
+                open_, new = list(made), list(numbers)
+                for value, is_old in zip((move.left, move.right), old, strict=True):
+                    if not is_old:
+                        new.append(value)
+                    elif value in open_:
+                        open_.remove(value)
+                    else:
+                        break
+                else:
+                    result = compute(move.left, move.operator, move.right)
+                    join(rest, (*open_, result or 0), tuple(new))
+
+    join(operations, (), ())
+    for numbers, target in sorted(starts):
+        problem = build(numbers, target)
+        sought = [read_step(step)[:3] for step in problem.steps]
+        for order in permutations(range(len(facts))):
+            if [operations[i][:3] for i in order] == sought:
+                for prompt in {",".join(map(str, chosen)) for chosen in permutations(numbers)}:
+                    yield (replace(problem, prompt=f"{prompt}>{target}="),
+                           [facts[i] for i in order])
