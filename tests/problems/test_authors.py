@@ -287,7 +287,7 @@ def test_countdowns_ways_hit_the_target_with_one_mistake():
             assert chance > 0 and moves[-1].after == (target,) and len(named) <= 1
             assert named or steps == problem.steps
             answer = countdown.answer_of_state(problem, steps)
-            assert countdown.self_check(problem, answer) == (not named)
+            assert countdown.is_right(problem, answer) == (not named)
             mistakes_met.update(named or ["exact"])
     assert len(mistakes_met) > 6
 
