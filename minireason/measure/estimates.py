@@ -7,6 +7,7 @@ vote: Li 2022 (arXiv:2206.02336).
 """
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -72,6 +73,21 @@ def pass_at_k(n: int, correct: int, k: int) -> float:
     if n - correct < k:
         return 1.0
     return 1.0 - math.prod(1.0 - k / i for i in range(n - correct + 1, n + 1))
+
+
+def chance_coverage(records: list[dict]) -> np.ndarray:
+    """(P,) chance that one answer drawn from those that the other problems got is the right one.
+
+    records: a set's samples (measure/samples.py). n such draws cover 1 - (1 - chance) ** n: what
+    a coverage at n owes to the set having few answers.
+    """
+    given = Counter(answer for record in records for answer in record["answers"])
+    found = []
+    for record in records:
+        own, right = record["answers"], record["answer"]
+        others = given.total() - len(own)
+        found.append((given[right] - own.count(right)) / max(1, others))
+    return np.array(found)
 
 
 def best_of_n(correct: np.ndarray, scores: np.ndarray, n: int) -> float:
@@ -164,3 +180,16 @@ class Pool:
             return best_of_n(self.correct, self.values, n)
         weights = np.ones(size) if method == "majority" else self.values
         return vote_at(self.answers, weights, 0, n, generator)
+
+
+def two_way_interval(a: np.ndarray, b: np.ndarray | None = None, seed: int = 0,
+                     draws: int = 2000) -> dict[str, float]:
+    """Local stand-in until wip-controls is merged."""
+    difference = a if b is None else a - b
+    generator = np.random.default_rng(seed)
+    s, p = difference.shape
+    seeds = generator.multinomial(s, np.full(s, 1 / s), draws) / s
+    problems = generator.multinomial(p, np.full(p, 1 / p), draws) / p
+    means = ((seeds @ difference) * problems).sum(axis=1)
+    low, high = np.quantile(means, (0.025, 0.975))
+    return {"accuracy": float(difference.mean()), "low": float(low), "high": float(high)}

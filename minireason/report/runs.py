@@ -5,25 +5,33 @@
 Rows (rows.jsonl) are the one source of every table and figure: flat objects such as
 {"set": "chain-test-k6", "method": "majority", "n": 64, "accuracy": 0.77, "low": ..., "high": ...,
 "seed": 0}, to which loading adds "stage", the name of the folder, "kind", that of the stage,
-"policy", the one that was measured at test time, and "rung", the row's name on the climb. Only
-finished stages, those with a result.json, are loaded. The copy (`keep`) has the same layout without
-weights, rollouts and most samples, so the same functions read both.
+"policy", the one that was measured at test time, "rung", the row's name on the climb, and "digits",
+a verdict per problem (verdicts.json), where it was kept. Only finished stages, those with a
+result.json, are loaded. The copy (`keep`) has the same layout without weights, rollouts and most
+samples, so the same functions read both.
 """
 
 import json
 import shutil
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 
 from minireason import stages
 from minireason.core import files
+from minireason.core.config import PATHS
 from minireason.core.errors import UserError
+from minireason.measure.estimates import share_interval, two_way_interval
+from minireason.problems import FAMILIES
+from minireason.problems.frozen import frozen_folder
 from minireason.report import style
 
 EXAMPLES = 24                 # problems per set whose first sample is shown or kept
 THIN = 200                    # lines of metrics that a copy keeps at most
-COPIED = ("config.json", "result.json", "rows.jsonl", "machine.json", "tree.json")   # whole
+COPIED = ("config.json", "result.json", "rows.jsonl", "machine.json", "tree.json",
+          "verdicts.json")    # whole
+BAND = "band.json"            # beside the copies: every rung's accuracy by seed, and the settings
 
 
 def load_run(folder: Path | str) -> dict[str, dict]:
@@ -34,7 +42,10 @@ def load_run(folder: Path | str) -> dict[str, dict]:
         raise UserError(f"{folder}: holds no finished pretrain stage; give the folder of a "
                         "`minireason run`, such as runs/quickstart")
     names = [stage.name for stage in stages.STAGES] + sorted(found)
-    return {name: found[name] for name in names if name in found}
+    run = {name: found[name] for name in names if name in found}
+    for stage in run.values():
+        add_greedy(run, stage)
+    return run
 
 
 def load_stage(folder: Path) -> dict:
@@ -44,11 +55,18 @@ def load_stage(folder: Path) -> dict:
     record, rows = files.read_json(folder / "config.json"), files.read_lines(folder / "rows.jsonl")
     labels = {stage.name: stage.label for stage in stages.STAGES}
     policy = labels.get(Path(record["config"].get("policy", "")).name, "")
-    rungs = {"direct": "direct answer", "greedy": labels.get(folder.name, "")}
+    rung = labels.get(folder.name) or f"{policy}, greedy"
+    rungs = {"direct": "direct answer", "greedy": rung, "sampled": rung}
+    verdicts = read_verdicts(folder)
     for row in rows:
         method = f"{policy}, {style.method_name(row, with_n='n' in row)}"
+        if row["method"] in style.LIMITS:
+            method = "its teachers"
         row |= {"stage": folder.name, "kind": record["stage"], "policy": policy,
                 "rung": rungs.get(row["method"], method)}
+        digits = verdicts.get((row.get("round"), row["method"], row["set"]))
+        if digits and "step" not in row:
+            row["digits"] = digits
     examples = {}
     for path in sorted(folder.glob("samples-*-0.json")):       # the first shard of each set
         name = path.stem.removeprefix("samples-").removesuffix("-0")
@@ -57,6 +75,36 @@ def load_stage(folder: Path) -> dict:
     return {**record, "result": files.read_json(folder / "result.json"), "rows": rows,
             "examples": examples, "metrics": files.read_lines(folder / "metrics.jsonl"),
             "trees": files.read_json(trees) if trees.exists() else {}}
+
+
+def read_verdicts(folder: Path) -> dict[tuple, str]:
+    """{(round or None, method, set): a digit per problem} of a stage and of its rounds."""
+    found = {}
+    for path in (*folder.glob("verdicts.json"), *folder.glob("*-*/verdicts.json")):
+        number = None if path.parent == folder else int(path.parent.name.rpartition("-")[2])
+        for method, sets in files.read_json(path).items():
+            found |= {(number, method, name): digits for name, digits in sets.items()}
+    return found
+
+
+def add_greedy(run: dict[str, dict], stage: dict) -> None:
+    """What the policy answers greedily, to the rows of a stage that only sampled from it.
+
+    The stage's problems are the first of the frozen sets that its policy was measured on.
+    """
+    policy = Path(stage["config"].get("policy", "")).name
+    if policy not in run or select(stage["rows"], method="greedy"):
+        return
+    for row in final_rows([run], policy):
+        of_set = select(stage["rows"], set=row["set"])
+        if of_set:
+            label = of_set[0]["policy"]
+            tags = {field: of_set[0][field] for field in ("stage", "kind", "policy", "seed")}
+            tags |= {"round": None, "rung": f"{label}, greedy"}
+            if "digits" in row:
+                right = verdicts_of([{**row, "digits": row["digits"][:of_set[0]["problems"]]}])
+                tags |= share_interval(right.sum(), right.size)
+            stage["rows"].append({**row, **tags})
 
 
 def load_machine(folder: Path | str) -> str:
@@ -97,9 +145,14 @@ def rows_of(runs: list[dict], **where: object) -> list[dict]:
     return found
 
 
+def at_n(rows: list[dict], n: int) -> list[dict]:
+    """The rows at n samples, and greedy ones, which need no samples."""
+    return [row for row in rows if row["n"] == n or row["method"] == "greedy"]
+
+
 def at_largest_n(rows: list[dict]) -> list[dict]:
-    """The rows at the largest n of all."""
-    return select(rows, n=max((row["n"] for row in rows), default=0))
+    """The rows at the largest n of all, and greedy ones."""
+    return at_n(rows, max((row["n"] for row in rows), default=0))
 
 
 def differences(rows: list[dict]) -> list[dict]:
@@ -107,24 +160,105 @@ def differences(rows: list[dict]) -> list[dict]:
     return [row for row in rows if " - " in row["method"]]
 
 
-def final_rows(runs: list[dict], stage: str) -> list[dict]:
-    """Greedy accuracy of a policy on the test sets: after the last round where there are rounds."""
-    rows = rows_of(runs, stage=stage, method="greedy", step=None)   # a step: validation problems
+def final_rows(runs: list[dict], stage: str, method: str = "greedy") -> list[dict]:
+    """Accuracy of a policy on the test sets: after the last round where there are rounds."""
+    rows = rows_of(runs, stage=stage, method=method, step=None)   # a step: validation problems
     return list(group_by(rows, "round").values())[-1] if rows else []
 
 
-def rung_rows(runs: list[dict]) -> list[dict]:
-    """Greedy accuracy of every policy of the ladder, direct answers first."""
-    found = rows_of(runs, stage="pretrain", method="direct")
+def rung_rows(runs: list[dict], method: str = "greedy") -> list[dict]:
+    """Accuracy of every policy of the ladder, greedy ("sampled": of one sample); greedy ones have
+    the direct answers before them."""
+    found = rows_of(runs, stage="pretrain", method="direct") if method == "greedy" else []
     for stage in stages.STAGES:
         if stage.label:
-            found += final_rows(runs, stage.name)
+            found += final_rows(runs, stage.name, method)
     return found
 
 
+def limit_rows(runs: list[dict], method: str = "greedy", **where: object) -> list[dict]:
+    """What imitating the pretraining text reaches on each test set; [] where it has no authors."""
+    return rows_of(runs, stage="pretrain", method=f"limit_{method}", **where)
+
+
+def verdicts_of(rows: list[dict]) -> np.ndarray:
+    """(S, P) 1 where a seed's policy answers a problem right, else 0; the rows have digits."""
+    return np.array([[digit > "0" for digit in row["digits"]] for row in rows], dtype=float)
+
+
+def gain_rows(runs: list[dict], method: str = "greedy") -> list[dict]:
+    """Every rung minus the one below it on each set, with intervals over seeds and problems.
+
+    Paired by seed and problem; [] for runs without verdicts.
+    """
+    rungs, found = group_by(rung_rows(runs, method), "rung"), []
+    for (before, lower), (after, upper) in pairwise(rungs.items()):
+        lower_of, upper_of = group_by(lower, "set"), group_by(upper, "set")
+        for name in upper_of if len(runs) > 1 else ():
+            pair = upper_of[name], lower_of.get(name, [])
+            if all(len(rows) == len(runs) and "digits" in rows[0] for rows in pair):
+                found.append({"set": name, "method": f"{method} - {method}",
+                              "rung": f"{after} - {before}",
+                              **two_way_interval(*map(verdicts_of, pair))})
+    return found
+
+
+def settings_of(run: dict[str, dict]) -> dict[str, dict]:
+    """{stage: its config without seed, device and folders}: what runs of one recipe share."""
+    apart = (*PATHS, "seed", "device")
+    return {name: {key: value for key, value in stage["config"].items() if key not in apart}
+            for name, stage in run.items()}
+
+
+def band_of(runs: list[dict]) -> dict:
+    """What `BAND` holds: {"seeds", "settings" of the policies' stages, "rungs"}.
+
+    rungs: {rung: {set: greedy accuracy of each seed}}.
+    """
+    rows, settings = rung_rows(runs), settings_of(runs[0])
+    rungs = {rung: {name: [round(row["accuracy"], 4) for row in of_set]
+                    for name, of_set in group_by(members, "set").items()}
+             for rung, members in group_by(rows, "rung").items()}
+    return {"seeds": list(group_by(rows, "seed")), "rungs": rungs,
+            "settings": {s.name: settings[s.name] for s in stages.STAGES
+                         if s.label and s.name in settings}}
+
+
+def committed_band(folder: Path, run: dict[str, dict]) -> dict | None:
+    """The band of the committed runs of this run's size and family, None without one.
+
+    Also None if a stage has other settings: such runs cannot be held against each other.
+    """
+    record, first = folder / "config.json", next(iter(FAMILIES))
+    config = files.read_json(record)["config"] if record.exists() else {}
+    family, size = config.get("family", first), config.get("size", "")
+    path = frozen_folder() / "reference" / (size if family == first else f"{family}-{size}") / BAND
+    if not path.is_file():
+        return None
+    band, settings = files.read_json(path), settings_of(run)
+    same = all(settings[name] == held for name, held in band["settings"].items()
+               if name in settings)
+    return band if same else None
+
+
+def band_lines(run: dict[str, dict], band: dict) -> list[str]:
+    """One line per rung of a run: inside the range over the committed seeds, or where not."""
+    lines = []
+    for rung, rows in group_by(rung_rows([run]), "rung").items():
+        outside = []
+        for row in rows:
+            seeds = [100 * value for value in band["rungs"].get(rung, {}).get(row["set"], [])]
+            if seeds and not min(seeds) <= round(100 * row["accuracy"], 2) <= max(seeds):
+                outside.append(f"level {level_of(row['set'])}, {100 * row['accuracy']:.1f} "
+                               f"({min(seeds):.1f} to {max(seeds):.1f})")
+        lines.append(f"{rung}: " + ("outside at " + "; ".join(outside) if outside
+                                    else "inside at every level"))
+    return lines
+
+
 def sampled_rows(runs: list[dict], **where: object) -> list[dict]:
-    """The rows of every test-time method, in the order of style.METHODS."""
-    order = tuple(style.METHODS)
+    """The rows of every test-time method, in the order of style.SHOWN."""
+    order = tuple(style.SHOWN)
     rows = rows_of(runs, method=order, **where)
     return sorted(rows, key=lambda row: order.index(row["method"]))
 
@@ -161,7 +295,8 @@ def keep(run: Path | str, out: Path | str) -> None:
     loaded = load_run(run)
     paths = list(run.glob("*.json"))
     for stage in loaded:
-        paths += [*(run / stage).glob("*.json*"), *(run / stage).glob("*/**/metrics.jsonl")]
+        paths += [*(run / stage).glob("*.json*"), *(run / stage).glob("*/**/metrics.jsonl"),
+                  *(run / stage).glob("*/**/verdicts.json")]
     shutil.rmtree(out, ignore_errors=True)                     # an older copy
     for path in paths:
         if path.name in COPIED:

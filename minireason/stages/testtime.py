@@ -12,7 +12,7 @@ import numpy as np
 
 from minireason.core.config import StageConfig, rng, stream_seed
 from minireason.critics.value_head import Critic
-from minireason.measure.estimates import Pool, mean_interval
+from minireason.measure.estimates import Pool, chance_coverage, mean_interval
 from minireason.measure.evaluate import evaluate, frozen_sets, rows_of
 from minireason.measure.samples import sample_records, sharded_records
 from minireason.model import checkpoint
@@ -92,6 +92,8 @@ def sample_rows(cfg: Config, records: list[dict]) -> list[dict]:
                 for i, record in enumerate(records)])
             rows.append({"method": method, "n": n, "tokens": n * tokens,
                          **mean_interval(accuracy[method]), **about})
+        rows.append({"method": "chance", "n": n, "tokens": n * tokens,
+                     **mean_interval(1 - (1 - chance_coverage(records)) ** n), **about})
     for a, b in PAIRS + OUTCOME_PAIRS if cfg.outcome else PAIRS:
         difference = mean_interval(accuracy[a], accuracy[b], draws=10_000)
         rows.append({"method": f"{a} - {b}", "n": sizes(cfg)[-1], **difference, **about})
