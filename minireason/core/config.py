@@ -28,6 +28,7 @@ class StageConfig:
 
     family: str = "chain"         # chain | addition | countdown
     seed: int = 0
+    split: str = "test"           # frozen sets of the results; validation: to choose a recipe by
     device: str = "auto"          # auto | cpu | cuda
 
 

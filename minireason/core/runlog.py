@@ -131,7 +131,10 @@ class RunLog:
         return self.seconds_before + time.perf_counter() - self.started
 
     def flops(self) -> float:
-        """Floating-point operations of this stage so far, by all ranks, evaluation left out."""
+        """Floating-point operations of this stage so far, evaluation left out.
+
+        Of several ranks, which share the work, this one's times their number.
+        """
         here = flops.spent() - self.flops_at_start
         return self.flops_before + here * parallel.world_size()
 

@@ -24,14 +24,13 @@ from minireason.core import parallel
 from minireason.core.config import (
     StageConfig,
     TrainingConfig,
-    UserError,
     check_numbers,
     from_dict,
     resolve_device,
     to_dict,
-    write_atomic,
 )
-from minireason.core.files import STATE, check_manifest
+from minireason.core.errors import UserError, check_choice
+from minireason.core.files import STATE, check_manifest, write_atomic
 from minireason.core.runlog import RunLog
 from minireason.model.tokenizer import Tokenizer
 from minireason.model.transformer import ModelConfig, Transformer
@@ -146,6 +145,8 @@ def open_stage(name: str, cfg: StageConfig, out: str,
     A folder "" is no parent. UserError if one is missing or damaged, or `out` holds another run.
     """
     check_numbers(cfg)
+    if hasattr(cfg, "split"):
+        check_choice("split", cfg.split, ("test", "validation"))
     device = parallel.init(resolve_device(cfg.device))
     hashes = {field: weights_hash(folder) for field, folder in parents.items() if folder}
     return RunLog(out, name, cfg, hashes), device

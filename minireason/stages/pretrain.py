@@ -60,7 +60,7 @@ def run(cfg: Config) -> dict:
         log.record(step, **supervised_step(model, optimizer, rows, lr, cfg.token_budget,
                                            tokenizer.pad))
         checkpoint.save_state_every(log, cfg, step, model, optimizer)
-    direct = evaluate(model, tokenizer, frozen_sets(cfg.family, "test", cfg.eval_n), "direct",
+    direct = evaluate(model, tokenizer, frozen_sets(cfg.family, cfg.split, cfg.eval_n), "direct",
                       Sampling(temperature=0))
     return finish_policy(log, cfg, model, tokenizer, rows_of(direct, "direct"),
                          {"direct": direct}, parameters=model.n_params)

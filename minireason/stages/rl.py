@@ -100,7 +100,7 @@ def run(cfg: Config) -> dict:
         checkpoint.save_state_every(log, cfg, step, policy, optimizer)
     log.record(cfg.steps, **validate(cfg, cfg.steps, policy, tokenizer, log))
     rows = rollouts.compute_curve(read_lines(log.metrics), cfg.validation_n)
-    before = evaluate(reference, tokenizer, frozen_sets(cfg.family, "test", cfg.eval_n), "cot",
+    before = evaluate(reference, tokenizer, frozen_sets(cfg.family, cfg.split, cfg.eval_n), "cot",
                       Sampling(seed=stream_seed(cfg.seed, "test sampled")))
     return finish_policy(log, cfg, policy, tokenizer, rows + rows_of(before, "sampled_before"),
                          {"sampled_before": before})
