@@ -13,6 +13,7 @@ without a block gets its rows as one table.
 """
 
 import json
+import re
 import shutil
 from base64 import b64encode
 from collections.abc import Callable
@@ -27,12 +28,13 @@ from minireason import stages
 from minireason.core.config import UserError, from_dict, read_json, write_atomic
 from minireason.measure.evaluate import answer_of, marked_steps
 from minireason.problems import FAMILIES, corpus
-from minireason.report import figures, figures_testtime, style, tables
+from minireason.report import figures, figures_testtime, seeds, style, tables
 from minireason.report import runs as results
 from minireason.report.diagnostics import signs_of
 
 BLOCKS = {   # block of RESULTS: the folders beside `reference` whose studies it shows
-    "addition": ("reproduce/seed-*",), "studies": ("ablations", "countdown", "scale")}
+    "addition": ("reproduce/seed-*",), "studies": (
+        "controls", "ablations", "countdown", "scale")}
 RESULTS, FIGURES = Path("docs/RESULTS.md"), Path("docs/figures")    # beside the README
 CORPUS_LINES = 10                 # of the pretraining text, on the page
 MARKS = {"right": "✓", "wrong": "✗ wrong", "withdrawn": "↺ withdrawn by the policy"}
@@ -68,9 +70,9 @@ def render(template: str, runs: list[dict], figures_folder: Path, **values: obje
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent), undefined=StrictUndefined,
         autoescape=select_autoescape(["html.j2"]), trim_blocks=True, lstrip_blocks=True)
-    environment.globals |= {"results": results, "tables": tables, "figures": figures,
-                            "testtime": figures_testtime, "picture": picture, "runs": runs,
-                            "b64encode": b64encode, "MARKS": MARKS}
+    environment.globals |= {"results": results, "seeds": seeds, "tables": tables,
+                            "figures": figures, "testtime": figures_testtime, "picture": picture,
+                            "runs": runs, "b64encode": b64encode, "MARKS": MARKS}
     environment.filters["markdown"] = tables.markdown
     return environment.get_template(template).render(values).strip()
 
@@ -85,7 +87,7 @@ def write_page(folder: Path) -> Path:
     write_atomic(path, render(
         "page.html.j2", [run], folder / "figures", title=f"minireason: {folder.name}", run=run,
         machine=results.load_machine(folder), kinds=kinds, completions=completions,
-        marked_lines=marked_lines, signs_of=signs_of, band=results.committed_band(folder, run),
+        marked_lines=marked_lines, signs_of=signs_of, band=seeds.committed_band(folder, run),
         help={stage.name: stage.help for stage in stages.STAGES},
         missing=[s.name for s in stages.STAGES if s.in_run and s.name not in run]) + "\n")
     return path
@@ -106,8 +108,10 @@ def completions(stage: dict, name: str) -> list[dict]:
 
 
 def marked_lines(stage: dict) -> list[list[tuple[str, str]]]:
-    """Lines of a pretraining text cut into (piece, its mistake or ""); [] if its authors never err."""
+    """Lines of a pretraining text cut into (piece, its mistake or ""); [] if nobody errs."""
     family = FAMILIES[stage["config"]["family"]]
+    if not hasattr(corpus, "marked_corpus"):          # until the authors are merged
+        return []
     mixture = from_dict(corpus.Mixture, stage["config"]["mixture"])
     lines = corpus.marked_corpus(family, mixture, CORPUS_LINES, stage["config"]["seed"])
     return lines if any(mistake for line in lines for _, mistake in line) else []
@@ -116,21 +120,21 @@ def marked_lines(stage: dict) -> list[list[tuple[str, str]]]:
 def keep_runs(runs: tuple[str, ...], reference: Path) -> None:
     """Copy the small files of each run to reference/seed-<seed>; UserError if they do not match."""
     loaded = [results.load_run(folder) for folder in runs]
-    seeds = [run["pretrain"]["config"]["seed"] for run in loaded]
-    if len(set(seeds)) < len(seeds):
-        raise UserError(f"--runs: seeds {seeds}; give one run per seed")
+    numbers = [run["pretrain"]["config"]["seed"] for run in loaded]
+    if len(set(numbers)) < len(numbers):
+        raise UserError(f"--runs: seeds {numbers}; give one run per seed")
     for folder, run in zip(runs, loaded, strict=True):
-        if results.settings_of(run) != results.settings_of(loaded[0]):
+        if seeds.settings_of(run) != seeds.settings_of(loaded[0]):
             raise UserError(f"--runs: {folder} has other stages or settings than {runs[0]}; only "
                             "runs that differ in nothing but the seed can be averaged")
-    targets = [reference / f"seed-{seed}" for seed in seeds]
+    targets = [reference / f"seed-{seed}" for seed in numbers]
     for path in sorted(reference.glob("seed-*")):
         if path not in targets or any(path.rglob("*.safetensors")):
             raise UserError(f"{path}: is not an older copy of these runs; delete it or choose "
                             "another --reference")
     for folder, target in zip(runs, targets, strict=True):
         results.keep(folder, target)
-    write_atomic(reference / results.BAND, json.dumps(results.band_of(loaded)) + "\n")
+    write_atomic(reference / seeds.BAND, json.dumps(seeds.band_of(loaded)) + "\n")
 
 
 def write_readme(readme: Path, reference: Path) -> Path:
@@ -188,11 +192,12 @@ def results_block(folders: list[Path], drawn: Path, seen_from: Path, short: bool
     record = folders[0] / "config.json"
     minutes = [sum(stage["result"].get("seconds", 0) for stage in run.values()) / 60
                for run in runs]
-    return render(
+    block = render(
         "results.md.j2", runs, drawn, image=partial(image, seen_from), minutes=sorted(minutes),
-        short=short,
+        short=short, controls=partial(seeds.control_rows, folders[0].parent),
         size=read_json(record)["config"]["size"] if record.exists() else "?",
         machines=sorted({results.load_machine(folder) for folder in folders}))
+    return re.sub(r"\n{3,}", "\n\n", block)   # where a table is missing
 
 
 def study_block(folder: Path, drawn: Path, seen_from: Path) -> str:

@@ -13,7 +13,10 @@ from minireason.report.style import BLACK, BLUE, ORANGE, RED, SEEDS
 
 
 def methods_curve(runs: list[dict], name: str, axis: str, stage: str) -> Figure:
-    """Every method's accuracy on a set against samples N or generated tokens, both log scales."""
+    """Every method's accuracy on a set against samples, generated tokens or FLOPs, on log scales.
+
+    axis: "n", "tokens" or "flops". Greedy is a line across, random answers stand under coverage.
+    """
     by_method = group_by(rows_of(runs, stage=stage, set=name), "method")
     ticks = list(group_by(by_method["single"], "n"))
     unit = by_method["single"][0].get("unit")                  # tokens of a sample: equal tokens
@@ -29,7 +32,8 @@ def methods_curve(runs: list[dict], name: str, axis: str, stage: str) -> Figure:
         axes.axhline(mean, color=BLACK, linestyle="-.", linewidth=1.2, label="greedy")
         axes.axhspan(low, high, color=BLACK, alpha=0.07, linewidth=0)
     if "chance" in by_method:
-        x, spreads = along(by_method["chance"], "n", axis)
+        x, _ = along(by_method["coverage"], "n", axis)
+        _, spreads = along(by_method["chance"], "n")
         axes.plot(x, np.array(spreads)[:, 0], color=RED, linestyle=":", label="random answers")
     for method in ("single", "majority"):
         draw_limit(axes, runs, method, name, f"its teachers, {style.LIMITS[f'limit_{method}']}",
@@ -40,8 +44,9 @@ def methods_curve(runs: list[dict], name: str, axis: str, stage: str) -> Figure:
         axes.minorticks_off()
     if unit or axis == "n":
         axes.set_xticks(ticks, list(map(str, ticks)))
-    what = "samples N" if axis == "n" else "generated tokens per problem"
-    return style.finish(figure, axes, f"{what} (log scale)",
+    what = {"n": "samples N", "tokens": "generated tokens per problem",
+            "flops": "FLOPs per problem, prompt and critic included"}
+    return style.finish(figure, axes, f"{what[axis]} (log scale)",
                         f"accuracy at level {level_of(name)} (%)", 2)
 
 

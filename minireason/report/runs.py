@@ -13,25 +13,20 @@ samples, so the same functions read both.
 
 import json
 import shutil
-from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 
 from minireason import stages
 from minireason.core import files
-from minireason.core.config import PATHS
 from minireason.core.errors import UserError
-from minireason.measure.estimates import share_interval, two_way_interval
-from minireason.problems import FAMILIES
-from minireason.problems.frozen import frozen_folder
+from minireason.measure.estimates import share_interval
 from minireason.report import style
 
 EXAMPLES = 24                 # problems per set whose first sample is shown or kept
 THIN = 200                    # lines of metrics that a copy keeps at most
 COPIED = ("config.json", "result.json", "rows.jsonl", "machine.json", "tree.json",
           "verdicts.json")    # whole
-BAND = "band.json"            # beside the copies: every rung's accuracy by seed, and the settings
 
 
 def load_run(folder: Path | str) -> dict[str, dict]:
@@ -102,8 +97,9 @@ def add_greedy(run: dict[str, dict], stage: dict) -> None:
             tags = {field: of_set[0][field] for field in ("stage", "kind", "policy", "seed")}
             tags |= {"round": None, "rung": f"{label}, greedy"}
             if "digits" in row:
-                right = verdicts_of([{**row, "digits": row["digits"][:of_set[0]["problems"]]}])
-                tags |= share_interval(right.sum(), right.size)
+                digits = row["digits"][:of_set[0]["problems"]]
+                tags |= share_interval(len(digits) - digits.count("0"), len(digits))
+                tags |= {"problems": len(digits), "digits": digits}
             stage["rows"].append({**row, **tags})
 
 
@@ -147,7 +143,7 @@ def rows_of(runs: list[dict], **where: object) -> list[dict]:
 
 def at_n(rows: list[dict], n: int) -> list[dict]:
     """The rows at n samples, and greedy ones, which need no samples."""
-    return [row for row in rows if row["n"] == n or row["method"] == "greedy"]
+    return [row for row in rows if row["n"] == n or row.get("method") == "greedy"]
 
 
 def at_largest_n(rows: list[dict]) -> list[dict]:
@@ -179,81 +175,6 @@ def rung_rows(runs: list[dict], method: str = "greedy") -> list[dict]:
 def limit_rows(runs: list[dict], method: str = "greedy", **where: object) -> list[dict]:
     """What imitating the pretraining text reaches on each test set; [] where it has no authors."""
     return rows_of(runs, stage="pretrain", method=f"limit_{method}", **where)
-
-
-def verdicts_of(rows: list[dict]) -> np.ndarray:
-    """(S, P) 1 where a seed's policy answers a problem right, else 0; the rows have digits."""
-    return np.array([[digit > "0" for digit in row["digits"]] for row in rows], dtype=float)
-
-
-def gain_rows(runs: list[dict], method: str = "greedy") -> list[dict]:
-    """Every rung minus the one below it on each set, with intervals over seeds and problems.
-
-    Paired by seed and problem; [] for runs without verdicts.
-    """
-    rungs, found = group_by(rung_rows(runs, method), "rung"), []
-    for (before, lower), (after, upper) in pairwise(rungs.items()):
-        lower_of, upper_of = group_by(lower, "set"), group_by(upper, "set")
-        for name in upper_of if len(runs) > 1 else ():
-            pair = upper_of[name], lower_of.get(name, [])
-            if all(len(rows) == len(runs) and "digits" in rows[0] for rows in pair):
-                found.append({"set": name, "method": f"{method} - {method}",
-                              "rung": f"{after} - {before}",
-                              **two_way_interval(*map(verdicts_of, pair))})
-    return found
-
-
-def settings_of(run: dict[str, dict]) -> dict[str, dict]:
-    """{stage: its config without seed, device and folders}: what runs of one recipe share."""
-    apart = (*PATHS, "seed", "device")
-    return {name: {key: value for key, value in stage["config"].items() if key not in apart}
-            for name, stage in run.items()}
-
-
-def band_of(runs: list[dict]) -> dict:
-    """What `BAND` holds: {"seeds", "settings" of the policies' stages, "rungs"}.
-
-    rungs: {rung: {set: greedy accuracy of each seed}}.
-    """
-    rows, settings = rung_rows(runs), settings_of(runs[0])
-    rungs = {rung: {name: [round(row["accuracy"], 4) for row in of_set]
-                    for name, of_set in group_by(members, "set").items()}
-             for rung, members in group_by(rows, "rung").items()}
-    return {"seeds": list(group_by(rows, "seed")), "rungs": rungs,
-            "settings": {s.name: settings[s.name] for s in stages.STAGES
-                         if s.label and s.name in settings}}
-
-
-def committed_band(folder: Path, run: dict[str, dict]) -> dict | None:
-    """The band of the committed runs of this run's size and family, None without one.
-
-    Also None if a stage has other settings: such runs cannot be held against each other.
-    """
-    record, first = folder / "config.json", next(iter(FAMILIES))
-    config = files.read_json(record)["config"] if record.exists() else {}
-    family, size = config.get("family", first), config.get("size", "")
-    path = frozen_folder() / "reference" / (size if family == first else f"{family}-{size}") / BAND
-    if not path.is_file():
-        return None
-    band, settings = files.read_json(path), settings_of(run)
-    same = all(settings[name] == held for name, held in band["settings"].items()
-               if name in settings)
-    return band if same else None
-
-
-def band_lines(run: dict[str, dict], band: dict) -> list[str]:
-    """One line per rung of a run: inside the range over the committed seeds, or where not."""
-    lines = []
-    for rung, rows in group_by(rung_rows([run]), "rung").items():
-        outside = []
-        for row in rows:
-            seeds = [100 * value for value in band["rungs"].get(rung, {}).get(row["set"], [])]
-            if seeds and not min(seeds) <= round(100 * row["accuracy"], 2) <= max(seeds):
-                outside.append(f"level {level_of(row['set'])}, {100 * row['accuracy']:.1f} "
-                               f"({min(seeds):.1f} to {max(seeds):.1f})")
-        lines.append(f"{rung}: " + ("outside at " + "; ".join(outside) if outside
-                                    else "inside at every level"))
-    return lines
 
 
 def sampled_rows(runs: list[dict], **where: object) -> list[dict]:

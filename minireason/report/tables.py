@@ -10,6 +10,7 @@ from minireason.measure.estimates import two_way_interval
 from minireason.report import runs as results
 from minireason.report import style
 from minireason.report.runs import group_by, level_of, rows_of, select, tagged
+from minireason.report.seeds import verdicts_of
 
 
 def markdown(table: list[list[str]]) -> str:
@@ -36,8 +37,8 @@ def accuracy_text(rows: list[dict], digits: int = 0) -> str:
     if "low" in rows[0]:
         low, high = mean("low"), mean("high")
         if len(rows) > 1 and all("digits" in row for row in rows):
-            found = two_way_interval(results.verdicts_of(rows))
-            low, high = found["low"], found["high"]
+            found = two_way_interval(verdicts_of(rows))
+            low, high = max(0.0, found["low"]), min(1.0, found["high"])
         text += f" [{100 * low:{sign}.{digits}f}, {100 * high:{sign}.{digits}f}]"
     if len(rows) > 1 and not difference:
         _, low, high = style.spread(rows)
@@ -84,6 +85,16 @@ def by_level(rows: list[dict], corner: str, levels: tuple[int, ...] = (),
     sets = [name for name in group_by(rows, "set") if not levels or level_of(name) in levels]
     return [pivot(select(rows, set=tuple(sets[i:i + width])), "rung", "set", corner)
             for i in range(0, len(sets), width)]
+
+
+def temperatures(rows: list[dict]) -> str:
+    """`majority vote 0.7 or 1; coverage 1`: at what each method's samples were drawn, any seed."""
+    told = []
+    for method, members in group_by(rows, "method").items():
+        found = dict.fromkeys(f"{row['temperature']:g}" for row in members if "temperature" in row)
+        if found:
+            told.append(f"{style.SHOWN[method][0]} {' or '.join(found)}")
+    return "; ".join(told)
 
 
 def every_row(stage: dict) -> list[list[str]]:

@@ -25,7 +25,7 @@ def page_of(folder: Path) -> str:
 
 def test_page_is_self_contained(made):
     html = page_of(made)
-    assert html.count('src="PNG"') == html.count("<img ") == 8
+    assert html.count('src="PNG"') == html.count("<img ") == 9
     assert not re.findall(r"(?:https?:)?//|@import|<script|<link|url\(", html)
     assert 'name="viewport"' in html and "prefers-color-scheme: dark" in html
 
@@ -37,7 +37,8 @@ def test_page_states_the_numbers_of_the_rows(made):
     assert f"<td>{100 * point['accuracy']:.1f} [{100 * point['low']:.1f}" in html
     assert "451,000 parameters; cores 2, torch 2.13.0." in html
     assert "<tr><td>pretrain</td><td>200</td><td>1.5e+12</td></tr>" in html
-    assert "24 test problems, 8 samples each at T = 1" in html
+    assert "24 test problems, up to 8 samples each, 45.0 tokens" in html
+    assert "temperatures: single sample 1; majority vote 1; critic-weighted vote 1;" in html
     assert "<tr><td>critic (exact)</td><td>–</td><td>91.0</td>" in html
 
 
@@ -131,7 +132,8 @@ def test_methods_under_two_policies_are_held_together(tmp_path):
     html, run = page_of(folder), results.load_run(folder)
     (table,) = tables.by_policy([run], 1)
     assert table[0] == ["level 8, N = 8, accuracy (%)", "STaR", "RL"]
-    assert table[2] == ["majority vote", "60.0 [55.0, 64.0]", "65.0 [60.0, 69.0]"]
+    assert table[1] == ["greedy", "55.0 [50.0, 60.0]", "60.0 [55.0, 65.0]"]
+    assert table[3] == ["majority vote", "60.0 [55.0, 64.0]", "65.0 [60.0, 69.0]"]
     assert "<td>majority vote</td><td>60.0 [55.0, 64.0]</td><td>65.0 [60.0, 69.0]</td>" in html
     assert "<h3>Level 8, RL</h3>" in html and "value 0.12)" in html
     assert results.hardest_set(run, "testtime", "search") == "chain-test-k7"
