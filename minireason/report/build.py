@@ -110,8 +110,6 @@ def completions(stage: dict, name: str) -> list[dict]:
 def marked_lines(stage: dict) -> list[list[tuple[str, str]]]:
     """Lines of a pretraining text cut into (piece, its mistake or ""); [] if nobody errs."""
     family = FAMILIES[stage["config"]["family"]]
-    if not hasattr(corpus, "marked_corpus"):          # until the authors are merged
-        return []
     mixture = from_dict(corpus.Mixture, stage["config"]["mixture"])
     lines = corpus.marked_corpus(family, mixture, CORPUS_LINES, stage["config"]["seed"])
     return lines if any(mistake for line in lines for _, mistake in line) else []

@@ -92,10 +92,11 @@ def band_lines(run: dict[str, dict], band: dict) -> list[str]:
     for rung, rows in group_by(rung_rows([run]), "rung").items():
         outside = []
         for row in rows:
-            seeds = [100 * value for value in band["rungs"].get(rung, {}).get(row["set"], [])]
-            if seeds and not min(seeds) <= round(100 * row["accuracy"], 2) <= max(seeds):
+            accuracies = band["rungs"].get(rung, {}).get(row["set"], [0.0, 1.0])
+            low, high = min(accuracies), max(accuracies)
+            if not low <= round(row["accuracy"], 4) <= high:
                 outside.append(f"level {level_of(row['set'])}, {100 * row['accuracy']:.1f} "
-                               f"({min(seeds):.1f} to {max(seeds):.1f})")
+                               f"({100 * low:.1f} to {100 * high:.1f})")
         lines.append(f"{rung}: " + ("outside at " + "; ".join(outside) if outside
                                     else "inside at every level"))
     return lines

@@ -13,7 +13,7 @@ from minireason.core.config import UserError
 from minireason.core.files import write_checked
 from minireason.report import figures_testtime, tables
 from minireason.report import runs as results
-from minireason.report.build import write_page
+from minireason.report.build import marked_lines, write_page
 from minireason.stages import critic, flywheel, guided_search, revise, testtime
 
 
@@ -78,6 +78,35 @@ def test_rl_is_a_rung_and_a_section(tmp_path):
     assert "<td>rl</td><td>150</td><td>7.5e+11</td>" in html
     rungs = results.group_by(results.rung_rows([results.load_run(folder)]), "rung")
     assert list(rungs)[-1] == "RL"
+
+
+def test_signs_of_trouble_stand_beside_the_diagnostics(tmp_path):
+    folder = made_run(tmp_path / "run", stages=1)
+    add_rl(folder)
+    html = page_of(folder)
+    assert "<li>groups without signal (%): 20 at first, 20 at the end</li>" in html
+    assert "Warning:" not in html
+    path = folder / "rl/metrics.jsonl"
+    path.write_text(path.read_text().replace('"train/share_cut": 0.01', '"train/share_cut": 0.5'))
+    assert '<span class="wrong">Warning: thoughts that find no end' in page_of(folder)
+
+
+def test_lines_of_fallible_authors_are_marked_and_named(tmp_path):
+    folder = made_run(tmp_path / "run", stages=1)
+    assert "fallible authors" not in page_of(folder)            # the mixture's authors are exact
+    path = folder / "pretrain/config.json"
+    record = json.loads(path.read_text())
+    record["config"]["mixture"] |= {"rule": 1.0, "rare": 1.0, "slip": 0.3}
+    path.write_text(json.dumps(record))
+    html = page_of(folder)
+    part = html[html.index("fallible authors"):html.index("</ul>", html.index("fallible authors"))]
+    lines = marked_lines(results.load_run(folder)["pretrain"])
+    assert part.count("<li>") == len(lines) == 10
+    for line in lines:
+        for piece, mistake in line:
+            if mistake:
+                assert f'<span class="wrong">{piece}</span>' in part and mistake in part
+    assert "<eos>" not in part and "&lt;think&gt;" in part
 
 
 def test_flywheel_critic_and_revise_have_their_sections(tmp_path):
