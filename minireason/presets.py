@@ -42,7 +42,7 @@ SIZES: dict[str, dict[str, dict]] = {
         "pretrain": {"steps": 6000, "rows_per_step": 2048, "token_budget": 65536, "d_model": 384,
                      "n_layers": 8, "n_heads": 6, "head_dim": 64, "d_ff": 1024, "max_len": 256,
                      "lr": 2e-3, "warmup": 200, "save_every": 1000,
-                     "mixture": Mixture(max_level=16, common_level=8, worked_tail=0.4)},
+                     "mixture": Mixture(max_level=16, common_level=16)},
         "sft": {"steps": 200, "rows_per_step": 256, "token_budget": 65536, "max_level": 8},
         "star": {**_GPU, "problems": 20_000, "steps": 600},
         "critic": _GPU_CRITIC,

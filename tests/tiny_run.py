@@ -47,6 +47,21 @@ def tiny_stages(root: Path | str) -> dict:
     }
 
 
+def flags(config, **changes: object) -> list[str]:
+    """The command line that says a config; its tuples, switches and parts included."""
+    arguments = []
+    for name, value in {**vars(config), **changes}.items():
+        flag = name.replace("_", "-")
+        if dataclasses.is_dataclass(value):
+            parts = flags(value)
+            arguments += [f"--{flag}.{part[2:]}" if part[:2] == "--" else part for part in parts]
+        elif isinstance(value, bool):
+            arguments.append(f"--{flag}" if value else f"--no-{flag}")
+        elif value != "":
+            arguments += [f"--{flag}", *map(str, value if isinstance(value, tuple) else [value])]
+    return arguments
+
+
 def tiny_pipeline(out: Path | str) -> dict:
     """`minireason run` with these configs as its smallest size."""
     sizes = {name: {field: value for field, value in vars(config).items() if field not in WIRED}

@@ -3,12 +3,11 @@
     fact     54/9=6;23+4=27;...                     arithmetic as it stands in the world: the
                                                     steps of a chain, shuffled, without question
     direct   ((23+4)*3)=</think>81                  questions with bare answers
-    worked   ((23+4)*3)=<think>23+4=27;...</think>81   a tail of worked lines, rarer when longer
+    worked   ((23+4)*3)=<think>23+4=27;...</think>81   questions with worked answers
 
-Worked lines of up to `common_level` steps are equally frequent; longer ones are rarer with every
-step, so a chain of eight is seen now and then. What pretraining never shows, post-training cannot
-draw out of it; what it shows rarely, post-training can make reliable. The lines are written by
-fallible authors (authors.py) whose chances the mixture names; with all chances 0 they are exact.
+The lines are written by fallible authors (authors.py) whose chances the mixture names: a model that
+imitates them errs as they do, however long it trains. With all chances 0 they are exact. Worked
+lines of up to `common_level` steps are equally frequent, longer ones rarer with every step.
 """
 
 import math
@@ -38,15 +37,15 @@ class Mixture:
     """Shares and lengths of the three kinds of lines, and how their authors err."""
 
     facts: float = 0.2            # share of lines
-    direct: float = 0.15          # share of lines; the rest is worked
+    direct: float = 0.1           # share of lines; the rest is worked
     facts_per_line: int = 6       # the level whose solutions they are taken from
     min_level: int = 1            # of direct and worked lines
     max_level: int = 8
-    common_level: int = 4         # worked lines are equally frequent up to this level,
+    common_level: int = 8         # worked lines are equally frequent up to this level,
     worked_tail: float = 0.35     # then each level has this times the share of the one before
-    rule: float = 0.0             # P(an author follows a frequent wrong rule where it falls)
-    rare: float = 0.0             # the same for a rare rule
-    slip: float = 0.0             # P(any other step slips at random)
+    rule: float = 0.6             # P(an author follows a frequent wrong rule where it falls)
+    rare: float = 0.3             # the same for a rare rule
+    slip: float = 0.03            # P(any other step slips at random)
 
     def __post_init__(self) -> None:
         assert self.authors           # UserError if a chance is none
@@ -68,7 +67,11 @@ class Mixture:
         record = read_json(Path(folder) / "config.json")
         if record.get("stage") != "pretrain":
             raise UserError(f"{folder}: is a {record.get('stage')!r} folder, not a pretrained one")
-        return from_dict(cls, record["config"]["mixture"])
+        config = record.get("config")
+        mixture = config.get("mixture") if isinstance(config, dict) else None
+        if not isinstance(mixture, dict):
+            raise UserError(f"{folder}/config.json: holds no mixture")
+        return from_dict(cls, mixture)
 
 
 def _written_line(mixture: Mixture, family: Family,

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from minireason.core.config import TrainingConfig, rng, stream_seed
-from minireason.core.files import read_lines
+from minireason.core.files import read_lines, read_text
 from minireason.core.runlog import RunLog
 from minireason.model import checkpoint
 from minireason.model.tokenizer import Tokenizer
@@ -102,7 +102,7 @@ def run_rounds(stage: str, name: str, cfg: RoundsConfig, n: int,
             metrics[f"eval/{key}"] = found["accuracy"]
         log.record(number, **metrics)
     sha256 = checkpoint.save(log.out, *checkpoint.load(folder))
-    log.samples((folder / "samples.txt").read_text().strip())
+    log.samples(read_text(folder / "samples.txt").strip())
     return log.finish(rows, weights=sha256,
                       seconds=sum(result["seconds"] for result in history),
                       flops=sum(result["flops"] for result in history),
