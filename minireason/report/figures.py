@@ -29,7 +29,7 @@ DIAGNOSTICS = {  # title: {key of RL's metrics: colour}
     "reward": {"reward": BLUE}, "entropy (nats per token)": {"entropy": BLUE},
     "approx. KL to the sampler (nats)": {"approx_kl": BLUE},
     "clip fraction": {"clip_fraction": BLUE},
-    "share without signal (groups), cut (completions)": {
+    "silent groups, cut completions (share)": {
         "share_silent": BLUE, "share_cut": RED},
     "length (tokens)": {"length_right": GREEN, "length_wrong": RED}}
 
@@ -49,7 +49,7 @@ def draw_limit(axes: Axes, runs: list[dict], method: str, name: str = "",
     """
     rows = results.limit_rows(runs, method)
     if name:
-        for row in select(rows, set=name.replace("-validation-", "-test-"))[:1]:
+        for row in select(rows, set=(name, name.replace("-validation-", "-test-"))):
             axes.axhline(100 * row["accuracy"], color=colour, linestyle="--", linewidth=1.1,
                          label=label)
     elif rows:

@@ -20,7 +20,7 @@ def methods_curve(runs: list[dict], name: str, axis: str, stage: str) -> Figure:
     by_method = group_by(rows_of(runs, stage=stage, set=name), "method")
     ticks = list(group_by(by_method["single"], "n"))
     unit = by_method["single"][0].get("unit")                  # tokens of a sample: equal tokens
-    figure, axes = style.canvas(4.4 if unit else 3.6)
+    figure, axes = style.canvas(4.4)
     for method, (_, colour, marker) in style.METHODS.items():
         if method in by_method:
             rows = by_method[method]
@@ -114,7 +114,7 @@ def climb(runs: list[dict], name: str) -> Figure:
                   xerr=[[max(0, mean - low)], [max(0, high - mean)]])
         axes.annotate(f"{mean:.0f}", (max(high, mean), i), (5, 0), textcoords="offset points",
                       va="center", fontsize=9)
-    for row in results.limit_rows(runs, set=name)[:1]:
+    for row in results.limit_rows(runs, set=name):
         axes.axvline(100 * row["accuracy"], color=style.GREY, linestyle="--")
         axes.set_title("dashed: its teachers, greedy", fontsize=9)
     axes.set_yticks(range(len(bars)), list(bars))

@@ -93,12 +93,15 @@ def test_signs_of_trouble_stand_beside_the_diagnostics(tmp_path):
 
 def test_lines_of_fallible_authors_are_marked_and_named(tmp_path):
     folder = made_run(tmp_path / "run", stages=1)
-    assert "fallible authors" not in page_of(folder)            # the mixture's authors are exact
     path = folder / "pretrain/config.json"
     record = json.loads(path.read_text())
-    record["config"]["mixture"] |= {"rule": 1.0, "rare": 1.0, "slip": 0.3}
-    path.write_text(json.dumps(record))
-    html = page_of(folder)
+    pages = []
+    for chance in (0.0, 0.9):
+        record["config"]["mixture"] |= {"rule": chance, "rare": chance, "slip": chance / 3}
+        path.write_text(json.dumps(record))
+        pages.append(page_of(folder))
+    exact, html = pages
+    assert "fallible authors" not in exact
     part = html[html.index("fallible authors"):html.index("</ul>", html.index("fallible authors"))]
     lines = marked_lines(results.load_run(folder)["pretrain"])
     assert part.count("<li>") == len(lines) == 10
