@@ -68,8 +68,9 @@ def ladder(runs: list[dict], band: dict | None = None) -> Figure:
         style.whiskers(axes, levels + 0.07 * (i - len(rungs) / 2), spreads, *look, rung)
         of_seeds = (band or {"rungs": {}})["rungs"].get(rung, {})
         if of_seeds:
-            ranges = [(100 * min(values), 100 * max(values)) for values in of_seeds.values()]
-            axes.fill_between(list(map(level_of, of_seeds)), *zip(*ranges, strict=True),
+            axes.fill_between(list(map(level_of, of_seeds)),
+                              [100 * min(values) for values in of_seeds.values()],
+                              [100 * max(values) for values in of_seeds.values()],
                               color=look[0], alpha=style.SHADE, linewidth=0)
     draw_limit(axes, runs, "greedy")
     axes.set_xticks(list(group_by(rows, "level")))

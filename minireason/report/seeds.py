@@ -33,13 +33,12 @@ def gain_rows(runs: list[dict], method: str = "greedy") -> list[dict]:
     """
     rungs, found = group_by(rung_rows(runs, method), "rung"), []
     for (before, lower), (after, upper) in pairwise(rungs.items()):
-        lower_of, upper_of = group_by(lower, "set"), group_by(upper, "set")
-        for name in upper_of if len(runs) > 1 else ():
-            pair = upper_of[name], lower_of.get(name, [])
-            if all(len(rows) == len(runs) and "digits" in rows[0] for rows in pair):
+        for name, rows in group_by(upper, "set").items() if len(runs) > 1 else ():
+            others = select(lower, set=name)
+            if len(rows) == len(others) and all("digits" in row for row in rows + others):
                 found.append({"set": name, "method": f"{method} - {method}",
                               "rung": f"{after} - {before}",
-                              **two_way_interval(*map(verdicts_of, pair))})
+                              **two_way_interval(verdicts_of(rows), verdicts_of(others))})
     return found
 
 

@@ -117,6 +117,7 @@ def test_files_without_their_marks_are_left_alone(three, path, text):
     path.unlink()
     with pytest.raises(UserError, match=f"{path}: no such file"):
         build.run(build.Config(readme="README.md"))
+    assert not Path("docs/figures").exists()
     path.write_text(text)
     assert before == (README.read_text(), RESULTS.read_text())
 
