@@ -19,7 +19,7 @@ from minireason.core.config import (
     stream_seed,
 )
 from minireason.critics.value_head import Critic, final_values
-from minireason.measure.evaluate import answer_of, marked_steps
+from minireason.measure.evaluate import answer_keys, answer_of, marked_steps
 from minireason.model import checkpoint
 from minireason.problems import FAMILIES, Problem
 from minireason.sampling.complete import complete
@@ -112,29 +112,30 @@ def find_family(name: str, folder: Path) -> str:
     return name
 
 
-def choose(answers: list[str | None], values: list[float]) -> tuple[str | None, int]:
-    """The answer with the most value and the index of its best sample; None if no answer stands."""
+def choose(keys: list[str | None], values: list[float]) -> int:
+    """The best sample of the answer with the most value, of all samples if no answer stands."""
     mass: dict[str, float] = {}
-    for answer, value in zip(answers, values, strict=True):
-        if answer is not None:
-            mass[answer] = mass.get(answer, 0.0) + value
+    for key, value in zip(keys, values, strict=True):
+        if key is not None:
+            mass[key] = mass.get(key, 0.0) + value
     winner = max(mass, key=mass.__getitem__, default=None)
-    best = max((i for i, answer in enumerate(answers) if answer == winner), key=values.__getitem__)
-    return winner, best
+    return max((i for i, key in enumerate(keys) if key == winner), key=values.__getitem__)
 
 
 def reply(cfg: Config, problem: Problem, texts: list[str], values: list[float]) -> str:
     """What is printed for one problem."""
-    answers = [answer_of(problem, text) for text in texts]
-    answer, best = choose(answers, values)
-    end = answer or "no answer: the thought did not come to an end"
+    keys = answer_keys(problem, texts)
+    best = choose(keys, values)
+    answer = answer_of(problem, texts[best])
+    end = answer or "no answer: the thought gave up or did not come to an end"
     if len(texts) > 1:
-        end += f"   ({answers.count(answer)} of {len(texts)} samples)"
+        end += f"   ({keys.count(keys[best])} of {len(texts)} samples)"
     if not cfg.show_thoughts:
         return end
     lines = [f"  {step}   [{mark}]" for step, mark in marked_steps(problem, texts[best])]
     if not lines:
         lines = [f"  {texts[best]}" if answer else f"  {texts[best]}   [malformed]"]
     if answer:
-        end += "   [right]" if answer == problem.answer else f"   [wrong, it is {problem.answer}]"
+        right = FAMILIES[problem.family].is_right(problem, answer)
+        end += "   [right]" if right else f"   [wrong, it is {problem.answer}]"
     return "\n".join([*lines, end])

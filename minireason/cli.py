@@ -1,6 +1,7 @@
 """The command line: `minireason <command> [--flags]`, flags made from the command's dataclass.
 
-A mistake gives one line on stderr and a non-zero exit code; a traceback means a bug of ours.
+A mistake gives one line on stderr and exit code 2; an exception that main() lets pass is a bug of
+ours, of which __main__.py makes one line and exit code 1.
 """
 
 import contextlib
@@ -13,8 +14,10 @@ import typing
 
 import tyro
 
-from minireason import stages
-from minireason.core.config import UserError
+from minireason import __version__, stages
+from minireason.core.errors import UserError
+from minireason.core.files import abandon_folders
+from minireason.problems import check_config
 
 OTHERS = {   # name: (its function of one `cfg`, one line of help)
     "report": ("minireason.report.build:run", "figures and report.html of a run"),
@@ -48,8 +51,9 @@ def parse(config_class: type, command: str, arguments: list[str]):
     except SystemExit as stop:
         if stop.code in (0, None):
             raise
-        words = re.sub(r"[╭╮╰╯│─┌┐└┘]|\x1b\[[0-9;]*m", " ", errors.getvalue()).split()
-        raise UserError(f"{' '.join(words)} (see minireason {command} --help)") from None
+        text = re.sub(r"[╭╮╰╯│─┌┐└┘]|-{4,}|\x1b\[[0-9;]*m", " ", errors.getvalue())
+        text = " ".join(text.split()).partition(" For full helptext")[0]
+        raise UserError(f"{text} (see minireason {command} --help)") from None
 
 
 def stop(number: int, _frame: object) -> None:
@@ -59,12 +63,15 @@ def stop(number: int, _frame: object) -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Entry point of the console script; returns the exit code, 128 + number after a signal."""
+    """Run one command; returns the exit code, 128 + number after a signal."""
     for name in ("SIGTERM", "SIGHUP") if argv is None else ():
         number = getattr(signal, name, None)
         if number and signal.getsignal(number) is signal.SIG_DFL:   # nohup ignores SIGHUP
             signal.signal(number, stop)
     arguments, known = sys.argv[1:] if argv is None else argv, commands()
+    if arguments == ["--version"]:
+        print(f"minireason {__version__}")
+        return 0
     if not arguments or arguments[0] in ("-h", "--help"):
         print("usage: minireason <command> [--help] [--flags]\n")
         for name, (_, text) in known.items():
@@ -75,9 +82,19 @@ def main(argv: list[str] | None = None) -> int:
         if command not in known:
             raise UserError(f"unknown command {command!r}; have {', '.join(known)}")
         function = pkgutil.resolve_name(known[command][0])
-        function(parse(typing.get_type_hints(function)["cfg"], command, rest))
-    except UserError as error:
-        print(f"minireason: error: {' '.join(str(error).split())}", file=sys.stderr)
+        config = parse(typing.get_type_hints(function)["cfg"], command, rest)
+        check_config(config)
+        function(config)
+    except BrokenPipeError:           # whoever read the output has gone: __main__.py
+        raise
+    except (UserError, OSError, MemoryError, RuntimeError) as error:
+        text = " ".join(str(error).split())
+        if isinstance(error, MemoryError | RuntimeError):
+            if isinstance(error, RuntimeError) and not re.search("(out of|allocate) memory", text):
+                raise
+            text = f"out of memory ({text[:200]}); lower --token-budget, --n or the model's size"
+        abandon_folders()
+        print(f"minireason: error: {text}", file=sys.stderr)
         return 2
     except KeyboardInterrupt as error:
         with contextlib.suppress(OSError):        # the terminal may be gone

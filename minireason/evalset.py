@@ -2,6 +2,7 @@
 
 One greedy completion per problem, or N samples: then also pass@k (at least one of k is right, the
 oracle bound; Chen 2021) and maj@k (the vote of k is right; Wang 2022), unbiased over subsets.
+Lines that are too long for the model are named and left out of every share.
 """
 
 import itertools
@@ -12,15 +13,18 @@ from pathlib import Path
 
 import numpy as np
 
-from minireason.core import config, parallel
-from minireason.core.config import UserError
+from minireason.core import config, files, parallel
+from minireason.core.errors import UserError
 from minireason.measure.estimates import Pool, answer_ids, mean_interval
-from minireason.measure.evaluate import accuracy_of, answer_of, verdicts_of
+from minireason.measure.evaluate import accuracy_of, answer_keys, verdicts_of
 from minireason.model import checkpoint
+from minireason.model.tokenizer import Tokenizer
 from minireason.problems import FAMILIES, Problem
-from minireason.problems.frozen import load_frozen, load_problems
+from minireason.problems.frozen import frozen_path, numbered_problems
 from minireason.sampling.complete import complete
 from minireason.sampling.sampler import Sampling
+
+MOST_NAMED = 20                   # lines that the table names of each kind
 
 
 @dataclass(frozen=True)
@@ -47,12 +51,17 @@ def run(cfg: Config) -> dict:
     """Print a table and return {"groups": {"chain level 6": {...}}} with what was asked for."""
     config.check_numbers(cfg)
     device = parallel.init(config.resolve_device(cfg.device))
-    problems = read(cfg.problems)[:max(0, cfg.limit) or None]
-    for problem in problems:
+    if cfg.out:                       # before the work: can it be written?
+        files.make_folder(Path(cfg.out).parent)
+        files.check_target(Path(cfg.out))
+    lines = dict(list(read(cfg.problems).items())[:max(0, cfg.limit) or None])
+    for problem in lines.values():
         config.check_choice("style", cfg.style, FAMILIES[problem.family].OPENER)
     policy, tokenizer = checkpoint.load(cfg.checkpoint, device)
+    long = too_long(lines, cfg.style, tokenizer, policy.config.max_len)
+    problems = [lines[line] for line in sorted(set(lines) - set(long))]
     how = Sampling(n=cfg.n, temperature=cfg.temperature, max_new=cfg.max_new or None,
-                   seed=config.stream_seed(cfg.seed, "eval", cfg.problems))
+                   seed=config.stream_seed(cfg.seed, "eval"))
     completions = complete(policy, tokenizer, problems, cfg.style, how)
     groups: dict[str, list[int]] = {}
     for i, problem in sorted(enumerate(problems), key=lambda pair: pair[1].level):
@@ -60,23 +69,40 @@ def run(cfg: Config) -> dict:
     if len(groups) > 1:
         groups["all"] = list(range(len(problems)))
     result = {"checkpoint": cfg.checkpoint, "problems": cfg.problems, "style": cfg.style,
-              "n": cfg.n, "temperature": cfg.temperature, "seed": cfg.seed, "groups": {}}
+              "n": cfg.n, "temperature": cfg.temperature, "seed": cfg.seed, "lines": len(lines),
+              "too_long": long, "repeated": repeated(lines), "groups": {}}
     for name, members in groups.items():
         result["groups"][name] = measure(cfg, [problems[i] for i in members],
                                          [completions[i] for i in members])
     if parallel.is_main():
-        print(accuracy_table(result))
-        if cfg.out:
-            Path(cfg.out).parent.mkdir(parents=True, exist_ok=True)
-            config.write_atomic(cfg.out, json.dumps(result, indent=1) + "\n")
+        try:                          # whichever of the two fails, the other is there
+            if cfg.out:
+                files.write_atomic(cfg.out, json.dumps(result, indent=1) + "\n")
+        finally:
+            print(accuracy_table(result))
     return result
 
 
-def read(name: str) -> list[Problem]:
-    """The problems of a frozen set by name, else of a JSONL file by path."""
-    if re.fullmatch(r"[a-z]+-[a-z]+-[a-z]\d+", name) and not Path(name).exists():
-        return load_frozen(name)
-    return load_problems(name)
+def read(name: str) -> dict[int, Problem]:
+    """{line: problem} of a frozen set by name, else of a JSONL file by path."""
+    frozen = re.fullmatch(r"[a-z]+-[a-z]+-[a-z]\d+", name) and not Path(name).exists()
+    return numbered_problems(frozen_path(name) if frozen else name)
+
+
+def too_long(lines: dict[int, Problem], style: str, tokenizer: Tokenizer,
+             max_len: int) -> list[int]:
+    """The lines whose prompt and ideal completion a row of max_len tokens cannot hold."""
+    texts = [f"<bos>{problem.prompt}{FAMILIES[problem.family].render(problem, style)}"
+             for problem in lines.values()]
+    return [line for line, ids in zip(lines, tokenizer.encode_batch(texts), strict=True)
+            if len(ids) > max_len]
+
+
+def repeated(lines: dict[int, Problem]) -> list[list[int]]:
+    """[line, earlier line with the same problem] of every duplicate."""
+    first: dict[str, int] = {}
+    pairs = [[line, first.setdefault(problem.key, line)] for line, problem in lines.items()]
+    return [[line, earlier] for line, earlier in pairs if line != earlier]
 
 
 def measure(cfg: Config, problems: list[Problem], completions: list[list[str]]) -> dict:
@@ -88,7 +114,7 @@ def measure(cfg: Config, problems: list[Problem], completions: list[list[str]]) 
     pools = []
     for problem, texts, row in zip(problems, completions, verdicts, strict=True):
         correct = np.array([verdict.correct for verdict in row], dtype=float)
-        ids = answer_ids([answer_of(problem, text) for text in texts], problem.answer)
+        ids = answer_ids(answer_keys(problem, texts))
         pools.append(Pool(correct, ids, values=correct, tokens=correct))
     result = {**singles, **mean_interval(np.array([pool.correct.mean() for pool in pools])),
               "n": len(problems), "pass_at": {}, "maj_at": {}}
@@ -115,6 +141,12 @@ def accuracy_table(result: dict) -> str:
         for kind in ("pass_at", "maj_at"):
             for k, point in group.get(kind, {}).items():
                 lines.append(f"  {kind.replace('_at', '@')}{k:<11}{percent(point)}")
+    for what, named in (("too long for this model, counted apart", result["too_long"]),
+                        ("the same problem as an earlier line, counted again",
+                         [f"{line} (as {first})" for line, first in result["repeated"]])):
+        if named:
+            shown = ", ".join(map(str, named[:MOST_NAMED])) + ", ..." * (len(named) > MOST_NAMED)
+            lines.append(f"{what}: {len(named)} of {result['lines']}, line {shown}")
     return "\n".join(lines)
 
 

@@ -6,7 +6,6 @@ it resumes where it stopped, and finished stages are not run again.
 
 import importlib
 import json
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -18,7 +17,7 @@ from minireason.core.errors import check_choice
 from minireason.core.files import unlock_folder, write_atomic
 from minireason.core.runlog import RunLog
 from minireason.presets import SIZES, settings_of
-from minireason.problems import FAMILIES
+from minireason.problems import check_config
 from minireason.report import build as report
 
 
@@ -34,11 +33,10 @@ class Config:
     device: str = "auto"          # auto | cpu | cuda
 
 
-def plan_of(cfg: Config) -> list[tuple[str, Callable[[], dict]]]:
+def plan_of(cfg: Config) -> list[tuple[str, partial[dict]]]:
     """(name, function that runs it) of every stage, parents wired to the folders before."""
     check_choice("size", cfg.size, SIZES)
-    check_choice("family", cfg.family, FAMILIES)
-    check_choice("split", cfg.split, ("test", "validation"))
+    check_config(cfg)
     plan = []
     for stage in stages.STAGES:
         if stage.in_run:
@@ -62,6 +60,8 @@ def folder(cfg: Config) -> Path:
 def run(cfg: Config) -> dict:
     """Run what is not finished yet; returns {stage: result}."""
     plan = plan_of(cfg)
+    for _, run_stage in plan:         # all of them before the first one runs
+        check_config(*run_stage.args)
     parallel.init(resolve_device(cfg.device))   # before the folder is claimed, by one rank only
     log = RunLog(str(folder(cfg)), "run", cfg, parents={})
     described = log.out / "machine.json"

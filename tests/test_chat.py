@@ -10,7 +10,7 @@ from minireason import chat
 from minireason.chat import Config as ChatConfig
 from minireason.chat import choose, find_policy, reply
 from minireason.core.config import UserError
-from minireason.problems import chain
+from minireason.problems import chain, countdown
 
 PROBLEM = chain.read("(23+4)*3")
 RIGHT = "<think>23+4=27;27*3=81</think>81<eos>"
@@ -37,6 +37,17 @@ def test_thought_is_hidden_and_shown_with_marks():
     assert reply(ChatConfig(show_thoughts=True), PROBLEM, [RIGHT], [1.0]).endswith("81   [right]")
 
 
+def test_another_right_answer_is_right_and_equal_ones_vote_together():
+    problem = countdown.read("3,7,18,2>46")
+    texts = ["<think>7+3=10,18,2;18*2=36,10;10+36=46</think>(7+3)+(18*2)<eos>",
+             "</think>(18*2)+(3+7)<eos>", "</think>18+(7+3)<eos>"]
+    said = reply(ChatConfig(show_thoughts=True), problem, texts, [0.5, 0.4, 0.8]).split("\n")
+    assert [line.rpartition("[")[2] for line in said[:3]] == ["right]"] * 3
+    assert said[3] == "(7+3)+(18*2)   (2 of 3 samples)   [right]"
+    lost = "<think>7-3=4,18,2</think><wrong><eos>"
+    assert "no answer" in reply(ChatConfig(), problem, [lost], [1.0])
+
+
 def test_withdrawn_steps_are_shown_as_withdrawn():
     text = "<think>23+4=28<wrong>23+4=27;27*3=81</think>81<eos>"
     assert reply(ChatConfig(show_thoughts=True), PROBLEM, [text], [1.0]).split("\n") == [
@@ -49,10 +60,10 @@ def test_a_completion_without_an_answer_says_so():
 
 
 @pytest.mark.parametrize(("answers", "values", "expected"), [
-    (["8", "9", "9"], [1.0, 1.0, 1.0], ("9", 1)),              # majority
-    (["8", "9", "9"], [0.9, 0.1, 0.2], ("8", 0)),              # the critic outweighs it
-    (["9", "9", None], [0.1, 0.2, 0.9], ("9", 1)),             # what has no answer has no vote
-    ([None, None], [0.1, 0.2], (None, 1)),
+    (["8", "9", "9"], [1.0, 1.0, 1.0], 1),                     # majority
+    (["8", "9", "9"], [0.9, 0.1, 0.2], 0),                     # the critic outweighs it
+    (["9", "9", None], [0.1, 0.2, 0.9], 1),                    # what has no answer has no vote
+    ([None, None], [0.1, 0.2], 1),
 ])
 def test_choice_is_a_weighted_vote(answers, values, expected):
     assert choose(answers, values) == expected

@@ -12,11 +12,11 @@ import pytest
 from kill_run import differences
 from tiny_run import flags, tiny_stages
 
-from minireason import pipeline
+from minireason import __version__, cli, evalset, pipeline
 from minireason.cli import commands, main
 from minireason.core.files import unlock_folder
 from minireason.presets import FAMILY_SIZES, SIZES
-from minireason.problems import FAMILIES
+from minireason.problems import FAMILIES, check_config
 from minireason.stages import STAGES
 from minireason.training import optim
 
@@ -48,10 +48,160 @@ def test_every_command_has_help():
         assert stop.value.code == 0
 
 
+WRONG = {         # command line: what its one error line names; @ is the finished ladder, # a size
+    "sft --family foo --init @/pretrain": "--family foo",
+    "critic --family foo --init @/sft": "--family foo",
+    "rl --family foo --init @/sft": "--family foo",
+    "testtime --family foo --policy @/sft --critic @/critic": "--family foo",
+    "bench --shape.family foo": "--family foo",
+    "sft --init @/pretrain --max-level 5 --min-level 6": "--min-level 6: is above --max-level 5",
+    "star --init @/sft --base @/pretrain --max-level 100": "--max-level 100: chain has levels",
+    "sft --init @/pretrain --family countdown": "--min-level 1: countdown has levels 2 to 6",
+    "sft --init @/pretrain --max-level 16": "longer than the model's max_len",
+    "sft --init @/pretrain --hinted 1.5": "--hinted 1.5",
+    "sft --init @/pretrain --replay 2": "--replay 2",
+    "sft --init @/pretrain --out=": "--out: is empty",
+    "sft --init=": "--init: is empty",
+    "sft --init @": "model.safetensors: no such file",
+    "sft --init @/critic": "holds a critic",
+    "sft --init @/sft/config.json": "no such file",
+    "sft --init nnn": "nnn",
+    "sft --init @/pretrain --out file/x": "file/x: cannot write",
+    "sft --init @/pretrain --out nnn": "cannot write (File name too long)",
+    "pretrain # --out dangling": "dangling: cannot write",
+    "pretrain # --out loop/x": "loop/x: cannot write",
+    "pretrain # --max-len 8": "max_len 8",
+    "pretrain # --head-dim 3": "head_dim even",
+    "pretrain # --mixture.facts 2": "2.0 of facts",
+    "pretrain # --mixture.facts nan": "--mixture.facts nan",
+    "pretrain # --mixture.facts .8 --mixture.direct .3": "more than all lines",
+    "pretrain # --mixture.min-level 9": "--mixture.min-level 9: is above",
+    "pretrain # --mixture.facts-per-line 0": "--mixture.facts-per-line 0",
+    "pretrain # --device mps": "--device mps",
+    "pretrain # --device meta": "--device meta",
+    "pretrain # --device cpu:7": "--device cpu:7",
+    "pretrain # --device=": "--device: is empty",
+    "pretrain # --stéps 3": "--stéps",
+    "pretrain # --seed -1": "--seed -1",
+    "run --size smoke --seed -1": "--seed -1",
+    "run --size smoke --device mps": "--device mps",
+    "run --size=": "--size: is empty",
+    "run --size": "--size",
+    "run smoke": "smoke",
+    "rl --init @/sft --eval-levels 9": "--eval-levels 9",
+    "testtime --policy @/sft --critic @/critic --levels 9": "--levels 9",
+    "testtime --policy @/critic --critic @/critic": "holds a critic",
+    "chat --run @/critic/config.json": "neither a run folder",
+    "chat --run @ --checkpoint @": "tokenizer.json",
+    "chat --run @ --n 0": "--n 0",
+    "chat --run @ --device mps": "--device mps",
+    "eval --checkpoint @ --problems chain-test-k1": "tokenizer.json",
+    "eval --checkpoint @/sft --problems chain-test-k99": "chain-test-k99",
+    "eval --checkpoint @/sft --problems .": "Is a directory",
+    "eval --checkpoint @/sft --problems nnn": "too long",
+    "eval --checkpoint @/sft --problems chain-test-k1 --style foo": "--style foo",
+    "eval --checkpoint @/sft --problems chain-test-k1 --limit -1": "--limit -1",
+    "eval --checkpoint @/sft --problems chain-test-k1 --out file/x": "file: cannot write",
+    "eval --checkpoint @/sft --problems chain-test-k1 --out folder": "not a plain file",
+    "eval --checkpoint @/sft --problems chain-test-k1 --out dangling": "not a plain file",
+    "eval --checkpoint @/sft --problems chain-test-k1 --out nnn": "too long",
+    "report --run @/sft": "no finished pretrain stage",
+    "report --run nnn": "nnn",
+    "report --readme folder --reference folder": "folder",
+    "export --checkpoint @/sft --out file/x": "file/x",
+    "export --checkpoint @/critic --out o": "holds a critic",
+    "import --source @/sft --out o": "config.json",
+    "import --source file --out o": "no such folder",
+    "ablate --runs= --out o": "--runs: is empty",
+    "ablate --runs folder --out o": "folder",
+    "scale --from file": "file/result.json",
+}
+
+
+@pytest.mark.parametrize("line", WRONG)
+def test_a_wrong_command_line_is_one_error_line_and_leaves_no_file(line, capsys, tmp_path, ladder,
+                                                                  monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("folder").mkdir()
+    Path("file").write_text("mine")
+    Path("dangling").symlink_to("nowhere")
+    Path("loop").symlink_to("loop")
+    arguments = []
+    for word in line.split():
+        word = word.replace("nnn", "n" * 300).replace("@", str(ladder))
+        arguments += TINY if word == "#" else [word]
+    if "--device" not in line and arguments[0] in [stage.name for stage in STAGES]:
+        arguments += ["--device", "cpu"]
+    capsys.readouterr()
+    assert main(arguments) == 2
+    errors = [text for text in capsys.readouterr().err.splitlines() if "error:" in text]
+    assert len(errors) == 1 and WRONG[line] in errors[0]
+    assert {path.name for path in tmp_path.rglob("*") if not path.is_dir()} == {
+        "file", "dangling", "loop"}
+
+
 def test_unknown_command_and_flag(capsys):
     assert "pretrian" in one_error_line(capsys, "pretrian")
     assert "--stpes" in one_error_line(capsys, "pretrain", "--stpes", 3)
     assert "--size huge" in one_error_line(capsys, "run", "--size", "huge")
+
+
+def test_version_and_flags_given_twice(capsys, tmp_path):
+    assert main(["--version"]) == 0 and capsys.readouterr().out == f"minireason {__version__}\n"
+    line = ["--steps", "2", "--seed", "7", "--steps", "1"]               # the last one holds
+    assert main(["pretrain", "--out", str(tmp_path / "o"), *TINY, *line]) == 0
+    assert len((tmp_path / "o" / "metrics.jsonl").read_text().splitlines()) == 1
+
+
+@pytest.mark.parametrize(("fault", "said"), [
+    (MemoryError(), "out of memory"), (RuntimeError("CUDA out of memory. Tried 9 GiB"), "9 GiB"),
+    (RuntimeError("can't allocate memory: 8 bytes"), "8 bytes"),
+    (OSError(5, "Input/output error", "a/b"), "'a/b'"), (PermissionError(1, "no"), "no")])
+def test_what_the_machine_refuses_is_one_line(capsys, monkeypatch, fault, said):
+    def fail(config):
+        raise fault
+
+    monkeypatch.setattr(cli, "check_config", fail)
+    assert said in one_error_line(capsys, "chat")
+
+
+@pytest.mark.parametrize("bug", [KeyError("foo"), RuntimeError("no"), ZeroDivisionError()])
+def test_a_bug_is_not_hidden_from_tests(monkeypatch, bug):
+    def fail(config):
+        raise bug
+
+    monkeypatch.setattr(cli, "check_config", fail)
+    with pytest.raises(type(bug)):
+        main(["chat"])
+
+
+def test_a_folder_without_results_takes_other_flags(tmp_path, ladder, capsys):
+    line = ["sft", "--init", ladder / "pretrain", "--out", tmp_path / "o", "--steps", 1,
+            "--rows-per-step", 8, "--eval-n", 2, "--device", "cpu"]
+    assert "max_len" in one_error_line(capsys, *line, "--max-level", 16)
+    assert not (tmp_path / "o").exists()
+    assert main([*map(str, line), "--max-level", "1"]) == 0
+    assert (tmp_path / "o" / "result.json").exists()
+
+
+def test_an_evaluation_is_written_though_nobody_reads_the_table(tmp_path, ladder, monkeypatch,
+                                                                 capsys):
+    line = ["eval", "--checkpoint", str(ladder / "sft"), "--problems", "chain-test-k1", "--limit",
+            "2", "--device", "cpu", "--out", str(tmp_path / "e.json")]
+
+    def refuse(*values):
+        raise BrokenPipeError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(evalset, "accuracy_table", refuse)
+        with pytest.raises(BrokenPipeError):
+            main(line)
+    assert "groups" in json.loads((tmp_path / "e.json").read_text())
+    monkeypatch.setattr(os, "replace", refuse)           # and shown though it cannot be written
+    capsys.readouterr()
+    assert main(line) == 2
+    captured = capsys.readouterr()
+    assert "n = 2" in captured.out and "e.json: cannot write" in captured.err
 
 
 def test_wrong_type_names_the_flag(capsys):
@@ -234,6 +384,8 @@ def test_disk_full_at_one_write_after_the_other(capsys, disk, ladder, stage):
 def test_presets_build_their_configs(size, family):
     plan = pipeline.plan_of(pipeline.Config(size=size, family=family))
     assert [name for name, _ in plan] == [stage.name for stage in STAGES if stage.in_run]
+    for _, run_stage in plan:
+        check_config(*run_stage.args)
 
 
 def test_presets_name_stages_that_are_there():

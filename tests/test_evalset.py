@@ -9,7 +9,7 @@ from minireason.core.config import UserError, read_json
 from minireason.evalset import Config as EvalConfig
 from minireason.evalset import accuracy_table, measure, read, run
 from minireason.measure.estimates import wilson
-from minireason.problems import chain
+from minireason.problems import chain, countdown
 
 PROBLEMS = [chain.read("(23+4)*3"), chain.read("(9-5)*2")]
 RIGHT = ["<think>23+4=27;27*3=81</think>81<eos>", "<think>9-5=4;4*2=8</think>8<eos>"]
@@ -40,6 +40,20 @@ def test_several_samples_give_pass_and_maj():
     assert 0.0 <= result["pass_at"]["2"]["low"] <= 0.75 <= result["pass_at"]["2"]["high"] <= 1.0
 
 
+def test_votes_go_by_the_answer_and_not_by_its_text():
+    """Four right expressions, each written otherwise than the reference: pass@1 and maj@4 are 1."""
+    problem = countdown.read("3,7,18,2>46")
+    written = ["(7+3)+(18*2)", "(18*2)+(3+7)", "(2*18)+(7+3)", "(3+7)+(2*18)"]
+    assert problem.answer not in written
+    result = measure(EvalConfig("c", "p", n=4, temperature=1.0), [problem],
+                     [[f"</think>{answer}<eos>" for answer in written]])
+    assert result["pass_at"]["1"]["accuracy"] == result["maj_at"]["4"]["accuracy"] == 1.0
+    lost = ["</think><wrong><eos>", "<think>7-3=4,18,2</think><wrong><eos>"] * 2 + [
+        f"</think>{written[0]}<eos>"] * 4                       # giving up is no answer to vote for
+    result = measure(EvalConfig("c", "p", n=8, temperature=1.0), [problem], [lost])
+    assert result["maj_at"]["8"]["accuracy"] == 1.0
+
+
 def test_levels_of_a_file_are_kept_apart(ladder, tmp_path, capsys):
     path = tmp_path / "mine.jsonl"
     prompts = ["((2+3)*2)=", "(7-4)=", "((9-5)*2)="]
@@ -51,6 +65,64 @@ def test_levels_of_a_file_are_kept_apart(ladder, tmp_path, capsys):
     assert read_json(tmp_path / "out/r.json") == result
     assert capsys.readouterr().out.strip() == accuracy_table(result)
     assert "n = 2" in accuracy_table(result) and "greedy" in accuracy_table(result)
+
+
+def long_chain(steps: int) -> str:
+    return "(" * steps + "2" + "+2)-2)" * (steps // 2) + "="
+
+
+@pytest.mark.parametrize("n", [1, 2])
+@pytest.mark.parametrize("place", [0, 1, 2])
+def test_a_line_longer_than_the_model_is_named_and_changes_no_other(ladder, tmp_path, capsys, n,
+                                                                    place):
+    """One whose prompt leaves no room, and one whose solution does not fit behind its prompt."""
+    path, prompts = tmp_path / "mine.jsonl", ["((2+3)*2)=", "(7-4)=", "((9-5)*2)="]
+    results = []
+    for long in ([], [long_chain(120), long_chain(14)]):
+        lines = [*prompts[:place], *long, *prompts[place:]]
+        path.write_text("\n".join(json.dumps({"prompt": p}) for p in lines))
+        results.append(run(EvalConfig(str(ladder / "star"), str(path), n=n, temperature=n - 1.0,
+                                      device="cpu")))
+    assert results[1]["groups"] == results[0]["groups"]
+    assert (results[0]["too_long"], results[1]["too_long"]) == ([], [place + 1, place + 2])
+    assert f"counted apart: 2 of 5, line {place + 1}, {place + 2}\n" in capsys.readouterr().out
+
+
+def test_a_file_or_a_frozen_set_of_long_lines_alone_is_no_error(ladder, tmp_path, monkeypatch):
+    path = tmp_path / "mine.jsonl"
+    path.write_text(json.dumps({"prompt": long_chain(30)}))
+    result = run(EvalConfig(str(ladder / "star"), str(path), device="cpu"))
+    assert (result["groups"], result["too_long"]) == ({}, [1])
+    monkeypatch.setattr(evalset, "frozen_path", lambda name: path)
+    assert run(EvalConfig(str(ladder / "star"), "chain-test-k30", device="cpu")) == {
+        **result, "problems": "chain-test-k30"}
+
+
+def test_duplicates_are_counted_and_named_and_kept(ladder, tmp_path, capsys):
+    """Equal problems, however they are written; a blank line has a number too."""
+    path = tmp_path / "mine.jsonl"
+    prompts = ["(7-4)", "(2+3)*2", None, "((3+2)*2)=", "7 - 4", "(7-4)*2", "7−4="]
+    path.write_text("\n".join(json.dumps({"prompt": p}) if p else "" for p in prompts))
+    result = run(EvalConfig(str(ladder / "star"), str(path), device="cpu"))
+    assert result["repeated"] == [[4, 2], [5, 1], [7, 1]] and result["groups"]["all"]["n"] == 6
+    assert "counted again: 3 of 6, line 4 (as 2), 5 (as 1), 7 (as 1)" in capsys.readouterr().out
+
+
+def test_samples_do_not_depend_on_where_the_file_lies(ladder, tmp_path, monkeypatch):
+    (tmp_path / "mine.jsonl").write_text('{"prompt": "(2+3)*2"}\n' * 20)
+    monkeypatch.chdir(tmp_path)
+    here, there = (run(EvalConfig(str(ladder / "pretrain"), name, n=8, temperature=1.0,
+                                  device="cpu"))["groups"]
+                   for name in ("mine.jsonl", str(tmp_path / "mine.jsonl")))
+    assert here == there
+
+
+def test_the_result_is_written_even_if_nobody_reads_the_table(ladder, tmp_path, monkeypatch):
+    monkeypatch.setattr(evalset, "accuracy_table", lambda result: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        run(EvalConfig(str(ladder / "star"), "chain-test-k1", limit=2, device="cpu",
+                       out=str(tmp_path / "r.json")))
+    assert read_json(tmp_path / "r.json")["groups"]["chain level 1"]["n"] == 2
 
 
 def test_frozen_set_is_named_limited_and_seeded(ladder):

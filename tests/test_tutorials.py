@@ -131,8 +131,10 @@ def self_attention(qkv, q_gain, k_gain, n_heads, n_kv_heads, theta, eps):
 """,
     "03_votes": """
 import numpy as np
-from minireason.measure.estimates import best_of_n, pass_at_k, vote as weighted_vote
+from minireason.measure.estimates import best_of_n, pass_at_k, vote
 from minireason.search.vote import agreement
+def weighted_vote(answers, weights, right):
+    return vote(answers, weights, answers == right)
 def majority(answers):
     return next((a for a, good in zip(answers, agreement(answers)) if good), None)
 """,

@@ -22,7 +22,7 @@ from minireason.measure.estimates import (
     pass_at_k,
     vote_at,
 )
-from minireason.measure.evaluate import answer_of, frozen_sets, marked_steps, verdicts_of
+from minireason.measure.evaluate import answer_keys, frozen_sets, marked_steps, verdicts_of
 from minireason.model import checkpoint
 from minireason.report.style import BLUE, METHODS, whiskers
 from minireason.sampling.complete import complete
@@ -46,7 +46,7 @@ critic, _ = checkpoint.load(RUN / "critic", kind=Critic)
 completions = complete(policy, tokenizer, problems, "cot", Sampling(n=SAMPLES, seed=7))
 verdicts = verdicts_of(problems, completions)
 correct = np.array([[v.correct for v in row] for row in verdicts], dtype=float)      # (P, N)
-answers = np.array([answer_ids([answer_of(p, text) for text in texts], p.answer)
+answers = np.array([answer_ids(answer_keys(p, texts))
                     for p, texts in zip(problems, completions, strict=True)])
 print(f"level {LEVEL}, one sample right (%): {mean(correct.mean(axis=1))} problems of {SAMPLES} "
       "samples")
@@ -164,7 +164,7 @@ for n in counts:
                 each.append(best_of_n(correct[i], values[i], n))
             else:
                 weights = values[i] if method == "critic_vote" else np.ones(SAMPLES)
-                each.append(vote_at(answers[i], weights, 0, n, rng(0, "tutorial 7", i, n)))
+                each.append(vote_at(answers[i], weights, correct[i], n, rng(0, "tutorial 7", i, n)))
         points.append(np.array(each))
 for method, points in table.items():
     print(f"{METHODS[method][0]:<26}" + "  ".join(

@@ -15,8 +15,8 @@ from tutorial_tools import finished, keep, mean, panels, share
 
 from minireason.core.config import read_json, rng
 from minireason.critics.value_head import Critic, final_values, prefix_values
-from minireason.measure.estimates import best_of_n, paired_bootstrap, vote_at
-from minireason.measure.evaluate import evaluate, frozen_sets, verdicts_of
+from minireason.measure.estimates import answer_ids, best_of_n, paired_bootstrap, vote_at
+from minireason.measure.evaluate import answer_keys, evaluate, frozen_sets, verdicts_of
 from minireason.model import checkpoint
 from minireason.problems import chain, sample_split
 from minireason.report.style import BLUE, GREEN, ORANGE, PURPLE, RED, whiskers
@@ -81,9 +81,8 @@ verdicts = verdicts_of(problems, completions)
 correct = np.array([[v.correct for v in row] for row in verdicts], dtype=float)      # (P, 2 N)
 values = np.array(final_values(critic, tokenizer, problems, completions))
 lengths = np.array([[len(ids) - 1 for ids in tokenizer.encode_batch(row)] for row in completions])
-answers = np.array([[0 if v.correct else 1 + int(a[1]) if (a := chain.parse(t)) else -1
-                     for t, v in zip(row, marks, strict=True)]
-                    for row, marks in zip(completions, verdicts, strict=True)])
+answers = np.array([answer_ids(answer_keys(p, texts))
+                    for p, texts in zip(problems, completions, strict=True)])
 results, spent = {}, {}
 
 
@@ -99,8 +98,8 @@ for n in NS:
     results["best-of-N", n] = [best_of_n(correct[i, :paid[i]], values[i, :paid[i]], paid[i])
                                if paid[i] else 0.0 for i in range(PROBLEMS)]
     results["critic vote", n] = [
-        vote_at(answers[i, :paid[i]], values[i, :paid[i]], 0, paid[i], rng(0, "tutorial 8"))
-        if paid[i] else 0.0 for i in range(PROBLEMS)]
+        vote_at(answers[i, :paid[i]], values[i, :paid[i]], correct[i, :paid[i]], paid[i],
+                rng(0, "tutorial 8")) if paid[i] else 0.0 for i in range(PROBLEMS)]
     for method in ("best-of-N", "critic vote"):
         spent[method, n] = [lengths[i, :paid[i]].sum() for i in range(PROBLEMS)]
     for method, search, shape in (("beam", beam_search, BeamConfig(width=4)),

@@ -12,6 +12,7 @@ import os
 import typing
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 import torch
@@ -22,6 +23,7 @@ from minireason.core.files import disk_errors, read_json, read_lines, write_atom
 MAY_BE_ZERO = ("warmup", "mc_check", "decay")     # beside fields whose default is 0
 PATHS = ("out", "init", "base", "start", "policy", "critic", "outcome", "reviser",
          "source")   # folders
+Share = Annotated[float, "0 to 1"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,25 +86,27 @@ def check_types(cls, values: dict) -> None:
                 raise UserError(f"{cls.__name__}: {name} must be {wanted.__name__}, not {value!r}")
 
 
-def check_numbers(config, part: str = "") -> None:
+def check_numbers(config, prefix: str = "") -> None:
     """UserError that names the flag of the first number that no run can work with.
 
-    Numbers are finite and not negative; whole ones at least 1, or 0 where 0 is the default or
-    named in MAY_BE_ZERO. part: what stands before its flags, "mixture." for a part of a config.
+    Numbers are finite and not negative, a Share at most 1; whole ones at least 1, or 0 where 0 is
+    the default or named in MAY_BE_ZERO. prefix: what stands before the names of the flags.
     """
-    kinds = typing.get_type_hints(type(config))
+    kinds = typing.get_type_hints(type(config), include_extras=True)
     for field in dataclasses.fields(config):
         value, whole = getattr(config, field.name), "int" in str(kinds[field.name])
         if dataclasses.is_dataclass(value):
-            check_numbers(value, f"{part}{field.name}.")
+            check_numbers(value, f"{prefix}{field.name}.")
         default = field.default if isinstance(field.default, tuple) else (field.default,)
         least = 0 if not default or 0 in default or field.name in MAY_BE_ZERO else 1
         for number in value if isinstance(value, tuple) else (value,):
             if not isinstance(number, int | float) or isinstance(number, bool):
                 continue
-            flag = f"--{part}{field.name}".replace("_", "-") + f" {number}"
+            flag = f"--{prefix}{field.name}".replace("_", "-") + f" {number}"
             if not math.isfinite(number) or number < 0:
                 raise UserError(f"{flag}: must be a finite number, not below 0")
+            if kinds[field.name] == Share and number > 1:
+                raise UserError(f"{flag}: is a share, so it must be at most 1")
             if whole and not least <= number < 2 ** 63:
                 raise UserError(f"{flag}: must be a whole number of at least {least}")
 
@@ -122,12 +126,17 @@ def resolve_device(name: str) -> torch.device:
     """'auto' means the GPU if there is one; asking for a missing device is a UserError."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
-    if name.startswith("cuda") and not torch.cuda.is_available():
-        raise UserError(f"--device {name}: no CUDA device is visible to PyTorch; use --device cpu")
     try:
-        return torch.device(name)
+        device = torch.device(name)
     except RuntimeError:
         raise UserError(f"--device {name}: not a device; use auto, cpu or cuda") from None
+    if device.type not in ("cpu", "cuda"):
+        raise UserError(f"--device {name}: only auto, cpu and cuda are supported")
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise UserError(f"--device {name}: no CUDA device is visible to PyTorch; use --device cpu")
+    if (device.index or 0) >= (torch.cuda.device_count() if device.type == "cuda" else 1):
+        raise UserError(f"--device {name}: there is no device of this number")
+    return device
 
 
 def portable(config, out: Path) -> dict:

@@ -9,5 +9,6 @@ class UserError(Exception):
 
 def check_choice(flag: str, value: str, choices: Iterable[str]) -> None:
     """UserError that names the flag and the choices, if the value is none of them."""
+    choices = list(choices)
     if value not in choices:
         raise UserError(f"--{flag} {value}: must be one of {', '.join(choices)}")

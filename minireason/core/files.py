@@ -36,6 +36,8 @@ def parsed(text: str, where: object) -> object:
 def read_text(path: Path | str) -> str:
     """The file as text, a byte order mark left out; UserError if it is missing or no text."""
     try:
+        if Path(path).is_char_device():
+            raise UserError(f"{path}: is a device, not a file")
         return Path(path).read_bytes().decode("utf-8-sig")
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
@@ -98,6 +100,7 @@ def sync(path: Path) -> None:
 def write_atomic(path: Path | str, data: bytes | str) -> None:
     """Write a file whole or not at all: temporary file, fsync, rename, fsync of the folder."""
     path = Path(path)
+    check_target(path)
     temporary = path.with_name(f".{os.getpid()}-{next(_counter)}.tmp")
     data = data.encode() if isinstance(data, str) else data
     with disk_errors(path):
@@ -112,6 +115,13 @@ def write_atomic(path: Path | str, data: bytes | str) -> None:
             with suppress(OSError):
                 temporary.unlink(missing_ok=True)
             raise
+
+
+def check_target(path: Path) -> None:
+    """UserError if the path is there and no plain file: a rename would replace a link or device."""
+    with disk_errors(path):
+        if path.is_symlink() or (path.exists() and not path.is_file()):
+            raise UserError(f"{path}: is not a plain file; choose another path")
 
 
 def write_checked(path: Path, content: object, of: str = "") -> None:
@@ -214,6 +224,18 @@ def _is_locked(folder: Path) -> bool:
             return True
     os.close(_locked.pop(folder))          # the folder was deleted, or its owner unlocked it
     return False
+
+
+def abandon_folders() -> None:
+    """Unlock what this process locked; a folder that holds but its configuration is removed."""
+    for folder in sorted(_locked, key=lambda path: len(path.parts), reverse=True):
+        if _is_locked(folder):
+            unlock_folder(folder)
+            held = list(folder.iterdir())
+            if {path.name for path in held} <= {"config.json", "machine.json"}:
+                for path in held:
+                    path.unlink()
+                folder.rmdir()
 
 
 def unlock_folder(folder: Path) -> None:

@@ -141,19 +141,16 @@ def best_of_n(correct: np.ndarray, scores: np.ndarray, n: int) -> float:
     return total
 
 
-def answer_ids(answers: Sequence[str | None], right: str) -> np.ndarray:
-    """(N,) one number per different answer: 0 is the right one, -1 means none."""
-    ids: dict[str | None, int] = {right: 0}
-    found = []
-    for answer in answers:
-        found.append(-1 if answer is None else ids.setdefault(answer, len(ids)))
-    return np.array(found)
+def answer_ids(keys: Sequence[str | None]) -> np.ndarray:
+    """(N,) one number per different answer, in the order in which they appear; -1 for None."""
+    ids: dict[str | None, int] = {None: -1}
+    return np.array([ids.setdefault(key, len(ids) - 1) for key in keys])
 
 
-def vote(answers: np.ndarray, weights: np.ndarray, right: int | np.ndarray) -> float:
-    """Weighted vote over answer ids (N,), -1 meaning none; 1 if `right` wins, shared on ties.
+def vote(answers: np.ndarray, weights: np.ndarray, correct: np.ndarray) -> float:
+    """Weighted vote over answer ids (N,), -1 meaning none; 1 if a right one wins, shared on ties.
 
-    `right` may be several ids, where a problem has several right answers.
+    correct (N,): 1 where right. Different right answers are no bloc: a voter cannot know them.
     """
     valid = answers >= 0
     if not valid.any():
@@ -161,18 +158,18 @@ def vote(answers: np.ndarray, weights: np.ndarray, right: int | np.ndarray) -> f
     ids, index = np.unique(answers[valid], return_inverse=True)
     mass = np.bincount(index, weights=weights[valid])
     winners = ids[mass >= mass.max() * (1 - 1e-12)]
-    return float(np.isin(winners, right).mean())
+    return float(np.isin(winners, answers[correct > 0]).mean())
 
 
-def vote_at(answers: np.ndarray, weights: np.ndarray, right: int | np.ndarray, n: int,
+def vote_at(answers: np.ndarray, weights: np.ndarray, correct: np.ndarray, n: int,
             generator: np.random.Generator, subsets: int = 32) -> float:
     """Expected vote over n of the samples, averaged over random subsets (exact if n is all)."""
     if n == len(answers):
-        return vote(answers, weights, right)
+        return vote(answers, weights, correct)
     total = 0.0
     for _ in range(subsets):
         chosen = generator.permutation(len(answers))[:n]
-        total += vote(answers[chosen], weights[chosen], right)
+        total += vote(answers[chosen], weights[chosen], correct[chosen])
     return total / subsets
 
 
@@ -189,8 +186,8 @@ class Pool:
     def of(cls, record: dict, values: str = "values") -> "Pool":
         """The samples of a record (measure/samples.py), judged by the named field's critic."""
         return cls(np.array(record["correct"], dtype=float),
-                   answer_ids(record["answers"], record["answer"]),
-                   np.array(record[values]), np.array(record["tokens"]))
+                   answer_ids(record["answers"]), np.array(record[values]),
+                   np.array(record["tokens"]))
 
     def __getitem__(self, part: slice) -> "Pool":
         """Some of the samples."""
@@ -210,4 +207,4 @@ class Pool:
         if method.endswith("best_of_n"):
             return best_of_n(self.correct, self.values, n)
         weights = np.ones(size) if method == "majority" else self.values
-        return vote_at(self.answers, weights, 0, n, generator)
+        return vote_at(self.answers, weights, self.correct, n, generator)

@@ -40,9 +40,17 @@ def verdicts_of(problems: list[Problem], completions: list[list[str]]) -> list[l
 
 
 def answer_of(problem: Problem, completion: str) -> str | None:
-    """The answer that a completion states, None if malformed; needs no ground truth."""
-    parsed = FAMILIES[problem.family].parse(completion)
-    return None if parsed is None else parsed[1]
+    """The answer that a completion states, None if malformed or given up; needs no truth."""
+    family = FAMILIES[problem.family]
+    parsed = family.parse(completion)
+    return parsed[1] if parsed and family.answer_key(parsed[1]) else None
+
+
+def answer_keys(problem: Problem, completions: list[str]) -> list[str | None]:
+    """What votes go by: the key of every completion's answer, None where there is no answer."""
+    answers = [answer_of(problem, text) for text in completions]
+    key = FAMILIES[problem.family].answer_key
+    return [None if answer is None else key(answer) for answer in answers]
 
 
 def marked_steps(problem: Problem, completion: str) -> list[tuple[str, str]]:

@@ -11,7 +11,7 @@ from minireason.core import flops, parallel
 from minireason.core.files import read_checked, write_checked
 from minireason.core.runlog import RunLog
 from minireason.critics.value_head import Critic, final_values
-from minireason.measure.evaluate import answer_of
+from minireason.measure.evaluate import answer_keys
 from minireason.model.tokenizer import Tokenizer
 from minireason.model.transformer import Transformer
 from minireason.problems import FAMILIES, Problem
@@ -31,7 +31,7 @@ def sample_records(policy: Transformer, tokenizer: Tokenizer, critics: dict[str,
         record = {
             "prompt": problem.prompt, "answer": problem.answer,
             "tokens": [len(ids) - 1 for ids in tokenizer.encode_batch(texts)],  # opener is forced
-            "answers": [answer_of(problem, text) for text in texts],
+            "answers": answer_keys(problem, texts),
             "correct": [int(verdict.correct) for verdict in verdicts],
             "steps_valid": [int(verdict.steps_valid) for verdict in verdicts],
             "ended": [int(text.endswith("<eos>")) for text in texts]}

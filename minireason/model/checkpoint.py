@@ -25,16 +25,16 @@ from minireason.core import parallel
 from minireason.core.config import (
     StageConfig,
     TrainingConfig,
-    check_numbers,
     from_dict,
     resolve_device,
     to_dict,
 )
-from minireason.core.errors import UserError, check_choice
+from minireason.core.errors import UserError
 from minireason.core.files import STATE, check_manifest, write_atomic
 from minireason.core.runlog import RunLog
 from minireason.model.tokenizer import Tokenizer
 from minireason.model.transformer import ModelConfig, Transformer
+from minireason.problems import check_config
 
 Model = TypeVar("Model", bound=Transformer)
 
@@ -145,9 +145,7 @@ def open_stage(name: str, cfg: StageConfig, out: str,
 
     A folder "" is no parent. UserError if one is missing or damaged, or `out` holds another run.
     """
-    check_numbers(cfg)
-    if hasattr(cfg, "split"):
-        check_choice("split", cfg.split, ("test", "validation"))
+    check_config(cfg)
     device = parallel.init(resolve_device(cfg.device))
     hashes = {field: weights_hash(folder) for field, folder in parents.items() if folder}
     return RunLog(out, name, cfg, hashes), device

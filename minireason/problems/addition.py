@@ -25,7 +25,14 @@ from itertools import permutations
 import numpy as np
 
 from minireason.core.config import UserError
-from minireason.problems.base import MALFORMED, SYMBOLS, Problem, Verdict, number_tokens
+from minireason.problems.base import (
+    MALFORMED,
+    SYMBOLS,
+    Problem,
+    Verdict,
+    number_tokens,
+    plain_text,
+)
 from minireason.problems.columns import MISTAKES as MISTAKES
 from minireason.problems.columns import State, column, start
 from minireason.problems.columns import answer_of_state as answer_of_state
@@ -34,6 +41,7 @@ from minireason.problems.columns import outcomes as outcomes
 
 NAME: str = "addition"
 LEVELS = tuple(range(1, 8))           # levels with a frozen set: digits
+SAMPLED: tuple[int, int] = (1, 18)
 LEVEL_SYMBOL: str = "d"
 LEVEL_NAME: str = "digits of the longer number"
 STYLES: tuple[str, ...] = ("plain", "reverse", "simplified", "detailed", "star")
@@ -79,7 +87,7 @@ def build(a: int, b: int) -> Problem:
 
 def read(text: str) -> Problem:
     """A problem from typed text such as `128 + 367` or `128+367=`."""
-    match = re.fullmatch(rf"({_NUMBER})\+({_NUMBER})=?", re.sub(r"\s+", "", text))
+    match = re.fullmatch(rf"({_NUMBER})\+({_NUMBER})=?", plain_text(text))
     if match is None or max(map(len, match.groups())) > MAX_DIGITS:
         raise UserError(f"cannot read {text[:80]!r}: write a sum of two whole numbers of up to "
                         f"{MAX_DIGITS} digits such as 128+367, without leading zeros")
@@ -165,6 +173,16 @@ def parse(completion: str) -> tuple[tuple[str, ...], str] | None:
     return tuple(steps), match["answer"] or match["reversed"][::-1]
 
 
+def answer_key(answer: str) -> str:
+    """Equal answers are written alike."""
+    return answer
+
+
+def is_right(problem: Problem, answer: str) -> bool:
+    """There is one right answer."""
+    return answer == problem.answer
+
+
 def _style_of(steps: tuple[str, ...]) -> str:
     """The only scratchpad style whose first step can begin so."""
     return {"A": "simplified", "[": "detailed"}.get(steps[0][:1] if steps else "", "star")
@@ -194,7 +212,7 @@ def verify(problem: Problem, completion: str) -> Verdict:
     if (parsed := parse(completion)) is None:
         return MALFORMED
     steps, answer = parsed
-    correct = answer == problem.answer
+    correct = is_right(problem, answer)
     whole = bool(steps) and completion == render(problem, _style_of(steps))
     return Verdict(correct, correct and whole, True, tuple(check_steps(problem, steps)))
 

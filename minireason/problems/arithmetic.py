@@ -38,11 +38,11 @@ def compute(left: int, operator: str, right: int) -> int | None:
 
 def parse_expression(text: str) -> ast.expr | None:
     """The syntax tree of an expression of numbers, + - * / and parentheses; None if it is none."""
-    if not re.fullmatch(r"[-+*/()0-9]{1,200}", text):
+    if not re.fullmatch(r"[-+*/()0-9]{1,1000}", text):
         return None
     try:
         return ast.parse(text, mode="eval").body
-    except SyntaxError:
+    except (SyntaxError, MemoryError, RecursionError):     # the last two: nested too deep
         return None
 
 
@@ -73,6 +73,26 @@ def operations(text: str) -> tuple[list[tuple[int, str, int, int | None]], list[
 
     written, _ = walk(node)
     return (done, leaves) if done and len(done) < MOST_NUMBERS and written[1:-1] == text else None
+
+
+def commuted(text: str) -> str:
+    """An expression as `operations` reads it, the operands of each + and * in order of their text.
+
+    Its value, and every value on the way, stay what they are. No expression: the text itself.
+    """
+    def walk(node: ast.AST) -> str:
+        operator = OPERATORS.get(type(getattr(node, "op", None)))
+        if not isinstance(node, ast.BinOp) or operator is None:
+            return ast.unparse(node)
+        left, right = walk(node.left), walk(node.right)
+        if operator in "+*":
+            left, right = sorted((left, right))
+        return f"({left}{operator}{right})"
+
+    node = parse_expression(text) if len(text) <= 200 else None
+    if node is None:
+        return text
+    return walk(node)[1:-1] if isinstance(node, ast.BinOp) else walk(node)
 
 
 def expression(path: list[Move]) -> str:

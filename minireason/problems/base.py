@@ -6,6 +6,7 @@ which the sampler forces: `<think>` opens a thought, `</think>` goes straight to
 """
 
 import hashlib
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
@@ -16,6 +17,9 @@ from minireason.core.config import UserError
 
 SPLITS = ("train", "validation", "test")
 SYMBOLS = tuple("+-*/()=;,:>. $[]ACDENadghist")   # what families of arithmetic write beside numbers
+
+SPELLING = str.maketrans("×÷−", "*/-")
+BOM = "\ufeff"                     # byte order mark, which some editors put before a text
 
 
 @dataclass(frozen=True)
@@ -47,14 +51,15 @@ MALFORMED = Verdict(False, False, False)
 class Family(Protocol):
     """What a family module provides.
 
-    Optional: `withdrawn(completion)`, the steps that `<wrong>` took back (chain.py);
-    `self_check(problem, answer)`, what a policy may test without the verifier, and EXTRA_SETS,
-    {name: sampler} of further frozen test sets (countdown.py); what fallible authors write, as
+    Optional: `withdrawn(completion)`, the steps that `<wrong>` took back (chain.py); EXTRA_SETS,
+    {name: sampler} of further frozen test sets, and `prompt_of(record)`, the prompt of a record as
+    other projects write it, None if it is none (countdown.py); what fallible authors write, as
     authors.AuthoredFamily has it.
     """
 
     NAME: str
     LEVELS: tuple[int, ...]           # levels with a frozen set
+    SAMPLED: tuple[int, int]          # lowest and highest level that `sample` makes
     LEVEL_SYMBOL: str                 # of a level in the names of the frozen sets
     LEVEL_NAME: str                   # what a level counts, for axes
     STYLES: tuple[str, ...]
@@ -81,6 +86,14 @@ class Family(Protocol):
         """(steps, answer); None if the completion does not match the grammar to its end."""
         ...
 
+    def answer_key(self, answer: str) -> str:
+        """Two answers are the same answer if their keys are equal; "" stands for giving up."""
+        ...
+
+    def is_right(self, problem: Problem, answer: str) -> bool:
+        """Is this a right answer, exactly? There may be several, with different keys."""
+        ...
+
     def check_steps(self, problem: Problem, steps: tuple[str, ...]) -> list[bool]:
         """Each step, verified from the state before it."""
         ...
@@ -92,6 +105,13 @@ class Family(Protocol):
     def facts(self, problem: Problem) -> tuple[str, ...]:
         """True single statements that its solution contains: pretraining text (corpus.py)."""
         ...
+
+
+def plain_text(text: str) -> str:
+    """Typed text without white space, × ÷ − as * / -; UserError if a number is torn apart."""
+    if torn := re.search(r"\d\s+\d", text):
+        raise UserError(f"cannot read {text[:80]!r}: white space inside a number ({torn[0][:9]!r})")
+    return re.sub(r"\s+", "", text.removeprefix(BOM)).translate(SPELLING)
 
 
 def number_tokens(digits: int) -> tuple[str, ...]:
@@ -131,6 +151,7 @@ def split_of(problem: Problem) -> str:
 def sample_split(family: Family, rng: np.random.Generator, level: int, split: str,
                  sample: Callable[[np.random.Generator, int], Problem] | None = None) -> Problem:
     """A random problem of one split, from `sample` or the family's own; UserError if none is."""
+    check_level(family, level)
     for _ in range(10_000):
         problem = (sample or family.sample)(rng, level)
         if split_of(problem) == split:
@@ -138,9 +159,18 @@ def sample_split(family: Family, rng: np.random.Generator, level: int, split: st
     raise UserError(f"{family.NAME} level {level}: no problem in split {split!r}")
 
 
+def check_level(family: Family, level: int, name: str = "level") -> None:
+    """UserError if the family cannot make problems of this level, which has that name."""
+    lowest, highest = family.SAMPLED
+    if not lowest <= level <= highest:
+        raise UserError(f"{name} {level}: {family.NAME} has levels {lowest} to {highest}")
+
+
 def sample_levels(family: Family, rng: np.random.Generator, levels: tuple[int, int],
                   n: int) -> list[Problem]:
     """n train problems, levels lowest..highest in equal shares, in turn."""
     lowest, highest = levels
+    if lowest > highest:
+        raise UserError(f"levels {lowest} to {highest}: the lowest is above the highest")
     return [sample_split(family, rng, lowest + i % (highest - lowest + 1), "train")
             for i in range(n)]

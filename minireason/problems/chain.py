@@ -24,12 +24,20 @@ import numpy as np
 from minireason.core.config import UserError
 from minireason.problems.arithmetic import HIGHEST, NUMBER, OPERATORS, compute, parse_expression
 from minireason.problems.authors import Authors, Outcome
-from minireason.problems.base import MALFORMED, SYMBOLS, Problem, Verdict, number_tokens
+from minireason.problems.base import (
+    MALFORMED,
+    SYMBOLS,
+    Problem,
+    Verdict,
+    number_tokens,
+    plain_text,
+)
 from minireason.problems.mistakes import MISTAKES as MISTAKES
 from minireason.problems.mistakes import results
 
 NAME: str = "chain"
 LEVELS = tuple(range(1, 9))           # levels with a frozen set: operations
+SAMPLED: tuple[int, int] = (1, 99)
 LEVEL_SYMBOL: str = "k"
 LEVEL_NAME: str = "operations in the expression"
 STYLES: tuple[str, ...] = ("direct", "cot")
@@ -84,18 +92,21 @@ def build(first: int, moves: list[tuple[str, int]]) -> Problem:
 
 def read(text: str) -> Problem:
     """A problem from typed text such as `(23 + 4) * 3`, `((23+4)*3)=` or `23+4-7`."""
-    node = parse_expression(re.sub(r"\s+", "", text).removesuffix("="))
+    plain = plain_text(text).removesuffix("=")
+    node, why = parse_expression(plain), ""
     moves: list[tuple[str, int]] = []
-    while isinstance(node, ast.BinOp) and isinstance(node.right, ast.Constant):
-        operator, right = OPERATORS.get(type(node.op)), node.right.value
-        if operator is None or not isinstance(right, int) or not 2 <= right <= 9:
+    while isinstance(node, ast.BinOp):
+        operator = OPERATORS.get(type(node.op))
+        right = plain[node.right.col_offset:node.right.end_col_offset]
+        if operator is None or not re.fullmatch("[2-9]", right):
+            why = f"{right[:40]} stands to the right of an operator; "
             break
-        moves.append((operator, right))
+        moves.append((operator, int(right)))
         node = node.left
     first = node.value if isinstance(node, ast.Constant) else None
     if not moves or not isinstance(first, int) or not 1 <= first <= HIGHEST:
-        raise UserError(f"cannot read {text[:80]!r}: write a chain such as ((23+4)*3): a number "
-                        "1 to 99, then + - * / with 2 to 9, innermost first")
+        raise UserError(f"cannot read {text[:80]!r}: {why}write a chain such as ((23+4)*3): a "
+                        "number 1 to 99, then + - * / with 2 to 9, innermost first")
     return build(first, moves[::-1])
 
 
@@ -115,6 +126,16 @@ def parse(completion: str) -> tuple[tuple[str, ...], str] | None:
         return None
     parts = match[1].split(";") if match[1] else []
     return tuple(part.rpartition("<wrong>")[2] for part in parts), match[2]
+
+
+def answer_key(answer: str) -> str:
+    """Equal answers are written alike."""
+    return answer
+
+
+def is_right(problem: Problem, answer: str) -> bool:
+    """There is one right answer."""
+    return answer == problem.answer
 
 
 def withdrawn(completion: str) -> list[tuple[int, str]]:
@@ -157,7 +178,7 @@ def verify(problem: Problem, completion: str) -> Verdict:
     if (parsed := parse(completion)) is None:
         return MALFORMED
     steps, answer = parsed
-    correct = answer == problem.answer
+    correct = is_right(problem, answer)
     return Verdict(correct, correct and steps == problem.steps, True,
                    tuple(check_steps(problem, steps)))
 

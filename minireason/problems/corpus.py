@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-from minireason.core.config import UserError, from_dict, read_json, rng
+from minireason.core.config import Share, UserError, from_dict, read_json, rng
 from minireason.problems import Family, sample_split, split_of
 from minireason.problems.authors import (
     Authors,
@@ -36,19 +36,25 @@ from minireason.problems.authors import (
 class Mixture:
     """Shares and lengths of the three kinds of lines, and how their authors err."""
 
-    facts: float = 0.2            # share of lines
-    direct: float = 0.1           # share of lines; the rest is worked
+    facts: Share = 0.2            # share of lines
+    direct: Share = 0.1           # share of lines; the rest is worked
     facts_per_line: int = 6       # the level whose solutions they are taken from
     min_level: int = 1            # of direct and worked lines
     max_level: int = 8
     common_level: int = 8         # worked lines are equally frequent up to this level,
-    worked_tail: float = 0.35     # then each level has this times the share of the one before
-    rule: float = 0.6             # P(an author follows a frequent wrong rule where it falls)
-    rare: float = 0.3             # the same for a rare rule
-    slip: float = 0.03            # P(any other step slips at random)
+    worked_tail: Share = 0.35     # then each level has this times the share of the one before
+    rule: Share = 0.6             # P(an author follows a frequent wrong rule where it falls)
+    rare: Share = 0.3             # the same for a rare rule
+    slip: Share = 0.03            # P(any other step slips at random)
 
     def __post_init__(self) -> None:
-        assert self.authors           # UserError if a chance is none
+        _ = self.authors              # UserError if a chance is none
+        if self.facts + self.direct > 1:
+            raise UserError(f"mixture: {self.facts} of facts and {self.direct} of direct lines are "
+                            "more than all lines")
+        if self.worked_tail == 0 and self.min_level > self.common_level:
+            raise UserError("mixture: a worked tail of 0 needs a common level of at least the "
+                            "lowest level")
 
     @property
     def authors(self) -> Authors:

@@ -22,12 +22,27 @@ from functools import partial
 import numpy as np
 
 from minireason.core.config import UserError, rng
-from minireason.problems.arithmetic import MOST_NUMBERS, NUMBER, compute, expression, operations
-from minireason.problems.base import MALFORMED, SYMBOLS, Problem, Verdict, number_tokens
+from minireason.problems.arithmetic import (
+    MOST_NUMBERS,
+    NUMBER,
+    commuted,
+    compute,
+    expression,
+    operations,
+)
+from minireason.problems.base import (
+    MALFORMED,
+    SYMBOLS,
+    Problem,
+    Verdict,
+    number_tokens,
+    plain_text,
+)
 from minireason.problems.countdown_solver import BUDGET, guided, moves, solve, stream
 
 NAME: str = "countdown"
 LEVELS: tuple[int, ...] = (3, 4)      # levels with a frozen set: how many numbers
+SAMPLED: tuple[int, int] = (2, MOST_NUMBERS)
 LEVEL_SYMBOL: str = "n"
 LEVEL_NAME: str = "numbers given"
 STYLES: tuple[str, ...] = ("direct", "optimal", "sos", "guided")
@@ -48,8 +63,6 @@ def sample(generator: np.random.Generator, level: int, held_out: bool = False) -
 
     The target is none of HELD_OUT, or with `held_out` one of them, which no training problem has.
     """
-    if not 2 <= level <= MOST_NUMBERS:
-        raise UserError(f"countdown level {level}: must be 2 to {MOST_NUMBERS} numbers")
     while True:
         numbers = state = tuple(generator.integers(1, 21, level).tolist())
         while len(state) > 1 and (choices := moves(state)):
@@ -83,12 +96,20 @@ def build(numbers: tuple[int, ...], target: int) -> Problem:
 
 def read(text: str) -> Problem:
     """A problem from typed text such as `3, 7, 18, 2 > 46`."""
-    match = re.fullmatch(rf"({_STATE})>({NUMBER})=?", re.sub(r"\s+", "", text))
+    match = re.fullmatch(rf"({_STATE})>({NUMBER})=?", plain_text(text))
     numbers = tuple(map(int, match[1].split(","))) if match else ()
     if match is None or not 2 <= len(numbers) <= MOST_NUMBERS or 0 in numbers:
         raise UserError(f"cannot read {text[:80]!r}: write 2 to {MOST_NUMBERS} numbers of 1 to "
                         "99 and the target, such as 3,7,18,2>46")
     return build(numbers, int(match[2]))
+
+
+def prompt_of(record: dict) -> str | None:
+    """The prompt of a record as TinyZero has it, `{"nums": [3, 7, 18, 2], "target": 46}`."""
+    numbers, target = record.get("nums"), record.get("target")
+    if not isinstance(numbers, list) or any(type(n) is not int for n in (*numbers, target)):
+        return None
+    return f"{','.join(map(str, numbers))}>{target}"
 
 
 def given(problem: Problem) -> tuple[tuple[int, ...], int]:
@@ -136,7 +157,12 @@ def parse(completion: str) -> tuple[tuple[str, ...], str] | None:
     return (steps, match[2]) if all(map(_STEP.fullmatch, steps)) else None
 
 
-def self_check(problem: Problem, answer: str) -> bool:
+def answer_key(answer: str) -> str:
+    """The expression in its normal form: `(7+3)+18*2` is the same answer as `(18*2)+(3+7)`."""
+    return "" if answer == GAVE_UP else commuted(answer)
+
+
+def is_right(problem: Problem, answer: str) -> bool:
     """Every number used once, every value whole in 0..99, the target hit.
 
     It needs the prompt alone: a policy may check itself with it (and then says so).
@@ -202,7 +228,7 @@ def verify(problem: Problem, completion: str) -> Verdict:
         return MALFORMED
     steps, answer = parsed
     marks, state = walk_steps(problem, steps)
-    correct = self_check(problem, answer)
+    correct = is_right(problem, answer)
     reached = correct and state == (given(problem)[1],)
     tried = {step.rpartition(":")[2].replace(GAVE_UP, "").partition(",")[0] for step in steps}
     used, _ = operations(answer) or ([], [])

@@ -1,41 +1,48 @@
 """Files of problems: the frozen evaluation sets, sha256-checked, and JSONL files of a user."""
 
 import hashlib
-import json
 from pathlib import Path
 
 from minireason.core.errors import UserError
-from minireason.core.files import read_text
+from minireason.core.files import parsed, read_text
 from minireason.problems import FAMILIES
-from minireason.problems.base import Problem
+from minireason.problems.base import Problem, plain_text
+
+PROMPTS = ("prompt", "question", "problem")     # names under which a record may hold its prompt
 
 
-def load_problems(path: Path | str) -> list[Problem]:
-    """Read a JSONL file of problems, one {"prompt": ..., "family"?: ..., "answer"?: ...} per line.
+def numbered_problems(path: Path | str) -> dict[int, Problem]:
+    """{line number: problem} of a JSONL file, {"prompt": ..., "family"?: ..., "answer"?: ...} each.
 
-    The answer is recomputed; UserError names the line that is broken, unreadable or wrong.
+    An answer must be a right one. UserError names the line that is broken, unreadable or wrong.
     """
-    problems = []
+    problems = {}
     for number, line in enumerate(read_text(path).split("\n"), 1):
         if line.strip():
+            record = parsed(line, where := f"{path}, line {number}")
             try:
-                problems.append(_read_line(line))
+                problems[number] = _problem_of(record)
             except UserError as error:
-                raise UserError(f"{path}, line {number}: {error}") from None
+                raise UserError(f"{where}: {error}") from None
     if not problems:
         raise UserError(f"{path}: holds no problems")
     return problems
 
 
+def load_problems(path: Path | str) -> list[Problem]:
+    """The problems of a JSONL file, as numbered_problems reads them."""
+    return list(numbered_problems(path).values())
+
+
 def frozen_folder() -> Path:
-    """Where the frozen sets lie: `data/` of a checkout, `minireason/data/` of a built wheel."""
+    """Where the frozen sets lie: `minireason/data/` of a built wheel, `data/` of a checkout."""
     package = Path(__file__).resolve().parents[1]
-    checkout = package.parent / "data"
-    return checkout if (package.parent / "pyproject.toml").is_file() else package / "data"
+    installed = (package / "data" / "SHA256SUMS").is_file()
+    return package / "data" if installed else package.parent / "data"
 
 
-def load_frozen(name: str) -> list[Problem]:
-    """The problems of a frozen evaluation set such as "chain-test-k3", in their fixed order.
+def frozen_path(name: str) -> Path:
+    """The file of a frozen evaluation set such as "chain-test-k3", its content checked.
 
     UserError names the file if it is missing or its sha256 is not the one in SHA256SUMS.
     """
@@ -49,20 +56,33 @@ def load_frozen(name: str) -> list[Problem]:
     if f"{hashlib.sha256(data).hexdigest()}  {path.name}" not in listing.splitlines():
         raise UserError(f"{path}: its sha256 is not the one in SHA256SUMS; restore the file, or "
                         "write it anew with python data/make_eval.py")
-    return load_problems(path)
+    return path
 
 
-def _read_line(line: str) -> Problem:
-    try:
-        record = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"not valid JSON ({error})") from None
-    if not isinstance(record, dict) or not isinstance(record.get("prompt"), str):
+def load_frozen(name: str) -> list[Problem]:
+    """The problems of a frozen evaluation set, in their fixed order."""
+    return load_problems(frozen_path(name))
+
+
+def _problem_of(record: object) -> Problem:
+    """The problem of a line; of several families that could read it, the one it names."""
+    if not isinstance(record, dict):
         raise UserError('needs an object with a string "prompt"')
-    name = record.get("family", next(iter(FAMILIES)))
+    prompts = [(record.get("family", next(iter(FAMILIES))), record[key])
+               for key in PROMPTS if key in record]
+    for name, family in FAMILIES.items():
+        prompt = getattr(family, "prompt_of", lambda record: None)(record)
+        if prompt is not None:
+            prompts.append((record.get("family", name), prompt))
+    if len(prompts) != 1 or not isinstance(prompts[0][1], str):
+        raise UserError('needs an object with one string "prompt" (or "question", "problem"); it '
+                        f"has {', '.join(map(repr, record))[:100] or 'nothing'}")
+    name, prompt = prompts[0]
     if name not in list(FAMILIES):
         raise UserError(f"unknown family {name!r}, have {sorted(FAMILIES)}")
-    problem = FAMILIES[name].read(record["prompt"])
-    if str(record.get("answer", problem.answer)) != problem.answer:
+    family = FAMILIES[name]
+    problem = family.read(prompt)
+    answer = str(record.get("answer", problem.answer)).rpartition("####")[2]     # GSM8K's mark
+    if not family.is_right(problem, family.answer_key(plain_text(answer))):
         raise UserError(f"answer {record['answer']!r}, but {problem.prompt}{problem.answer}")
     return problem

@@ -130,17 +130,20 @@ def stop_when_sure(correct: np.ndarray, values: np.ndarray, tokens: np.ndarray,
     return correct[np.arange(len(best)), best], (tokens * made).sum(axis=1)
 
 
-def stop_when_decided(answers: np.ndarray, weights: np.ndarray, tokens: np.ndarray,
-                      margin: float) -> tuple[np.ndarray, np.ndarray]:
+def stop_when_decided(answers: np.ndarray, correct: np.ndarray, weights: np.ndarray,
+                      tokens: np.ndarray, margin: float) -> tuple[np.ndarray, np.ndarray]:
     """Votes one after the other until the leader is `margin` ahead of the second.
 
-    answers (P, A) are ids with 0 for the right one and -1 for none; weights are 1, or values for
-    a critic-weighted vote (the question of Aggarwal 2023, arXiv:2305.11860). Returns (correct,
-    tokens), each (P,); a tie for the lead shares the credit.
+    answers (P, A) are ids, -1 for none, and correct (P, A) is 1 where they are right; weights are
+    1, or values for a critic-weighted vote (the question of Aggarwal 2023, arXiv:2305.11860).
+    Returns (correct, tokens), each (P,); a tie for the lead shares the credit.
     """
     n, attempts = answers.shape
     mass = np.zeros((n, max(2, answers.max() + 1)))
-    correct, spent, running = np.zeros(n), np.zeros(n), np.ones(n, dtype=bool)
+    right = np.zeros(mass.shape, dtype=bool)                              # (P, ids)
+    problem, attempt = np.nonzero(correct)
+    right[problem, answers[problem, attempt]] = True
+    credit, spent, running = np.zeros(n), np.zeros(n), np.ones(n, dtype=bool)
     for a in range(attempts):
         voting = running & (answers[:, a] >= 0)
         mass[voting, answers[voting, a]] += weights[voting, a]
@@ -148,9 +151,9 @@ def stop_when_decided(answers: np.ndarray, weights: np.ndarray, tokens: np.ndarr
         ordered = np.sort(mass, axis=1)
         decided = running & ((ordered[:, -1] - ordered[:, -2] >= margin) | (a == attempts - 1))
         lead = np.isclose(mass[decided], ordered[decided, -1:]) & (mass[decided] > 0)
-        correct[decided] = lead[:, 0] / np.maximum(1, lead.sum(axis=1))
+        credit[decided] = (lead & right[decided]).sum(axis=1) / np.maximum(1, lead.sum(axis=1))
         running &= ~decided
-    return correct, spent
+    return credit, spent
 
 
 def efficiency(reference: Strategy, allocation: Allocation, generator: np.random.Generator,

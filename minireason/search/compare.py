@@ -115,7 +115,8 @@ def stopping_rules(records: list[dict], searches: dict[str, list[str]],
         rules[rule] = [Strategy(rule, i, *stop(*attempts, t)) for i, t in enumerate(limits)]
 
     add("sample until sure", allocate.stop_when_sure, THRESHOLDS, correct, values, tokens)
-    add("vote until decided", allocate.stop_when_decided, MARGINS, answers, values, tokens)
+    add("vote until decided", allocate.stop_when_decided, MARGINS, answers, correct, values,
+        tokens)
     for method, cells in searches.items():
         attempts = []                                                     # each (P, probe + cells)
         for samples, field in ((correct, "correct"), (values, "value"), (tokens, "tokens")):

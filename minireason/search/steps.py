@@ -123,13 +123,17 @@ class Task:
         candidates = self.complete or [n for n in self.root.subtree() if not n.children]
         return max(candidates, key=lambda node: node.value)
 
-    def voted(self, end_think: int) -> Node:
-        """The best candidate among those whose answer has the largest sum of values."""
-        if not self.complete:
+    def voted(self, keys: list[str | None]) -> Node:
+        """The best candidate among those whose answer has the largest sum of values.
+
+        keys tell which of the complete candidates answer alike; None is no answer and has no vote.
+        """
+        agreeing: dict[str, list[Node]] = defaultdict(list)
+        for key, node in zip(keys, self.complete, strict=True):
+            if key is not None:
+                agreeing[key].append(node)
+        if not agreeing:
             return self.best()
-        agreeing: dict[tuple[int, ...], list[Node]] = defaultdict(list)
-        for node in self.complete:
-            agreeing[answer_tokens(node.tokens, end_think)].append(node)
         winners = max(agreeing.values(), key=lambda nodes: sum(node.value for node in nodes))
         return max(winners, key=lambda node: node.value)
 
@@ -141,12 +145,6 @@ class Request:
     task: Task
     node: Node
     n: int
-
-
-def answer_tokens(tokens: list[int], end_think: int) -> tuple[int, ...]:
-    """What follows the last `</think>`; the whole row if there is none."""
-    behind = len(tokens) - tokens[::-1].index(end_think) if end_think in tokens else 0
-    return tuple(tokens[behind:])
 
 
 def plant(stepper: Stepper, prompts: list[list[int]], budgets: list[int],

@@ -6,7 +6,9 @@ SEARCHES = ("critic", "majority", "single")
 
 
 def choose(how: str, answers: list[str | None], values: list[float]) -> int | None:
-    """Index of the sample that search settles on, None if no sample is well-formed.
+    """Index of the sample that search settles on, None if no sample has an answer.
+
+    answers are compared as they stand: keys, as answer_keys gives them (measure/evaluate.py).
 
     critic: the highest value; single: the first; majority: of those with the most frequent answer
     (the earliest of equally frequent ones) the one of highest value.

@@ -20,7 +20,7 @@ from minireason.core.errors import UserError, check_choice
 from minireason.critics import fit, step_labels
 from minireason.critics.value_head import Critic, final_values
 from minireason.measure.estimates import auc, wilson
-from minireason.measure.evaluate import answer_of, finish_policy, share_rows, verdicts_of
+from minireason.measure.evaluate import answer_keys, finish_policy, share_rows, verdicts_of
 from minireason.model import checkpoint
 from minireason.model.tokenizer import Tokenizer
 from minireason.model.transformer import Transformer
@@ -153,7 +153,7 @@ def labels_of(how: str, problem: Problem, texts: list[str],
               right: list[bool]) -> list[list[float]]:
     """A label for every step end of every sample of a problem; only "majority" knows no truth."""
     if how == "majority":
-        right = agreement([answer_of(problem, text) for text in texts])
+        right = agreement(answer_keys(problem, texts))
     labels = []
     for text, good in zip(texts, right, strict=True):
         if how == "exact":
@@ -168,7 +168,7 @@ def searched(how: str, problems: list[Problem], completions: list[list[str]],
     """What search settles on for each problem, those without a well-formed sample left out."""
     found = []
     for problem, texts, row, truths in zip(problems, completions, values, verdicts, strict=True):
-        i = choose(how, [answer_of(problem, text) for text in texts], row)
+        i = choose(how, answer_keys(problem, texts), row)
         if i is not None:
             found.append(Solution(problem, texts[i], row[i], truths[i]))
     return found

@@ -16,7 +16,7 @@ import numpy as np
 from minireason.core import parallel
 from minireason.core.config import StageConfig, UserError, check_choice, stream_seed, write_atomic
 from minireason.critics.value_head import Critic, prefix_values
-from minireason.measure.evaluate import frozen_sets
+from minireason.measure.evaluate import answer_keys, frozen_sets
 from minireason.measure.samples import sample_records, sharded_records
 from minireason.model import checkpoint
 from minireason.model.tokenizer import Tokenizer
@@ -161,8 +161,9 @@ def text_of(node: Node, task: Task, tokenizer: Tokenizer) -> str:
 def choice_of(problem: Problem, task: Task, tokenizer: Tokenizer) -> dict:
     """The verdicts on what a search chose by value and by vote, and what it spent."""
     best, verify = task.best(), FAMILIES[problem.family].verify
+    keys = answer_keys(problem, [text_of(node, task, tokenizer) for node in task.complete])
     right, voted = (int(verify(problem, text_of(node, task, tokenizer)).correct)
-                    for node in (best, task.voted(tokenizer.end_think)))
+                    for node in (best, task.voted(keys)))
     return {"tokens": task.spent, "correct": right, "voted": voted,
             "candidates": len(task.complete),
             "value": round(best.value, 6) if best.state == COMPLETE else 0.0}

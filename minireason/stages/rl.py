@@ -64,7 +64,7 @@ class Config(TrainingConfig):
     weight_decay: float = 0.0
     save_every: int = 40          # steps between saved states
     eval_every: int = 40          # steps between points of the validation curve
-    eval_levels: tuple[int, ...] = ()   # of the validation curve; () means max_level
+    eval_levels: tuple[int, ...] = ()   # of the curve; (): the highest up to max_level
     validation_n: int = 300       # problems per level of the curve
 
     def __post_init__(self):
@@ -206,8 +206,9 @@ def learn(cfg: Config, step: int, policy: Transformer, optimizer: torch.optim.Op
 def validate(cfg: Config, step: int, policy: Transformer, tokenizer: Tokenizer,
              log: RunLog) -> dict[str, float]:
     """A point of the curve: single-sample and greedy accuracy on the frozen validation sets."""
-    sets = frozen_sets(cfg.family, "validation", cfg.validation_n,
-                       cfg.eval_levels or (cfg.max_level,))
+    frozen = FAMILIES[cfg.family].LEVELS
+    hardest = max((level for level in frozen if level <= cfg.max_level), default=frozen[0])
+    sets = frozen_sets(cfg.family, "validation", cfg.validation_n, cfg.eval_levels or (hardest,))
     greedy = Sampling(temperature=0)
     methods = {"sampled": Sampling(seed=stream_seed(cfg.seed, "rl validation")), "greedy": greedy}
     report, said = {}, []

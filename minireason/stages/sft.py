@@ -9,7 +9,7 @@ knew; the quickstart does without, which leaves STaR room to improve.
 
 from dataclasses import dataclass
 
-from minireason.core.config import TrainingConfig, rng
+from minireason.core.config import Share, TrainingConfig, rng
 from minireason.measure.evaluate import finish_policy
 from minireason.model import checkpoint
 from minireason.problems import FAMILIES, sample_levels
@@ -27,8 +27,8 @@ class Config(TrainingConfig):
     traces: int = 60              # worked examples in all, each seen many times
     min_level: int = 1
     max_level: int = 8            # longest trace
-    hinted: float = 0.25          # share of rows that show the answer first
-    replay: float = 0.0           # share of rows from the pretraining mixture
+    hinted: Share = 0.25          # share of rows that show the answer first
+    replay: Share = 0.0           # share of rows from the pretraining mixture
     steps: int = 60
     lr: float = 5e-4              # peak learning rate
     warmup: int = 10              # steps

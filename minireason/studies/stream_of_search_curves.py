@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 
 from minireason.core.config import rng, stream_seed
 from minireason.measure import estimates
+from minireason.measure.evaluate import answer_keys
 from minireason.model import checkpoint
 from minireason.problems import Problem, countdown
 from minireason.problems.countdown_solver import chance
@@ -64,13 +65,9 @@ def verdicts(problem: Problem, texts: list[str]) -> dict:
 
     answers: ids of equal expressions, -1 for none or given up.
     """
-    answers, correct = [], []
-    for text in texts:
-        _, answer = countdown.parse(text) or ((), None)
-        answers.append(None if answer == countdown.GAVE_UP else answer)
-        correct.append(int(countdown.verify(problem, text).correct))
     return {"prompt": problem.prompt, "chance": chance(*countdown.given(problem)),
-            "answers": estimates.answer_ids(answers, "").tolist(), "correct": correct,
+            "answers": estimates.answer_ids(answer_keys(problem, texts)).tolist(),
+            "correct": [int(countdown.verify(problem, text).correct) for text in texts],
             "example": texts[0]}
 
 
@@ -98,8 +95,7 @@ def per_problem(record: dict, n: int, method: str, seed: int, index: int) -> flo
         return estimates.pass_at_k(len(correct), int(correct.sum()), n)
     if method == "likelihood":
         return estimates.best_of_n(correct, np.array(record["scores"]), n)
-    right = np.unique(answers[correct == 1])                 # several expressions may be right
-    return estimates.vote_at(answers, np.ones(len(answers)), right, n,
+    return estimates.vote_at(answers, np.ones(len(answers)), correct, n,
                              rng(seed, "subsets", index, n))
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from minireason.core.config import TrainingConfig, rng, stream_seed
+from minireason.core.config import Share, TrainingConfig, rng, stream_seed
 from minireason.core.files import read_lines, read_text
 from minireason.core.runlog import RunLog
 from minireason.model import checkpoint
@@ -43,7 +43,7 @@ class RoundsConfig(OwnSamplesConfig):
     out: str                      # the last policy; each round has its own folder below it
     base: str                     # pretrained folder: its mixture is replayed; see restart
     restart: bool                 # each round trains `base` anew; else the last policy
-    replay: float = 0.5           # share of rows from the pretraining mixture
+    replay: Share = 0.5           # share of rows from the pretraining mixture
 
 
 def sample_own(cfg: OwnSamplesConfig, policy: Transformer, tokenizer: Tokenizer, purpose: str,

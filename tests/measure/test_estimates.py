@@ -158,20 +158,22 @@ def test_vote_is_the_heaviest_answer(pairs, right):
     mass = {a: sum(w for b, w in pairs if b == a) for a in set(answers.tolist()) - {-1}}
     winners = [a for a, m in mass.items() if m == max(mass.values())]
     plain = (right in winners) / len(winners) if winners else 0.0
-    assert vote(answers, weights.astype(float), right) == pytest.approx(plain, abs=SUM)
+    assert vote(answers, weights.astype(float), answers == right) == pytest.approx(plain, abs=SUM)
 
 
 def test_votes_without_an_answer_do_not_count():
-    assert vote(np.array([-1, -1, -1, 0]), np.ones(4), 0) == 1.0
-    assert vote(np.array([-1, -1]), np.ones(2), 0) == 0.0
+    assert vote(np.array([-1, -1, -1, 0]), np.ones(4), np.array([0, 0, 0, 1])) == 1.0
+    assert vote(np.array([-1, -1]), np.ones(2), np.zeros(2)) == 0.0
 
 
 @pytest.mark.parametrize("answers", list(product([0, 1, -1], repeat=4))[::7])
 def test_vote_at_is_unbiased(answers):
     answers, weights = np.array(answers), np.array([0.4, 0.3, 0.2, 0.1])
+    right = answers == 0
     for n in (1, 2, 3, 4):
-        every = [vote(answers[list(s)], weights[list(s)], 0) for s in combinations(range(4), n)]
-        estimate = vote_at(answers, weights, 0, n, rng(0, "vote"), subsets=800)
+        every = [vote(answers[list(s)], weights[list(s)], right[list(s)])
+                 for s in combinations(range(4), n)]
+        estimate = vote_at(answers, weights, right, n, rng(0, "vote"), subsets=800)
         # Four standard errors of a mean of 800 values in [0, 1] are at most 0.071.
         assert estimate == pytest.approx(np.mean(every), abs=0.071)
         if n == 4:
@@ -180,12 +182,25 @@ def test_vote_at_is_unbiased(answers):
 
 def test_one_vote_is_the_mean():
     answers = np.array([0, 1, 2, 0, -1])
-    assert vote_at(answers, np.ones(5), 0, 1, rng(0), 4000) == pytest.approx(0.4, abs=0.031)
+    share = vote_at(answers, np.ones(5), answers == 0, 1, rng(0), 4000)
+    assert share == pytest.approx(0.4, abs=0.031)
 
 
-def test_answer_ids_give_zero_to_the_right_answer():
-    assert answer_ids(["10", "8", None, "10", "x"], "8").tolist() == [1, 0, -1, 1, 2]
-    assert answer_ids([None, "1"], "8").tolist() == [-1, 1]
+def test_answer_ids_number_different_answers():
+    assert answer_ids(["10", "8", None, "10", "x"]).tolist() == [0, 1, -1, 0, 2]
+    assert answer_ids([None, "1"]).tolist() == [-1, 0]
+
+
+@pytest.mark.parametrize(("answers", "expected"), [
+    ([0, 1, 1, 2], 1.0),               # 0 and 1 are right, and the vote takes one of them
+    ([0, 2, 2, 1], 0.0),               # together they would win: a voter cannot know them
+    ([0, 1, 2, -1], 2 / 3), ([0, 1, -1, -1], 1.0)])
+def test_a_vote_is_right_if_its_winner_is_one_of_the_right_answers(answers, expected):
+    answers = np.array(answers)
+    correct = np.isin(answers, (0, 1)).astype(float)
+    assert vote(answers, np.ones(4), correct) == pytest.approx(expected, abs=SUM)
+    pool = Pool(correct, answers, np.ones(4), np.ones(4))
+    assert pool.accuracy("majority", 4, rng(0)) == pytest.approx(expected, abs=SUM)
 
 
 RECORD = {"answer": "5", "answers": ["7", "5", "5", None], "correct": [0, 1, 1, 0],
@@ -205,7 +220,7 @@ def test_a_pool_reads_the_named_critic_and_can_be_cut():
     other = Pool.of(RECORD, "others")
     assert other.accuracy("best_of_n", 4, rng(0)) == other.accuracy("outcome_vote", 4, rng(0)) == 1
     first = other[:2]
-    assert (first.answers.tolist(), first.tokens.tolist()) == ([1, 0], [4, 5])
+    assert (first.answers.tolist(), first.tokens.tolist()) == ([0, 1], [4, 5])
     assert first.accuracy("single", 2, rng(0)) == 0.5
 
 

@@ -126,14 +126,38 @@ def test_backtracking_is_checked_against_the_state_gone_back_to():
     "(18*2)+(7+3) ", "(18*2)+(7+3.0)", "(36*1)+(7+3)", "(", ""])
 def test_only_the_exact_expression_solves(text):
     problem = countdown.read("3,7,18,2>46")
-    assert countdown.self_check(problem, "(18*2)+(7+3)")
-    assert countdown.self_check(problem, "(7+3)+(18*2)")
-    assert countdown.self_check(problem, text) == (text == "((18*2)+7)+3")
+    assert countdown.is_right(problem, "(18*2)+(7+3)")
+    assert countdown.is_right(problem, "(7+3)+(18*2)")
+    assert countdown.is_right(problem, text) == (text == "((18*2)+7)+3")
+
+
+@pytest.mark.parametrize(("one", "other", "same"), [
+    ("(18*2)+(7+3)", "(3+7)+(2*18)", True), ("(18*2)+(7+3)", "((18*2)+((7)+3))", True),
+    ("((18*2)+7)+3", "18*2+7+3", True), ("(18*2)+(7+3)", "((18*2)+7)+3", False),
+    ("18-(7+3)", "18-(3+7)", True), ("18-7", "7-18", False), ("18/2", "2/18", False),
+    ("(18-7)*(3-2)", "(3-2)*(18-7)", True), ("(3-2)*(18-7)", "(2-3)*(18-7)", False)])
+def test_equal_expressions_have_equal_keys(one, other, same):
+    """Commuted, or with other parentheses for the same operations: one answer, however written."""
+    keys = [countdown.answer_key(text) for text in (one, other)]
+    assert (keys[0] == keys[1]) == same
+    assert all(countdown.answer_key(key) == key and operations(key) for key in keys)
+
+
+def test_keys_are_right_where_their_answers_are_and_giving_up_is_none():
+    generator = rng(0, "keys")
+    for _ in range(100):
+        problem = countdown.sample(generator, 4)
+        numbers, target = countdown.given(problem)
+        for state in (target, 11):                               # mostly a wrong target
+            asked = dataclasses.replace(problem, prompt=f"{','.join(map(str, numbers))}>{state}=")
+            key = countdown.answer_key(problem.answer)
+            assert countdown.is_right(asked, key) == countdown.is_right(asked, problem.answer)
+    assert countdown.answer_key(countdown.GAVE_UP) == "" and countdown.answer_key("(7") == "(7"
 
 
 def test_values_outside_0_to_99_or_not_whole_do_not_count():
     problem = dataclasses.replace(countdown.read("3,7,18,2>46"), prompt="20,7,94>46=")
-    assert not countdown.self_check(problem, "(20*7)-94")            # passes through 140
+    assert not countdown.is_right(problem, "(20*7)-94")            # passes through 140
     assert operations("(20*7)-94")[0][0][3] is None and operations("7/2")[0][0][3] is None
 
 

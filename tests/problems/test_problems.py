@@ -6,13 +6,13 @@ import re
 import shutil
 import tomllib
 from collections import Counter
-from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from verifier_judge import judge
 
 from minireason import problems
 from minireason.core.config import UserError, rng
@@ -28,6 +28,11 @@ SCRATCHPADS = [("chain", "cot"), ("countdown", "optimal"),
                *(("addition", s) for s in ("simplified", "detailed", "star"))]
 ALL_STYLES = [(name, style) for name in NAMES for style in FAMILIES[name].STYLES]
 fast = settings(max_examples=60, deadline=None, derandomize=True)
+
+
+def is_right(problem, answer: str) -> bool:
+    """Is this a right answer? By the judge, which shares no code with the families."""
+    return judge(problem, f"</think>{answer}<eos>").correct
 
 
 def level_of(name: str, level: int) -> int:
@@ -55,28 +60,6 @@ def accepted(family, problem, text: str) -> bool:
     """Any sign of acceptance at all."""
     verdict = family.verify(problem, text)
     return verdict.correct or verdict.steps_valid or verdict.well_formed
-
-
-def exact(text: str) -> Fraction:
-    """The value by Python's own arithmetic, not by a family's code."""
-    return eval(re.sub(r"(\d+)", r"Fraction(\1)", text), {"Fraction": Fraction})
-
-
-def is_right(problem, answer: str) -> bool:
-    """Is this the exact answer? An oracle of its own, for every family."""
-    prompt = problem.prompt.removesuffix("=")
-    if problem.family != "countdown":
-        return answer == str(exact(prompt))
-    numbers, _, target = prompt.partition(">")
-    return (re.fullmatch(r"[-+*/()0-9]+", answer, re.ASCII) is not None
-            and sorted(re.findall(r"\d+", answer)) == sorted(numbers.split(","))
-            and exact(answer) == int(target))
-
-
-def claimed_answer(text: str) -> str:
-    """What stands after the thought, `$` undone; an oracle of its own for `correct`."""
-    tail = text.removesuffix("<eos>").rpartition("</think>")[2]
-    return tail.strip("$")[::-1] if tail.startswith("$") else tail
 
 
 # ---- the ideal completions ----------------------------------------------------------------------
@@ -161,34 +144,6 @@ def test_malformed_text_is_refused(case, data):
         assert not accepted(family, problem, wrong), wrong
 
 
-@given(rendered(), st.data())
-@settings(max_examples=250, deadline=None, derandomize=True)
-def test_mutations_never_pass(case, data):
-    """One to three characters changed, dropped or added: steps_valid only for the ideal text."""
-    family, problem, _, text = case
-    alphabet = ["<wrong>", *"0123456789+-*/()=;,:>. $[]ACDEN<\n"]
-    mutated = list(text)
-    for _ in range(data.draw(st.integers(1, 3))):
-        if data.draw(st.booleans()):                             # a digit for a digit
-            i = data.draw(st.sampled_from([i for i, c in enumerate(mutated) if c.isdigit()] or [0]))
-            mutated[i] = data.draw(st.sampled_from("0123456789"))
-            continue
-        i = data.draw(st.integers(0, len(mutated) - 1))
-        j = data.draw(st.integers(i, min(i + 2, len(mutated))))
-        mutated[i:j] = data.draw(st.lists(st.sampled_from(alphabet), max_size=2))
-        mutated = mutated or [" "]
-    mutated = "".join(mutated)
-    verdict = family.verify(problem, mutated)
-    if mutated == text:
-        return
-    ideal = {family.render(problem, style) for style in family.STYLES}
-    assert not verdict.steps_valid or mutated in ideal or problem.family == "countdown"
-    assert verdict.well_formed or not verdict.correct
-    if verdict.correct:
-        assert is_right(problem, claimed_answer(mutated))
-        assert mutated.endswith("<eos>") and mutated.count("</think>") == 1
-
-
 @given(sampled(), st.text(max_size=60))
 @example(addition.read("45+50"), "$95$")
 @example(addition.read("45+50"), "A;A->5 , C->0;A->9 , C->0")
@@ -198,9 +153,7 @@ def test_mutations_never_pass(case, data):
 def test_arbitrary_text_is_judged_without_error(problem, text):
     family = FAMILIES[problem.family]
     for whole in (text, f"</think>{text}<eos>", f"<think>{text}</think>{problem.answer}<eos>"):
-        verdict = family.verify(problem, whole)
-        assert verdict.well_formed or not (verdict.correct or verdict.steps_valid)
-        assert not verdict.correct or is_right(problem, claimed_answer(whole))
+        assert family.verify(problem, whole) == judge(problem, whole)
         assert len(family.check_steps(problem, tuple(text.split(";")))) == len(text.split(";"))
 
 
@@ -240,7 +193,7 @@ def test_another_problems_completion_is_wrong(one, other):
         if other.family == one.family and other.prompt != one.prompt:
             text = family.render(other, style)
             verdict = family.verify(one, text)
-            assert verdict.correct == is_right(one, claimed_answer(text))
+            assert verdict == judge(one, text)
             assert not verdict.steps_valid or style in ("simplified", "cot", "star") or (
                 one.key == other.key)
 
@@ -531,12 +484,49 @@ def test_read_round_trips(problem, spaced, data):
     assert FAMILIES[problem.family].read(text) == problem
 
 
+@pytest.mark.parametrize(("name", "text"), [
+    ("chain", "1 7+8"), ("chain", "(23+4)*3 7="), ("chain", "1\u20287+8"),
+    ("addition", "1 7+8"), ("addition", "128 + 36\t7="), ("addition", "17+8 8"),
+    ("countdown", "3,7,1 8,2>46"), ("countdown", "3,7,18,2 > 4 6"), ("countdown", "3 7,18,2>46")])
+def test_white_space_inside_a_number_is_an_error(name, text):
+    with pytest.raises(UserError, match="white space inside a number") as caught:
+        FAMILIES[name].read(text)
+    assert repr(text) in str(caught.value)
+
+
+@pytest.mark.parametrize(("name", "typed", "prompt"), [
+    ("chain", " ( 23 + 4 )\t* 3 =\n", "((23+4)*3)="), ("chain", "\ufeff23+4", "(23+4)="),
+    ("chain", "20×4÷8−2", "(((20*4)/8)-2)="), ("chain", "2*3+4", "((2*3)+4)="),
+    ("chain", "23\u2028+\u00854\r\n", "(23+4)="), ("addition", "\ufeff 128 + 367 = ", "128+367="),
+    ("countdown", "3, 7,\u202818, 2 > 46\r\n", "3,7,18,2>46=")])
+def test_what_can_be_read_exactly_is_read(name, typed, prompt):
+    assert FAMILIES[name].read(typed).prompt == prompt
+
+
+def test_a_long_chain_is_read():
+    """Longer than any model here: eval counts it apart (evalset.py)."""
+    assert chain.read("(" * 120 + "2" + "+2)-2)" * 60).level == 120
+
+
+@pytest.mark.parametrize(("text", "why"), [
+    ("2+3*4", "3*4 stands to the right"), ("2+(3+4)", "3+4 stands to the right"),
+    ("(2+3)*(4-1)", "4-1 stands to the right"), ("2+30", "30 stands to the right")])
+def test_a_chain_says_why_an_expression_is_none(text, why):
+    """By precedence 2+3*4 is 14: no chain from the left, and never read as (2+3)*4."""
+    with pytest.raises(UserError, match=re.escape(why)):
+        chain.read(text)
+
+
 @given(st.one_of(st.text(max_size=40), st.text("0123456789+-*/()= _.e%²１", max_size=40),
                  st.from_regex(r"\(*\d{1,25}([-+*/]{1,2}\d{1,25}\)*){0,6}=?", fullmatch=True)))
 @example("(" * 250)
 @example("9" * 5000 + "+1")
 @example("(" * 99 + "5" + ")" * 99)
 @example("1+" * 90 + "2")
+@example("1+" * 490 + "2")
+@example("(" * 490 + "5" + ")" * 490)
+@example("2+(" * 240 + "2" + ")" * 240)
+@example("2+(" * 190 + "2" + ")" * 190)
 @example("5/0")
 @example("2**9")
 @example("(2)(3)")
@@ -564,13 +554,46 @@ def test_read_raises_user_error_and_nothing_else(text):
     ('{"prompt": 5}', "needs an object"), ('{"prompt": "1+2=", "family": "poetry"}', "'poetry'"),
     ('{"prompt": "1+2=", "family": ["chain"]}', "unknown family"),
     ('{"prompt": "1+2=", "answer": "4"}', "answer '4'"), ('{"prompt": "one"}', "cannot read"),
-    ('{"prompt": "1+2=", "family": null}', "unknown family")])
+    ('{"prompt": "1+2=", "family": null}', "unknown family"),
+    ('{"text": "1+2="}', "it has 'text'"), ("{}", "it has nothing"),
+    ('{"prompt": "1+2", "question": "1+3"}', "it has 'prompt', 'question'"),
+    ('{"nums": "37", "target": 21}', "it has 'nums'"), ('{"nums": [3, 7]}', "it has 'nums'"),
+    ('{"nums": [3, 7.5], "target": 21}', "it has 'nums'"),
+    ('{"nums": [3, 7, true], "target": 21}', "it has 'nums'"),
+    ('{"nums": [44, 19], "target": 98}', "98 cannot be reached"),
+    ('{"nums": [44, 190], "target": 98}', "write 2 to 6 numbers"),
+    ('{"nums": [3, 7], "target": 21, "family": "chain"}', "cannot read '3,7>21'"),
+    ('{"nums": [3, 7, 18, 2], "target": 46, "answer": "18*2+7"}', "answer '18*2+7'"),
+    ('{"prompt": "1 7+2="}', "white space inside"), ('{"prompt": "4+5", "answer": "1 9"}', "'1 9'"),
+    ('{"question": "2+3*4"}', "3*4 stands"), ('\ufeff{"prompt": "1+2="}', "not valid JSON")])
 def test_load_problems_names_the_broken_line(tmp_path, line, complaint):
     path = tmp_path / "mine.jsonl"
     path.write_text('{"prompt": "4+5="}\n\n' + line + "\n")
     with pytest.raises(UserError, match=re.escape(f"{path}, line 3: ")) as caught:
         load_problems(path)
     assert complaint in str(caught.value)
+
+
+@pytest.mark.parametrize(("line", "prompt"), [
+    ('{"question": "20×4="}', "(20*4)="), ('{"problem": "4+5", "family": "addition"}', "4+5="),
+    ('{"nums": [3, 7, 18, 2], "target": 46}', "3,7,18,2>46="),
+    ('{"nums": [3, 7, 18, 2], "target": 46, "answer": "3 + 7 + 18×2"}', "3,7,18,2>46="),
+    ('{"prompt": "3,7,18,2>46", "family": "countdown", "answer": "(7+3)+(2*18)"}', "3,7,18,2>46="),
+    ('{"prompt": "3,7,18,2>46", "family": "countdown", "answer": "((18*2)+7)+3"}', "3,7,18,2>46="),
+    ('{"question": "4+5", "answer": "4+5 is 9\\n#### 9"}', "(4+5)="),
+    ('{"prompt": "4+5", "answer": 9}', "(4+5)="), ('{"prompt": "4\u2028+\u00855"}', "(4+5)=")])
+def test_lines_as_others_write_them_are_read(tmp_path, line, prompt):
+    path = tmp_path / "mine.jsonl"
+    for text in (line + "\n", "\ufeff" + line, f"\r\n{line}\r\n"):
+        path.write_bytes(text.encode())
+        assert [p.prompt for p in load_problems(path)] == [prompt]
+
+
+def test_a_problem_keeps_the_number_of_its_line(tmp_path):
+    path = tmp_path / "mine.jsonl"
+    path.write_bytes('\ufeff{"prompt": "4+5"}\r\n\r\n{"prompt": "4\u2028+6"}\n'.encode())
+    assert {line: p.prompt for line, p in frozen.numbered_problems(path).items()} == {
+        1: "(4+5)=", 3: "(4+6)="}
 
 
 def test_load_problems_reads_and_refuses_whole_files(tmp_path):
@@ -618,6 +641,20 @@ def test_altered_frozen_set_is_refused(tmp_path, monkeypatch):
         load_frozen("extra")
     with pytest.raises(UserError, match=r"chain-test-k99\.jsonl: cannot read"):
         load_frozen("chain-test-k99")
+
+
+def test_a_stray_file_hides_no_frozen_set(tmp_path, monkeypatch):
+    """In a checkout the sets lie beside the package, in a wheel inside it, whatever lies about."""
+    for folder in ("checkout/data", "wheel/minireason/data"):
+        shutil.copytree(ROOT / "data", tmp_path / folder)
+    for root, folder in (("checkout", "data"), ("wheel", "minireason/data")):
+        module = tmp_path / root / "minireason" / "problems" / "frozen.py"
+        monkeypatch.setattr(frozen, "__file__", str(module))
+        for stray in ("pyproject.toml", "minireason/pyproject.toml", "data/other.jsonl"):
+            (tmp_path / root / stray).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / root / stray).write_text("")
+            assert frozen.frozen_folder() == tmp_path / root / folder
+        assert len(load_frozen("chain-test-k3")) == 500
 
 
 def test_frozen_sets_are_what_make_eval_makes(monkeypatch, tmp_path):

@@ -109,13 +109,15 @@ def test_stopping_when_sure():
 
 def test_stopping_when_decided():
     answers = np.array([[0, 0, 1, 1], [1, 0, 0, 0], [-1, 1, 0, -1]])
-    ones, tokens = np.ones((3, 4)), np.full((3, 4), 10.0)
-    assert [x.tolist() for x in stop_when_decided(answers, ones, tokens, 1.0)] == [
+    ones, tokens, right = np.ones((3, 4)), np.full((3, 4), 10.0), answers == 0
+    assert [x.tolist() for x in stop_when_decided(answers, right, ones, tokens, 1.0)] == [
         [1, 0, 0], [10, 10, 20]]
-    assert [x.tolist() for x in stop_when_decided(answers, ones, tokens, 2.0)] == [
+    assert [x.tolist() for x in stop_when_decided(answers, right, ones, tokens, 2.0)] == [
         [1, 1, 0.5], [20, 40, 40]]
+    every = stop_when_decided(answers, answers >= 0, ones, tokens, 1.0)     # all of them are right
+    assert every[0].tolist() == [1, 1, 1]
     weights = np.array([[0.1, 0.1, 1, 1], [1, 1, 1, 1], [1, 1, 1, 1]])
-    assert stop_when_decided(answers, weights, tokens, 9.0)[0].tolist() == [0, 1, 0.5]
+    assert stop_when_decided(answers, right, weights, tokens, 9.0)[0].tolist() == [0, 1, 0.5]
 
 
 @settings(max_examples=40, deadline=None, derandomize=True)
@@ -129,7 +131,7 @@ def test_a_stricter_rule_never_stops_earlier(seed, low, high):
     right = answers == 0
     assert (stop_when_sure(right, values, tokens, low)[1]
             <= stop_when_sure(right, values, tokens, high)[1]).all()
-    early, late = (stop_when_decided(answers, values, tokens, 3 * m) for m in (low, high))
+    early, late = (stop_when_decided(answers, right, values, tokens, 3 * m) for m in (low, high))
     assert (early[1] <= late[1]).all() and (late[1] <= tokens.sum(axis=1)).all()
     full = stop_when_sure(right, values, tokens, 2.0)
     assert (full[0] == right[np.arange(20), values.argmax(axis=1)]).all()

@@ -22,7 +22,7 @@ from minireason.problems import addition, chain
 from minireason.sampling.complete import stream as real_stream
 from minireason.search import steps
 from minireason.search.beam import BeamConfig, beam_search
-from minireason.search.steps import COMPLETE, DEAD, Stepper, Task, answer_tokens, tree_record
+from minireason.search.steps import COMPLETE, DEAD, Stepper, Task, tree_record
 from minireason.search.tree import TreeConfig, tree_search
 
 TOKENIZER = Tokenizer.build(addition.TOKENS)
@@ -80,7 +80,11 @@ def random_values(seed: int):
 
 
 def is_right(row: list[int], letter: str = "A") -> bool:
-    return answer_tokens(row, END_THINK) == tuple(TOKENIZER.ids_of(letter, "<eos>"))
+    return key_of(row) == f"{letter}<eos>"
+
+
+def key_of(row: list[int]) -> str:
+    return TOKENIZER.decode(row).rpartition("</think>")[2]
 
 
 def search(name: str, policy, values, n: int, budget: int, seed: int = 0, expected: float = 7.0):
@@ -114,7 +118,8 @@ def test_oracle_critic_finds_what_was_drawn(name):
     for outcome in outcomes:
         covered = any(is_right(node.tokens) for node in outcome.complete)
         assert is_right(outcome.best().tokens) == covered
-        assert is_right(outcome.voted(END_THINK).tokens) == covered
+        keys = [key_of(node.tokens) for node in outcome.complete]
+        assert is_right(outcome.voted(keys).tokens) == covered
 
 
 def test_oracle_at_the_steps_makes_search_beat_equal_tokens():
@@ -237,10 +242,12 @@ def test_voted_sums_values_of_equal_answers():
         node.value, node.state = value, COMPLETE
         found.append(node)
     task = Task(root, 12, max_step=4)
-    assert task.best() is found[0] and task.voted(END_THINK) is found[0]   # nothing is complete
+    assert task.best() is found[0] and task.voted([]) is found[0]            # nothing is complete
     task.add([root, *found])
     assert list(task.complete) == found
-    assert task.best() is found[0] and task.voted(END_THINK) is found[1]
+    assert task.best() is found[0] and task.voted(["A", "C", "C"]) is found[1]
+    assert task.voted([None, "C", None]) is found[1]             # what has no answer has no vote
+    assert task.voted([None] * 3) is found[0]
 
 
 def test_a_task_grants_what_it_can_pay():

@@ -18,14 +18,12 @@ def cell(arm: str, seed: int, level: float, n: int = 100) -> dict:
 
 
 def test_what_is_kept_of_samples():
-    """Equal expressions have equal numbers; giving up is no answer."""
+    """Equal expressions have equal numbers, however written; giving up is no answer."""
     problem = countdown.read("3,7,18,2>46")
-    texts = ["</think>(18*2)+(7+3)<eos>", "</think>(7+3)+(18*2)<eos>", "</think>18+7<eos>",
-             "</think>(18*2)+(7+3)<eos>", "</think><wrong><eos>", "nothing"]
+    texts = ["</think>(18*2)+(7+3)<eos>", "</think>(3+7)+(2*18)<eos>", "</think>18+7<eos>",
+             "</think>((18*2)+7)+3<eos>", "<think>7-3=4,18,2</think><wrong><eos>", "nothing"]
     kept = curves.verdicts(problem, texts)
-    first, second, third, *rest = kept["answers"]
-    assert len({first, second, third}) == 3 and min(first, second, third) >= 0
-    assert rest == [first, -1, -1] and kept["correct"] == [1, 1, 0, 1, 0, 0]
+    assert kept["answers"] == [0, 0, 1, 2, -1, -1] and kept["correct"] == [1, 1, 0, 1, 0, 0]
 
 
 def test_vote_and_self_check_of_many_right_answers():

@@ -13,6 +13,7 @@ from minireason.problems.base import MALFORMED, Problem, Verdict
 
 NAME = "parity"
 LEVELS = (1, 2)
+SAMPLED = (1, 7)
 LEVEL_SYMBOL, LEVEL_NAME = "b", "thirds of a dozen bits"
 STYLES = ("direct", "cot")
 OPENER = {"direct": "</think>", "cot": "<think>"}
@@ -47,6 +48,14 @@ def parse(completion: str) -> tuple[tuple[str, ...], str] | None:
         return (), match[1]
     match = _COT.fullmatch(completion)
     return match and (tuple(match[1].split(";")), match[2])
+
+
+def answer_key(answer: str) -> str:
+    return answer
+
+
+def is_right(problem: Problem, answer: str) -> bool:
+    return answer == problem.answer
 
 
 def check_steps(problem: Problem, steps: tuple[str, ...]) -> list[bool]:

@@ -57,7 +57,8 @@ def no_answer(solution):
 
 def credit(solution, answers, weights, right=0):
     answers, weights = np.array(answers), np.array(weights, dtype=float)
-    close(solution.weighted_vote(answers, weights, right), vote(answers, weights, right),
+    close(solution.weighted_vote(answers, weights, right),
+          vote(answers, weights, answers == right),
           f"answers {answers.tolist()}, weights {weights.round(3).tolist()}, right {right}")
 
 

@@ -1,0 +1,71 @@
+"""Mutated completions: the verifiers and the judge agree, and a planted bug is found."""
+
+import re
+
+import pytest
+from verifier_fuzz import LEVELS, fuzz
+
+from minireason.problems import addition, arithmetic, chain, countdown
+from minireason.problems.base import Verdict
+
+SIZE = 4000                           # mutants; `python tests/verifier_fuzz.py` makes a million
+
+
+@pytest.mark.parametrize("name", LEVELS)
+def test_no_mutant_is_misjudged(name):
+    counts, examples = fuzz(name, SIZE)
+    assert counts["differing"] == 0, examples
+    assert counts["steps_valid"] > SIZE / 50 and counts["well_formed"] < 0.9 * SIZE
+
+
+def loosened(pattern: re.Pattern, old: str, new: str) -> re.Pattern:
+    assert old in pattern.pattern
+    return re.compile(pattern.pattern.replace(old, new))
+
+
+def answer_alone(problem, completion):
+    parsed = chain.parse(completion)
+    good = parsed is not None and parsed[1] == problem.answer
+    return Verdict(good, good, parsed is not None, ())
+
+
+def any_numbers(problem, answer):
+    read = arithmetic.operations(answer)
+    numbers, target = countdown.given(problem)
+    return read is not None and {*read[1]} <= {*numbers} and read[0][-1][3] == target
+
+
+def floor(left, operator, right):
+    return left // right if operator == "/" and right else arithmetic_compute(left, operator, right)
+
+
+def unbounded(left, operator, right):
+    return left * right if operator == "*" else arithmetic_compute(left, operator, right)
+
+
+arithmetic_compute = arithmetic.compute
+PLANTED = {
+    "text behind <eos>": ("chain", chain, "_COMPLETION",
+                          loosened(chain._COMPLETION, "<eos>", "<eos>(?:.*)")),
+    "steps unread": ("chain", chain, "verify", answer_alone),
+    "one withdrawal more": ("chain", chain, "MAX_WITHDRAWN", 9),
+    "division with a remainder": ("chain", chain, "compute", floor),
+    "leading zeros": ("addition", addition, "_COMPLETION",
+                      loosened(addition._COMPLETION, "(?:0|[1-9][0-9]*)", "[0-9]+")),
+    "reversed answers without $": ("addition", addition, "is_right", lambda problem, answer:
+                                   problem.answer in (answer, answer[::-1])),
+    "unicode digits": ("addition", addition, "_COMPLETION",
+                       loosened(addition._COMPLETION, "[1-9][0-9]*", r"[1-9]\d*")),
+    "numbers used twice": ("countdown", countdown, "is_right", any_numbers),
+    "values above 99": ("countdown", arithmetic, "compute", unbounded),
+    "the reference alone is right": ("countdown", countdown, "is_right", chain.is_right),
+    "giving up is right": ("countdown", countdown, "is_right", lambda problem, answer:
+                           answer in (problem.answer, countdown.GAVE_UP)),
+}
+
+
+@pytest.mark.parametrize("bug", PLANTED)
+def test_a_planted_bug_is_found(bug, monkeypatch):
+    name, module, attribute, broken = PLANTED[bug]
+    monkeypatch.setattr(module, attribute, broken)
+    assert fuzz(name, SIZE)[0]["differing"] > 0

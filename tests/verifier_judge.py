@@ -1,0 +1,228 @@
+"""What a completion of each family is worth, by a judge that shares no code with the verifiers."""
+
+import re
+from fractions import Fraction
+
+from minireason.problems import Problem, Verdict
+
+REFUSED = Verdict(False, False, False)
+
+
+def judge(problem: Problem, text: str) -> Verdict:
+    """What `verify` must say."""
+    parts = text.removesuffix("<eos>").split("</think>")
+    if not text.endswith("<eos>") or len(parts) != 2 or parts[0][:7] not in ("", "<think>"):
+        return REFUSED
+    thought = parts[0][7:] if parts[0] else None
+    return {"chain": judge_chain, "addition": judge_addition,
+            "countdown": judge_countdown}[problem.family](problem, thought, parts[1])
+
+
+def number(text: str, highest: int | None = 99) -> int | None:
+    """A whole number written in the one allowed way."""
+    if not (text.isascii() and text.isdigit()) or str(int(text)) != text:
+        return None
+    return int(text) if highest is None or int(text) <= highest else None
+
+
+def value(a: Fraction | int | None, operator: str, b: Fraction | int | None) -> Fraction | None:
+    """Exact result, None where it is not whole or leaves 0..99."""
+    if a is None or b is None or (operator == "/" and b == 0):
+        return None
+    found = {"+": a + b, "-": a - b, "*": a * b, "/": Fraction(a) / (b or 1)}[operator]
+    return Fraction(found) if found == int(found) and 0 <= found <= 99 else None
+
+
+def operation(text: str) -> tuple | None:
+    """(a, operator, b, [results]) of `18-3=15,7`."""
+    head, equals, tail = text.partition("=")
+    for operator in "+-*/":
+        sides = [number(side) for side in head.split(operator)]
+        results = [number(result) for result in tail.split(",")]
+        if equals and len(sides) == 2 and None not in (*sides, *results):
+            return sides[0], operator, sides[1], results
+    return None
+
+
+def judge_chain(problem: Problem, thought: str | None, answer: str) -> Verdict:
+    words = re.findall(r"\d+|[-+*/]", problem.prompt)         # innermost first is left to right
+    state, ideal = int(words[0]), []
+    for operator, right in zip(words[1::2], map(int, words[2::2]), strict=True):
+        ideal.append((state, operator, right, [value(state, operator, right)]))
+        state = int(ideal[-1][3][0])
+    tries = [part.split("<wrong>") for part in thought.split(";")] if thought is not None else []
+    read = [[operation(step) for step in part] for part in tries]
+    if number(answer) is None or sum(map(len, read)) - len(read) > 8 or any(
+            step is None or len(step[3]) > 1 for part in read for step in part):
+        return REFUSED
+    steps, marks, state = [part[-1] for part in read], [], ideal[0][0]
+    for i, (a, operator, b, (result,)) in enumerate(steps):
+        marks.append(i < len(ideal) and a == state and (operator, b) == ideal[i][1:3]
+                     and result == value(a, operator, b))
+        state = result
+    right = number(answer) == ideal[-1][3][0]
+    return Verdict(right, right and steps == ideal, True, tuple(marks))
+
+
+def digits(text: str, separator: str) -> str | None:
+    """The digits of `1,2,8` without what separates them."""
+    parts = text.split(separator)
+    return "".join(parts) if all(len(p) == 1 and p in "0123456789" for p in parts) else None
+
+
+def listed(text: str) -> str | None:
+    """The digits of `[1,2,8]`, or of `[]`."""
+    whole = text[:1] + text[-1:] == "[]"
+    return "" if text == "[]" else digits(text[1:-1], ",") if whole else None
+
+
+def line_of(style: str, step: str) -> tuple | None:
+    """(kind, state claimed to follow) of one line of a scratchpad; None if malformed."""
+    if style == "simplified":
+        read = re.fullmatch("A->([0-9]) , C->([01])", step)
+        return ("line", (read[1], int(read[2]))) if read else None
+    if style == "star":
+        read = re.fullmatch("(?:([0-9 ]+) [+] ([0-9 ]+) )?, (?:([0-9 ]+) )?C: ([01])", step)
+        if read is None:
+            return ("end", None) if step[:1] in "01" and len(digits(step, " ") or "") > 1 else None
+        x, y, shown = (digits(part, " ") if part else "" for part in read.groups()[:3])
+        return None if None in (x, y, shown) else ("line", added(x, y, shown, int(read[4])))
+    if read := re.fullmatch(r"(.*) has [0-9]+ digits\.", step):
+        return None if listed(read[1]) is None else ("head", None)
+    if read := re.fullmatch(r"\[\] [+] \[\] , A=(.*) C=[01] , END", step):
+        return None if listed(read[1]) is None else ("end", None)
+    fields = step.split(" , ")
+    sides = [listed(side) for side in fields[0].split(" + ")]
+    if len(fields) != 6 or len(sides) != 2 or fields[1][:2] != "A=":
+        return None
+    shown, sums = listed(fields[1][2:]), re.fullmatch("[0-9][+][0-9][+][01]=1?[0-9]", fields[3])
+    claimed = line_of("simplified", " , ".join(fields[4:]))
+    if None in (*sides, shown, sums, claimed) or fields[2] not in ("C=0", "C=1"):
+        return None
+    return "line", (sides[0][:-1], sides[1][:-1], claimed[1][0] + shown, claimed[1][1])
+
+
+def added(x: str, y: str, answer: str, carry: int) -> tuple[str, str, str, int]:
+    """The state after the lowest column that is left."""
+    if not x and not y:
+        return x, y, answer, carry
+    total = int(x[-1:] or 0) + int(y[-1:] or 0) + carry
+    return x[:-1], y[:-1], str(total % 10) + answer, total // 10
+
+
+def ideal_line(style: str, x: str, y: str, answer: str, carry: int) -> str:
+    """The line that follows a state."""
+    _, _, done, after = added(x, y, answer, carry)
+    if style == "simplified":
+        return f"A->{done[0]} , C->{after}"
+    if style == "star":
+        shown = [" ".join(part) for part in (x, y, answer)]
+        return (f"{shown[0]} + {shown[1]} , " if x or y else ", ") + (
+            f"{shown[2]} C: {carry}" if answer else f"C: {carry}")
+    x_shown, y_shown, shown = (",".join(part) for part in (x, y, answer))
+    if not x and not y:
+        return f"[] + [] , A=[{shown}] C={carry} , END"
+    sums = f"{x[-1:] or 0}+{y[-1:] or 0}+{carry}={int(x[-1:] or 0) + int(y[-1:] or 0) + carry}"
+    return (f"[{x_shown}] + [{y_shown}] , A=[{shown}] , C={carry} , {sums} , A->{done[0]} , "
+            f"C->{after}")
+
+
+def judge_addition(problem: Problem, thought: str | None, answer: str) -> Verdict:
+    if thought is None and answer[:1] == "$" == answer[-1:] and len(answer) > 2:
+        answer = answer[1:-1][::-1]
+    a, b = problem.prompt[:-1].split("+")
+    right = answer == str(int(a) + int(b))
+    if number(answer, None) is None or thought == "":
+        return REFUSED
+    if thought is None:
+        return Verdict(right, False, True)
+    style = {"A": "simplified", "[": "detailed"}.get(thought[0], "star")
+    if style == "simplified" and thought[-1] != ".":
+        return REFUSED
+    steps = thought.removesuffix("." if style == "simplified" else "").split(";")
+    lines = [line_of(style, step) for step in steps]
+    columns, last = max(len(a), len(b)), len(steps) - 1
+    heads = 2 if style == "detailed" else 0
+    wanted = ["head"] * heads + ["line"] * (last + 1 - heads)
+    if style != "simplified":
+        wanted[-1] = "end"
+    if None in lines or [line[0] for line in lines] != wanted or len(steps) < heads + 1:
+        return REFUSED
+    width = columns if style == "star" else 0
+    state, marks = (a.zfill(width), b.zfill(width), "", 0), []
+    for i, (step, (kind, claimed)) in enumerate(zip(steps, lines, strict=True)):
+        if i < heads:
+            marks.append(step == f"[{','.join((a, b)[i])}] has {len((a, b)[i])} digits.")
+            continue
+        whole = columns + {"simplified": 0, "detailed": 3, "star": 2}[style]
+        if style == "star" and i == columns + 1:
+            marks.append(step == " ".join(f"{state[3]}{state[2]}"))
+        else:
+            marks.append(i < whole and step == ideal_line(style, *state))
+        if style == "simplified":
+            claimed = (state[0][:-1], state[1][:-1], claimed[0] + state[2], claimed[1])
+        state = claimed if kind == "line" else state
+    whole = len(steps) == columns + {"simplified": 0, "detailed": 3, "star": 2}[style]
+    return Verdict(right, right and whole and all(marks), True, tuple(marks))
+
+
+def expression(text: str) -> tuple[Fraction | None, list[int], set[str]] | None:
+    """(value, leaves, operations as steps write them); None unless written in the one way."""
+    depth, spot = 0, None
+    for i, character in enumerate(text):
+        depth += {"(": 1, ")": -1}.get(character, 0)
+        if depth == 0 and character in "+-*/":
+            if spot is not None:
+                return None
+            spot = i
+        if depth < 0:
+            return None
+    if spot is None or depth:
+        return None
+    sides = []
+    for side in (text[:spot], text[spot + 1:]):
+        if number(side) is not None:
+            sides.append((Fraction(int(side)), [int(side)], set()))
+        else:
+            sides.append(expression(side[1:-1]) if side[:1] + side[-1:] == "()" else None)
+    if None in sides:
+        return None
+    (a, left, done), (b, right, more) = sides
+    result = value(a, text[spot], b)
+    return result, left + right, done | more | {f"{a}{text[spot]}{b}={result}"}
+
+
+def judge_countdown(problem: Problem, thought: str | None, answer: str) -> Verdict:
+    numbers, _, target = problem.prompt[:-1].partition(">")
+    start, target = tuple(sorted(map(int, numbers.split(",")))), int(target)
+    read = expression(answer)
+    if answer == "<wrong>" and thought is not None:
+        read = (None, [], set())
+    if read is None or len(read[1]) > 6:
+        return REFUSED
+    reached = {start: (start,)}                               # each state with the way to it
+    way, marks, tried = (start,), [], set()
+    for step in [] if thought is None else thought.split(";"):
+        back, rest = len(re.match("(<wrong>)*", step)[0]) // 7, step.replace("<wrong>", "")
+        named, colon, rest = rest.rpartition(":")
+        state = [number(part) for part in named.split(",")] if colon else []
+        found = operation(rest)
+        if found is None or None in state or step.count("<wrong>") != back or (colon and back != 1):
+            return REFUSED
+        a, operator, b, after = found
+        tried.add(rest.partition(",")[0])
+        if colon:
+            way = reached.get(tuple(sorted(state)), ())
+        elif back:
+            way = way[:-back]
+        elif way and len(way[-1]) == 1:
+            marks.append(operator == "-" and sorted((a, b)) == sorted((*way[-1], target))
+                         and after == [a - b])
+            continue
+        before = tuple(sorted((a, b, *after[1:])))
+        marks.append(bool(way) and way[-1] == before and after[0] == value(a, operator, b))
+        way = (*way, tuple(sorted(after)))
+        reached[way[-1]] = way
+    right = sorted(read[1]) == list(start) and read[0] == target
+    whole = right and way[-1] == (target,) and all(marks) and read[2] <= tried
+    return Verdict(right, whole, True, tuple(marks))
