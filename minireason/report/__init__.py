@@ -1,1 +1,1 @@
-"""From finished runs to figures, the page and the README's tables."""
+"""From finished runs to figures, the page, the README's table and docs/RESULTS.md."""

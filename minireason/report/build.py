@@ -1,9 +1,10 @@
-"""`minireason report`: a run's figures and page, and the README's blocks from committed results.
+"""`minireason report`: a run's figures and page, and all tables of the committed results.
 
     report --run R                          R/figures/*.png and R/report.html, one file by itself
     report --runs A B C --readme README.md  keep the small files of A B C (one run per seed) in
                                             `reference`, then as below
-    report --readme README.md               tables and figures from `reference` alone
+    report --readme README.md               from `reference` alone: the README's results block, one
+                                            table and one figure, and docs/RESULTS.md, all others
 
 report.html shows the stages in the ladder's order (STAGES), those of one kind together, and needs
 no other file. To add a section, write one block (a macro of sections.html.j2, listed in its
@@ -11,25 +12,31 @@ no other file. To add a section, write one block (a macro of sections.html.j2, l
 without a block gets its rows as one table.
 """
 
+import json
+import re
 import shutil
 from base64 import b64encode
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
 from matplotlib.figure import Figure
 
 from minireason import stages
-from minireason.core.config import PATHS, UserError, read_json, write_atomic
+from minireason.core.config import UserError, from_dict, read_json, write_atomic
 from minireason.measure.evaluate import answer_of, marked_steps
-from minireason.problems import FAMILIES
-from minireason.report import figures, figures_testtime, style, tables
+from minireason.problems import FAMILIES, corpus
+from minireason.report import figures, figures_testtime, seeds, style, tables
 from minireason.report import runs as results
+from minireason.report.diagnostics import signs_of
 
-BLOCKS = {   # name of the README's block: the folders beside `reference` whose studies it shows
-    "addition": ("reproduce/seed-*",), "studies": ("ablations", "countdown", "scale")}
-FIGURES = Path("docs/figures")
+BLOCKS = {   # block of RESULTS: the folders beside `reference` whose studies it shows
+    "addition": ("reproduce/seed-*",), "studies": (
+        "controls", "ablations", "countdown", "scale")}
+RESULTS, FIGURES = Path("docs/RESULTS.md"), Path("docs/figures")    # beside the README
+CORPUS_LINES = 10                 # of the pretraining text, on the page
 MARKS = {"right": "✓", "wrong": "✗ wrong", "withdrawn": "↺ withdrawn by the policy"}
 
 
@@ -40,7 +47,7 @@ class Config:
     run: str = "runs/quickstart"  # run folder whose page is written
     runs: tuple[str, ...] = ()    # finished run folders, one per seed: kept in `reference`
     reference: str = "data/reference/quickstart"   # small committed copies of runs
-    readme: str = ""              # file whose results block is written from `reference`
+    readme: str = ""              # README to write from `reference`, and docs/RESULTS.md beside it
 
 
 def run(cfg: Config) -> Path:
@@ -63,9 +70,9 @@ def render(template: str, runs: list[dict], figures_folder: Path, **values: obje
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent), undefined=StrictUndefined,
         autoescape=select_autoescape(["html.j2"]), trim_blocks=True, lstrip_blocks=True)
-    environment.globals |= {"results": results, "tables": tables, "figures": figures,
-                            "testtime": figures_testtime, "picture": picture, "runs": runs,
-                            "b64encode": b64encode, "MARKS": MARKS}
+    environment.globals |= {"results": results, "seeds": seeds, "tables": tables,
+                            "figures": figures, "testtime": figures_testtime, "picture": picture,
+                            "runs": runs, "b64encode": b64encode, "MARKS": MARKS}
     environment.filters["markdown"] = tables.markdown
     return environment.get_template(template).render(values).strip()
 
@@ -80,6 +87,7 @@ def write_page(folder: Path) -> Path:
     write_atomic(path, render(
         "page.html.j2", [run], folder / "figures", title=f"minireason: {folder.name}", run=run,
         machine=results.load_machine(folder), kinds=kinds, completions=completions,
+        marked_lines=marked_lines, signs_of=signs_of, band=seeds.committed_band(folder, run),
         help={stage.name: stage.help for stage in stages.STAGES},
         missing=[s.name for s in stages.STAGES if s.in_run and s.name not in run]) + "\n")
     return path
@@ -99,54 +107,63 @@ def completions(stage: dict, name: str) -> list[dict]:
     return found
 
 
+def marked_lines(stage: dict) -> list[list[tuple[str, str]]]:
+    """Lines of a pretraining text cut into (piece, its mistake or ""); [] if nobody errs."""
+    family = FAMILIES[stage["config"]["family"]]
+    mixture = from_dict(corpus.Mixture, stage["config"]["mixture"])
+    lines = corpus.marked_corpus(family, mixture, CORPUS_LINES, stage["config"]["seed"])
+    return lines if any(mistake for line in lines for _, mistake in line) else []
+
+
 def keep_runs(runs: tuple[str, ...], reference: Path) -> None:
     """Copy the small files of each run to reference/seed-<seed>; UserError if they do not match."""
-    configs = []
-    for folder in runs:
-        loaded = results.load_run(folder)
-        configs.append({name: stage["config"] for name, stage in loaded.items()})
-    seeds = [config["pretrain"]["seed"] for config in configs]
-    if len(set(seeds)) < len(seeds):
-        raise UserError(f"--runs: seeds {seeds}; give one run per seed")
-    for folder, config in zip(runs, configs, strict=True):
-        for stage in config.values():
-            for key in (*PATHS, "seed"):
-                stage.pop(key, None)
-        if config != configs[0]:
+    loaded = [results.load_run(folder) for folder in runs]
+    numbers = [run["pretrain"]["config"]["seed"] for run in loaded]
+    if len(set(numbers)) < len(numbers):
+        raise UserError(f"--runs: seeds {numbers}; give one run per seed")
+    for folder, run in zip(runs, loaded, strict=True):
+        if seeds.settings_of(run) != seeds.settings_of(loaded[0]):
             raise UserError(f"--runs: {folder} has other stages or settings than {runs[0]}; only "
                             "runs that differ in nothing but the seed can be averaged")
-    targets = [reference / f"seed-{seed}" for seed in seeds]
+    targets = [reference / f"seed-{seed}" for seed in numbers]
     for path in sorted(reference.glob("seed-*")):
         if path not in targets or any(path.rglob("*.safetensors")):
             raise UserError(f"{path}: is not an older copy of these runs; delete it or choose "
                             "another --reference")
     for folder, target in zip(runs, targets, strict=True):
         results.keep(folder, target)
+    write_atomic(reference / seeds.BAND, json.dumps(seeds.band_of(loaded)) + "\n")
 
 
 def write_readme(readme: Path, reference: Path) -> Path:
-    """Replace the README's results block, from `reference`, and those of studies beside it.
+    """Replace the results blocks of the README and of RESULTS, from `reference`.
 
-    Figures go to docs/figures. A block of studies is optional, and stays where nothing is there.
+    The blocks of studies stand in RESULTS; they are optional, and stay where nothing is there.
     """
-    if not readme.is_file():
-        raise UserError(f"{readme}: no such file")
-    whole = readme.read_text(encoding="utf-8")
-    between(readme, whole, "results", "")           # refuse a file without marks before drawing
+    page, texts = readme.parent / RESULTS, {}
+    for path in (readme, page):
+        if not path.is_file():
+            raise UserError(f"{path}: no such file; it needs the lines <!-- results:begin --> and "
+                            "<!-- results:end -->")
+        texts[path] = path.read_text(encoding="utf-8")
+        between(path, texts[path], "results", "")   # refuse a file without marks before drawing
     folders = sorted(reference.glob("seed-*"))
     if not folders:
         raise UserError(f"{reference}: holds no seed-* folders; make it with minireason report "
                         "--runs RUN...")
     drawn = readme.parent / FIGURES
-    whole = between(readme, whole, "results", results_block(folders, drawn))
+    for path, whole in texts.items():
+        block = results_block(folders, drawn, path.parent, short=path == readme)
+        texts[path] = between(path, whole, "results", block)
     for name, patterns in BLOCKS.items():
         block = ""
         for pattern in patterns:
             for folder in sorted(reference.parent.glob(pattern)):
-                block += study_block(folder, drawn)
-        if block and f"<!-- {name}:begin -->" in whole:
-            whole = between(readme, whole, name, block.strip())
-    write_atomic(readme, whole)
+                block += study_block(folder, drawn, page.parent)
+        if block and f"<!-- {name}:begin -->" in texts[page]:
+            texts[page] = between(page, texts[page], name, block.strip())
+    for path, whole in texts.items():
+        write_atomic(path, whole)
     return readme
 
 
@@ -159,24 +176,29 @@ def between(readme: Path, whole: str, name: str, block: str) -> str:
     return f"{head}{begin}\n{block}\n{end}{rest.split(end)[1]}"
 
 
-def image(path: Path, text: str) -> str:
-    """A figure of docs/figures, half a page wide."""
-    return f'<img src="{FIGURES}/{path.name}" alt="{text}" width="49%">'
+def image(folder: Path, path: Path, text: str) -> str:
+    """A figure, half a page wide, as a page in `folder` shows it."""
+    return f'<img src="{path.relative_to(folder)}" alt="{text}" width="49%">'
 
 
-def results_block(folders: list[Path], drawn: Path) -> str:
-    """Tables and figures of the reference runs and how they were made, from results.md.j2."""
+def results_block(folders: list[Path], drawn: Path, seen_from: Path, short: bool) -> str:
+    """Tables and figures of the reference runs and how they were made, from results.md.j2.
+
+    short: one table and one figure; seen_from: the folder of the file that shows them.
+    """
     runs = [results.load_run(folder) for folder in folders]
     record = folders[0] / "config.json"
     minutes = [sum(stage["result"].get("seconds", 0) for stage in run.values()) / 60
                for run in runs]
-    return render(
-        "results.md.j2", runs, drawn, image=image, minutes=sorted(minutes),
+    block = render(
+        "results.md.j2", runs, drawn, image=partial(image, seen_from), minutes=sorted(minutes),
+        short=short, controls=partial(seeds.control_rows, folders[0].parent),
         size=read_json(record)["config"]["size"] if record.exists() else "?",
         machines=sorted({results.load_machine(folder) for folder in folders}))
+    return re.sub(r"\n{3,}", "\n\n", block)   # where a table is missing
 
 
-def study_block(folder: Path, drawn: Path) -> str:
+def study_block(folder: Path, drawn: Path, seen_from: Path) -> str:
     """A study's tables as they are, each with the picture of its name, then the other pictures."""
     text = ""
     files = sorted(folder.iterdir())
@@ -185,5 +207,5 @@ def study_block(folder: Path, drawn: Path) -> str:
             text += "\n\n" + path.read_text(encoding="utf-8").strip() + "\n"
         elif path.suffix == ".png":
             copy = shutil.copyfile(path, drawn / f"{folder.name}-{path.name}")
-            text += "\n" + image(copy, f"{folder.name}: {path.stem}")
+            text += "\n" + image(seen_from, copy, f"{folder.name}: {path.stem}")
     return text

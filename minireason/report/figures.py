@@ -6,12 +6,13 @@ Each function takes the runs (one per seed), returns a matplotlib Figure and wri
 from pathlib import Path
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from minireason.problems import FAMILIES
 from minireason.report import runs as results
 from minireason.report import style
-from minireason.report.runs import group_by, level_of, rows_of
+from minireason.report.runs import group_by, level_of, rows_of, select
 from minireason.report.style import BLACK, BLUE, GREEN, ORANGE, RED, SEEDS
 
 SHARES = {  # stage: {method of its train rows: (colour, marker, label, line)}
@@ -28,7 +29,8 @@ DIAGNOSTICS = {  # title: {key of RL's metrics: colour}
     "reward": {"reward": BLUE}, "entropy (nats per token)": {"entropy": BLUE},
     "approx. KL to the sampler (nats)": {"approx_kl": BLUE},
     "clip fraction": {"clip_fraction": BLUE},
-    "share of groups without signal": {"share_silent": BLUE},
+    "silent groups, cut completions (share)": {
+        "share_silent": BLUE, "share_cut": RED},
     "length (tokens)": {"length_right": GREEN, "length_wrong": RED}}
 
 
@@ -39,8 +41,24 @@ def along(rows: list[dict], field: str, x: str = "") -> tuple[np.ndarray, list[t
     return np.array(places), list(map(style.spread, groups))
 
 
-def ladder(runs: list[dict]) -> Figure:
-    """Accuracy against level, one line per policy."""
+def draw_limit(axes: Axes, runs: list[dict], method: str, name: str = "",
+               label: str = "its teachers", colour: str = style.GREY) -> None:
+    """Dashed: what imitating the authors of the pretraining text reaches, on one set or by level.
+
+    A validation set has the limit of the test set of its level. Nothing without authors.
+    """
+    rows = results.limit_rows(runs, method)
+    if name:
+        for row in select(rows, set=(name, name.replace("-validation-", "-test-"))):
+            axes.axhline(100 * row["accuracy"], color=colour, linestyle="--", linewidth=1.1,
+                         label=label)
+    elif rows:
+        levels, spreads = along([{**row, "level": level_of(row["set"])} for row in rows], "level")
+        axes.plot(levels, np.array(spreads)[:, 0], color=colour, linestyle="--", label=label)
+
+
+def ladder(runs: list[dict], band: dict | None = None) -> Figure:
+    """Accuracy against level, one line per policy; band: the committed runs' ranges, shaded."""
     figure, axes = style.canvas()
     rows = [{**row, "level": level_of(row["set"])} for row in results.rung_rows(runs)]
     rungs = group_by(rows, "rung")
@@ -48,6 +66,13 @@ def ladder(runs: list[dict]) -> Figure:
         levels, spreads = along(members, "level")
         look = style.RUNGS.get(rung, (RED, "x"))
         style.whiskers(axes, levels + 0.07 * (i - len(rungs) / 2), spreads, *look, rung)
+        of_seeds = (band or {"rungs": {}})["rungs"].get(rung, {})
+        if of_seeds:
+            axes.fill_between(list(map(level_of, of_seeds)),
+                              [100 * min(values) for values in of_seeds.values()],
+                              [100 * max(values) for values in of_seeds.values()],
+                              color=look[0], alpha=style.SHADE, linewidth=0)
+    draw_limit(axes, runs, "greedy")
     axes.set_xticks(list(group_by(rows, "level")))
     family = FAMILIES[runs[0]["pretrain"]["config"]["family"]]
     return style.finish(figure, axes, f"level ({family.LEVEL_NAME})")
@@ -66,10 +91,13 @@ def pretraining(runs: list[dict]) -> Figure:
         axes.plot(tokens, loss, color=BLUE, alpha=0.2, linewidth=0.8)
         axes.plot(tokens[start:start + len(smooth)], smooth, color=SEEDS[i % 5],
                   label=f"seed {run['pretrain']['config']['seed']}")
+        entropy = run["pretrain"]["result"].get("entropy_per_token")
+        if entropy and not i:
+            axes.axhline(entropy, color=style.GREY, linestyle="--", label="entropy of the text")
     axes.set_xlabel("tokens trained on (millions)")
     axes.set_ylabel("loss (nats per token)")
     axes.set_ylim(bottom=0)
-    if len(runs) > 1:
+    if len(axes.lines) > 2:
         style.legend_below(figure, axes)
     return figure
 
@@ -85,6 +113,7 @@ def by_round(runs: list[dict], stage: str, what: str) -> Figure:
         rounds, spreads = along(members, "round")
         style.whiskers(axes, rounds + 0.025 * (i - len(sets) / 2), spreads, style.SHADES[i % 8],
                        "os^Dv<>P"[i % 8], f"level {level_of(name)}")
+        draw_limit(axes, runs, "greedy", name, "" if i else "its teachers", style.SHADES[i % 8])
     rounds = group_by(rows, "round")
     axes.set_xticks(list(rounds), [str(number or before[0]["rung"]) for number in rounds])
     return style.finish(figure, axes, what, columns=4)
@@ -112,8 +141,11 @@ def rl_curve(runs: list[dict]) -> Figure:
             lines.setdefault(f"{row['set'].rpartition('-')[2]}, {what}", []).append(row)
     for i, (label, rows) in enumerate(lines.items()):
         tokens, spreads = along(rows, "step", "generated_tokens")
+        one = rows[0]["method"] == "sampled"
         style.whiskers(axes, tokens / 1e6, spreads, SEEDS[i % 5], "os^Dv"[i % 5], label,
-                       "--" if label.endswith("greedy") else "-", style.SHADE)
+                       "-" if one else "-.", style.SHADE)
+        draw_limit(axes, runs, "single" if one else "greedy", rows[0]["set"],
+                   "its teachers, one sample" if one else "its teachers, greedy", SEEDS[i % 5])
     return style.finish(figure, axes, "tokens generated by RL (millions)",
                         "validation accuracy (%)", 2)
 
@@ -129,7 +161,7 @@ def rl_diagnostics(runs: list[dict]) -> Figure:
                 points = [(line["step"], line[f"train/{key}"]) for line in logged]
                 axes.plot(*np.reshape(points, (-1, 2)).T, color=colour, linewidth=1,
                           alpha=1 if len(runs) == 1 else 0.6,
-                          label="" if i else key.removeprefix("length_"))
+                          label="" if i else key.partition("_")[2])
         axes.set_title(title, fontsize=9)
         axes.tick_params(labelsize=8)
         if len(lines) > 1:

@@ -7,31 +7,46 @@ from matplotlib.figure import Figure
 
 from minireason.report import runs as results
 from minireason.report import style
-from minireason.report.figures import along
+from minireason.report.figures import along, draw_limit
 from minireason.report.runs import group_by, level_of, rows_of, select
 from minireason.report.style import BLACK, BLUE, ORANGE, RED, SEEDS
 
 
 def methods_curve(runs: list[dict], name: str, axis: str, stage: str) -> Figure:
-    """Every method's accuracy on a set against samples N or generated tokens, both log scales."""
+    """Every method's accuracy on a set against samples, generated tokens or FLOPs, on log scales.
+
+    axis: "n", "tokens" or "flops". Greedy is a line across, random answers stand under coverage.
+    """
     by_method = group_by(rows_of(runs, stage=stage, set=name), "method")
     ticks = list(group_by(by_method["single"], "n"))
     unit = by_method["single"][0].get("unit")                  # tokens of a sample: equal tokens
-    figure, axes = style.canvas(4.4 if unit else 3.6)
+    figure, axes = style.canvas(4.4)
     for method, (_, colour, marker) in style.METHODS.items():
         if method in by_method:
             rows = by_method[method]
             x, spreads = along(rows, "n", axis)
             style.whiskers(axes, x, spreads, colour, marker, style.method_name(rows[0]),
                            "--" if method == "coverage" else "-", 0.1 if unit else style.SHADE)
+    if "greedy" in by_method:
+        mean, low, high = style.spread(by_method["greedy"])
+        axes.axhline(mean, color=BLACK, linestyle="-.", linewidth=1.2, label="greedy")
+        axes.axhspan(low, high, color=BLACK, alpha=0.07, linewidth=0)
+    if "chance" in by_method:
+        x, _ = along(by_method["coverage"], "n", axis)
+        _, spreads = along(by_method["chance"], "n")
+        axes.plot(x, np.array(spreads)[:, 0], color=RED, linestyle=":", label="random answers")
+    for method in ("single", "majority"):
+        draw_limit(axes, runs, method, name, f"its teachers, {style.LIMITS[f'limit_{method}']}",
+                   style.METHODS[method][1])
     axes.set_xscale("log", base=2 if axis == "n" else 10)
     if unit:
         ticks = [unit * n for n in ticks]
         axes.minorticks_off()
     if unit or axis == "n":
         axes.set_xticks(ticks, list(map(str, ticks)))
-    what = "samples N" if axis == "n" else "generated tokens per problem"
-    return style.finish(figure, axes, f"{what} (log scale)",
+    what = {"n": "samples N", "tokens": "generated tokens per problem",
+            "flops": "FLOPs per problem, prompt and critic included"}
+    return style.finish(figure, axes, f"{what[axis]} (log scale)",
                         f"accuracy at level {level_of(name)} (%)", 2)
 
 
@@ -74,7 +89,8 @@ def climb_bars(runs: list[dict], name: str) -> dict[str, list[dict]]:
     measured = rows_of(runs, kind="testtime", set=name)
     if measured:
         last = measured[-1]["stage"]
-        rows += results.at_largest_n(results.sampled_rows(runs, stage=last, set=name))
+        sampled = results.sampled_rows(runs, stage=last, set=name)
+        rows += select(results.at_largest_n(sampled), method=tuple(style.METHODS))
     searched = results.sampled_rows(runs, kind="search", set=name)
     for of_stage in group_by(select(searched, method=tuple(style.SEARCHES)), "stage").values():
         rows += results.at_largest_n(of_stage)
@@ -98,6 +114,9 @@ def climb(runs: list[dict], name: str) -> Figure:
                   xerr=[[max(0, mean - low)], [max(0, high - mean)]])
         axes.annotate(f"{mean:.0f}", (max(high, mean), i), (5, 0), textcoords="offset points",
                       va="center", fontsize=9)
+    for row in results.limit_rows(runs, set=name):
+        axes.axvline(100 * row["accuracy"], color=style.GREY, linestyle="--")
+        axes.set_title("dashed: its teachers, greedy", fontsize=9)
     axes.set_yticks(range(len(bars)), list(bars))
     axes.invert_yaxis()
     axes.grid(axis="y", visible=False)

@@ -5,9 +5,10 @@
 Rows (rows.jsonl) are the one source of every table and figure: flat objects such as
 {"set": "chain-test-k6", "method": "majority", "n": 64, "accuracy": 0.77, "low": ..., "high": ...,
 "seed": 0}, to which loading adds "stage", the name of the folder, "kind", that of the stage,
-"policy", the one that was measured at test time, and "rung", the row's name on the climb. Only
-finished stages, those with a result.json, are loaded. The copy (`keep`) has the same layout without
-weights, rollouts and most samples, so the same functions read both.
+"policy", the one that was measured at test time, "rung", the row's name on the climb, and "digits",
+a verdict per problem (verdicts.json), where it was kept. Only finished stages, those with a
+result.json, are loaded. The copy (`keep`) has the same layout without weights, rollouts and most
+samples, so the same functions read both.
 """
 
 import json
@@ -19,11 +20,13 @@ import numpy as np
 from minireason import stages
 from minireason.core import files
 from minireason.core.errors import UserError
+from minireason.measure.estimates import share_interval
 from minireason.report import style
 
 EXAMPLES = 24                 # problems per set whose first sample is shown or kept
 THIN = 200                    # lines of metrics that a copy keeps at most
-COPIED = ("config.json", "result.json", "rows.jsonl", "machine.json", "tree.json")   # whole
+COPIED = ("config.json", "result.json", "rows.jsonl", "machine.json", "tree.json",
+          "verdicts.json")    # whole
 
 
 def load_run(folder: Path | str) -> dict[str, dict]:
@@ -34,7 +37,10 @@ def load_run(folder: Path | str) -> dict[str, dict]:
         raise UserError(f"{folder}: holds no finished pretrain stage; give the folder of a "
                         "`minireason run`, such as runs/quickstart")
     names = [stage.name for stage in stages.STAGES] + sorted(found)
-    return {name: found[name] for name in names if name in found}
+    run = {name: found[name] for name in names if name in found}
+    for stage in run.values():
+        add_greedy(run, stage)
+    return run
 
 
 def load_stage(folder: Path) -> dict:
@@ -44,11 +50,18 @@ def load_stage(folder: Path) -> dict:
     record, rows = files.read_json(folder / "config.json"), files.read_lines(folder / "rows.jsonl")
     labels = {stage.name: stage.label for stage in stages.STAGES}
     policy = labels.get(Path(record["config"].get("policy", "")).name, "")
-    rungs = {"direct": "direct answer", "greedy": labels.get(folder.name, "")}
+    rung = labels.get(folder.name) or f"{policy}, greedy"
+    rungs = {"direct": "direct answer", "greedy": rung, "sampled": rung}
+    verdicts = read_verdicts(folder)
     for row in rows:
         method = f"{policy}, {style.method_name(row, with_n='n' in row)}"
+        if row["method"] in style.LIMITS:
+            method = "its teachers"
         row |= {"stage": folder.name, "kind": record["stage"], "policy": policy,
                 "rung": rungs.get(row["method"], method)}
+        digits = verdicts.get((row.get("round"), row["method"], row["set"]))
+        if digits and "step" not in row:
+            row["digits"] = digits
     examples = {}
     for path in sorted(folder.glob("samples-*-0.json")):       # the first shard of each set
         name = path.stem.removeprefix("samples-").removesuffix("-0")
@@ -57,6 +70,37 @@ def load_stage(folder: Path) -> dict:
     return {**record, "result": files.read_json(folder / "result.json"), "rows": rows,
             "examples": examples, "metrics": files.read_lines(folder / "metrics.jsonl"),
             "trees": files.read_json(trees) if trees.exists() else {}}
+
+
+def read_verdicts(folder: Path) -> dict[tuple, str]:
+    """{(round or None, method, set): a digit per problem} of a stage and of its rounds."""
+    found = {}
+    for path in (*folder.glob("verdicts.json"), *folder.glob("*-*/verdicts.json")):
+        number = None if path.parent == folder else int(path.parent.name.rpartition("-")[2])
+        for method, sets in files.read_json(path).items():
+            found |= {(number, method, name): digits for name, digits in sets.items()}
+    return found
+
+
+def add_greedy(run: dict[str, dict], stage: dict) -> None:
+    """What the policy answers greedily, to the rows of a stage that only sampled from it.
+
+    The stage's problems are the first of the frozen sets that its policy was measured on.
+    """
+    policy = Path(stage["config"].get("policy", "")).name
+    if policy not in run or select(stage["rows"], method="greedy"):
+        return
+    for row in final_rows([run], policy):
+        of_set = select(stage["rows"], set=row["set"])
+        if of_set:
+            label = of_set[0]["policy"]
+            tags = {field: of_set[0][field] for field in ("stage", "kind", "policy", "seed")}
+            tags |= {"round": None, "rung": f"{label}, greedy"}
+            if "digits" in row:
+                digits = row["digits"][:of_set[0]["problems"]]
+                tags |= share_interval(len(digits) - digits.count("0"), len(digits))
+                tags |= {"problems": len(digits), "digits": digits}
+            stage["rows"].append({**row, **tags})
 
 
 def load_machine(folder: Path | str) -> str:
@@ -97,9 +141,14 @@ def rows_of(runs: list[dict], **where: object) -> list[dict]:
     return found
 
 
+def at_n(rows: list[dict], n: int) -> list[dict]:
+    """The rows at n samples, and greedy ones, which need no samples."""
+    return [row for row in rows if row["n"] == n or row.get("method") == "greedy"]
+
+
 def at_largest_n(rows: list[dict]) -> list[dict]:
-    """The rows at the largest n of all."""
-    return select(rows, n=max((row["n"] for row in rows), default=0))
+    """The rows at the largest n of all, and greedy ones."""
+    return at_n(rows, max((row["n"] for row in rows), default=0))
 
 
 def differences(rows: list[dict]) -> list[dict]:
@@ -107,24 +156,31 @@ def differences(rows: list[dict]) -> list[dict]:
     return [row for row in rows if " - " in row["method"]]
 
 
-def final_rows(runs: list[dict], stage: str) -> list[dict]:
-    """Greedy accuracy of a policy on the test sets: after the last round where there are rounds."""
-    rows = rows_of(runs, stage=stage, method="greedy", step=None)   # a step: validation problems
+def final_rows(runs: list[dict], stage: str, method: str = "greedy") -> list[dict]:
+    """Accuracy of a policy on the test sets: after the last round where there are rounds."""
+    rows = rows_of(runs, stage=stage, method=method, step=None)   # a step: validation problems
     return list(group_by(rows, "round").values())[-1] if rows else []
 
 
-def rung_rows(runs: list[dict]) -> list[dict]:
-    """Greedy accuracy of every policy of the ladder, direct answers first."""
-    found = rows_of(runs, stage="pretrain", method="direct")
+def rung_rows(runs: list[dict], method: str = "greedy") -> list[dict]:
+    """Accuracy of every policy of the ladder, greedy ("sampled": of one sample); greedy ones have
+    the direct answers before them."""
+    found = rows_of(runs, stage="pretrain", method="direct") if method == "greedy" else []
     for stage in stages.STAGES:
         if stage.label:
-            found += final_rows(runs, stage.name)
+            found += final_rows(runs, stage.name, method)
     return found
 
 
+def limit_rows(runs: list[dict], method: str = "greedy", **where: object) -> list[dict]:
+    """What imitating the pretraining text reaches on each test set, computed, so the same for every
+    seed; [] where no author errs."""
+    return rows_of(runs[:1], stage="pretrain", method=f"limit_{method}", **where)
+
+
 def sampled_rows(runs: list[dict], **where: object) -> list[dict]:
-    """The rows of every test-time method, in the order of style.METHODS."""
-    order = tuple(style.METHODS)
+    """The rows of every test-time method, in the order of style.SHOWN."""
+    order = tuple(style.SHOWN)
     rows = rows_of(runs, method=order, **where)
     return sorted(rows, key=lambda row: order.index(row["method"]))
 
@@ -161,7 +217,8 @@ def keep(run: Path | str, out: Path | str) -> None:
     loaded = load_run(run)
     paths = list(run.glob("*.json"))
     for stage in loaded:
-        paths += [*(run / stage).glob("*.json*"), *(run / stage).glob("*/**/metrics.jsonl")]
+        paths += [*(run / stage).glob("*.json*"), *(run / stage).glob("*/**/metrics.jsonl"),
+                  *(run / stage).glob("*/**/verdicts.json")]
     shutil.rmtree(out, ignore_errors=True)                     # an older copy
     for path in paths:
         if path.name in COPIED:

@@ -39,6 +39,10 @@ METHODS = {   # every test-time method, in the order of legends and tables
     "outcome_best_of_n": ("outcome-critic best-of-N", PURPLE, ">"),
     **SEARCHES,
     "coverage": ("coverage (oracle bound)", RED, "v")}
+SHOWN = {                     # beside them, in every figure and table of test time
+    "greedy": ("greedy", BLACK, ""), **METHODS, "chance": ("random answers", RED, "")}
+LIMITS = {                    # what imitating the pretraining text reaches, computed from its rules
+    "limit_single": "one sample", "limit_greedy": "greedy", "limit_majority": "majority vote"}
 STYLE: dict[Any, Any] = {     # matplotlib's rcParams
     "font.size": 10, "font.family": "DejaVu Sans", "axes.spines.top": False,
     "axes.spines.right": False, "axes.grid": True, "grid.color": "#e4e4e4", "axes.axisbelow": True,
@@ -55,8 +59,10 @@ def method_name(row: dict, with_n: bool = False) -> str:
         search = part.removesuffix("_vote")
         if part not in METHODS and search in METHODS:
             words.append(f"{METHODS[search][0]}, vote")
+        elif part in LIMITS:
+            words.append(f"its teachers, {LIMITS[part]}")
         else:
-            words.append(METHODS[part][0] if part in METHODS else part.replace("_", " "))
+            words.append(SHOWN[part][0] if part in SHOWN else part.replace("_", " "))
     name = " - ".join(words)
     if row["method"] == "single":
         return f"{name}, T = {row['temperature']:g}" if "temperature" in row else name

@@ -6,9 +6,11 @@ measured.
 
 import numpy as np
 
+from minireason.measure.estimates import two_way_interval
 from minireason.report import runs as results
 from minireason.report import style
 from minireason.report.runs import group_by, level_of, rows_of, select, tagged
+from minireason.report.seeds import verdicts_of
 
 
 def markdown(table: list[list[str]]) -> str:
@@ -18,10 +20,11 @@ def markdown(table: list[list[str]]) -> str:
 
 
 def accuracy_text(rows: list[dict], digits: int = 0) -> str:
-    """`81.3 [78, 85] (79 to 83)`: mean over seeds in percent, mean 95% interval, range over seeds.
+    """`81.3 [70, 88] (79 to 83)`: mean over seeds in percent, 95% interval, range over seeds.
 
-    A difference is in points, with its sign and without a range; rows without an accuracy give
-    their count.
+    The interval covers seeds and problems together where the rows have their verdicts; else it is
+    the mean of the seeds' intervals over problems. A difference is in points, with its sign and
+    without a range; rows without an accuracy give their count.
     """
     def mean(field: str) -> float:
         return float(np.mean([row[field] for row in rows]))
@@ -32,7 +35,11 @@ def accuracy_text(rows: list[dict], digits: int = 0) -> str:
     sign, digits = ("+", 1) if difference else ("", digits)
     text = f"{100 * mean('accuracy'):{sign}.1f}"
     if "low" in rows[0]:
-        text += f" [{100 * mean('low'):{sign}.{digits}f}, {100 * mean('high'):{sign}.{digits}f}]"
+        low, high = mean("low"), mean("high")
+        if len(rows) > 1 and all("digits" in row for row in rows):
+            found = two_way_interval(verdicts_of(rows))
+            low, high = max(0.0, found["low"]), min(1.0, found["high"])
+        text += f" [{100 * low:{sign}.{digits}f}, {100 * high:{sign}.{digits}f}]"
     if len(rows) > 1 and not difference:
         _, low, high = style.spread(rows)
         text += f" ({low:.0f} to {high:.0f})"
@@ -72,6 +79,24 @@ def pivot(rows: list[dict], by: str, across: str, corner: str = "", digits: int 
     return table
 
 
+def by_level(rows: list[dict], corner: str, levels: tuple[int, ...] = (),
+             width: int = 4) -> list[list[list[str]]]:
+    """One line per rung, as many tables as the levels (of those named) need at `width` a table."""
+    sets = [name for name in group_by(rows, "set") if not levels or level_of(name) in levels]
+    return [pivot(select(rows, set=tuple(sets[i:i + width])), "rung", "set", corner)
+            for i in range(0, len(sets), width)]
+
+
+def temperatures(rows: list[dict]) -> str:
+    """`majority vote 0.7 or 1; coverage 1`: at what each method's samples were drawn, any seed."""
+    told = []
+    for method, members in group_by(rows, "method").items():
+        found = dict.fromkeys(f"{row['temperature']:g}" for row in members if "temperature" in row)
+        if found:
+            told.append(f"{style.SHOWN[method][0]} {' or '.join(found)}")
+    return "; ".join(told)
+
+
 def every_row(stage: dict) -> list[list[str]]:
     """Every row of a stage by method, round, step and N, across its sets."""
     rows = []
@@ -98,11 +123,11 @@ def by_policy(runs: list[dict], digits: int = 0) -> list[list[list[str]]]:
     tables = []
     for name, rows in group_by(results.sampled_rows(runs, kind="testtime"), "set").items():
         policies = group_by(rows, "policy").values()
-        n = min(results.at_largest_n(of_one)[0]["n"] for of_one in policies)
+        n = min(max(row["n"] for row in of_one) for of_one in policies)
         shown = []
         for of_method in group_by(rows, "method").values():
             if len(group_by(of_method, "policy")) == len(policies) > 1:
-                shown += select(of_method, n=n)
+                shown += results.at_n(of_method, n)
         if shown:
             tables.append(pivot(shown, "method", "policy", f"level {level_of(name)}, N = {n}, "
                                 "accuracy (%)", digits))

@@ -11,7 +11,7 @@ from dataclasses import replace
 import numpy as np
 
 from minireason.core.config import rng
-from minireason.measure.estimates import Pool, mean_interval
+from minireason.measure.estimates import Pool, chance_coverage, mean_interval
 from minireason.search import allocate
 from minireason.search.allocate import Strategy
 
@@ -174,5 +174,8 @@ def comparison_rows(records: list[dict], samples: tuple[int, ...], probe: int,
     budgets = sorted({*(2 ** i for i in range(samples[-1].bit_length())), *samples})
     strategies = strategies_of(records, unit, budgets, seed)
     _, bins = difficulty(records, probe)
-    return [*curve_rows(strategies, unit), *difference_rows(strategies, bins),
+    drawn = chance_coverage(records)
+    lucky = [Strategy("chance", n, 1 - (1 - drawn) ** n, np.full(len(records), n * unit))
+             for n in budgets]
+    return [*curve_rows(strategies + lucky, unit), *difference_rows(strategies, bins),
             *allocation_rows(records, unit, budgets, probe, seed)]

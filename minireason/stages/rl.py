@@ -93,7 +93,7 @@ def run(cfg: Config) -> dict:
         groups, drawn = groups_of_step(cfg, step, policy, tokenizer)
         updates = batches_of_updates(cfg, step, groups, policy, reference, tokenizer.pad)
         lr = optim.schedule(step, cfg.steps, cfg.lr, cfg.warmup, cfg.lr_floor)
-        record = rollouts.diagnostics(drawn)
+        record = rollouts.diagnostics(drawn, tokenizer.eos)
         record |= learn(cfg, step, policy, optimizer, updates, lr, mixture, tokenizer)
         record |= {"flops": log.flops() - before, "lr": lr}
         log.record(step, **{f"train/{name}": value for name, value in record.items()}, **curve)

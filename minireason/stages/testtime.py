@@ -16,7 +16,7 @@ from minireason.core import flops
 from minireason.core.config import StageConfig, rng, stream_seed
 from minireason.core.errors import UserError
 from minireason.critics.value_head import Critic
-from minireason.measure.estimates import Pool, mean_interval
+from minireason.measure.estimates import Pool, chance_coverage, mean_interval
 from minireason.measure.evaluate import accuracy_of, frozen_sets, grade, rows_of
 from minireason.measure.samples import sample_records, sharded_records
 from minireason.model import checkpoint
@@ -155,6 +155,10 @@ def sample_rows(cfg: Config, records: dict[float, list[dict]], chosen: dict[str,
             rows.append({"method": method, "n": n, "tokens": n * tokens,
                          "flops": flops.READ * weights * read, **mean_interval(accuracy[method]),
                          "problems": len(own), "temperature": chosen[method]})
+        drawn = records[chosen["coverage"]]            # what coverage owes to luck alone
+        rows.append({"method": "chance", "n": n,
+                     **mean_interval(1 - (1 - chance_coverage(drawn)) ** n),
+                     "problems": len(drawn)})
     for a, b in PAIRS + OUTCOME_PAIRS if cfg.outcome else PAIRS:
         difference = mean_interval(accuracy[a], accuracy[b], draws=10_000)
         rows.append({"method": f"{a} - {b}", "n": cfg.n, **difference, "problems": len(greedy)})

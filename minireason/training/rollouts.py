@@ -193,7 +193,7 @@ def has_signal(group: Group) -> bool:
     return not all(rollout.silent for rollout in group)
 
 
-def diagnostics(groups: list[Group]) -> dict[str, float]:
+def diagnostics(groups: list[Group], eos: int) -> dict[str, float]:
     """The canon of one step, over everything drawn; a mean over nothing is left out.
 
     entropy is the mean of -logprob of the drawn tokens: an unbiased estimate, nats per token.
@@ -206,6 +206,7 @@ def diagnostics(groups: list[Group]) -> dict[str, float]:
               "accuracy": len(right) / n,
               "steps_valid": sum(r.verdict.steps_valid for r in rollouts) / n,
               "well_formed": sum(r.verdict.well_formed for r in rollouts) / n,
+              "share_cut": sum(r.tokens[-1] != eos for r in rollouts) / n,
               "entropy": -sum(sum(r.logprobs) for r in rollouts) / tokens,
               "share_silent": 1 - sum(map(has_signal, groups)) / len(groups),
               "generated_tokens": tokens, "prompt_tokens": sum(g[0].first for g in groups)}

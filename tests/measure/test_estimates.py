@@ -13,6 +13,7 @@ from minireason.measure.estimates import (
     answer_ids,
     auc,
     best_of_n,
+    chance_coverage,
     mean_interval,
     paired_bootstrap,
     pass_at_k,
@@ -221,3 +222,13 @@ def test_a_pool_reads_the_named_critic_and_can_be_cut():
     first = other[:2]
     assert (first.answers.tolist(), first.tokens.tolist()) == ([0, 1], [4, 5])
     assert first.accuracy("single", 2, rng(0)) == 0.5
+
+
+def test_chance_draws_from_what_the_other_problems_got():
+    records = [{"answer": "1", "answers": ["1", "1", None, "2"]},
+               {"answer": "2", "answers": ["1", "2"]},
+               {"answer": "9", "answers": ["2", "2"]}]
+    assert chance_coverage(records).tolist() == [1 / 4, 3 / 6, 0.0]
+    assert chance_coverage(records[:1]).tolist() == [0.0]      # no other problem
+    same = [{"answer": "5", "answers": ["5", "6"]}] * 3                  # a constant guess is luck
+    assert chance_coverage(same).tolist() == [0.5] * 3

@@ -42,13 +42,18 @@ def level_rows(top: float, slope: float, method: str = "greedy", **extra: object
 
 
 def method_rows(name: str, lift: float = 0.0) -> list[dict]:
-    """Every test-time method at N = 1 to 8, two differences at N = 8, and a calibration."""
-    rows, common = [], {"set": name, "problems": 24, "temperature": 1.0}
+    """Greedy, every test-time method at N = 1 to 8, two differences at N = 8, and a calibration."""
+    common = {"set": name, "problems": 24, "temperature": 1.0}
+    rows = [{"set": name, "method": "greedy", "n": 1, "accuracy": 0.55 + lift, "low": 0.5 + lift,
+             "high": 0.6 + lift, "problems": 24}]
     for n in (1, 2, 4, 8):
         for method, top in TEST_TIME.items():
             accuracy = top * (0.5 + n / 16) + lift
             rows.append({**common, "method": method, "n": n, "tokens": 45.0 * n,
-                         "accuracy": accuracy, "low": accuracy - 0.05, "high": accuracy + 0.04})
+                         "flops": 2e7 * n, "accuracy": accuracy, "low": accuracy - 0.05,
+                         "high": accuracy + 0.04})
+        rows.append({"set": name, "method": "chance", "n": n, "accuracy": 0.02 * n, "low": 0.0,
+                     "high": 0.3, "problems": 24})
     for pair, mean in (("majority - single", 0.1), ("critic_best_of_n - majority", 0.0321)):
         rows.append({**common, "method": pair, "n": 8, "accuracy": mean + lift,
                      "low": mean + lift - 0.03, "high": mean + lift + 0.02})
@@ -111,13 +116,43 @@ def made_run(folder: Path, seed: int = 0, stages: int = 5) -> Path:
     return folder
 
 
+def add_verdicts(folder: Path) -> None:
+    """verdicts.json of every policy and round: as many right as its rows say, which ones drawn."""
+    for path in folder.glob("*/rows.jsonl"):
+        rows = [json.loads(line) for line in path.read_text().splitlines()]
+        found: dict = {}
+        for row in rows:
+            if row["method"] in ("greedy", "sampled") and row.get("problems") == 500:
+                right = round(500 * row["accuracy"])
+                digits = np.random.default_rng(row["seed"]).permutation(["2"] * right
+                                                                        + ["0"] * (500 - right))
+                of_round = found.setdefault(row.get("round"), {}).setdefault(row["method"], {})
+                of_round[row["set"]] = "".join(digits)
+        for number, verdicts in found.items():
+            out = path.parent / f"round-{number}" if number else path.parent
+            out.mkdir(exist_ok=True)
+            (out / "verdicts.json").write_text(json.dumps(verdicts))
+
+
+def add_limits(folder: Path) -> None:
+    """The limits of imitation and the entropy of the text, as pretraining writes them."""
+    path = folder / "pretrain/result.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "entropy_per_token": 0.9}))
+    with open(folder / "pretrain/rows.jsonl", "a") as file:
+        for method, accuracy in (("single", 0.31), ("greedy", 0.42), ("majority", 0.43)):
+            for level in LEVELS:
+                file.write(json.dumps({"set": f"chain-test-k{level}", "method": f"limit_{method}",
+                                       "accuracy": accuracy, "seed": 0}) + "\n")
+
+
 def add_rl(folder: Path, seed: int = 0) -> None:
     """The RL stage of a made-up run."""
     metrics, rows = [], level_rows(1.0, 0.01)
     rows += level_rows(0.97, 0.02, "sampled") + level_rows(0.9, 0.07, "sampled_before")
     for step in range(50):
         line = {"reward": 0.3 + 0.01 * step, "entropy": 0.4 - 0.005 * step, "approx_kl": 1e-3,
-                "clip_fraction": 0.01, "share_silent": 0.2, "generated_tokens": 20_000,
+                "clip_fraction": 0.01, "share_silent": 0.2, "share_cut": 0.01,
+                "accuracy": 0.3 + 0.01 * step, "generated_tokens": 20_000,
                 "flops": 3e11, "length_wrong": 45.0}
         if step > 5:                                           # early steps may have none
             line["length_right"] = 44.0

@@ -14,6 +14,7 @@ from minireason.report import runs as results
 from minireason.stages import guided_search
 
 BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
+README, RESULTS = Path("README.md"), Path("docs/RESULTS.md")
 RUNS = ("runs/s0", "runs/s1", "runs/s2")
 
 
@@ -23,39 +24,53 @@ def three(tmp_path, monkeypatch) -> Path:
     monkeypatch.chdir(tmp_path)
     for seed in range(3):
         made_run(Path(f"runs/s{seed}"), seed)
-    Path("README.md").write_text(f"above\n{BEGIN}\nold\n{END}\nbelow\n")
+    Path("docs").mkdir()
+    for path in (README, RESULTS):
+        path.write_text(f"above\n{BEGIN}\nold\n{END}\nbelow\n")
     return tmp_path
 
 
-def test_readme_is_made_anew_from_the_reference_alone(three):
+def test_both_files_are_made_anew_from_the_reference_alone(three):
     build.run(build.Config(runs=RUNS, readme="README.md"))
-    first = Path("README.md").read_text()
+    first = {path: path.read_text() for path in (README, RESULTS)}
     pictures = {path.name: path.read_bytes() for path in Path("docs/figures").iterdir()}
     for path in RUNS:
         Path(path).rename(path + "-gone")
-    Path("README.md").write_text(first.replace("%", "?"))
+    for path, text in first.items():
+        path.write_text(text.replace("%", "?"))
     for path in Path("docs/figures").iterdir():
         path.unlink()
     build.run(build.Config(readme="README.md"))
-    assert Path("README.md").read_text() == first
     assert {p.name: p.read_bytes() for p in Path("docs/figures").iterdir()} == pictures
-    assert first.startswith(f"above\n{BEGIN}\n|") and first.endswith(f"{END}\nbelow\n")
-    assert "old" not in first and "\n\n\n" not in first
-    for name in re.findall(r'src="([^"]+)"', first):
-        assert Path(name).is_file()
+    for path, text in first.items():
+        assert path.read_text() == text
+        assert text.startswith(f"above\n{BEGIN}\n|") and text.endswith(f"{END}\nbelow\n")
+        assert "old" not in text and "\n\n\n" not in text
+        for name in re.findall(r'src="([^"]+)"', text):
+            assert (path.parent / name).is_file()
+
+
+def test_the_readme_has_one_table_and_one_figure(three):
+    build.run(build.Config(runs=RUNS, readme="README.md"))
+    text, whole = README.read_text(), RESULTS.read_text()
+    assert text.count("|---") == 4 and text.count("<img ") == 1
+    assert "| greedy accuracy (%) | level 2 | level 4 | level 8 |" in text
+    assert "| greedy accuracy (%) | level 5 | level 6 | level 7 | level 8 |" in whole
+    assert whole.count("<img ") == 9 and "majority vote" not in text
 
 
 def test_table_states_mean_interval_range_and_provenance(three):
     build.run(build.Config(runs=RUNS, readme="README.md"))
-    text = Path("README.md").read_text()
+    text = RESULTS.read_text()
     points = results.rows_of([results.load_run(run) for run in RUNS], stage="sft",
                              set="chain-test-k6")
     mean, low, high = (100 * np.mean([p[k] for p in points]) for k in ("accuracy", "low", "high"))
     values = [100 * p["accuracy"] for p in points]
     spread = f"({min(values):.0f} to {max(values):.0f})"
-    assert f"| SFT | {mean:.1f} [{low:.0f}, {high:.0f}] {spread} |" in text
-    assert "| accuracy (%) | level 6 | level 7 | level 8 |" in text
-    assert "| STaR, majority vote, N = 8 |  |  | 62.0 [57, 66] (60 to 64) |" in text
+    (line,) = [line for line in text.splitlines() if line.startswith("| SFT | 47.")]
+    assert f"| {mean:.1f} [{low:.0f}, {high:.0f}] {spread} |" in line
+    assert "| STaR, greedy | 57.0 [52, 62] (55 to 59) |" in text
+    assert "| STaR, majority vote, N = 8 | 62.0 [57, 66] (60 to 64) |" in text
     assert "| majority vote - single sample | +12.0 [+9.0, +14.0] | +7.0 |" in text
     for fact in ("seeds 0, 1, 2", "n = 500", "--size quickstart", "451,000 parameters", "cores 2",
                  "torch 2.13.0", "9.3 to 9.3 minutes"):
@@ -70,7 +85,8 @@ def test_budgets_are_those_that_every_method_has(three):
             policy=f"{folder}/rl", critic="c", seed=seed), [{**rows[0], "n": 1}, *rows],
             {"seconds": 1.0})
     build.run(build.Config(runs=RUNS, readme="README.md"))
-    text = Path("README.md").read_text()
+    text = RESULTS.read_text()
+    assert "| greedy | 92.0 [89, 94] (92 to 92) | 92.0 [89, 94] (92 to 92) |" in text
     assert "n = 200, accuracy (%) at the tokens of | 4 samples | 16 samples |" in text
     assert ("| tree search (PUCT), vote | 40.0 [35, 45] (40 to 40) | 40.0 [35, 45] (40 to 40) |"
             in text)
@@ -92,11 +108,18 @@ def test_runs_that_cannot_be_averaged_are_refused(three):
 
 
 @pytest.mark.parametrize("text", ["no marks", END + BEGIN, BEGIN * 2 + END])
-def test_readme_without_its_marks_is_left_alone(three, text):
-    Path("README.md").write_text(text)
-    with pytest.raises(UserError, match="results:begin"):
+@pytest.mark.parametrize("path", [README, RESULTS])
+def test_files_without_their_marks_are_left_alone(three, path, text):
+    path.write_text(text)
+    before = README.read_text(), RESULTS.read_text()
+    with pytest.raises(UserError, match=f"{path}: needs .*results:begin"):
         build.run(build.Config(runs=RUNS, readme="README.md"))
-    assert Path("README.md").read_text() == text
+    path.unlink()
+    with pytest.raises(UserError, match=f"{path}: no such file"):
+        build.run(build.Config(readme="README.md"))
+    assert not Path("docs/figures").exists()
+    path.write_text(text)
+    assert before == (README.read_text(), RESULTS.read_text())
 
 
 def test_studies_are_what_their_folders_hold(three):
@@ -110,10 +133,10 @@ def test_studies_are_what_their_folders_hold(three):
         (beside / name).write_text(content)
     marks = "<!-- studies:begin -->\nold\n<!-- studies:end -->\n"
     kept = "<!-- addition:begin -->\nkept\n<!-- addition:end -->\n"
-    Path("README.md").write_text(f"{BEGIN}\n{END}\n{marks}{kept}")
+    RESULTS.write_text(f"{BEGIN}\n{END}\n{marks}{kept}")
     build.run(build.Config(readme="README.md"))
-    text = Path("README.md").read_text()
-    images = {name: f'<img src="docs/figures/{name}.png" alt="{name.replace("-", ": ")}" '
+    text = RESULTS.read_text()
+    images = {name: f'<img src="figures/{name}.png" alt="{name.replace("-", ": ")}" '
                     'width="49%">' for name in ("ablations-star", "scale-a", "scale-b")}
     assert (f"<!-- studies:begin -->\n| star |\n\n{images['ablations-star']}\n\n"
             f"| scale |\n\n{images['scale-a']}\n{images['scale-b']}\n"
@@ -122,5 +145,5 @@ def test_studies_are_what_their_folders_hold(three):
     (beside / "reproduce/seed-0").mkdir(parents=True)
     (beside / "reproduce/seed-0/table.md").write_text("| sums |\n")
     build.run(build.Config(readme="README.md"))
-    assert "<!-- addition:begin -->\n| sums |\n<!-- addition:end -->" in Path(
-        "README.md").read_text()
+    assert "<!-- addition:begin -->\n| sums |\n<!-- addition:end -->" in (
+        RESULTS.read_text())

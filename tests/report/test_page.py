@@ -13,7 +13,7 @@ from minireason.core.config import UserError
 from minireason.core.files import write_checked
 from minireason.report import figures_testtime, tables
 from minireason.report import runs as results
-from minireason.report.build import write_page
+from minireason.report.build import marked_lines, write_page
 from minireason.stages import critic, flywheel, guided_search, revise, testtime
 
 
@@ -25,7 +25,7 @@ def page_of(folder: Path) -> str:
 
 def test_page_is_self_contained(made):
     html = page_of(made)
-    assert html.count('src="PNG"') == html.count("<img ") == 8
+    assert html.count('src="PNG"') == html.count("<img ") == 9
     assert not re.findall(r"(?:https?:)?//|@import|<script|<link|url\(", html)
     assert 'name="viewport"' in html and "prefers-color-scheme: dark" in html
 
@@ -37,7 +37,8 @@ def test_page_states_the_numbers_of_the_rows(made):
     assert f"<td>{100 * point['accuracy']:.1f} [{100 * point['low']:.1f}" in html
     assert "451,000 parameters; cores 2, torch 2.13.0." in html
     assert "<tr><td>pretrain</td><td>200</td><td>1.5e+12</td></tr>" in html
-    assert "24 test problems, 8 samples each at T = 1" in html
+    assert "24 test problems, up to 8 samples each, 45.0 tokens" in html
+    assert "temperatures: single sample 1; majority vote 1; critic-weighted vote 1;" in html
     assert "<tr><td>critic (exact)</td><td>–</td><td>91.0</td>" in html
 
 
@@ -77,6 +78,38 @@ def test_rl_is_a_rung_and_a_section(tmp_path):
     assert "<td>rl</td><td>150</td><td>7.5e+11</td>" in html
     rungs = results.group_by(results.rung_rows([results.load_run(folder)]), "rung")
     assert list(rungs)[-1] == "RL"
+
+
+def test_signs_of_trouble_stand_beside_the_diagnostics(tmp_path):
+    folder = made_run(tmp_path / "run", stages=1)
+    add_rl(folder)
+    html = page_of(folder)
+    assert "<li>groups without signal (%): 20 at first, 20 at the end</li>" in html
+    assert "Warning:" not in html
+    path = folder / "rl/metrics.jsonl"
+    path.write_text(path.read_text().replace('"train/share_cut": 0.01', '"train/share_cut": 0.5'))
+    assert '<span class="wrong">Warning: thoughts that find no end' in page_of(folder)
+
+
+def test_lines_of_fallible_authors_are_marked_and_named(tmp_path):
+    folder = made_run(tmp_path / "run", stages=1)
+    path = folder / "pretrain/config.json"
+    record = json.loads(path.read_text())
+    pages = []
+    for chance in (0.0, 0.9):
+        record["config"]["mixture"] |= {"rule": chance, "rare": chance, "slip": chance / 3}
+        path.write_text(json.dumps(record))
+        pages.append(page_of(folder))
+    exact, html = pages
+    assert "fallible authors" not in exact
+    part = html[html.index("fallible authors"):html.index("</ul>", html.index("fallible authors"))]
+    lines = marked_lines(results.load_run(folder)["pretrain"])
+    assert part.count("<li>") == len(lines) == 10
+    for line in lines:
+        for piece, mistake in line:
+            if mistake:
+                assert f'<span class="wrong">{piece}</span>' in part and mistake in part
+    assert "<eos>" not in part and "&lt;think&gt;" in part
 
 
 def test_flywheel_critic_and_revise_have_their_sections(tmp_path):
@@ -131,7 +164,8 @@ def test_methods_under_two_policies_are_held_together(tmp_path):
     html, run = page_of(folder), results.load_run(folder)
     (table,) = tables.by_policy([run], 1)
     assert table[0] == ["level 8, N = 8, accuracy (%)", "STaR", "RL"]
-    assert table[2] == ["majority vote", "60.0 [55.0, 64.0]", "65.0 [60.0, 69.0]"]
+    assert table[1] == ["greedy", "55.0 [50.0, 60.0]", "60.0 [55.0, 65.0]"]
+    assert table[3] == ["majority vote", "60.0 [55.0, 64.0]", "65.0 [60.0, 69.0]"]
     assert "<td>majority vote</td><td>60.0 [55.0, 64.0]</td><td>65.0 [60.0, 69.0]</td>" in html
     assert "<h3>Level 8, RL</h3>" in html and "value 0.12)" in html
     assert results.hardest_set(run, "testtime", "search") == "chain-test-k7"

@@ -328,7 +328,10 @@ def test_diagnostics_by_hand(policy, tiny):
     right = Verdict(True, True, True, (True,))
     groups[0] = [replace(r, verdict=right) for r in groups[0]]
     rollouts = [r for group in groups for r in group]
-    report = diagnostics(groups)
+    tokenizer = policy[1]
+    report = diagnostics(groups, tokenizer.eos)
+    cut = [r.tokens[-1] != tokenizer.eos for r in rollouts]
+    assert report["share_cut"] == sum(cut) / 24
     good, bad = ([r for r in rollouts if r.verdict.correct == value] for value in (True, False))
     assert report["accuracy"] == len(good) / 24 and len(good) >= 4
     assert report["reward"] == pytest.approx(sum(r.reward for r in rollouts) / 24)
@@ -339,7 +342,7 @@ def test_diagnostics_by_hand(policy, tiny):
     assert report["share_silent"] == pytest.approx(sum(silent) / len(groups))
     drawn = [lp for r in rollouts for lp in r.logprobs]
     assert report["entropy"] == pytest.approx(-sum(drawn) / len(drawn))
-    none = diagnostics([[r] for r in bad])
+    none = diagnostics([[r] for r in bad], tokenizer.eos)
     assert "length_right" not in none and none["accuracy"] == 0
 
 

@@ -5,7 +5,7 @@ import pytest
 
 from minireason.core.errors import UserError
 from minireason.core.files import read_lines
-from minireason.measure.estimates import Pool, mean_interval, paired_bootstrap
+from minireason.measure.estimates import Pool, chance_coverage, mean_interval, paired_bootstrap
 from minireason.measure.samples import read_records
 from minireason.stages import testtime
 
@@ -42,6 +42,10 @@ def test_rows_are_the_estimators_of_the_samples(ladder):
         assert (difference["accuracy"], difference["low"], difference["high"]) == (
             paired_bootstrap(best, single))
         assert difference["n"] == 4
+        kind = "samples" if points["coverage", 4]["temperature"] == 1 else "samples_t0.7"
+        lucky = 1 - (1 - chance_coverage(read_records(folder, kind, name))) ** 4
+        (chance,) = [row for row in mine if row["method"] == "chance" and row["n"] == 4]
+        assert chance["accuracy"] == pytest.approx(lucky.mean())
         binned = [row for row in mine if row["method"] == "calibration"]
         assert sum(row["count"] for row in binned) == 6 * 4
         (greedy,) = [row for row in mine if row["method"] == "greedy"]

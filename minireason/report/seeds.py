@@ -1,0 +1,101 @@
+"""What several runs of one recipe say together: gains of the rungs, controls, the committed range.
+
+`BAND` lies beside the committed copies of runs, in a wheel too: {"seeds", "settings" of the
+policies' stages, "rungs": {rung: {set: greedy accuracy of each seed}}}. A user's run of the same
+settings is held against it.
+"""
+
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+
+from minireason import stages
+from minireason.core import files
+from minireason.core.config import PATHS
+from minireason.measure.estimates import two_way_interval
+from minireason.problems import FAMILIES
+from minireason.problems.frozen import frozen_folder
+from minireason.report.runs import group_by, level_of, rung_rows, select
+
+BAND = "band.json"
+
+
+def verdicts_of(rows: list[dict]) -> np.ndarray:
+    """(S, P) 1 where a seed's policy answers a problem right, else 0; the rows have digits."""
+    return np.array([[digit > "0" for digit in row["digits"]] for row in rows], dtype=float)
+
+
+def gain_rows(runs: list[dict], method: str = "greedy") -> list[dict]:
+    """Every rung minus the one below it on each set, with intervals over seeds and problems.
+
+    Paired by seed and problem; [] for runs without verdicts.
+    """
+    rungs, found = group_by(rung_rows(runs, method), "rung"), []
+    for (before, lower), (after, upper) in pairwise(rungs.items()):
+        for name, rows in group_by(upper, "set").items() if len(runs) > 1 else ():
+            others = select(lower, set=name)
+            if len(rows) == len(others) and all("digits" in row for row in rows + others):
+                found.append({"set": name, "method": f"{method} - {method}",
+                              "rung": f"{after} - {before}",
+                              **two_way_interval(verdicts_of(rows), verdicts_of(others))})
+    return found
+
+
+def control_rows(reference: Path, method: str = "greedy") -> list[dict]:
+    """The arms of equal FLOPs that `minireason controls` left beside the reference; [] if none."""
+    path = reference.parent / "controls" / "controls.json"
+    rows = files.read_json(path)["rows"] if path.exists() else []
+    return [{**row, "rung": f"control: {row['arm']} (FLOPs of {row['against']})"}
+            for row in select(rows, method=method) if "against" in row]
+
+
+def settings_of(run: dict[str, dict]) -> dict[str, dict]:
+    """{stage: its config without seed, device and folders}: what runs of one recipe share."""
+    apart = (*PATHS, "seed", "device")
+    return {name: {key: value for key, value in stage["config"].items() if key not in apart}
+            for name, stage in run.items()}
+
+
+def band_of(runs: list[dict]) -> dict:
+    """What `BAND` holds."""
+    rows, settings = rung_rows(runs), settings_of(runs[0])
+    rungs = {rung: {name: [round(row["accuracy"], 4) for row in of_set]
+                    for name, of_set in group_by(members, "set").items()}
+             for rung, members in group_by(rows, "rung").items()}
+    return {"seeds": list(group_by(rows, "seed")), "rungs": rungs,
+            "settings": {s.name: settings[s.name] for s in stages.STAGES
+                         if s.label and s.name in settings}}
+
+
+def committed_band(folder: Path, run: dict[str, dict]) -> dict | None:
+    """The band of the committed runs of this run's size and family, None without one.
+
+    Also None if a stage has other settings: such runs cannot be held against each other.
+    """
+    record, first = folder / "config.json", next(iter(FAMILIES))
+    config = files.read_json(record)["config"] if record.exists() else {}
+    family, size = config.get("family", first), config.get("size", "")
+    path = frozen_folder() / "reference" / (size if family == first else f"{family}-{size}") / BAND
+    if not path.is_file():
+        return None
+    band, settings = files.read_json(path), settings_of(run)
+    same = all(settings[name] == held for name, held in band["settings"].items()
+               if name in settings)
+    return band if same else None
+
+
+def band_lines(run: dict[str, dict], band: dict) -> list[str]:
+    """One line per rung of a run: inside the range over the committed seeds, or where not."""
+    lines = []
+    for rung, rows in group_by(rung_rows([run]), "rung").items():
+        outside = []
+        for row in rows:
+            accuracies = band["rungs"].get(rung, {}).get(row["set"], [0.0, 1.0])
+            low, high = min(accuracies), max(accuracies)
+            if not low <= round(row["accuracy"], 4) <= high:
+                outside.append(f"level {level_of(row['set'])}, {100 * row['accuracy']:.1f} "
+                               f"({100 * low:.1f} to {100 * high:.1f})")
+        lines.append(f"{rung}: " + ("outside at " + "; ".join(outside) if outside
+                                    else "inside at every level"))
+    return lines
