@@ -12,6 +12,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+T_QUANTILES = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)  # 97.5%, 1 to 9 df
+
 
 def wilson(successes: float, n: int, z: float = 1.959964) -> tuple[float, float]:
     """95% score interval of a proportion (Wilson 1927); well-behaved at 0 and at n."""
@@ -52,6 +54,35 @@ def mean_interval(values: np.ndarray, others: np.ndarray | None = None,
     others = np.zeros(len(values)) if others is None else others
     mean, low, high = paired_bootstrap(values, others, draws=draws)
     return {"accuracy": mean, "low": low, "high": high}
+
+
+def two_way_interval(a: np.ndarray, b: np.ndarray | None = None, seed: int = 0,
+                     draws: int = 4000) -> dict[str, float]:
+    """Mean of a, or of a - b, over S seeds and P problems, as {accuracy, low, high}; both (S, P).
+
+    The 95% interval is for new seeds and new problems: both are drawn anew, crossed (Owen 2007,
+    arXiv:0712.1111). The seeds' deviations are widened by t(S - 1) / z * sqrt(S / (S - 1)), as few
+    seeds spread too little (Hesterberg 2015, arXiv:1411.5279, section 4.3): with 5 it covers 96 to
+    100%, without 87 to 100%. One seed says nothing of others: its interval is over problems alone.
+    """
+    difference = np.array(a, dtype=float)
+    if b is not None:
+        assert difference.shape == np.shape(b), "paired values need equal shapes"
+        difference -= b
+    seeds, problems = difference.shape
+    mean = difference.mean()
+    if seeds > 1:
+        t = T_QUANTILES[min(seeds - 2, len(T_QUANTILES) - 1)]
+        widened = t / 1.959964 * math.sqrt(seeds / (seeds - 1))
+        difference += (widened - 1) * (difference.mean(axis=1, keepdims=True) - mean)
+    generator = np.random.default_rng(seed)
+    shares = generator.multinomial(seeds, np.full(seeds, 1 / seeds), draws) / seeds  # (draws, S)
+    means = []
+    for part in np.array_split(shares, -(-draws // 500)):             # bounds the memory
+        columns = generator.integers(0, problems, (len(part), problems))
+        means.append(np.take_along_axis(part @ difference, columns, axis=1).mean(axis=1))
+    low, high = np.quantile(np.concatenate(means), (0.025, 0.975))
+    return {"accuracy": float(mean), "low": float(low), "high": float(high)}
 
 
 def auc(scores: Sequence[float], labels: Sequence[bool]) -> float:

@@ -107,13 +107,10 @@ def variant_rows(cfg: Config) -> list[dict]:
 
 def settings_of(stage: Stage, folder: Path) -> dict:
     """The run's own configuration of the stage; what a stage outside of runs shares with STaR."""
-    name = stage.name if stage.in_run else "star"
-    record = read_json(folder / name / "config.json")
-    if record.get("stage") != name:
-        raise UserError(f"{folder}/{name}: is a {record.get('stage')!r} folder")
+    own = vars(shared.config_of(folder, stage.name if stage.in_run else "star"))
     if stage.in_run:
-        return record["config"]
-    settings = {key: record["config"][key] for key in SHARED}
+        return own
+    settings = {key: own[key] for key in SHARED}
     for field, parent in stage.parents.items():
         settings[field] = str(folder / parent)
     return settings

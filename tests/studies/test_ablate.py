@@ -6,7 +6,8 @@ from dataclasses import asdict, replace
 
 import pytest
 
-from minireason.core.config import UserError, from_dict, read_json, to_dict
+from minireason.core.config import UserError, from_dict, read_json
+from minireason.core.runlog import portable
 from minireason.measure.estimates import wilson
 from minireason.report import style
 from minireason.stages import STAGES, flywheel, star
@@ -34,7 +35,7 @@ def run_folder(root, parents: tuple[str, ...] = ()):
             with open(root / name / "rows.jsonl", "a") as file:
                 file.write(json.dumps(line) + "\n")
     for name, config in records.items():
-        record = {"stage": name, "config": to_dict(config)}
+        record = {"stage": name, "config": portable(config, root / name)}
         (root / name / "config.json").write_text(json.dumps(record))
     return root
 
