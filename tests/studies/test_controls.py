@@ -142,8 +142,8 @@ def made_rows(seed: int, **changes: str) -> list[dict]:
             made_row("60 gold lines", "1000", seed, **gold),
             made_row("600 gold lines", "2222", seed, **gold | {"lines": 600})]
     for row in rows:
-        if row["arm"].split()[0] in changes:
-            row |= made_row(row["arm"], changes[row["arm"].split()[0]], seed)
+        if row["arm"].split()[0].strip(",") in changes:
+            row |= made_row(row["arm"], changes[row["arm"].split()[0].strip(",")], seed)
     return rows + [{**row, "method": "sampled"} for row in rows]
 
 
@@ -158,14 +158,14 @@ def test_differences_are_paired_by_seed_and_problem():
     text = controls_tables.text_of(rows)
     assert f"| RL - 60 gold lines | +{50:.1f} [" in text
     assert "| RL | 75 (75 to 75) / 75 (75 to 75) | 2.00e+09 |  | 60 |" in text
-    assert "| STaR, more rounds | 50 (50 to 50) / 50 (50 to 50) | 2.00e+09 | 1.00 x RL | 60 |" in text
+    assert "more rounds | 50 (50 to 50) / 50 (50 to 50) | 2.00e+09 | 1.00 x RL | 60 |" in text
     assert "| RL | 280 |" in text                       # 60 * 10 ** (2 / 3)
 
 
 @pytest.mark.parametrize(("accuracies", "wanted", "said"), [
     ([0.1, 0.5, 0.9], 0.5, "200"), ([0.1, 0.5, 0.9], 0.3, "110"), ([0.1, 0.5, 0.9], 0.1, "60"),
     ([0.1, 0.5, 0.9], 0.05, "fewer than 60"), ([0.1, 0.5, 0.9], 0.95, "more than 2,400"),
-    ([0.1, 0.5, 0.9], 0.9, "2,400"), ([0.1, 0.6, 0.5], 0.55, "170"),
+    ([0.1, 0.5, 0.9], 0.9, "2,400"), ([0.1, 0.6, 0.5], 0.55, "180"),
     ([0.2, 0.1, 0.1], 0.15, "fewer than 60"), ([0.5, 0.5, 0.5], 0.5, "60")])
 def test_the_price_is_where_the_gold_arms_first_reach_the_rung(accuracies, wanted, said):
     assert controls_tables.price([60, 200, 2400], accuracies, wanted) == said
