@@ -4,8 +4,7 @@
     python -m cuda_ext.build --check    compile for sm_80 and sm_90; registers and spills of each
 
 An instance is one number type and one head dimension: a library of its own, built when first
-used and kept under a name that contains the hash of sources, flags and compiler. It is linked in a
-temporary folder and moved into place whole, so two processes may build the same one.
+used and kept (cache.py) under a name that contains the hash of sources, flags and compiler.
 """
 
 import argparse
@@ -14,12 +13,12 @@ import hashlib
 import json
 import os
 import re
+import shlex
 import shutil
-import subprocess
 import sys
-import tempfile
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+
+from cuda_ext.cache import BuildError, kept, run, run_all, try_loading
 
 SOURCES = Path(__file__).parent
 DTYPES = {"fp32": "float", "bf16": "bf16", "fp16": "fp16"}
@@ -36,10 +35,6 @@ HOST_MODES = {
     "debug": ("-O0", "-g"),
     "asan": ("-O1", "-g", "-fsanitize=address", "-fno-omit-frame-pointer"),
 }
-
-
-class BuildError(RuntimeError):
-    """The compiler is missing or has refused; the message says what to do."""
 
 
 def instances() -> list[tuple[str, int]]:
@@ -72,27 +67,29 @@ def has_nvcc() -> bool:
         return False
 
 
-def find_host_compiler() -> str:
-    """Path of a C++17 compiler for the emulator."""
-    name = os.environ.get("CXX", "g++")
-    found = shutil.which(name)
+def find_host_compiler() -> list[str]:
+    """A C++17 compiler for the emulator, with the options that CXX may hold: `ccache g++ -m64`."""
+    name = os.environ.get("CXX", "").strip() or "g++"
+    try:
+        words = [name] if shutil.which(name) else shlex.split(name)     # a path may have spaces
+        found = shutil.which(words[0])
+    except (ValueError, IndexError):                                    # a quote that is not closed
+        found = None
     if found is None:
-        raise BuildError(f"{name} not found: install g++ 9 or later (or set CXX) to run the "
-                         "kernels on the CPU")
-    return found
+        raise BuildError(f"{name} not found: install g++ 9 or later, or set CXX, to compile for "
+                         "the CPU")
+    return [found, *words[1:]]
 
 
 @functools.cache
-def compiler_version(compiler: str) -> str:
+def compiler_version(*compiler: str) -> str:
     """What the compiler says of itself; part of the cache key."""
-    return subprocess.run([compiler, "--version"], capture_output=True, text=True,
-                          check=True).stdout
+    return run([*compiler, "--version"])
 
 
-def cache_folder() -> Path:
-    """MINIREASON_KERNEL_CACHE, or the user's cache folder."""
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(os.environ.get("MINIREASON_KERNEL_CACHE") or Path(base) / "minireason" / "kernels")
+def key_of(*facts: str) -> str:
+    """24 hexadecimal digits that stand for all of the facts."""
+    return hashlib.sha256("\0".join(facts).encode()).hexdigest()[:24]
 
 
 def source_hash(sources: Path = SOURCES) -> str:
@@ -119,44 +116,36 @@ def compile_command(target: str, dtype: str, head_dim: int,
         return [nvcc, *NVCC_FLAGS, *arch_flags(archs), *exact, *define, "-c"], [nvcc, "-shared"]
     compiler, mode = find_host_compiler(), HOST_MODES[target]
     extra = ["-fsanitize=address"] if target == "asan" else []
-    return ([compiler, *mode, *HOST_FLAGS, *define, "-c"],
-            [compiler, "-shared", "-pthread", *extra])
-
-
-def run(command: list[str]) -> str:
-    """Run a compiler; returns what it wrote, raises BuildError with it on failure."""
-    done = subprocess.run(command, capture_output=True, text=True)
-    if done.returncode:
-        raise BuildError(f"{' '.join(command)}\n{done.stdout}{done.stderr}")
-    return done.stdout + done.stderr
+    return ([*compiler, *mode, *HOST_FLAGS, *define, "-c"],
+            [*compiler, "-shared", "-pthread", *extra])
 
 
 def jobs() -> int:
     """Compilers to run at once; MAX_JOBS overrides."""
-    return int(os.environ.get("MAX_JOBS") or min(8, os.cpu_count() or 1))
+    asked = os.environ.get("MAX_JOBS") or str(min(8, os.cpu_count() or 1))
+    if not asked.isdecimal() or int(asked) < 1:
+        raise BuildError(f"MAX_JOBS={asked}: must be a whole number from 1 on")
+    return int(asked)
 
 
 def library(target: str, dtype: str, head_dim: int, archs: tuple[str, ...] = ARCHS,
             sources: Path = SOURCES) -> Path:
     """Path of the built library of one instance; builds it if the cache has no such build."""
     compile_with, link_with = compile_command(target, dtype, head_dim, archs)
-    key = hashlib.sha256("\0".join([source_hash(sources), *compile_with, *link_with,
-                                    compiler_version(compile_with[0])]).encode()).hexdigest()
-    final = cache_folder() / f"{target}-{dtype}-{head_dim}-{key[:24]}.so"
-    if final.exists():
-        return final
-    final.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=final.parent) as folder:
+    compiler = [find_nvcc()] if target == "cuda" else find_host_compiler()
+    key = key_of(source_hash(sources), *compile_with, *link_with, compiler_version(*compiler))
+
+    def make(path: Path) -> None:
         units = [sources / "kernels" / f"{name}.cu" for name in kernels_of(dtype, head_dim)]
         if target != "cuda":        # nvcc is slow enough that several units side by side pay
-            units = [include_all(dtype, head_dim, sources, Path(folder) / "together.cpp")]
-        objects = [f"{folder}/{unit.stem}.o" for unit in units]
-        with ThreadPoolExecutor(jobs()) as pool:
-            list(pool.map(run, [[*compile_with, str(unit), "-o", out]
-                                for unit, out in zip(units, objects, strict=True)]))
-        run([*link_with, *objects, "-o", f"{folder}/library.so"])
-        os.replace(f"{folder}/library.so", final)
-    return final
+            units = [include_all(dtype, head_dim, sources, path.with_name("together.cpp"))]
+        objects = [str(path.with_name(f"{unit.stem}.o")) for unit in units]
+        run_all([[*compile_with, str(unit), "-o", out]
+                 for unit, out in zip(units, objects, strict=True)], at_once=jobs())
+        run([*link_with, *objects, "-o", str(path)])
+
+    return kept(f"{target}-{dtype}-{head_dim}-{key}.so", make,
+                lambda path: try_loading(path, "error_text"))
 
 
 def parse_ptxas(text: str) -> list[dict]:
@@ -183,31 +172,26 @@ def include_all(dtype: str, head_dim: int, sources: Path, path: Path) -> Path:
     return path
 
 
-def check_one(dtype: str, head_dim: int) -> list[dict]:
-    """Compile one instance for all architectures, to nowhere; one report a kernel and architecture.
-    """
-    with tempfile.TemporaryDirectory() as folder:
-        command, _ = compile_command("cuda", dtype, head_dim, ARCHS)
-        unit = include_all(dtype, head_dim, SOURCES, Path(folder) / "together.cu")
-        text = run([*command, "-Xptxas", "-v", str(unit), "-o", f"{folder}/out.o"])
-    return [{"dtype": dtype, "head_dim": head_dim, **report} for report in parse_ptxas(text)]
-
-
 def check() -> list[dict]:
     """Every kernel of every instance for every architecture; cached by content."""
-    nvcc = find_nvcc()
-    facts = [source_hash(), compiler_version(nvcc), *NVCC_FLAGS, *ARCHS]
-    key = hashlib.sha256("\0".join(facts).encode()).hexdigest()
-    cached = cache_folder() / f"check-{key[:24]}.json"
-    if cached.exists():
-        return json.loads(cached.read_text())
-    with ThreadPoolExecutor(jobs()) as pool:
-        reports = [r for part in pool.map(lambda i: check_one(*i), instances()) for r in part]
-    cached.parent.mkdir(parents=True, exist_ok=True)
-    temporary = cached.with_suffix(f".{os.getpid()}")
-    temporary.write_text(json.dumps(reports))
-    os.replace(temporary, cached)
-    return reports
+    key = key_of(source_hash(), compiler_version(find_nvcc()), *NVCC_FLAGS, *ARCHS)
+
+    def make(path: Path) -> None:
+        commands = []
+        for dtype, dim in instances():
+            unit = include_all(dtype, dim, SOURCES, path.with_name(f"{dtype}-{dim}.cu"))
+            commands.append([*compile_command("cuda", dtype, dim, ARCHS)[0], "-Xptxas", "-v",
+                             str(unit), "-o", str(unit.with_suffix(".o"))])
+        reports = []
+        texts = run_all(commands, at_once=jobs())
+        for (dtype, dim), text in zip(instances(), texts, strict=True):
+            found = parse_ptxas(text)
+            if not found:
+                raise BuildError("nvcc -Xptxas -v named no kernel that it compiled", text)
+            reports += [{"dtype": dtype, "head_dim": dim, **report} for report in found]
+        path.write_text(json.dumps(reports))
+
+    return json.loads(kept(f"check-{key}.json", make, Path.read_text).read_text())
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -230,7 +214,7 @@ def main(argv: list[str] | None = None) -> int:
             for dtype, dim in instances():
                 print(library(target, dtype, dim))
     except BuildError as error:
-        print(error, file=sys.stderr)
+        print(error, error.output, sep="\n", file=sys.stderr)
         return 1
     return 0
 

@@ -4,12 +4,20 @@ The mark beside each step is the exact verifier's, which the model never sees. W
 the answer is chosen as at test time: by vote, weighted with the critic's values if one is there.
 """
 
+import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 from minireason import stages
-from minireason.core.config import UserError, check_choice, read_json, resolve_device, stream_seed
+from minireason.core.config import (
+    UserError,
+    check_choice,
+    check_numbers,
+    read_json,
+    resolve_device,
+    stream_seed,
+)
 from minireason.critics.value_head import Critic, final_values
 from minireason.measure.evaluate import answer_of, marked_steps
 from minireason.model import checkpoint
@@ -42,6 +50,7 @@ def run(cfg: Config) -> int:
 
     Exits with code 2 at the end if standard input is no terminal and a line was unreadable.
     """
+    check_numbers(cfg)
     device = resolve_device(cfg.device)
     folder = find_policy(cfg)
     policy, tokenizer = checkpoint.load(folder, device)
@@ -50,7 +59,7 @@ def run(cfg: Config) -> int:
     critic = None
     if cfg.critic or (cfg.n > 1 and (critic_folder / "result.json").exists()):
         critic = checkpoint.load(critic_folder, device, Critic)[0]
-    family = FAMILIES[find_family(cfg, folder)]
+    family = FAMILIES[find_family(cfg.family, folder)]
     print(f"{folder} answers" + (f", {critic_folder} judges" if critic else ""), file=sys.stderr)
     answered = failed = 0
     while line := next_line():
@@ -85,19 +94,20 @@ def find_policy(cfg: Config) -> Path:
         return Path(cfg.checkpoint)
     folder = Path(cfg.run)
     for stage in reversed(stages.STAGES):
-        if stage.label and stage.in_run and (folder / stage.name / "result.json").exists():
+        if stage.label and stage.in_run and os.path.exists(folder / stage.name / "result.json"):
             return folder / stage.name
-    if (folder / "model.safetensors").exists():
+    if os.path.exists(folder / "model.safetensors"):
         return folder
     raise UserError(f"{folder}: neither a run folder with a finished stage nor a checkpoint; "
                     "`minireason run` makes one")
 
 
-def find_family(cfg: Config, folder: Path) -> str:
-    """--family, else what the checkpoint's config.json says, else the first one."""
+def find_family(name: str, folder: Path) -> str:
+    """The name itself, else what the checkpoint's config.json says, else the first one."""
     record = folder / "config.json"
-    config = read_json(record).get("config", {}) if record.exists() else {}
-    name = cfg.family or config.get("family", next(iter(FAMILIES)))
+    config = read_json(record).get("config") if record.exists() else None
+    held = config.get("family") if isinstance(config, dict) else None
+    name = name or str(held or next(iter(FAMILIES)))
     check_choice("family", name, FAMILIES)
     return name
 

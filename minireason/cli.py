@@ -7,6 +7,7 @@ import contextlib
 import io
 import pkgutil
 import re
+import signal
 import sys
 import typing
 
@@ -52,8 +53,18 @@ def parse(config_class: type, command: str, arguments: list[str]):
         raise UserError(f"{' '.join(words)} (see minireason {command} --help)") from None
 
 
+def stop(number: int, _frame: object) -> None:
+    """Signal handler: end as Ctrl-C does, deaf to the same signal from then on."""
+    signal.signal(number, signal.SIG_IGN)
+    raise KeyboardInterrupt(number)
+
+
 def main(argv: list[str] | None = None) -> int:
-    """Entry point of the console script; returns the exit code."""
+    """Entry point of the console script; returns the exit code, 128 + number after a signal."""
+    for name in ("SIGTERM", "SIGHUP") if argv is None else ():
+        number = getattr(signal, name, None)
+        if number and signal.getsignal(number) is signal.SIG_DFL:   # nohup ignores SIGHUP
+            signal.signal(number, stop)
     arguments, known = sys.argv[1:] if argv is None else argv, commands()
     if not arguments or arguments[0] in ("-h", "--help"):
         print("usage: minireason <command> [--help] [--flags]\n")
@@ -69,7 +80,8 @@ def main(argv: list[str] | None = None) -> int:
     except UserError as error:
         print(f"minireason: error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        print("minireason: interrupted; run the same command again to resume", file=sys.stderr)
-        return 130
+    except KeyboardInterrupt as error:
+        with contextlib.suppress(OSError):        # the terminal may be gone
+            print("minireason: interrupted; run the same command again to resume", file=sys.stderr)
+        return 128 + (error.args or (signal.SIGINT,))[0]
     return 0

@@ -45,6 +45,7 @@ class Config:
 
 def run(cfg: Config) -> dict:
     """Print a table and return {"groups": {"chain level 6": {...}}} with what was asked for."""
+    config.check_numbers(cfg)
     device = parallel.init(config.resolve_device(cfg.device))
     problems = read(cfg.problems)[:max(0, cfg.limit) or None]
     for problem in problems:

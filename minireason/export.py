@@ -2,22 +2,38 @@
 
 Our transformer is Qwen3's maths with q, k, v and gate, up fused into one matrix each, so a
 checkpoint is exported by naming and slicing alone: no number changes, and importing the folder
-gives back the same bits. Qwen3: Yang 2025, arXiv:2505.09388.
+gives back the same bits. Qwen3: Yang 2025, arXiv:2505.09388. The tokenizer is written so that
+others print `<think>` and `</think>` and put `<bos>` first; importing undoes that, too.
 """
 
+import dataclasses
+import hashlib
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save as serialized
 from torch import Tensor
 
-from minireason.core.config import UserError, disk_errors, read_json, write_atomic
+from minireason.chat import find_family
+from minireason.core.config import (
+    UserError,
+    check_choice,
+    disk_errors,
+    from_dict,
+    read_json,
+    write_atomic,
+)
 from minireason.core.runlog import RunLog
+from minireason.exported_tokenizer import chat_template, our_tokenizer, their_tokenizer
 from minireason.model import checkpoint
-from minireason.model.tokenizer import SPECIALS, Tokenizer
+from minireason.model.tokenizer import Tokenizer
 from minireason.model.transformer import Block, ModelConfig, Transformer
+from minireason.problems import FAMILIES, Family
 
 ARCHITECTURE = "Qwen3ForCausalLM"
 PLAIN = {"architectures": [ARCHITECTURE], "model_type": "qwen3", "hidden_act": "silu",
@@ -27,6 +43,8 @@ SHAPE = {   # field of ModelConfig -> its name in Qwen3's config.json
     "n_heads": "num_attention_heads", "n_kv_heads": "num_key_value_heads", "head_dim": "head_dim",
     "d_ff": "intermediate_size", "max_len": "max_position_embeddings", "rope_theta": "rope_theta",
     "norm_eps": "rms_norm_eps", "tied": "tie_word_embeddings"}
+FAMILY = "minireason_family"      # our own entry in config.json
+EXACT = ("F32", "BF16", "F16")    # types of weights that float32 holds exactly
 
 
 @dataclass(frozen=True)
@@ -35,6 +53,8 @@ class Config:
 
     checkpoint: str               # folder of a policy
     out: str                      # folder to write; must be new or empty
+    family: str = ""              # whose prompts the chat template writes; default: what the
+    #                               checkpoint was trained on
 
 
 @dataclass(frozen=True)
@@ -43,45 +63,46 @@ class ImportConfig:
 
     source: str                   # folder with config.json, model.safetensors, tokenizer.json
     out: str                      # checkpoint folder to write
+    family: str = ""              # of its problems; default: what the folder says
 
 
 def run(cfg: Config) -> Path:
     """Write config, weights, tokenizer and generation defaults; returns the folder."""
     model, tokenizer = checkpoint.load(cfg.checkpoint)
+    family = FAMILIES[find_family(cfg.family, Path(cfg.checkpoint))]
     out = Path(cfg.out)
     with disk_errors(out):
         if out.exists() and (not out.is_dir() or any(out.iterdir())):
             raise UserError(f"{out}: exists and is not an empty folder; choose another --out")
         out.mkdir(parents=True, exist_ok=True)
-    write_folder(out, model, tokenizer)
-    print(f"{out}: {model.n_params:,} parameters as {ARCHITECTURE}")
+    write_folder(out, model, tokenizer, family)
+    print(f"{out}: {model.n_params:,} parameters as {ARCHITECTURE}, for problems of {family.NAME}")
     return out
 
 
-def write_folder(out: Path, model: Transformer, tokenizer: Tokenizer) -> None:
+def write_folder(out: Path, model: Transformer, tokenizer: Tokenizer, family: Family) -> None:
     """The files of the layout; config.json comes last and marks the folder whole."""
+    tensors = {name: t.cpu().contiguous() for name, t in views(model).items()}
+    write_atomic(out / "model.safetensors", serialized(tensors, {"format": "pt"}))
     special = {"bos_token_id": tokenizer.bos, "eos_token_id": tokenizer.eos,
                "pad_token_id": tokenizer.pad}
-    with disk_errors(out):
-        try:
-            tensors = {name: t.cpu().contiguous() for name, t in views(model).items()}
-            save_file(tensors, out / "model.safetensors", {"format": "pt"})
-        except SafetensorError as error:
-            raise UserError(f"{out}: cannot write ({error}); free some space or choose another "
-                            "--out") from error
+    theta = model.config.rope_theta
     files = {
-        "tokenizer.json": json.loads(tokenizer.to_json()),
+        "tokenizer.json": their_tokenizer(tokenizer),
         "tokenizer_config.json": {
             "tokenizer_class": "PreTrainedTokenizerFast", "bos_token": "<bos>",
             "eos_token": "<eos>", "pad_token": "<pad>", "unk_token": "<unk>",
-            "extra_special_tokens": list(SPECIALS[3:]),         # <pad>, <bos>, <eos> come first
-            "model_max_length": model.config.max_len, "padding_side": "left",
-            "clean_up_tokenization_spaces": False},
-        "generation_config.json": {**special, "do_sample": True, "temperature": 1.0, "top_k": 0,
-                                   "top_p": 1.0},
-        "config.json": {
+            "add_bos_token": True, "add_eos_token": False, "padding_side": "left",
+            "model_input_names": ["input_ids", "attention_mask"],
+            "model_max_length": model.config.max_len, "clean_up_tokenization_spaces": False,
+            "chat_template": chat_template(family)},
+        "generation_config.json": {**special, "do_sample": False,
+                                   "max_length": model.config.max_len},
+        "config.json": {    # `dtype` and `rope_parameters` for transformers 5, the others before
             **PLAIN, **{theirs: getattr(model.config, ours) for ours, theirs in SHAPE.items()},
-            "dtype": "float32", "rope_scaling": None, "attention_dropout": 0.0, **special}}
+            "dtype": "float32", "torch_dtype": "float32", "rope_scaling": None,
+            "rope_parameters": {"rope_type": "default", "rope_theta": theta},
+            "attention_dropout": 0.0, "use_cache": True, FAMILY: family.NAME, **special}}
     for name, content in files.items():
         write_atomic(out / name, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
 
@@ -94,19 +115,32 @@ def our_config(path: Path) -> ModelConfig:
         if (held.get(name) or False) != plain:
             raise UserError(f"{path}: {name} is {held.get(name)!r}; only a plain {ARCHITECTURE} "
                             "can be imported")
-    rope, scaling = held.get("rope_parameters") or {}, held.get("rope_scaling") or {}
-    kinds = {d.get(key) for d in (rope, scaling) for key in ("rope_type", "type")}
-    if kinds - {None, "default"} or rope.get("partial_rotary_factor", 1) != 1:
-        raise UserError(f"{path}: rotary embedding is scaled ({', '.join(map(str, kinds))}); only "
-                        f"a plain {ARCHITECTURE} can be imported")
+    turned: dict[str, Any] = {"partial_rotary_factor": held.get("partial_rotary_factor")}
+    for name in ("rope_scaling", "rope_parameters"):
+        if not isinstance(given := held.get(name) or {}, dict):
+            raise UserError(f"{path}: {name} is {given!r}, not an object")
+        turned |= given
+    held["rope_theta"] = turned.pop("rope_theta", held["rope_theta"])
+    plain = {"rope_type": (None, "default"), "type": (None, "default"),
+             "partial_rotary_factor": (None, 1)}
+    odd = [f"{name} {value!r}" for name, value in turned.items()
+           if value not in plain.get(name, (None,))]
+    if odd:
+        raise UserError(f"{path}: rotary embedding is scaled ({', '.join(odd)}); only a plain "
+                        f"{ARCHITECTURE} can be imported")
     try:
-        held["rope_theta"] = float(rope.get("rope_theta", held["rope_theta"]))
-        return ModelConfig(**{ours: held[theirs] for ours, theirs in SHAPE.items()})
+        config = from_dict(ModelConfig, {ours: held[theirs] for ours, theirs in SHAPE.items()})
+        return dataclasses.replace(config, rope_theta=float(config.rope_theta),
+                                   norm_eps=float(config.norm_eps))
     except KeyError as error:
         raise UserError(f"{path}: lacks {error}") from None
-    except (TypeError, ValueError, ZeroDivisionError) as error:
-        raise UserError(f"{path}: hidden_size, head_dim or another size is not a positive number "
-                        f"({error})") from None
+    except OverflowError:
+        raise UserError(f"{path}: holds a number too large for any model") from None
+    except UserError as error:
+        text = str(error)
+        for ours, theirs in SHAPE.items():
+            text = re.sub(rf"(--)?\b{re.sub('_', '[-_]', ours)}\b", theirs, text)
+        raise UserError(f"{path}: {text}") from None
 
 
 def views(model: Transformer) -> dict[str, Tensor]:
@@ -134,24 +168,48 @@ def views(model: Transformer) -> dict[str, Tensor]:
     return {name: tensor.detach() for name, tensor in tensors.items()}
 
 
-def fill(model: Transformer, given: dict[str, Tensor], path: Path) -> None:
-    """Copy Qwen3's tensors into the model; UserError if names or shapes are not exactly its."""
-    wanted = views(model)
-    if model.config.tied and "lm_head.weight" in given:         # some writers store it twice
-        given = dict(given)
-        head = given.pop("lm_head.weight")
-        if not head.equal(given.get("model.embed_tokens.weight", head)):
-            raise UserError(f"{path}: lm_head differs from the embedding that config.json ties it "
-                            "to; set tie_word_embeddings to false there")
-    for verb, odd in (("lacks", wanted.keys() - given), ("holds", given.keys() - wanted)):
-        if odd:
-            raise UserError(f"{path}: {verb} {min(odd)} ({len(odd)} such tensors in all), unlike "
-                            f"a plain {ARCHITECTURE} of config.json's shape")
-    for name, tensor in wanted.items():
-        if given[name].shape != tensor.shape:
-            raise UserError(f"{path}: {name} is {tuple(given[name].shape)}, but config.json says "
-                            f"{tuple(tensor.shape)}")
-        tensor.copy_(given[name])
+def read_weights(path: Path, config: ModelConfig) -> Transformer:
+    """The model in a safetensors file; UserError if names, shapes or types are not exactly its.
+
+    All of them are compared before anything is allocated.
+    """
+    with torch.device("meta"):
+        wanted = {name: list(t.shape) for name, t in views(Transformer(config)).items()}
+    if not path.is_file():
+        raise UserError(f"{path}: no such file; weights must be one safetensors file")
+    try:
+        with safe_open(path, "pt") as file:
+            found = {name: file.get_slice(name) for name in file.keys()}
+            if config.tied and "lm_head.weight" in found:        # some writers store it twice
+                check_head(path, file)
+                del found["lm_head.weight"]
+            for verb, odd in (("lacks", wanted.keys() - found), ("holds", found.keys() - wanted)):
+                if odd:
+                    raise UserError(f"{path}: {verb} {min(odd)} ({len(odd)} such tensors in all), "
+                                    f"unlike a plain {ARCHITECTURE} of config.json's shape")
+            for name, given in found.items():
+                if given.get_shape() != wanted[name]:
+                    raise UserError(f"{path}: {name} is {tuple(given.get_shape())}, but "
+                                    f"config.json says {tuple(wanted[name])}")
+                if given.get_dtype() not in EXACT:
+                    raise UserError(f"{path}: {name} is of type {given.get_dtype()}; only "
+                                    f"{', '.join(EXACT)} can be imported without a loss")
+            model = Transformer(config)
+            for name, tensor in views(model).items():
+                tensor.copy_(file.get_tensor(name))
+                if not tensor.isfinite().all():
+                    raise UserError(f"{path}: {name} holds numbers that are not finite")
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{path}: not a readable safetensors file ({error})") from None
+    return model
+
+
+def check_head(path: Path, file: Any) -> None:
+    """UserError if the stored lm_head is another matrix than the embedding that it is tied to."""
+    names = ("lm_head.weight", "model.embed_tokens.weight")
+    if names[1] in file.keys() and not torch.equal(*map(file.get_tensor, names)):
+        raise UserError(f"{path}: lm_head differs from the embedding that config.json ties it "
+                        "to; set tie_word_embeddings to false there")
 
 
 def run_import(cfg: ImportConfig) -> dict:
@@ -160,21 +218,14 @@ def run_import(cfg: ImportConfig) -> dict:
     if not source.is_dir():
         raise UserError(f"{source}: no such folder; give one that holds {ARCHITECTURE}")
     config = our_config(source / "config.json")
-    tokenizer = Tokenizer.load(source / "tokenizer.json")
-    if tokenizer.vocab_size > config.vocab_size:
-        raise UserError(f"{source}: tokenizer has {tokenizer.vocab_size} tokens, the model "
-                        f"{config.vocab_size}")
-    path = source / "model.safetensors"
-    if not path.is_file():
-        raise UserError(f"{path}: no such file; weights must be one safetensors file")
-    try:
-        with safe_open(path, "pt") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}
-    except (SafetensorError, OSError) as error:
-        raise UserError(f"{path}: not a readable safetensors file ({error})") from None
-    model = Transformer(config)
-    fill(model, tensors, path)
-    log = RunLog(cfg.out, "import", cfg, parents={})
+    tokenizer = our_tokenizer(source / "tokenizer.json", config.vocab_size)
+    model = read_weights(source / "model.safetensors", config)
+    family = cfg.family or read_json(source / "config.json").get(FAMILY) or ""
+    if family:
+        check_choice("family", family, FAMILIES)
+    with open(source / "model.safetensors", "rb") as file:
+        parents = {"source": hashlib.file_digest(file, "sha256").hexdigest()}
+    log = RunLog(cfg.out, "import", dataclasses.replace(cfg, family=family), parents)
     if log.done:
         return log.done
     return log.finish(weights=checkpoint.save(cfg.out, model, tokenizer))

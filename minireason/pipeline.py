@@ -30,6 +30,7 @@ class Config:
     family: str = "chain"         # chain | addition | countdown
     out: str = ""                 # default: runs/<size>, or runs/<family>-<size>
     seed: int = 0
+    split: str = "test"           # frozen sets of the results; validation: to choose a recipe by
     device: str = "auto"          # auto | cpu | cuda
 
 
@@ -37,12 +38,14 @@ def plan_of(cfg: Config) -> list[tuple[str, Callable[[], dict]]]:
     """(name, function that runs it) of every stage, parents wired to the folders before."""
     check_choice("size", cfg.size, SIZES)
     check_choice("family", cfg.family, FAMILIES)
+    check_choice("split", cfg.split, ("test", "validation"))
     plan = []
     for stage in stages.STAGES:
         if stage.in_run:
             module = importlib.import_module(stage.module)
-            settings = {"family": cfg.family, "seed": cfg.seed, "device": cfg.device,
-                        **stage.settings, **settings_of(cfg.family, cfg.size, stage.name)}
+            settings = {"family": cfg.family, "seed": cfg.seed, "split": cfg.split,
+                        "device": cfg.device, **stage.settings,
+                        **settings_of(cfg.family, cfg.size, stage.name)}
             for field, parent in stage.parents.items():
                 settings[field] = str(folder(cfg) / parent)
             config = module.Config(out=str(folder(cfg) / stage.name), **settings)

@@ -8,6 +8,8 @@ from minireason.problems.corpus import Mixture
 
 _SMOKE_CRITIC = {"problems": 80, "min_level": 1, "max_level": 2, "n": 4, "steps": 30,
                  "rows_per_step": 32, "save_every": 10, "held_out": 20}
+_SMOKE_TESTTIME = {"levels": (2,), "problems": 40, "n": 8, "shard": 10, "tuning_problems": 10,
+                   "tuning_n": 4}
 _GPU = {"max_level": 16, "rows_per_step": 512, "token_budget": 65536}
 _GPU_CRITIC = {**_GPU, "problems": 8_000, "n": 16, "steps": 600}
 
@@ -21,11 +23,11 @@ SIZES: dict[str, dict[str, dict]] = {
                  "rows_per_step": 32, "save_every": 15, "eval_n": 40},
         "critic": _SMOKE_CRITIC,
         "outcome": _SMOKE_CRITIC,
-        "testtime": {"levels": (2,), "problems": 40, "n": 8, "shard": 10},
+        "testtime": _SMOKE_TESTTIME,
         "rl": {"steps": 6, "prompts_per_step": 8, "group_size": 4, "min_level": 1, "max_level": 2,
                "save_every": 2, "eval_every": 3, "validation_n": 40, "eval_n": 40},
         "rl_critic": {**_SMOKE_CRITIC, "steps": 20},
-        "rl_testtime": {"levels": (2,), "problems": 40, "n": 8, "shard": 10},
+        "rl_testtime": _SMOKE_TESTTIME,
         "search": {"levels": (2,), "problems": 20, "samples": (2, 8), "shard": 10},
         "flywheel": {"turns": 1, "problems": 100, "max_level": 2, "n": 4, "steps": 20,
                      "filter": "none",          # so small a policy is right by luck alone
@@ -40,7 +42,7 @@ SIZES: dict[str, dict[str, dict]] = {
         "pretrain": {"steps": 6000, "rows_per_step": 2048, "token_budget": 65536, "d_model": 384,
                      "n_layers": 8, "n_heads": 6, "head_dim": 64, "d_ff": 1024, "max_len": 256,
                      "lr": 2e-3, "warmup": 200, "save_every": 1000,
-                     "mixture": Mixture(max_level=16, common_level=8, worked_tail=0.4)},
+                     "mixture": Mixture(max_level=16, common_level=16)},
         "sft": {"steps": 200, "rows_per_step": 256, "token_budget": 65536, "max_level": 8},
         "star": {**_GPU, "problems": 20_000, "steps": 600},
         "critic": _GPU_CRITIC,

@@ -1,22 +1,27 @@
 """Kill `minireason run` at random moments and compare it with a run that was left in peace.
 
     python tests/kill_run.py --kills 20 --size smoke
+    python tests/kill_run.py --kills 20 --how KILL TERM HUP INT STOP TWICE
 
-SIGKILL leaves the program no chance to tidy up. The kills are spread over the stages in equal
-shares, each at a random moment of its stage, and the same command goes on every time. At the end
-weights, metrics, results and every other file but the pictures must be those of the uninterrupted
-run, wall-clock times apart. Ends non-zero at any difference.
+SIGKILL leaves the program no chance to tidy up; after SIGTERM, SIGHUP and SIGINT it must say so in
+one line and exit with 128 + number; STOP halts it for a second before it is killed; TWICE kills it
+again while it resumes. The kills are spread over the stages in equal shares, each at a random
+moment of its stage, and the same command goes on every time. At the end weights, metrics, results
+and every other file but the pictures must be those of the uninterrupted run, wall-clock times
+apart. Ends non-zero at any difference.
 """
 
 import argparse
 import json
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -66,10 +71,15 @@ def differences(one: Path, other: Path) -> list[str]:
     return [name for name in sorted(a.keys() | b.keys()) if a.get(name) != b.get(name)]
 
 
-def kill_once(command: list[str], cwd: Path, stage: str, wait: float) -> str | None:
-    """Start, wait until the stage is entered, then `wait` seconds, then SIGKILL.
+HOW = ("KILL", "TERM", "HUP", "INT", "STOP", "TWICE")
 
-    Returns the stage that was hit, or None if the run had ended before.
+
+def kill_once(command: list[str], cwd: Path, stage: str, wait: float,
+              how: str = "KILL") -> str | None:
+    """Start, wait until the stage is entered, then `wait` seconds, then kill: one of HOW.
+
+    Returns the stage that was hit, or None if the run had ended before. AssertionError if the
+    program does not end as it should after a signal that it hears.
     """
     log = cwd / "log.txt"
     with open(log, "w") as file:
@@ -79,8 +89,24 @@ def kill_once(command: list[str], cwd: Path, stage: str, wait: float) -> str | N
     until = time.monotonic() + wait
     while process.poll() is None and time.monotonic() < until:
         time.sleep(0.01)
-    process.kill()
-    return None if process.wait() == 0 else entered(log)[-1]
+    name = how if how in ("TERM", "HUP", "INT") else "KILL"
+    number = getattr(signal, f"SIG{name}")
+    if how == "STOP":
+        process.send_signal(signal.SIGSTOP)
+        time.sleep(1)
+        process.send_signal(signal.SIGCONT)
+        time.sleep(0.1)
+    process.send_signal(number)
+    code, text = process.wait(), log.read_text()
+    if code == 0:
+        return None
+    if name != "KILL":
+        assert code == 128 + number and "Traceback" not in text, f"exit code {code} after {how}"
+        assert text.count("interrupted; run the same command again") == 1, text[-300:]
+    hit = entered(log)[-1]
+    if how == "TWICE":
+        kill_once(command, cwd, hit, wait % 0.3)
+    return hit
 
 
 def entered(log: Path) -> list[str]:
@@ -94,7 +120,8 @@ def peaceful(command: list[str], cwd: Path) -> None:
         subprocess.run(command, cwd=cwd, check=True, stdout=log, stderr=log)
 
 
-def trial(command: list[str], base: Path, kills: int, seed: int) -> list[str]:
+def trial(command: list[str], base: Path, kills: int, seed: int,
+          ways: Sequence[str] = ("KILL",)) -> list[str]:
     """Both runs of `command`, which must write to `run` in its working folder; what differs."""
     for name in ("whole", "killed"):
         (base / name).mkdir(parents=True)
@@ -108,9 +135,10 @@ def trial(command: list[str], base: Path, kills: int, seed: int) -> list[str]:
         stage = stages[i * len(stages) // kills]
         seconds = json.loads((whole / stage / "result.json").read_text())["seconds"]
         wait = generator.uniform(0, 1) * seconds / max(1, kills / len(stages))
-        hit = kill_once(command, base / "killed", stage, wait)
+        how = ways[i % len(ways)]
+        hit = kill_once(command, base / "killed", stage, wait, how)
         hits[hit or "none, the run had ended"] += 1
-        print(f"kill {i + 1}: {wait:.2f} s after entering {stage}, hit {hit}", flush=True)
+        print(f"{how} {i + 1}: {wait:.2f} s after entering {stage}, hit {hit}", flush=True)
     peaceful(command, base / "killed")
     print(f"kills a stage: {dict(hits)}; {len(snapshot(whole))} files compared")
     return differences(whole, killed)
@@ -121,12 +149,13 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--size", default="smoke")
     parser.add_argument("--kills", type=int, default=20)
+    parser.add_argument("--how", nargs="+", default=["KILL"], choices=HOW, help="in turn")
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
     parser.add_argument("--out", default="", help="folder for both runs; default: a temporary one")
     args = parser.parse_args()
     base = Path(args.out or tempfile.mkdtemp(prefix="kill-run-")).resolve()
     command = [sys.executable, "-m", "minireason", "run", "--size", args.size, "--out", "run"]
-    unequal = trial(command, base, args.kills, args.seed)
+    unequal = trial(command, base, args.kills, args.seed, args.how)
     print(f"DIFFERENT: {unequal}" if unequal else "bit-identical")
     if not args.out and not unequal:
         shutil.rmtree(base)

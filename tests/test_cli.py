@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from kill_run import differences
-from tiny_run import tiny_stages
+from tiny_run import flags, tiny_stages
 
 from minireason import pipeline
 from minireason.cli import commands, main
@@ -39,18 +39,6 @@ def one_error_line(capsys, *arguments: object) -> str:
     lines = [line for line in capsys.readouterr().err.splitlines() if "error:" in line]
     assert len(lines) == 1 and "Traceback" not in lines[0]
     return lines[0]
-
-
-def flags(config, **changes: object) -> list[str]:
-    """The command line that says a config; its tuples and switches included."""
-    arguments = []
-    for name, value in {**vars(config), **changes}.items():
-        flag = name.replace("_", "-")
-        if isinstance(value, bool):
-            arguments.append(f"--{flag}" if value else f"--no-{flag}")
-        elif value != "":
-            arguments += [f"--{flag}", *map(str, value if isinstance(value, tuple) else [value])]
-    return arguments
 
 
 def test_every_command_has_help():

@@ -16,7 +16,7 @@ from minireason.problems.corpus import Mixture
 from minireason.stages import critic, pretrain, sft, star, testtime
 
 MIXTURE = Mixture(facts=0.2, direct=0.2, facts_per_line=3, max_level=2)
-WIRED = ("family", "init", "base", "policy", "critic", "outcome", "out", "seed",
+WIRED = ("family", "init", "base", "policy", "critic", "outcome", "out", "seed", "split",
          "device")                # by the pipeline
 
 
@@ -42,8 +42,24 @@ def tiny_stages(root: Path | str) -> dict:
             held_out=4)),
         "testtime": (testtime.run, testtime.Config(
             policy=at["star"], critic=at["critic"], out=at["testtime"], device="cpu",
-            levels=(1, 2), problems=6, n=4, shard=2)),
+            levels=(1, 2), problems=6, n=4, shard=2, temperatures=(0.7, 1.0), tuning_problems=2,
+            tuning_n=2)),
     }
+
+
+def flags(config, **changes: object) -> list[str]:
+    """The command line that says a config; its tuples, switches and parts included."""
+    arguments = []
+    for name, value in {**vars(config), **changes}.items():
+        flag = name.replace("_", "-")
+        if dataclasses.is_dataclass(value):
+            parts = flags(value)
+            arguments += [f"--{flag}.{part[2:]}" if part[:2] == "--" else part for part in parts]
+        elif isinstance(value, bool):
+            arguments.append(f"--{flag}" if value else f"--no-{flag}")
+        elif value != "":
+            arguments += [f"--{flag}", *map(str, value if isinstance(value, tuple) else [value])]
+    return arguments
 
 
 def tiny_pipeline(out: Path | str) -> dict:

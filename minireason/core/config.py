@@ -11,6 +11,7 @@ import math
 import os
 import typing
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -19,7 +20,8 @@ from minireason.core.errors import UserError, check_choice  # noqa: F401
 from minireason.core.files import disk_errors, read_json, read_lines, write_atomic  # noqa: F401
 
 MAY_BE_ZERO = ("warmup", "mc_check", "decay")     # beside fields whose default is 0
-PATHS = ("out", "init", "base", "start", "policy", "critic", "outcome", "reviser")   # folders
+PATHS = ("out", "init", "base", "start", "policy", "critic", "outcome", "reviser",
+         "source")   # folders
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,6 +30,7 @@ class StageConfig:
 
     family: str = "chain"         # chain | addition | countdown
     seed: int = 0
+    split: str = "test"           # frozen sets of the results; validation: to choose a recipe by
     device: str = "auto"          # auto | cpu | cuda
 
 
@@ -85,21 +88,23 @@ def check_types(cls, values: dict) -> None:
                 raise UserError(f"{cls.__name__}: {name} must be {wanted.__name__}, not {value!r}")
 
 
-def check_numbers(config) -> None:
+def check_numbers(config, part: str = "") -> None:
     """UserError that names the flag of the first number that no run can work with.
 
     Numbers are finite and not negative; whole ones at least 1, or 0 where 0 is the default or
-    named in MAY_BE_ZERO.
+    named in MAY_BE_ZERO. part: what stands before its flags, "mixture." for a part of a config.
     """
     kinds = typing.get_type_hints(type(config))
     for field in dataclasses.fields(config):
         value, whole = getattr(config, field.name), "int" in str(kinds[field.name])
+        if dataclasses.is_dataclass(value):
+            check_numbers(value, f"{part}{field.name}.")
         default = field.default if isinstance(field.default, tuple) else (field.default,)
         least = 0 if not default or 0 in default or field.name in MAY_BE_ZERO else 1
         for number in value if isinstance(value, tuple) else (value,):
             if not isinstance(number, int | float) or isinstance(number, bool):
                 continue
-            flag = f"--{field.name.replace('_', '-')} {number}"
+            flag = f"--{part}{field.name}".replace("_", "-") + f" {number}"
             if not math.isfinite(number) or number < 0:
                 raise UserError(f"{flag}: must be a finite number, not below 0")
             if whole and not least <= number < 2 ** 63:
@@ -127,6 +132,17 @@ def resolve_device(name: str) -> torch.device:
         return torch.device(name)
     except RuntimeError:
         raise UserError(f"--device {name}: not a device; use auto, cpu or cuda") from None
+
+
+def portable(config, out: Path) -> dict:
+    """A config as JSON that holds wherever its folder is moved: folders as seen from `out`."""
+    record = to_dict(config)
+    for name in PATHS:
+        if record.get(name):
+            record[name] = os.path.relpath(record[name], out)
+    if "device" in record:
+        record["device"] = resolve_device(record["device"]).type
+    return record
 
 
 def machine() -> dict[str, object]:

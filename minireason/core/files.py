@@ -77,18 +77,22 @@ def disk_errors(path: Path | str) -> Iterator[None]:
 
 
 def make_folder(folder: Path) -> None:
-    """Create a folder and those above it."""
+    """Create a folder and those above it, names safe on the disk."""
     with disk_errors(folder):
+        new = [path for path in (folder, *folder.parents) if not path.exists()]
         folder.mkdir(parents=True, exist_ok=True)
+        for path in new:
+            sync(path.parent)
 
 
 def sync(path: Path) -> None:
     """Wait until a file, or the names in a folder, would survive a loss of power."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    with disk_errors(path):
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def write_atomic(path: Path | str, data: bytes | str) -> None:
@@ -110,36 +114,47 @@ def write_atomic(path: Path | str, data: bytes | str) -> None:
             raise
 
 
-def write_checked(path: Path, content: object) -> None:
-    """Write JSON that carries the sha256 of its content."""
-    write_atomic(path, checked_form(content) + "\n")
+def write_checked(path: Path, content: object, of: str = "") -> None:
+    """Write JSON that carries the sha256 of its content and of what it is a part `of`."""
+    write_atomic(path, checked_form(content, of) + "\n")
 
 
-def checked_form(content: object) -> str:
+def checked_form(content: object, of: str = "") -> str:
     """What write_checked writes, the last line break left out."""
-    return _with_sha256(json.dumps(content))
+    return _with_sha256(json.dumps(content), of)
 
 
-def read_checked(path: Path) -> Any:
-    """What write_checked wrote; UserError names the file if any byte of it has changed."""
+def read_checked(path: Path, of: str = "") -> Any:
+    """What write_checked wrote; UserError names the file if any byte of it has changed.
+
+    Or if it is part of something else than `of`: a file of another run, or under another name.
+    """
     whole = read_text(path).removesuffix("\n")
-    text = whole[len(_with_sha256("")) - 1:-1]
-    if whole != _with_sha256(text):
+    head, mark, text = whole.partition('"content": ')
+    found = head.split('"')[7:8]                       # the value of "of", if it is there
+    owner, text = found[0] if found and mark else "", text[:-1]
+    if whole != _with_sha256(text, owner):
         raise UserError(f"{path}: its sha256 does not match its content; the file is damaged, "
                         "delete it and run the same command again")
+    if of not in ("", owner):
+        raise UserError(f"{path}: belongs to another run or another part of it; delete it and "
+                        "run the same command again")
     return json.loads(text)
 
 
-def _with_sha256(text: str) -> str:
-    return f'{{"sha256": "{hashlib.sha256(text.encode()).hexdigest()}", "content": {text}}}'
+def _with_sha256(text: str, of: str) -> str:
+    sha256 = hashlib.sha256((of + text).encode()).hexdigest()
+    part = f'"of": "{of}", ' if of else ""
+    return f'{{"sha256": "{sha256}", {part}"content": {text}}}'
 
 
 def write_manifest(folder: Path, last: str, data: str) -> None:
     """Record the sha256 of every file of a stage's folder, and of `last`, yet to be written."""
     found = {last: hashlib.sha256(data.encode()).hexdigest()}
-    for path in sorted(folder.iterdir()):
-        if path.is_file() and path.name[0] != "." and path.name not in (MANIFEST, STATE, last):
-            found[path.name] = hashlib.sha256(path.read_bytes()).hexdigest()
+    with disk_errors(folder):
+        for path in sorted(folder.iterdir()):
+            if path.is_file() and path.name[0] != "." and path.name not in (MANIFEST, STATE, last):
+                found[path.name] = hashlib.sha256(path.read_bytes()).hexdigest()
     write_atomic(folder / MANIFEST, json.dumps(found, indent=1) + "\n")
 
 
@@ -148,12 +163,15 @@ def check_manifest(folder: Path) -> None:
     advice = f"restore it, or delete {folder} and run its stage again"
     if not (folder / MANIFEST).exists():
         raise UserError(f"{folder}: lacks {MANIFEST}; {advice}")
-    for name, sha256 in read_json(folder / MANIFEST).items():
+    listed = read_json(folder / MANIFEST)
+    if "result.json" not in listed:
+        raise UserError(f"{folder / MANIFEST}: does not list result.json; {advice}")
+    for name, sha256 in listed.items():
         path = folder / name
         try:
             same = hashlib.sha256(path.read_bytes()).hexdigest() == sha256
-        except OSError as error:
-            raise UserError(f"{path}: cannot read ({error.strerror}); {advice}") from None
+        except (OSError, ValueError) as error:        # ValueError: no name of a file
+            raise UserError(f"{path}: cannot read ({error}); {advice}") from None
         if not same:
             raise UserError(f"{path}: is not what its stage wrote, by the sha256 in {MANIFEST}; "
                             f"{advice}")
@@ -169,22 +187,22 @@ def lock_folder(folder: Path) -> None:
     while fcntl is not None and not _is_locked(folder):
         with disk_errors(path):
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            owner = os.read(descriptor, 20).decode("ascii", "replace") or "?"
-            os.close(descriptor)
-            raise UserError(f"{folder}: process {owner} works in this folder; wait for it to end "
-                            "or choose another --out") from None
-        except OSError:           # a file system without locks
-            os.close(descriptor)
-            break
-        _locked[folder] = descriptor
-        with disk_errors(path):
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                owner = os.read(descriptor, 20).decode("ascii", "replace") or "?"
+                os.close(descriptor)
+                raise UserError(f"{folder}: process {owner} works in this folder; wait for it to "
+                                "end or choose another --out") from None
+            except OSError:       # a file system without locks
+                os.close(descriptor)
+                break
+            _locked[folder] = descriptor
             os.ftruncate(descriptor, 0)
             os.write(descriptor, str(os.getpid()).encode())
-    for stray in folder.glob(".*.tmp"):
-        stray.unlink(missing_ok=True)
+    with disk_errors(folder):
+        for stray in folder.glob(".*.tmp"):
+            stray.unlink(missing_ok=True)
 
 
 def _is_locked(folder: Path) -> bool:
@@ -202,5 +220,6 @@ def unlock_folder(folder: Path) -> None:
     """Let other processes in again."""
     folder = folder.resolve()
     if _is_locked(folder):
-        (folder / LOCK).unlink()
+        with disk_errors(folder / LOCK):
+            (folder / LOCK).unlink()
         os.close(_locked.pop(folder))

@@ -20,7 +20,7 @@ import torch
 from tqdm import tqdm
 
 from minireason.core import files, flops, parallel
-from minireason.core.config import PATHS, machine, resolve_device, to_dict
+from minireason.core.config import PATHS, machine, portable
 from minireason.core.errors import UserError
 
 
@@ -37,33 +37,50 @@ class RunLog:
         self.seconds_before = 0.0     # spent by earlier, interrupted processes
         self.flops_before = 0.0
         if parallel.is_main():
-            self._claim_folder()
+            files.make_folder(self.out)
+            files.lock_folder(self.out)
+            try:
+                self._claim_folder()
+            except UserError:
+                files.unlock_folder(self.out)
+                raise
         parallel.barrier()
 
     def _claim_folder(self) -> None:
         path = self.out / "config.json"
-        files.make_folder(self.out)
-        files.lock_folder(self.out)
         if not path.exists():
             record = {**self.record_of_config, "made_with": made_with()}
             files.write_atomic(path, json.dumps(record, indent=1) + "\n")
-            files.sync(self.out.parent)
             return
         held = files.read_json(path)
         differing = _differences(held, self.record_of_config)
         if differing:
-            files.unlock_folder(self.out)
             raise UserError(f"{self.out}: holds a run with another configuration "
                             f"({differing}); choose another --out or delete the folder")
         if self.done:                 # killed between its last write and its last removal
-            (self.out / files.STATE).unlink(missing_ok=True)
-            files.unlock_folder(self.out)
+            self._leave_folder()
             return
-        was, now = held.get("made_with", {}), made_with()
+        was, now = held.get("made_with"), made_with()
+        was = was if isinstance(was, dict) else {}
         for name in sorted(set(was) | set(now)):
             if was.get(name) != now.get(name):
                 self.say(f"warning: begun with {name} {was.get(name)}, goes on with "
                          f"{now.get(name)}: numbers may round otherwise")
+
+    def _leave_folder(self) -> None:
+        """Drop the trainer state of a finished stage, and let other processes in."""
+        with files.disk_errors(self.out):
+            (self.out / files.STATE).unlink(missing_ok=True)
+        files.unlock_folder(self.out)
+        files.sync(self.out)
+
+    def owner(self, name: str) -> str:
+        """What a file of this run is a part of: its name, the stage, its config, its parents."""
+        record = {**self.record_of_config, "config": {
+            key: value for key, value in self.record_of_config["config"].items()
+            if key not in PATHS}}
+        whole = json.dumps([name, record], sort_keys=True)
+        return hashlib.sha256(whole.encode()).hexdigest()[:16]
 
     @property
     def done(self) -> dict | None:
@@ -81,21 +98,23 @@ class RunLog:
 
     def mark(self) -> dict[str, object]:
         """Length and sha256 of the metrics so far, made safe on the disk: part of a saved state."""
-        written = self.metrics.read_bytes() if self.metrics.exists() else b""
-        with files.disk_errors(self.out):
-            for path in (self.metrics, self.out) if written else ():
-                files.sync(path)
+        with files.disk_errors(self.metrics):
+            written = self.metrics.read_bytes() if self.metrics.exists() else b""
+        if written:
+            files.sync(self.metrics)
+            files.sync(self.out)
         return {"offset": len(written), "log": hashlib.sha256(written).hexdigest()}
 
     def rewind(self, offset: int = 0, log: str = "") -> None:
         """Cut the metrics back to a mark; UserError if what stands before it has changed."""
         if not parallel.is_main() or (not self.metrics.exists() and not offset):
             return
-        written = self.metrics.read_bytes()[:offset] if self.metrics.exists() else b""
-        if offset and hashlib.sha256(written).hexdigest() != log:
-            raise UserError(f"{self.metrics}: was cut or altered since its run was interrupted; "
-                            f"restore it, or delete {self.out} and run the same command again")
         with files.disk_errors(self.metrics):
+            written = self.metrics.read_bytes()[:offset] if self.metrics.exists() else b""
+            if offset and hashlib.sha256(written).hexdigest() != log:
+                raise UserError(f"{self.metrics}: was cut or altered since its run was "
+                                f"interrupted; restore it, or delete {self.out} and run the same "
+                                "command again")
             os.truncate(self.metrics, offset)
 
     def record(self, step: int, **values: float) -> None:
@@ -131,7 +150,10 @@ class RunLog:
         return self.seconds_before + time.perf_counter() - self.started
 
     def flops(self) -> float:
-        """Floating-point operations of this stage so far, by all ranks, evaluation left out."""
+        """Floating-point operations of this stage so far, evaluation left out.
+
+        Of several ranks, which share the work, this one's times their number.
+        """
         here = flops.spent() - self.flops_at_start
         return self.flops_before + here * parallel.world_size()
 
@@ -163,13 +185,13 @@ class RunLog:
         if not path.exists():
             made = make()
             if parallel.is_main():
-                files.write_checked(path, {**made, "seconds": self.seconds(),
-                                           "flops": self.flops()})
+                spent = {"seconds": self.seconds(), "flops": self.flops()}
+                files.write_checked(path, {**made, "spent": spent}, self.owner(name))
             parallel.barrier()
-        found = files.read_checked(path)
+        found = files.read_checked(path, self.owner(name))
+        spent = found.pop("spent")
         if made is None:
-            self.resume_at(found["seconds"], found["flops"])
-        del found["seconds"], found["flops"]
+            self.resume_at(spent["seconds"], spent["flops"])
         return found
 
     def finish(self, rows: Sequence[dict] = (), **result: object) -> dict:
@@ -188,21 +210,9 @@ class RunLog:
             text = json.dumps(result, indent=1) + "\n"
             files.write_manifest(self.out, "result.json", text)
             files.write_atomic(self.out / "result.json", text)
-            (self.out / files.STATE).unlink(missing_ok=True)
-            files.unlock_folder(self.out)
+            self._leave_folder()
         parallel.barrier()
         return result
-
-
-def portable(config, out: Path) -> dict:
-    """A config as JSON that holds wherever its folder is moved: folders as seen from `out`."""
-    record = to_dict(config)
-    for name in PATHS:
-        if record.get(name):
-            record[name] = os.path.relpath(record[name], out)
-    if "device" in record:
-        record["device"] = resolve_device(record["device"]).type
-    return record
 
 
 def made_with() -> dict[str, object]:
@@ -222,7 +232,8 @@ def _differences(held: dict, wanted: dict) -> str:
     """
     found = [] if held.get("stage") == wanted["stage"] else [f"stage {held.get('stage')!r}"]
     for part in ("config", "parents"):
-        old, new = held.get(part, {}), wanted[part]
+        old, new = held.get(part), wanted[part]
+        old = old if isinstance(old, dict) else {}
         found += [f"{name}: {old.get(name)!r} there, {new.get(name)!r} now"
                   for name in sorted((set(old) | set(new)) - set(PATHS if part == "config" else ()))
                   if old.get(name) != new.get(name)]

@@ -103,7 +103,7 @@ def finish_policy(log: RunLog, cfg: TrainingConfig, model: Transformer, tokenize
     measured, as rows and as {method: {set: ...}}. Returns result.json's content.
     """
     sha256 = checkpoint.save(log.out, model, tokenizer)
-    sets = frozen_sets(cfg.family, "test", cfg.eval_n)
+    sets = frozen_sets(cfg.family, cfg.split, cfg.eval_n)
     greedy = Sampling(temperature=0, max_new=max_new)
     single = Sampling(seed=stream_seed(cfg.seed, "test sampled"), max_new=max_new)
     report, digits, measured = {}, {}, []

@@ -48,17 +48,22 @@ def sharded_records(log: RunLog, kind: str, sets: dict[str, list[Problem]], size
     make(problems, purpose) returns the records of one shard; purpose names its random streams. A
     shard is a file `kind-set-start.json`; a resumed run reads it back. Ranks share the shards.
     """
-    shards = parallel.share([(name, start) for name, problems in sets.items()
-                             for start in range(0, len(problems), size)])
+    everything = [(name, start) for name, problems in sets.items()
+                  for start in range(0, len(problems), size)]
+    shards = parallel.share(everything)
     for i in log.steps(0, len(shards)):
         name, start = shards[i]
         path = log.out / f"{kind}-{name}-{start}.json"
         if not path.exists():
             with flops.uncounted():
                 records = make(sets[name][start:start + size], f"{name} {start}")
-            write_checked(path, records)
+            write_checked(path, records, log.owner(path.name))
     parallel.barrier()
-    return {name: read_records(log.out, kind, name) for name in sets}
+    found: dict[str, list[dict]] = {name: [] for name in sets}
+    for name, start in everything:
+        path = log.out / f"{kind}-{name}-{start}.json"
+        found[name] += read_checked(path, log.owner(path.name))
+    return found
 
 
 def read_records(folder: Path, kind: str, name: str) -> list[dict]:

@@ -5,6 +5,7 @@
 CPU. `auto` takes whichever was measured to be faster.
 """
 
+import functools
 import json
 import os
 from pathlib import Path
@@ -71,3 +72,12 @@ def _check_kernels_run(name: str, device: torch.device, dtype: torch.dtype, head
     if dtype not in calls.DTYPE_NAMES or head_dim not in build.HEAD_DIMS:
         raise UserError(f"attention {name}: no kernels for {dtype} with head_dim {head_dim}; use a "
                         f"head_dim of {', '.join(map(str, build.HEAD_DIMS))}, or choose sdpa")
+    _build_kernels(name, device, dtype, head_dim)
+
+
+@functools.cache
+def _build_kernels(name: str, device: torch.device, dtype: torch.dtype, head_dim: int) -> None:
+    try:
+        calls.library_of(torch.empty(0, dtype=dtype, device=device), head_dim)
+    except (build.BuildError, OSError) as error:
+        raise UserError(f"attention {name}: {error}; or choose sdpa") from None

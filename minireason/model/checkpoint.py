@@ -12,6 +12,7 @@ without being opened, and every byte is checked against the stored hash before i
 
 import hashlib
 import json
+import os
 from pathlib import Path
 from typing import TypeVar
 
@@ -24,14 +25,13 @@ from minireason.core import parallel
 from minireason.core.config import (
     StageConfig,
     TrainingConfig,
-    UserError,
     check_numbers,
     from_dict,
     resolve_device,
     to_dict,
-    write_atomic,
 )
-from minireason.core.files import STATE, check_manifest
+from minireason.core.errors import UserError, check_choice
+from minireason.core.files import STATE, check_manifest, write_atomic
 from minireason.core.runlog import RunLog
 from minireason.model.tokenizer import Tokenizer
 from minireason.model.transformer import ModelConfig, Transformer
@@ -63,7 +63,7 @@ def write_tensors(path: Path, tensors: dict[str, Tensor], **metadata: object) ->
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict, str]:
     """(tensors, metadata, sha256); UserError if missing, truncated, altered or another format."""
-    if not path.is_file():
+    if not os.path.isfile(path):              # False, too, for a name that no file can have
         raise UserError(f"{path}: no such file; give the folder of a finished stage")
     try:
         with safe_open(path, "pt") as file:
@@ -104,9 +104,9 @@ def load(folder: Path | str, device: torch.device | str = "cpu",
     kind: the class that the folder must hold, Transformer for a policy, Critic for a critic.
     """
     folder = Path(folder)
-    if not folder.is_dir():
+    if not os.path.isdir(folder):
         raise UserError(f"{folder}: no such folder; give the folder of a finished stage")
-    if (folder / "result.json").exists():
+    if os.path.exists(folder / "result.json"):
         check_manifest(folder)
     tokenizer = Tokenizer.load(folder / "tokenizer.json")
     tensors, metadata, _ = read_tensors(folder / "model.safetensors")
@@ -134,7 +134,7 @@ def load(folder: Path | str, device: torch.device | str = "cpu",
 
 def weights_hash(folder: Path | str) -> str:
     """The sha256 that names a checkpoint's weights, verified; how a child records its parent."""
-    if (Path(folder) / "result.json").exists():
+    if os.path.exists(Path(folder) / "result.json"):
         check_manifest(Path(folder))
     return read_tensors(Path(folder) / "model.safetensors")[2]
 
@@ -146,6 +146,8 @@ def open_stage(name: str, cfg: StageConfig, out: str,
     A folder "" is no parent. UserError if one is missing or damaged, or `out` holds another run.
     """
     check_numbers(cfg)
+    if hasattr(cfg, "split"):
+        check_choice("split", cfg.split, ("test", "validation"))
     device = parallel.init(resolve_device(cfg.device))
     hashes = {field: weights_hash(folder) for field, folder in parents.items() if folder}
     return RunLog(out, name, cfg, hashes), device
@@ -168,7 +170,7 @@ def save_state(log: RunLog, step: int, model: Transformer, optimizer: torch.opti
         for key, value in optimizer.state[parameter].items():
             tensors[f"optimizer.{i}.{key}"] = value
     write_tensors(log.out / STATE, tensors, step=step, seconds=log.seconds(),
-                  flops=log.flops(), **log.mark())
+                  flops=log.flops(), owner=log.owner(STATE), **log.mark())
 
 
 def resume(log: RunLog, model: Transformer, optimizer: torch.optim.Optimizer) -> int:
@@ -182,6 +184,9 @@ def resume(log: RunLog, model: Transformer, optimizer: torch.optim.Optimizer) ->
         parallel.barrier()
         return 0
     tensors, metadata, _ = read_tensors(path)
+    if metadata.get("owner") != log.owner(STATE):
+        raise UserError(f"{path}: belongs to another run; delete it and run the same command "
+                        "again")
     model.load_state_dict({name.removeprefix("model."): t for name, t in tensors.items()
                            if name.startswith("model.")})
     for i, parameter in enumerate(_parameters(optimizer)):

@@ -53,8 +53,11 @@ class Tokenizer:
         try:
             backend = Backend.from_file(str(path))
         except Exception as error:  # the library raises bare Exception
-            raise UserError(f"{path}: not a tokenizer ({error})") from error
-        return cls(backend)
+            raise UserError(f"{path}: not a tokenizer ({str(error)[:200]})") from None
+        try:
+            return cls(backend)
+        except UserError as error:
+            raise UserError(f"{path}: {error}") from None
 
     def to_json(self) -> str:
         """The text of tokenizer.json."""

@@ -17,12 +17,20 @@ the whole line, which is what tells a reversed answer from a plain one; the answ
 scratchpad is never spaced. `direct` and `cot` also name `plain` and `simplified`.
 """
 
+import math
 import re
+from collections.abc import Iterator
+from itertools import permutations
 
 import numpy as np
 
 from minireason.core.config import UserError
 from minireason.problems.base import MALFORMED, SYMBOLS, Problem, Verdict, number_tokens
+from minireason.problems.columns import MISTAKES as MISTAKES
+from minireason.problems.columns import State, column, start
+from minireason.problems.columns import answer_of_state as answer_of_state
+from minireason.problems.columns import fact_outcomes as fact_outcomes
+from minireason.problems.columns import outcomes as outcomes
 
 NAME: str = "addition"
 LEVELS = tuple(range(1, 8))           # levels with a frozen set: digits
@@ -78,25 +86,7 @@ def read(text: str) -> Problem:
     return build(int(match[1]), int(match[2]))
 
 
-# ---- scratchpads: a state is (digits left of a, digits left of b, answer so far, carry) ----------
-
-State = tuple[str, str, str, int]
-
-
-def _start(prompt: str, style: str) -> tuple[list[str], State]:
-    """(operands, state before the first column); `star` pads the shorter number with zeros."""
-    operands = prompt.removesuffix("=").split("+")
-    width = max(map(len, operands)) if style == "star" else 0
-    return operands, (operands[0].zfill(width), operands[1].zfill(width), "", 0)
-
-
-def _column(state: State) -> tuple[int, int, int, State]:
-    """(a, b, sum with carry, state after) of the lowest column that is left."""
-    x, y, answer, carry = state
-    a, b = int(x[-1:] or 0), int(y[-1:] or 0)
-    total = a + b + carry
-    return a, b, total, (x[:-1], y[:-1], f"{total % 10}{answer}", total // 10)
-
+# ---- scratchpads: states are those of columns.py ------------------------------------------------
 
 def _expected(operands: list[str], style: str, i: int, state: State | None) -> str | None:
     """Step number i of the style, computed from the state before it; None after the last."""
@@ -104,7 +94,7 @@ def _expected(operands: list[str], style: str, i: int, state: State | None) -> s
     if state is None or i >= columns + {"simplified": 0, "detailed": 3, "star": 2}[style]:
         return None
     x, y, answer, carry = state
-    a, b, total, _ = _column(state)
+    a, b, total, _ = column(state)
     if style == "simplified":
         return f"A->{total % 10} , C->{total // 10}"
     if style == "star":
@@ -131,7 +121,7 @@ def _claimed(style: str, step: str, state: State | None) -> State | None:
     if style == "star":
         x, y, answer = numbers
         shown = x, y, answer, int(carry)
-        return _column(shown)[3] if x or y else shown
+        return column(shown)[3] if x or y else shown
     if style == "simplified":
         if state is None:
             return None
@@ -142,7 +132,7 @@ def _claimed(style: str, step: str, state: State | None) -> State | None:
 
 def _steps(prompt: str, style: str) -> tuple[str, ...]:
     """The whole ideal scratchpad."""
-    (operands, state), steps = _start(prompt, style), []
+    (operands, state), steps = start(prompt, style), []
     while (step := _expected(operands, style, len(steps), state)) is not None:
         steps.append(step)
         state = _claimed(style, step, state)
@@ -159,7 +149,8 @@ def render(problem: Problem, style: str) -> str:
     if style not in STYLES:
         raise UserError(f"addition has no style {style!r}; choose from {', '.join(STYLES)}")
     dot = "." if style == "simplified" else ""
-    return f"<think>{';'.join(_steps(problem.prompt, style))}{dot}</think>{problem.answer}<eos>"
+    steps = problem.steps if style == "simplified" else _steps(problem.prompt, style)
+    return f"<think>{';'.join(steps)}{dot}</think>{problem.answer}<eos>"
 
 
 def parse(completion: str) -> tuple[tuple[str, ...], str] | None:
@@ -185,7 +176,7 @@ def check_steps(problem: Problem, steps: tuple[str, ...]) -> list[bool]:
     The state is what the step before it claimed, so that one wrong step is counted once.
     """
     style = _style_of(steps)
-    (operands, state), marks = _start(problem.prompt, style), []
+    (operands, state), marks = start(problem.prompt, style), []
     for i, step in enumerate(steps):
         marks.append(step == _expected(operands, style, i, state))
         state = _claimed(style, step, state)
@@ -206,3 +197,23 @@ def verify(problem: Problem, completion: str) -> Verdict:
     correct = answer == problem.answer
     whole = bool(steps) and completion == render(problem, _style_of(steps))
     return Verdict(correct, correct and whole, True, tuple(check_steps(problem, steps)))
+
+
+# ---- fallible authors (authors.py): columns.py says how they go on ------------------------------
+
+def log_probability(problem: Problem) -> float:
+    """log P(`sample` gives this problem), given its level: all pairs are equally frequent."""
+    shorter = 100 ** (problem.level - 1) if problem.level > 1 else 0
+    return -math.log(100 ** problem.level - shorter)
+
+
+def problems_of_facts(facts: list[str]) -> Iterator[tuple[Problem, list[str]]]:
+    """For each order of these facts, right or wrong, that is a sum: (problem, facts in order)."""
+    for order in permutations(facts):
+        sums = [tuple(map(int, fact.partition("=")[0].split("+"))) for fact in order]
+        carries = [0, *(sum(terms) // 10 for terms in sums[:-1])]
+        if carries == [carry for _, _, carry in sums]:
+            a, b = (int("".join(str(terms[i]) for terms in sums[::-1])) for i in (0, 1))
+            problem = build(a, b)
+            if problem.level == len(facts):
+                yield problem, list(order)

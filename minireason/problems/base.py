@@ -49,7 +49,8 @@ class Family(Protocol):
 
     Optional: `withdrawn(completion)`, the steps that `<wrong>` took back (chain.py);
     `self_check(problem, answer)`, what a policy may test without the verifier, and EXTRA_SETS,
-    {name: sampler} of further frozen test sets (countdown.py).
+    {name: sampler} of further frozen test sets (countdown.py); what fallible authors write, as
+    authors.AuthoredFamily has it.
     """
 
     NAME: str

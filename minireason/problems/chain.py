@@ -12,15 +12,21 @@ A step that `<wrong>` follows in place of `;` is withdrawn, as if it had never b
 """
 
 import ast
+import math
 import re
 from collections import defaultdict
+from collections.abc import Iterator
+from functools import cache
 from itertools import product
 
 import numpy as np
 
 from minireason.core.config import UserError
 from minireason.problems.arithmetic import HIGHEST, NUMBER, OPERATORS, compute, parse_expression
+from minireason.problems.authors import Authors, Outcome
 from minireason.problems.base import MALFORMED, SYMBOLS, Problem, Verdict, number_tokens
+from minireason.problems.mistakes import MISTAKES as MISTAKES
+from minireason.problems.mistakes import results
 
 NAME: str = "chain"
 LEVELS = tuple(range(1, 9))           # levels with a frozen set: operations
@@ -154,3 +160,58 @@ def verify(problem: Problem, completion: str) -> Verdict:
     correct = answer == problem.answer
     return Verdict(correct, correct and steps == problem.steps, True,
                    tuple(check_steps(problem, steps)))
+
+
+# ---- fallible authors (authors.py): a state is the author's own value ----------------------------
+
+@cache
+def _step_outcomes(authors: Authors, value: int, move: str) -> list[Outcome]:
+    """Outcomes of one operation; move is e.g. "*3"."""
+    return [Outcome(chance, f"{value}{move}={result}", result, mistake)
+            for chance, result, mistake in results(authors, value, move[0], int(move[1:]))]
+
+
+def outcomes(problem: Problem, authors: Authors, number: int,
+             state: int | None) -> list[Outcome]:
+    """The ways in which an author may write step `number` on his own value."""
+    if number == len(problem.steps):
+        return []
+    operation = problem.steps[number].partition("=")[0]
+    value = int(operation[:-2]) if state is None else state
+    return _step_outcomes(authors, value, operation[-2:])
+
+
+def answer_of_state(problem: Problem, state: int) -> str:
+    """His last value."""
+    return str(state)
+
+
+def _operation(step: str) -> tuple[int, str, int]:
+    """(value, operator, operand) of a step, whatever its result."""
+    operation = step.partition("=")[0]
+    return int(operation[:-2]), operation[-2], int(operation[-1])
+
+
+def log_probability(problem: Problem) -> float:
+    """log P(`sample` gives this problem), given its level."""
+    total = -math.log(HIGHEST)
+    for value, operator, _ in map(_operation, problem.steps):
+        total -= math.log(len(_MOVES[value]) * len(_MOVES[value][operator]))
+    return total
+
+
+def problems_of_facts(facts: list[str]) -> Iterator[tuple[Problem, list[str]]]:
+    """For each order of these facts, right or wrong, that is a chain: (problem, facts in order)."""
+    operations = [_operation(fact) for fact in facts]
+
+    def chains(order: list[int], value: int) -> Iterator[list[int]]:
+        if len(order) == len(facts):
+            yield order
+        for i, (left, operator, right) in enumerate(operations):
+            if i not in order and (left == value or not order):
+                yield from chains([*order, i], compute(left, operator, right) or 0)
+
+    for order in chains([], 0):
+        first = operations[order[0]][0]
+        if first > 0:
+            yield build(first, [operations[i][1:] for i in order]), [facts[i] for i in order]

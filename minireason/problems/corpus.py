@@ -3,33 +3,57 @@
     fact     54/9=6;23+4=27;...                     arithmetic as it stands in the world: the
                                                     steps of a chain, shuffled, without question
     direct   ((23+4)*3)=</think>81                  questions with bare answers
-    worked   ((23+4)*3)=<think>23+4=27;...</think>81   a tail of worked lines, rarer when longer
+    worked   ((23+4)*3)=<think>23+4=27;...</think>81   questions with worked answers
 
-Worked lines of up to `common_level` steps are equally frequent; longer ones are rarer with every
-step, so a chain of eight is seen now and then. What pretraining never shows, post-training cannot
-draw out of it; what it shows rarely, post-training can make reliable.
+The lines are written by fallible authors (authors.py) whose chances the mixture names: a model that
+imitates them errs as they do, however long it trains. With all chances 0 they are exact. Worked
+lines of up to `common_level` steps are equally frequent, longer ones rarer with every step.
 """
 
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 
-from minireason.core.config import UserError, from_dict, read_json
-from minireason.problems import Family, sample_split
+from minireason.core.config import UserError, from_dict, read_json, rng
+from minireason.problems import Family, sample_split, split_of
+from minireason.problems.authors import (
+    Authors,
+    Marked,
+    answer_chances,
+    authored,
+    fact_outcomes,
+    outcomes_of,
+    stated_facts,
+    written,
+)
 
 
 @dataclass(frozen=True)
 class Mixture:
-    """Shares and lengths of the three kinds of lines."""
+    """Shares and lengths of the three kinds of lines, and how their authors err."""
 
     facts: float = 0.2            # share of lines
-    direct: float = 0.15          # share of lines; the rest is worked
+    direct: float = 0.1           # share of lines; the rest is worked
     facts_per_line: int = 6       # the level whose solutions they are taken from
     min_level: int = 1            # of direct and worked lines
     max_level: int = 8
-    common_level: int = 4         # worked lines are equally frequent up to this level,
+    common_level: int = 8         # worked lines are equally frequent up to this level,
     worked_tail: float = 0.35     # then each level has this times the share of the one before
+    rule: float = 0.6             # P(an author follows a frequent wrong rule where it falls)
+    rare: float = 0.3             # the same for a rare rule
+    slip: float = 0.03            # P(any other step slips at random)
+
+    def __post_init__(self) -> None:
+        assert self.authors           # UserError if a chance is none
+
+    @property
+    def authors(self) -> Authors:
+        """Who writes the lines."""
+        return Authors(self.rule, self.rare, self.slip)
 
     def worked_shares(self) -> np.ndarray:
         """Share of each level min_level..max_level among the worked lines."""
@@ -43,22 +67,123 @@ class Mixture:
         record = read_json(Path(folder) / "config.json")
         if record.get("stage") != "pretrain":
             raise UserError(f"{folder}: is a {record.get('stage')!r} folder, not a pretrained one")
-        return from_dict(cls, record["config"]["mixture"])
+        config = record.get("config")
+        mixture = config.get("mixture") if isinstance(config, dict) else None
+        if not isinstance(mixture, dict):
+            raise UserError(f"{folder}/config.json: holds no mixture")
+        return from_dict(cls, mixture)
 
 
-def corpus_line(mixture: Mixture, family: Family, rng: np.random.Generator) -> str:
-    """One line of the mixture, `<eos>` included, from problems of the train split only."""
-    kind = rng.random()
+def _written_line(mixture: Mixture, family: Family,
+                  generator: np.random.Generator) -> tuple[str, Marked]:
+    """(line, its marked facts or steps), from problems of the train split only."""
+    kind, authors = generator.random(), mixture.authors
     if kind < mixture.facts:
-        facts = family.facts(sample_split(family, rng, mixture.facts_per_line, "train"))
-        return ";".join(facts[i] for i in rng.permutation(len(facts))) + "<eos>"
+        problem = sample_split(family, generator, mixture.facts_per_line, "train")
+        facts = stated_facts(family, problem, authors, generator)
+        facts = [facts[i] for i in generator.permutation(len(facts))]
+        return ";".join(fact for fact, _ in facts) + "<eos>", facts
     style = "direct" if kind < mixture.facts + mixture.direct else "cot"
     levels = np.arange(mixture.min_level, mixture.max_level + 1)
-    level = int(rng.choice(levels, p=None if style == "direct" else mixture.worked_shares()))
-    problem = sample_split(family, rng, level, "train")
-    return problem.prompt + family.render(problem, style)
+    shares = None if style == "direct" else mixture.worked_shares()
+    level = int(generator.choice(levels, p=shares))
+    problem = sample_split(family, generator, level, "train")
+    if authors.exact:
+        return problem.prompt + family.render(problem, style), []
+    text, marked = written(family, problem, authors, generator, style)
+    if style == "direct":             # what went wrong in his head is told at the answer
+        answer = text.removeprefix("</think>").removesuffix("<eos>")
+        names = ", ".join(dict.fromkeys(mistake for _, mistake in marked if mistake))
+        marked = [(answer, "" if answer == problem.answer else names)]
+    return problem.prompt + text, marked
 
 
-def corpus_lines(mixture: Mixture, family: Family, rng: np.random.Generator, n: int) -> list[str]:
+def corpus_line(mixture: Mixture, family: Family, generator: np.random.Generator) -> str:
+    """One line of the mixture, `<eos>` included."""
+    return _written_line(mixture, family, generator)[0]
+
+
+def corpus_lines(mixture: Mixture, family: Family, generator: np.random.Generator,
+                 n: int) -> list[str]:
     """n lines of the mixture."""
-    return [corpus_line(mixture, family, rng) for _ in range(n)]
+    return [corpus_line(mixture, family, generator) for _ in range(n)]
+
+
+def marked_corpus(family: Family, mixture: Mixture, n: int, seed: int) -> list[Marked]:
+    """n lines to show, each cut into (piece, its mistake or ""); joined, the pieces are the line.
+
+    The wrong answer of a direct line bears the names of all its author's mistakes.
+    """
+    generator, lines = rng(seed, "marked corpus"), []
+    for _ in range(n):
+        line, marked = _written_line(mixture, family, generator)
+        done, start, pieces = 0, max(0, line.find("think>")), []     # not in the prompt
+        for text, mistake in marked:
+            start = line.index(text, start)
+            pieces += [(line[done:start], ""), (text, mistake)]
+            done = start = start + len(text)
+        lines.append([piece for piece in (*pieces, (line[done:], "")) if piece[0]])
+    return lines
+
+
+# ---- the entropy of the corpus: the loss that nobody can beat ------------------------------------
+
+@cache
+def train_share(family: Family, level: int, n: int = 5000) -> float:
+    """Estimated share of the train split among a level's problems: 0.8, give or take 0.006."""
+    generator = rng(0, "train share", level)
+    return sum(split_of(family.sample(generator, level)) == "train" for _ in range(n)) / n
+
+
+def _chance(found: list, text: str) -> float:
+    """Probability of the outcome that is written so."""
+    return next((outcome.probability for outcome in found if outcome.text == text), 0.0)
+
+
+def line_probability(mixture: Mixture, family: Family, line: str,
+                     share: Callable[[Family, int], float] = train_share) -> float:
+    """P(the mixture's authors write this line), exact but for the share of the train split.
+
+    A line of facts may come from several problems: `problems_of_facts` of the family names them.
+    """
+    authors, outcomes, family = mixture.authors, outcomes_of(family), authored(family)
+
+    def asked(problem) -> float:      # P(problem), given its level and the split
+        train = split_of(problem) == "train"
+        return math.exp(family.log_probability(problem)) / share(family, problem.level) * train
+
+    if "</think>" not in line:
+        facts, total = line.removesuffix("<eos>").split(";"), 0.0
+        for problem, ordered in family.problems_of_facts(facts):
+            ways = fact_outcomes(family, problem, authors)
+            total += asked(problem) * math.prod(map(_chance, ways, ordered))
+        return mixture.facts * total / math.factorial(len(facts))
+    prompt, opener, rest = line.partition("<think>" if "<think>" in line else "</think>")
+    problem, (steps, answer) = family.read(prompt), family.parse(opener + rest) or ((), "")
+    levels = mixture.max_level - mixture.min_level + 1
+    if not steps:
+        chances = answer_chances(family, problem, authors)
+        return mixture.direct / levels * asked(problem) * chances.get(answer, 0.0)
+    worked = mixture.worked_shares()[problem.level - mixture.min_level]
+    total = (1 - mixture.facts - mixture.direct) * worked * asked(problem)
+    state = None
+    for number, step in enumerate(steps):
+        found = outcomes(problem, authors, number, state)
+        total *= _chance(found, step)
+        state = next((outcome.state for outcome in found if outcome.text == step), None)
+    return total
+
+
+def entropy_per_token(mixture: Mixture, family: Family, tokens_of: Callable[[str], int],
+                      n: int = 2000, seed: int = 0) -> tuple[float, float]:
+    """(nats per token of the corpus, its standard error) from n lines.
+
+    E[-log p(line)] / E[tokens]: no model's mean loss per token can be lower in the long run.
+    tokens_of: the number of tokens of a line, <eos> included.
+    """
+    lines = corpus_lines(mixture, family, rng(seed, "entropy"), n)
+    nats = np.array([-math.log(line_probability(mixture, family, line)) for line in lines])
+    tokens = np.array([tokens_of(line) for line in lines])
+    ratio = float(nats.sum() / tokens.sum())
+    error = float((nats - ratio * tokens).std(ddof=1) / tokens.mean() / math.sqrt(n))
+    return ratio, error

@@ -4,7 +4,8 @@ import hashlib
 import json
 from pathlib import Path
 
-from minireason.core.config import UserError
+from minireason.core.errors import UserError
+from minireason.core.files import read_text
 from minireason.problems import FAMILIES
 from minireason.problems.base import Problem
 
@@ -14,12 +15,8 @@ def load_problems(path: Path | str) -> list[Problem]:
 
     The answer is recomputed; UserError names the line that is broken, unreadable or wrong.
     """
-    try:
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot read this file of problems ({error})") from None
     problems = []
-    for number, line in enumerate(lines, 1):
+    for number, line in enumerate(read_text(path).split("\n"), 1):
         if line.strip():
             try:
                 problems.append(_read_line(line))
@@ -45,7 +42,7 @@ def load_frozen(name: str) -> list[Problem]:
     folder = frozen_folder()
     path, sums = folder / f"{name}.jsonl", folder / "SHA256SUMS"
     try:
-        data, listing = path.read_bytes(), sums.read_text(encoding="utf-8")
+        data, listing = path.read_bytes(), sums.read_bytes().decode("utf-8", "replace")
     except OSError as error:
         raise UserError(f"{error.filename}: cannot read this frozen set ({error.strerror}); "
                         "python data/make_eval.py writes them anew") from None
@@ -58,8 +55,8 @@ def load_frozen(name: str) -> list[Problem]:
 def _read_line(line: str) -> Problem:
     try:
         record = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise UserError(f"not valid JSON ({error.msg})") from None
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"not valid JSON ({error})") from None
     if not isinstance(record, dict) or not isinstance(record.get("prompt"), str):
         raise UserError('needs an object with a string "prompt"')
     name = record.get("family", next(iter(FAMILIES)))

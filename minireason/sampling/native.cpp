@@ -13,7 +13,9 @@
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
+#include <exception>
 #include <functional>
+#include <initializer_list>
 #include <limits>
 #include <memory>
 #include <new>
@@ -361,24 +363,48 @@ private:
     }
 };
 
+// Work on every worker, in a thread each. Where no more threads are to be had, fewer do all of it.
 template <class Work>
 static void in_threads(std::vector<Worker>& workers, Work work) {
+    std::atomic<bool> full{false};
+    auto guarded = [&](Worker& worker) {
+        try { work(worker); } catch (const std::bad_alloc&) { full = true; }
+    };
     std::vector<std::thread> threads;
-    for (size_t i = 1; i < workers.size(); i++) threads.emplace_back([&, i] { work(workers[i]); });
-    work(workers[0]);
+    try {
+        for (size_t i = 1; i < workers.size(); i++)
+            threads.emplace_back(guarded, std::ref(workers[i]));
+    } catch (const std::exception&) {}
+    guarded(workers[0]);
     for (auto& thread : threads) thread.join();
+    if (full) throw std::bad_alloc();
+}
+
+// Numbers in all buffers together or more, in floating point, where no product overflows.
+static double numbers(const Job& j) {
+    double D = j.head_dim + PANEL, V = j.vocab_size + PANEL, rows = double(j.threads) * j.block;
+    double tokens = j.longest + j.max_new + 2.0 * PANEL, heads = j.n_heads + 2.0 * j.n_kv_heads;
+    double cache = 2 * D * tokens * j.n_layers * j.n_kv_heads;
+    return rows * (2 * j.d_model + 2 * heads * D + 2 * j.d_ff + V + 8 * PANEL + cache)
+        + j.threads * (j.n_heads * (tokens + D) + V) + j.prompts * (cache + V);
 }
 
 // Whether every index that the job leads to lies inside its arrays.
 static bool sound(const Job& j) {
     auto within = [](Int x, Int low, Int high) { return low <= x && x < high; };
+    for (const void* array : std::initializer_list<const void*>{
+             j.layers, j.embedding, j.unembedding, j.cos, j.sin, j.prompt_tokens, j.prompt_starts,
+             j.source, j.limits, j.uniform, j.ends, j.tokens, j.logprobs, j.lengths})
+        if (array == nullptr) return false;
     for (Int size : {j.n_layers, j.d_model, j.n_heads, j.n_kv_heads, j.head_dim, j.d_ff,
-                     j.vocab_size, j.max_len, j.prompts, j.rows, j.max_new, j.threads, j.block})
+                     j.vocab_size, j.max_len, j.prompts, j.longest, j.rows, j.max_new, j.n_ends,
+                     j.threads, j.block})
         if (!within(size, 1, Int(1) << 31)) return false;
     if (j.n_heads % j.n_kv_heads || j.head_dim % 2 || j.prompt_starts[0] != 0) return false;
+    if (j.longest >= j.max_len || j.threads > j.rows || j.block > j.rows) return false;
     for (Int p = 0; p < j.prompts; p++) {
         Int from = j.prompt_starts[p], to = j.prompt_starts[p + 1];
-        if (!within(to - from, 1, j.longest + 1)) return false;
+        if (!within(to, from + 1, from + j.longest + 1)) return false;
         for (Int i = from; i < to; i++)
             if (!within(j.prompt_tokens[i], 0, j.vocab_size)) return false;
     }
@@ -395,7 +421,8 @@ __attribute__((visibility("default"))) int panel_width() { return PANEL; }
 
 // Decode all rows of a job; returns 0, 1 where there is not enough memory, 2 for an unsound job.
 __attribute__((visibility("default"))) int decode_rows(const Job* job) try {
-    if (!sound(*job)) return 2;
+    if (job == nullptr || !sound(*job)) return 2;
+    if (numbers(*job) > 1e14) return 1;
     std::vector<Worker> workers;
     for (Int i = 0; i < job->threads; i++) workers.emplace_back(*job);
     Int size = workers[0].cache_size(round_up(job->longest, PANEL));

@@ -7,10 +7,9 @@ the draw. Only the form of the weights is made here: panels of columns, RMSNorm'
 
 import ctypes
 import functools
-import hashlib
 import os
 import sys
-import tempfile
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -26,8 +25,10 @@ from minireason.model.transformer import Transformer
 from minireason.sampling.sampler import Chunk, Samples, Sampling
 
 SOURCE = Path(__file__).with_name("native.cpp")
-FLAGS = ("-std=c++17", "-O3", "-march=native", "-fopenmp-simd", "-fno-math-errno", "-fPIC",
-         "-shared", "-pthread", "-fvisibility=hidden")
+FLAGS = ("-std=c++17", "-O3", "-fno-fast-math", "-fno-unsafe-math-optimizations",   # after CXX's
+         "-march=native", "-fopenmp-simd", "-fno-math-errno", "-fPIC", "-shared", "-pthread",
+         "-fvisibility=hidden")
+SECONDS = 120.0                   # a compiler that takes longer hangs
 BLOCK = 16                        # rows a thread decodes at a time
 ROWS_A_THREAD = 16                # fewer than twice as many are not worth a second thread
 
@@ -51,20 +52,18 @@ def choose_decoder(asked: str) -> str:
 
 
 @functools.cache
-def library() -> ctypes.CDLL:
+def library(source: Path = SOURCE, *more_flags: str) -> ctypes.CDLL:
     """native.cpp, built for this processor if the cache has no such build."""
     compiler = build.find_host_compiler()
-    target = build.run([compiler, "-march=native", "-dM", "-E", "-x", "c++", os.devnull])
+    target = build.run([*compiler, "-march=native", "-dM", "-E", "-x", "c++", os.devnull], SECONDS)
     # target: every macro that this compiler defines for this processor, so a home folder that two
     # machines share holds a build for each
-    key = hashlib.sha256("\0".join([SOURCE.read_text(), compiler, *FLAGS, target]).encode())
-    final = build.cache_folder() / f"decode-{key.hexdigest()[:24]}.so"
-    if not final.exists():
-        final.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=final.parent) as folder:
-            build.run([compiler, *FLAGS, str(SOURCE), "-o", f"{folder}/library.so"])
-            os.replace(f"{folder}/library.so", final)
-    return ctypes.CDLL(str(final))
+    command = [*compiler, *FLAGS, *more_flags]
+    key = build.key_of(source.read_text(), *command, target)
+    path = build.kept(f"decode-{key}.so",
+                      lambda path: build.run([*command, str(source), "-o", str(path)], SECONDS),
+                      lambda path: build.try_loading(path, "panel_width", "decode_rows"))
+    return ctypes.CDLL(str(path))
 
 
 class Job(ctypes.Structure):
@@ -98,25 +97,40 @@ def native_decoder(model: Transformer, tokenizer: Tokenizer,
     return NativeDecoder(model, tokenizer, how)
 
 
+def of_shape(weights: Tensor, *shape: int) -> Tensor:
+    """The weights, contiguous; UserError if native.cpp would find others where it reads them."""
+    if weights.shape != shape or weights.dtype != torch.float32:
+        raise UserError(f"the sampler was given a model with weights of shape {(*weights.shape,)}, "
+                        f"{weights.dtype}, where its config says {shape}, torch.float32")
+    return weights.contiguous()
+
+
 class NativeDecoder:
     """A model's weights prepared for native.cpp, and how to sample; made anew for every call."""
 
     @torch.inference_mode()
     def __init__(self, model: Transformer, tokenizer: Tokenizer, how: Sampling):
         self.config, self.how, self.pad = model.config, how, tokenizer.pad
-        pack = functools.partial(panels, width=library().panel_width())
+        c, pack = model.config, functools.partial(panels, width=library().panel_width())
+        wide = (c.n_heads + 2 * c.n_kv_heads) * c.head_dim
         self.layers = []          # six tensors each, in the order of native.cpp's Layer
         for block in model.blocks:
-            gate, up = (block.gate_up.weight * block.mlp_norm).chunk(2)
+            gate, up = of_shape(block.gate_up.weight * block.mlp_norm, 2 * c.d_ff,
+                                c.d_model).chunk(2)
             self.layers.append((
-                pack(block.qkv.weight * block.attention_norm), pack(block.out.weight),
-                torch.cat((pack(gate), pack(up))), pack(block.down.weight),
-                block.q_gain * model.config.head_dim ** -0.5, block.k_gain.clone()))
+                pack(of_shape(block.qkv.weight * block.attention_norm, wide, c.d_model)),
+                pack(of_shape(block.out.weight, c.d_model, c.n_heads * c.head_dim)),
+                torch.cat((pack(gate), pack(up))),
+                pack(of_shape(block.down.weight, c.d_model, c.d_ff)),
+                of_shape(block.q_gain * c.head_dim ** -0.5, c.head_dim),
+                of_shape(block.k_gain, c.head_dim)))
         unembedding = (model.embedding if model.unembedding is None else model.unembedding).weight
         self.weights = {
             "layers": torch.tensor([[x.data_ptr() for x in layer] for layer in self.layers]),
-            "embedding": model.embedding.weight.contiguous(), "cos": model.cos, "sin": model.sin,
-            "unembedding": pack(unembedding * model.final_norm),
+            "embedding": of_shape(model.embedding.weight, c.vocab_size, c.d_model),
+            "unembedding": pack(of_shape(unembedding * model.final_norm, c.vocab_size, c.d_model)),
+            "cos": of_shape(model.cos, c.max_len, c.head_dim // 2),
+            "sin": of_shape(model.sin, c.max_len, c.head_dim // 2),
             "ends": torch.tensor([tokenizer.eos, *how.stop])}
 
     def run(self, chunk: Chunk) -> Samples:
@@ -126,24 +140,28 @@ class NativeDecoder:
         threads = max(1, min(torch.get_num_threads(), rows // ROWS_A_THREAD))
         tokens, logprobs = torch.full((rows, max_new), self.pad), torch.zeros(rows, max_new)
         lengths = torch.zeros(rows, dtype=torch.long)
-        joined = torch.from_numpy(np.concatenate(prompts, dtype=np.int64))
         sizes = [len(prompt) for prompt in prompts]
         tensors = {
             **self.weights, "tokens": tokens, "logprobs": logprobs, "lengths": lengths,
-            "source": torch.from_numpy(chunk.source), "limits": torch.from_numpy(chunk.limits),
-            "uniform": torch.from_numpy(chunk.uniform),
-            "prompt_tokens": joined, "prompt_starts": torch.tensor([0, *sizes]).cumsum(0)}
+            **{name: torch.from_numpy(np.ascontiguousarray(array, kind))
+               for name, array, kind in (("source", chunk.source, np.int64),
+                                         ("limits", chunk.limits, np.int64),
+                                         ("uniform", chunk.uniform, np.float64))},
+            "prompt_tokens": torch.tensor([*chain.from_iterable(prompts)], dtype=torch.long),
+            "prompt_starts": torch.tensor([0, *sizes]).cumsum(0)}
         job = Job(
             **{name: tensor.data_ptr() for name, tensor in tensors.items()},
-            n_layers=c.n_layers, d_model=c.d_model, n_heads=c.n_heads, n_kv_heads=c.n_kv_heads,
-            head_dim=c.head_dim, d_ff=c.d_ff, vocab_size=c.vocab_size, max_len=c.max_len,
-            prompts=len(prompts), longest=max(sizes), rows=rows, max_new=max_new,
-            n_ends=1 + len(how.stop), top_k=how.top_k, threads=threads,
+            n_layers=len(self.layers), d_model=c.d_model, n_heads=c.n_heads,
+            n_kv_heads=c.n_kv_heads, head_dim=c.head_dim, d_ff=c.d_ff, vocab_size=c.vocab_size,
+            max_len=c.max_len, prompts=len(prompts), longest=max(sizes, default=0), rows=rows,
+            max_new=max_new, n_ends=1 + len(how.stop), top_k=how.top_k, threads=threads,
             block=min(BLOCK, -(-rows // threads)), norm_eps=c.norm_eps, temperature=how.temperature,
             top_p=how.top_p)
-        fault = library().decode_rows(ctypes.byref(job))
+        whole = len(chunk.source) == len(chunk.limits) == rows
+        fault = library().decode_rows(ctypes.byref(job)) if whole else 2
         if fault == 1:
-            raise MemoryError(f"no room for {threads} x {job.block} rows of {max_new} tokens")
+            raise UserError(f"not enough memory to sample {rows} rows of up to {max_new} tokens in "
+                            f"{threads} threads; set OMP_NUM_THREADS=1 or ask for less at once")
         if fault:
             raise UserError("the sampler was given a prompt that does not fit the model: empty, "
                             f"too long for max_len {c.max_len}, or with a token that is not in "

@@ -78,7 +78,7 @@ def run(cfg: Config) -> dict:
     if cfg.reviser:                       # its critic has never seen a withdrawn step
         reviser = replace(stepper, policy=checkpoint.load(cfg.reviser, device)[0], values=lambda
                           rows: values([standing(tokenizer, row) for row in rows]))
-    sets = frozen_sets(cfg.family, "test", cfg.problems, cfg.levels)
+    sets = frozen_sets(cfg.family, cfg.split, cfg.problems, cfg.levels)
     make = partial(search_shard, cfg, critic, stepper, reviser)
     rows, trees = [], {}
     for name, records in sharded_records(log, "search", sets, cfg.shard, make).items():

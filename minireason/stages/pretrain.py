@@ -1,8 +1,10 @@
 """Pretraining: random weights -> a base model that knows facts and has seen a little reasoning.
 
 Next-token prediction on everything that the mixture holds (corpus.py): facts, direct answers and
-worked lines. Every token counts; there is no prompt to hide. From `init` it goes on with new lines
-and a learning rate that rises and falls anew.
+worked lines, all by fallible authors. Every token counts; there is no prompt to hide. The model
+comes to err as its authors do and can get no further by imitation: `limit_rows` computes how far
+that is, and entropy_per_token the loss that no model can beat. From `init` training continues with
+new lines and a learning rate that rises and falls anew.
 """
 
 from dataclasses import dataclass, field
@@ -12,8 +14,8 @@ from minireason.measure.evaluate import evaluate, finish_policy, frozen_sets, ro
 from minireason.model import checkpoint
 from minireason.model.tokenizer import Tokenizer
 from minireason.model.transformer import ModelConfig, Transformer
-from minireason.problems import FAMILIES
-from minireason.problems.corpus import Mixture, corpus_lines
+from minireason.problems import FAMILIES, authors
+from minireason.problems.corpus import Mixture, corpus_lines, entropy_per_token
 from minireason.sampling.sampler import Sampling
 from minireason.training.batches import encode_lines
 from minireason.training.optim import make_optimizer, schedule, supervised_step
@@ -68,7 +70,24 @@ def run(cfg: Config) -> dict:
         log.record(step, **supervised_step(model, optimizer, rows, lr, cfg.token_budget,
                                            tokenizer.pad))
         checkpoint.save_state_every(log, cfg, step, model, optimizer)
-    direct = evaluate(model, tokenizer, frozen_sets(cfg.family, "test", cfg.eval_n), "direct",
+    direct = evaluate(model, tokenizer, frozen_sets(cfg.family, cfg.split, cfg.eval_n), "direct",
                       Sampling(temperature=0))
-    return finish_policy(log, cfg, model, tokenizer, rows_of(direct, "direct"),
-                         {"direct": direct}, parameters=model.n_params)
+    rows = rows_of(direct, "direct")
+    result: dict[str, object] = {"parameters": model.n_params}
+    if not cfg.mixture.authors.exact and hasattr(family, "outcomes"):
+        rows += limit_rows(cfg)
+        nats, error = entropy_per_token(cfg.mixture, family,
+                                        lambda line: len(tokenizer.encode(line)))
+        result |= {"entropy_per_token": nats, "entropy_error": error}
+    return finish_policy(log, cfg, model, tokenizer, rows, {"direct": direct}, None, **result)
+
+
+def limit_rows(cfg: Config) -> list[dict]:
+    """What a perfect imitator of the authors would reach on every frozen set, exactly."""
+    rows = []
+    for name, problems in frozen_sets(cfg.family, cfg.split, cfg.eval_n).items():
+        found = authors.limits(FAMILIES[cfg.family], problems, cfg.mixture.authors)
+        for kind, accuracy in found.items():
+            rows.append({"set": name, "method": f"limit_{kind}", "accuracy": accuracy,
+                         "problems": len(problems)})
+    return rows

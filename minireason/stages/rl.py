@@ -39,13 +39,13 @@ class Config(TrainingConfig):
 
     init: str                     # folder of the policy to start from; also the KL reference
     out: str = "runs/rl"
-    steps: int = 440
+    steps: int = 200
     prompts_per_step: int = 16    # P
     group_size: int = 16          # G rollouts per prompt; B = P * G
     min_level: int = 1            # levels below it are forgotten
     max_level: int = 8
     temperature: float = 1.0      # of sampling and of the distribution that learns
-    rewards: Rewards = field(default_factory=Rewards)
+    rewards: Rewards = field(default_factory=lambda: Rewards(process=0.0))
     advantage: str = "optimal"    # reinforce | rloo | grpo | dr_grpo (as reinforce) | optimal
     aggregation: str = "token"    # token (DAPO) | sequence (GRPO) | constant (Dr. GRPO)
     clip_low: float = 0.2         # ratio at least 1 - clip_low
@@ -100,7 +100,7 @@ def run(cfg: Config) -> dict:
         checkpoint.save_state_every(log, cfg, step, policy, optimizer)
     log.record(cfg.steps, **validate(cfg, cfg.steps, policy, tokenizer, log))
     rows = rollouts.compute_curve(read_lines(log.metrics), cfg.validation_n)
-    before = evaluate(reference, tokenizer, frozen_sets(cfg.family, "test", cfg.eval_n), "cot",
+    before = evaluate(reference, tokenizer, frozen_sets(cfg.family, cfg.split, cfg.eval_n), "cot",
                       Sampling(seed=stream_seed(cfg.seed, "test sampled")))
     return finish_policy(log, cfg, policy, tokenizer, rows + rows_of(before, "sampled_before"),
                          {"sampled_before": before})

@@ -24,12 +24,12 @@ class Config(TrainingConfig):
 
     init: str                     # folder of the pretrained model; for replay, with its mixture
     out: str = "runs/sft"
-    traces: int = 300             # worked examples in all, each seen many times
+    traces: int = 60              # worked examples in all, each seen many times
     min_level: int = 1
     max_level: int = 8            # longest trace
     hinted: float = 0.25          # share of rows that show the answer first
     replay: float = 0.0           # share of rows from the pretraining mixture
-    steps: int = 150
+    steps: int = 60
     lr: float = 5e-4              # peak learning rate
     warmup: int = 10              # steps
     save_every: int = 50          # steps between saved states

@@ -1,15 +1,16 @@
 """STaR: the policy teaches itself from its own rationales (Zelikman 2022, arXiv:2203.14465).
 
-Each round: sample rationales for many problems, keep those whose answer is right, and retrain
-from the base model on what was kept (algorithm 1). Two choices are the paper's own questions:
+Each round: sample rationales for many problems, keep those whose answer is right, and train on what
+was kept (algorithm 1, which retrains the base each time: `restart`). Two choices are the paper's
+own questions:
 
     rationalize   problems it failed are tried again with the answer as a hint, and a rationale
                   that leads there is kept as if it had come without one (section 3.2)
     keep          "answer": right answer suffices, wrong steps may slip in; "steps": the exact
                   verifier must pass every step, which the paper had no means to do
 
-Part of every batch replays the pretraining mixture: a small set of rationales
-without replay makes a small model forget (docs/LOG.md).
+By default each round continues from the last policy and replays nothing: the errors of the
+pretraining text are what it has to unlearn (docs/LOG.md).
 """
 
 from dataclasses import dataclass
@@ -33,14 +34,15 @@ class Config(RoundsConfig):
 
     out: str = "runs/star"
     rounds: int = 3
-    problems: int = 1500          # new train problems per round
-    min_level: int = 4
+    problems: int = 1000          # new train problems per round
     temperature: float = 0.8
     keep: str = "answer"          # answer | steps
     per_problem: int = 1          # rationales kept per problem at most
     rationalize: bool = True      # try failed problems again with the answer as a hint
-    restart: bool = True          # from `base` each round; else from the last policy
-    steps: int = 200              # training steps per round
+    restart: bool = False         # from `base` each round; else from the last policy
+    replay: float = 0.0           # share of rows from the mixture: it would teach the errors back
+    steps: int = 60               # training steps per round
+    lr: float = 5e-4              # peak learning rate
 
     def __post_init__(self):
         check_choice("keep", self.keep, ("answer", "steps"))

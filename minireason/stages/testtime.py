@@ -1,19 +1,23 @@
 """Test-time compute: what the same policy reaches when it may think N times.
 
-N samples per problem at T = 1; the answer is chosen by majority vote, by the critic's value
-(best-of-N), or by both (critic-weighted vote). Coverage, the share of problems with at least one
-right sample, needs the verifier and is an oracle bound (Brown 2024, arXiv:2407.21787). Every point
-is an unbiased estimate over subsets of the samples; intervals are bootstraps over problems.
+N samples per problem; the answer is chosen by majority vote, by the critic's value (best-of-N), or
+by both (critic-weighted vote). Coverage, the share of problems with at least one right sample,
+needs the verifier and is an oracle bound (Brown 2024, arXiv:2407.21787). Each method draws at the
+temperature that does best on validation problems; the one greedy answer stands beside them all.
+Every point is an unbiased estimate over subsets of the samples, intervals are bootstraps over
+problems.
 """
 
 from dataclasses import dataclass
 
 import numpy as np
 
+from minireason.core import flops
 from minireason.core.config import StageConfig, rng, stream_seed
+from minireason.core.errors import UserError
 from minireason.critics.value_head import Critic
 from minireason.measure.estimates import Pool, mean_interval
-from minireason.measure.evaluate import evaluate, frozen_sets, rows_of
+from minireason.measure.evaluate import accuracy_of, frozen_sets, grade, rows_of
 from minireason.measure.samples import sample_records, sharded_records
 from minireason.model import checkpoint
 from minireason.problems import Problem
@@ -22,14 +26,15 @@ from minireason.sampling.sampler import Sampling
 METHODS = ("single", "majority", "critic_vote", "critic_best_of_n", "coverage")
 OUTCOME = ("outcome_vote", "outcome_best_of_n")   # with a second critic to compare with
 PAIRS = (("coverage", "critic_best_of_n"), ("critic_best_of_n", "majority"), ("majority", "single"),
-         ("critic_best_of_n", "single"), ("critic_vote", "majority"))
+         ("critic_best_of_n", "single"), ("critic_vote", "majority"), ("majority", "greedy"),
+         ("critic_vote", "greedy"), ("critic_best_of_n", "greedy"))
 OUTCOME_PAIRS = (("critic_best_of_n", "outcome_best_of_n"), ("critic_vote", "outcome_vote"),
                  ("outcome_vote", "majority"), ("outcome_best_of_n", "majority"))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Config(StageConfig):
-    """Stage 5: accuracy against samples and tokens, on frozen test problems."""
+    """Stage 5: accuracy against samples, tokens and FLOPs, on frozen test problems."""
 
     policy: str                   # folder of the policy
     critic: str                   # folder of its critic
@@ -38,8 +43,14 @@ class Config(StageConfig):
     levels: tuple[int, ...] = (6, 7)
     problems: int = 500           # frozen test problems per level
     n: int = 64                   # samples per problem, a power of two
-    temperature: float = 1.0
+    temperatures: tuple[float, ...] = (0.5, 0.7, 1.0)   # tried; a single sample is drawn at 1
+    tuning_problems: int = 100    # frozen validation problems per level to try them on
+    tuning_n: int = 16            # samples per problem
     shard: int = 50               # problems between two saved results
+
+    def __post_init__(self):
+        if 1.0 not in self.temperatures:
+            raise UserError("testtime: --temperatures must hold 1, at which one sample is drawn")
 
 
 def run(cfg: Config) -> dict:
@@ -55,46 +66,98 @@ def run(cfg: Config) -> dict:
     log.start(policy, device)
     log.rewind(0)
 
-    def sampled(problems: list[Problem], purpose: str) -> list[dict]:
-        how = Sampling(n=cfg.n, temperature=cfg.temperature,
-                       seed=stream_seed(cfg.seed, "testtime", purpose))
-        return sample_records(policy, tokenizer, critics, problems, how)
+    def records_at(kind: str, sets: dict[str, list[Problem]], n: int,
+                   temperature: float) -> dict[str, list[dict]]:
+        def sampled(problems: list[Problem], purpose: str) -> list[dict]:
+            how = Sampling(n=n, temperature=temperature,
+                           seed=stream_seed(cfg.seed, "testtime", purpose))
+            return sample_records(policy, tokenizer, critics, problems, how)
 
-    sets = frozen_sets(cfg.family, "test", cfg.problems, cfg.levels)
-    rows = rows_of(evaluate(policy, tokenizer, sets, "cot", Sampling(temperature=0)), "greedy")
-    for name, records in sharded_records(log, "samples", sets, cfg.shard, sampled).items():
-        found = sample_rows(cfg, records)
-        rows += [{"set": name, **row} for row in found + calibration_rows(records)]
-        for n in sizes(cfg):
+        kind += "" if temperature == 1 else f"_t{temperature:g}"
+        return sharded_records(log, kind, sets, cfg.shard, sampled)
+
+    sets = frozen_sets(cfg.family, cfg.split, cfg.problems, cfg.levels)
+    tuning = frozen_sets(cfg.family, "validation", cfg.tuning_problems, cfg.levels)
+    chosen = {name: dict.fromkeys(methods(cfg), 1.0) for name in sets}
+    if len(cfg.temperatures) > 1:
+        tried = {t: records_at("tuning", tuning, cfg.tuning_n, t) for t in cfg.temperatures}
+        for name, other in zip(sets, tuning, strict=True):
+            chosen[name] = best_temperatures(cfg, {t: tried[t][other] for t in tried})
+    drawn = {}
+    for temperature in sorted({1.0}.union(*(found.values() for found in chosen.values()))):
+        wanted = {name: problems for name, problems in sets.items()
+                  if temperature in (1.0, *chosen[name].values())}
+        drawn[temperature] = records_at("samples", wanted, cfg.n, temperature)
+
+    rows, (greedy, _) = [], grade(policy, tokenizer, sets, "cot", Sampling(temperature=0))
+    for name, verdicts in greedy.items():
+        rows += rows_of({name: accuracy_of(verdicts)}, "greedy")
+        records = {t: of_sets[name] for t, of_sets in drawn.items() if name in of_sets}
+        prompts = tokenizer.encode_batch([record["prompt"] for record in records[1.0]])
+        prompt = 2 + np.mean([len(ids) for ids in prompts])         # with <bos> and the opener
+        found = sample_rows(cfg, records, chosen[name], policy.n_params, float(prompt),
+                            np.array([float(verdict.correct) for verdict in verdicts]))
+        calibration = calibration_rows(records[chosen[name]["critic_best_of_n"]])
+        rows += [{"set": name, **row} for row in found + calibration]
+        for n in sizes(cfg.n):
             log.record(n, **{f"eval/{name}/{row['method']}": row["accuracy"] for row in found
                              if row["n"] == n and "tokens" in row})
     return log.finish(rows)
 
 
-def sizes(cfg: Config) -> list[int]:
+def methods(cfg: Config) -> tuple[str, ...]:
+    """What is measured: the outcome critic's methods only where one is given."""
+    return METHODS + OUTCOME if cfg.outcome else METHODS
+
+
+def sizes(n: int) -> list[int]:
     """Numbers of samples that accuracy is measured at: 1, 2, 4, ... n."""
-    return [2 ** i for i in range(cfg.n.bit_length())]
+    return [2 ** i for i in range(n.bit_length())]
 
 
-def sample_rows(cfg: Config, records: list[dict]) -> list[dict]:
+def expected_accuracy(cfg: Config, records: list[dict], method: str, n: int) -> np.ndarray:
+    """(P,) expected accuracy of a method with n samples of each problem."""
+    field = "outcome_values" if method in OUTCOME else "values"
+    found = []
+    for i, record in enumerate(records):
+        found.append(Pool.of(record, field).accuracy(method, n, rng(cfg.seed, "subsets", i, n)))
+    return np.array(found)
+
+
+def best_temperatures(cfg: Config, tried: dict[float, list[dict]]) -> dict[str, float]:
+    """{method: the temperature at which it does best}, the highest of equals; `single` is 1's."""
+    chosen = {"single": 1.0}
+    for method in methods(cfg)[1:]:
+        scores = {t: expected_accuracy(cfg, records, method, cfg.tuning_n).mean()
+                  for t, records in tried.items()}
+        chosen[method] = max(scores, key=lambda t: (round(scores[t], 6), t))
+    return chosen
+
+
+def sample_rows(cfg: Config, records: dict[float, list[dict]], chosen: dict[str, float],
+                weights: int, prompt: float, greedy: np.ndarray) -> list[dict]:
     """Every method at every N with intervals, and the paired differences at the largest N.
 
-    The outcome critic's methods are measured only where one is given.
+    records: {temperature: one per problem}; chosen: each method's temperature; weights: of policy
+    and of critic; prompt: mean tokens of a prompt; greedy (P,): right or not. FLOPs are per
+    problem: the prompt is read once, each sample drawn, and, where a critic judges, each read again
+    by it, prompt included.
     """
-    about = {"problems": len(records), "temperature": cfg.temperature}
-    tokens = float(np.mean([record["tokens"] for record in records]))
-    rows, accuracy = [], {}                               # {method: (P,) expected accuracy}
-    for n in sizes(cfg):
-        for method in METHODS + OUTCOME if cfg.outcome else METHODS:
-            field = "outcome_values" if method in OUTCOME else "values"
-            accuracy[method] = np.array([
-                Pool.of(record, field).accuracy(method, n, rng(cfg.seed, "subsets", i, n))
-                for i, record in enumerate(records)])
+    rows, accuracy = [], {"greedy": greedy}
+    for n in sizes(cfg.n):
+        for method in methods(cfg):
+            own = records[chosen[method]]
+            tokens = float(np.mean([record["tokens"] for record in own]))
+            accuracy[method] = expected_accuracy(cfg, own, method, n)
+            read = prompt + n * tokens
+            if method.startswith(("critic", "outcome")):
+                read += n * (prompt + tokens)
             rows.append({"method": method, "n": n, "tokens": n * tokens,
-                         **mean_interval(accuracy[method]), **about})
+                         "flops": flops.READ * weights * read, **mean_interval(accuracy[method]),
+                         "problems": len(own), "temperature": chosen[method]})
     for a, b in PAIRS + OUTCOME_PAIRS if cfg.outcome else PAIRS:
         difference = mean_interval(accuracy[a], accuracy[b], draws=10_000)
-        rows.append({"method": f"{a} - {b}", "n": sizes(cfg)[-1], **difference, **about})
+        rows.append({"method": f"{a} - {b}", "n": cfg.n, **difference, "problems": len(greedy)})
     return rows
 
 

@@ -48,7 +48,7 @@ EXTRAS = {          # of the last round or turn: name in its result -> heading
     "revise": {"detection": "wrong steps withdrawn (%)", "false_alarm": "right ones withdrawn (%)",
                "mended": "of withdrawn, then right (%)"},
 }
-SHARED = ("family", "seed", "device", "problems", "min_level", "max_level", "steps",
+SHARED = ("family", "seed", "split", "device", "problems", "min_level", "max_level", "steps",
           "rows_per_step", "token_budget", "save_every", "eval_n")    # what revise takes from STaR
 LOOKS = ((style.BLACK, "o"), (style.BLUE, "s"), (style.ORANGE, "D"), (style.GREEN, "^"),
          (style.PURPLE, "v"))

@@ -112,7 +112,7 @@ def load_theirs(ours: Transformer, tokenizer: Tokenizer) -> Any:
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     with tempfile.TemporaryDirectory() as folder:
-        write_folder(Path(folder), ours, tokenizer)
+        write_folder(Path(folder), ours, tokenizer, chain)
         return transformers.AutoModelForCausalLM.from_pretrained(folder, attn_implementation="sdpa")
 
 

@@ -1,6 +1,5 @@
 """Tables and picture of `minireason controls`, from its rows alone."""
 
-import math
 from itertools import pairwise
 
 import numpy as np
@@ -22,8 +21,7 @@ def text_of(rows: list[dict]) -> str:
         tables.markdown(accuracy_table(rows)),
         f"Accuracy in percent, greedy / one sample at T = 1, {spoken(seeds)}; n = "
         f"{', '.join(map(str, sorted(sizes)))} problems per level and seed. FLOPs: of the policy "
-        "and all that it descends from. An arm's target are the FLOPs of the rung that it is "
-        "compared with."]
+        "and all that it descends from; own: beyond the policy that the arm continues."]
     differences = difference_rows(rows)
     for method, words in METHODS.items():
         parts.append(tables.markdown(tables.pivot(select(differences, way=method), "arm", "set",
@@ -47,7 +45,7 @@ def accuracy_table(rows: list[dict]) -> list[list[str]]:
     """One line per rung and arm: accuracies by level, FLOPs, gold lines."""
     sets = group_by(rows, "set")
     levels = [tables.heading(members[0], "set") for members in sets.values()]
-    table = [["policy", *levels, "FLOPs", "of the target", "gold lines"]]
+    table = [["policy", *levels, "FLOPs", "own FLOPs / rung's", "gold lines"]]
     for arm, members in group_by(rows, "arm").items():
         line = [arm]
         for name in sets:
@@ -58,10 +56,18 @@ def accuracy_table(rows: list[dict]) -> list[list[str]]:
                 texts.append(f"{mean:.0f}" + f" ({low:.0f} to {high:.0f})" * (len(own) > 1))
             line.append(" / ".join(texts))
         flops = np.mean([row["flops"] for row in members])
-        target = np.mean([row.get("target", math.nan) for row in members])
-        reached = "" if math.isnan(target) else f"{flops / target:.2f} x {members[0]['against']}"
-        table.append([*line, f"{flops:.2e}", reached, f"{members[0]['lines']:,}"])
+        table.append([*line, f"{flops:.2e}", share_text(rows, members),
+                      f"{members[0]['lines']:,}"])
     return table
+
+
+def share_text(rows: list[dict], arm: list[dict]) -> str:
+    """`0.99 of RL`: what an arm spent beyond its start, over what its rung did; "" for a rung."""
+    if "against" not in arm[0]:
+        return ""
+    own, target = (np.mean([row[field] for row in arm]) for field in ("flops", "target"))
+    start = np.mean([row["flops"] for row in select(rows, arm=arm[0]["start"])])
+    return f"{(own - start) / (target - start):.2f} of {arm[0]['against']}"
 
 
 def correct(rows: list[dict]) -> np.ndarray:
@@ -131,19 +137,21 @@ def figure_of(rows: list[dict]) -> Figure:
 
 def panel(axes: Axes, rows: list[dict]) -> None:
     """The rungs on a line, each arm beside them in the colour of the rung that it continues."""
-    widest, path = max(row["flops"] for row in rows), []
-    arms = group_by(rows, "arm")
-    for i, (arm, own) in enumerate(arms.items()):
+    all_flops, path = [row["flops"] for row in rows], []
+    places = {rung: list(group_by(members, "arm"))               # arms of equal FLOPs
+              for rung, members in group_by(rows, "against").items()}
+    for arm, own in group_by(rows, "arm").items():
         flops, bars = float(np.mean([row["flops"] for row in own])), style.spread(own)
         if "against" not in own[0]:
             path.append((flops, bars[0]))
             style.whiskers(axes, [flops], [bars], *style.RUNGS.get(arm, (style.RED, "x")), arm)
             continue
-        flops += 0.01 * widest * (i - len(arms) / 2)             # arms of equal FLOPs, side by side
-        colour, marker = style.RUNGS.get(own[0]["start"], (style.RED, ""))[0], "x"
+        beside = places[own[0]["against"]]                       # stand side by side
+        flops += 0.02 * np.ptp(all_flops) * (beside.index(arm) - (len(beside) - 1) / 2)
+        colour, marker = style.RUNGS.get(own[0]["start"], (style.RED, ""))[0], "X"
         label = f"control: {arm}"
         if "replay" in own[0]:
-            colour, marker = (style.BROWN, "+") if own[0]["replay"] else (style.RED, "+")
+            colour, marker = (style.BROWN, "o") if own[0]["replay"] else (style.RED, "o")
             label = "control: gold lines" + ", replay" * bool(own[0]["replay"])
             if label in axes.get_legend_handles_labels()[1]:
                 label = ""

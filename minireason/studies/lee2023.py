@@ -64,7 +64,6 @@ class Config(shared.Study):
 
     def __post_init__(self):
         check_choice("size", self.size, SIZES)
-        check_choice("split", self.split, ("test", "validation"))
         for style in self.styles:
             check_choice("styles", style, addition.STYLES)
         if not self.styles or not self.examples or min(self.examples) < 1:

@@ -103,7 +103,7 @@ def run_rounds(stage: str, name: str, cfg: RoundsConfig, n: int,
             metrics[f"eval/{key}"] = found["accuracy"]
         log.record(number, **metrics)
     sha256 = checkpoint.save(log.out, *checkpoint.load(folder))
-    log.samples((folder / "samples.txt").read_text().strip())
+    log.samples(read_text(folder / "samples.txt").strip())
     if parallel.is_main():
         write_atomic(log.out / "verdicts.json", read_text(folder / "verdicts.json"))
     return log.finish(rows, weights=sha256,

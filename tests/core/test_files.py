@@ -90,6 +90,18 @@ def test_a_changed_byte_of_a_checked_file_is_found(tmp_path):
             read_checked(path)
 
 
+def test_a_checked_file_in_another_place_is_refused(tmp_path):
+    path = tmp_path / "held.json"
+    write_checked(path, [1], "one")
+    assert read_checked(path) == read_checked(path, "one") == [1]
+    with pytest.raises(UserError, match=r"held\.json: belongs to another run"):
+        read_checked(path, "other")
+    path.write_text(path.read_text().replace('"one"', '"two"'))
+    for of in ("", "one", "two"):
+        with pytest.raises(UserError, match="sha256 does not match"):
+            read_checked(path, of)
+
+
 def test_a_manifest_finds_what_was_altered_swapped_or_lost(tmp_path):
     for name in ("a.json", "b.jsonl"):
         (tmp_path / name).write_text(name)
@@ -101,6 +113,10 @@ def test_a_manifest_finds_what_was_altered_swapped_or_lost(tmp_path):
     (tmp_path / "a.json").write_text("b.jsonl")
     with pytest.raises(UserError, match=r"a\.json: is not what its stage wrote"):
         check_manifest(tmp_path)
+    for listed in ("{}", '{"result.json": "", "a\\u0000": ""}'):
+        (tmp_path / "manifest.json").write_text(listed)
+        with pytest.raises(UserError, match=r"result\.json"):
+            check_manifest(tmp_path)
     (tmp_path / "manifest.json").unlink()
     with pytest.raises(UserError, match=r"lacks manifest\.json"):
         check_manifest(tmp_path)

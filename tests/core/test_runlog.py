@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from minireason.core.config import UserError
+from minireason.core.files import unlock_folder
 from minireason.core.runlog import RunLog
 
 
@@ -88,6 +89,33 @@ def test_a_value_that_is_not_finite_stops_the_run(tmp_path, value):
     assert not log.metrics.exists()
 
 
+def test_what_a_run_keeps_is_its_own(tmp_path):
+    """A file of another run, another stage or another part of this one is found out."""
+    logs = [RunLog(str(tmp_path / name), stage, Config(lr=lr), parents) for name, stage, lr, parents
+            in (("a", "sft", 0.1, {}), ("b", "sft", 0.2, {}), ("c", "star", 0.1, {}),
+                ("d", "sft", 0.1, {"init": "aaaa"}))]
+    for log in logs:
+        log.once("kept.json", lambda: {"value": 1})
+    logs[0].once("other.json", lambda: {"value": 2})
+    whole = (tmp_path / "a" / "kept.json").read_bytes()
+    for strange in ("b/kept.json", "c/kept.json", "d/kept.json", "a/other.json"):
+        (tmp_path / "a" / "kept.json").write_bytes((tmp_path / strange).read_bytes())
+        with pytest.raises(UserError, match=r"kept\.json: belongs to another run"):
+            logs[0].once("kept.json", dict)
+    (tmp_path / "a" / "kept.json").write_bytes(whole)
+    unlock_folder(tmp_path / "a")
+    (tmp_path / "a").rename(tmp_path / "moved")
+    assert RunLog(str(tmp_path / "moved"), "sft", Config(out="moved"), {}).once(
+        "kept.json", dict) == {"value": 1}
+
+
+def test_what_a_run_keeps_comes_back_whole(tmp_path):
+    """Values of any name, those included that the log keeps beside them."""
+    made = {"flops": 5.0, "seconds": 7, "value": [1, 2]}
+    log = RunLog(str(tmp_path / "a"), "sft", Config(), {})
+    assert log.once("kept.json", lambda: dict(made)) == made == log.once("kept.json", dict)
+
+
 def test_finish_marks_the_end_and_drops_the_state(tmp_path):
     log = RunLog(str(tmp_path / "run"), "sft", Config(), {})
     assert log.done is None
@@ -122,3 +150,21 @@ def test_a_run_that_goes_on_under_other_conditions_says_so(tmp_path, capsys, mon
     monkeypatch.setenv("MINIREASON_DECODE", "torch")
     RunLog(out, "sft", Config(out), {})
     assert "begun with MINIREASON_DECODE None, goes on with torch" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name, was", [("torch", "2.9.0"), ("threads", 99), ("ranks", 8),
+                                       ("processor", "DEFAULT"), ("gone", "1")])
+def test_every_other_condition_is_named_and_an_altered_record_harms_nothing(
+        tmp_path, capsys, name, was):
+    log = RunLog(str(tmp_path), "sft", Config(), {})
+    path = tmp_path / "config.json"
+    held = json.loads(path.read_text())
+    for made_with in (held["made_with"] | {name: was}, [], None):
+        path.write_text(json.dumps(held | {"made_with": made_with}))
+        log = RunLog(str(tmp_path), "sft", Config(), {})
+        warned = capsys.readouterr().err
+        assert f"begun with {name} {was if made_with else None}, goes on with" in warned or (
+            name == "gone" and not made_with)
+    log.finish()
+    RunLog(str(tmp_path), "sft", Config(), {})             # a finished run goes on with nothing
+    assert "warning" not in capsys.readouterr().err

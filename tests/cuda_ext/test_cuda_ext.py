@@ -208,7 +208,7 @@ def test_outputs_are_written_whole_and_nothing_else(dtype, fused):
 def test_address_sanitizer_finds_nothing():
     """Every operator on small odd shapes, in a process that loads the sanitizer first."""
     compiler = build.find_host_compiler()
-    libraries = [build.run([compiler, f"-print-file-name={name}"]).strip()
+    libraries = [build.run([*compiler, f"-print-file-name={name}"]).strip()
                  for name in ("libasan.so", "libstdc++.so")]
     if not os.path.isabs(libraries[0]):
         pytest.skip("NOT CHECKED: this compiler comes without AddressSanitizer")

@@ -22,7 +22,7 @@ THREADS = 64
 def lib(tmp_path_factory):
     """The faulty kernels, compiled against the emulator."""
     out = tmp_path_factory.mktemp("faulty") / "faulty.so"
-    build.run([build.find_host_compiler(), "-O1", *build.HOST_FLAGS, f"-I{build.SOURCES}",
+    build.run([*build.find_host_compiler(), "-O1", *build.HOST_FLAGS, f"-I{build.SOURCES}",
                "-shared", str(KERNELS), "-o", str(out)])
     library = ctypes.CDLL(str(out))
     library.error_text.restype = ctypes.c_char_p
@@ -108,7 +108,7 @@ def test_rounding_equals_pytorchs_on_every_pattern(lib, name, dtype):
 def test_address_sanitizer_finds_a_read_out_of_bounds(tmp_path):
     """In a process of its own: the sanitizer's library must be loaded first."""
     compiler = build.find_host_compiler()
-    if not os.path.isabs(build.run([compiler, "-print-file-name=libasan.so"]).strip()):
+    if not os.path.isabs(build.run([*compiler, "-print-file-name=libasan.so"]).strip()):
         pytest.skip("NOT CHECKED: this compiler comes without AddressSanitizer")
     main = tmp_path / "main.cpp"
     main.write_text(f'#include "{KERNELS}"\n#include <vector>\n'
@@ -116,7 +116,7 @@ def test_address_sanitizer_finds_a_read_out_of_bounds(tmp_path):
                     " return out_of_bounds(in.data(), out.data(), 1024); }\n")
     program = tmp_path / "program"
     flags = [f for f in build.HOST_FLAGS if f not in ("-fPIC", "-fvisibility=hidden")]
-    build.run([compiler, *build.HOST_MODES["asan"], *flags, f"-I{build.SOURCES}", str(main),
+    build.run([*compiler, *build.HOST_MODES["asan"], *flags, f"-I{build.SOURCES}", str(main),
                "-o", str(program)])
     done = subprocess.run([str(program)], capture_output=True, text=True)
     assert done.returncode != 0 and "heap-buffer-overflow" in done.stderr

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 import cuda_ext
+from cuda_ext import calls
 from minireason.core.config import UserError
 from minireason.model import backends
 from minireason.model.backends import choose_impl
@@ -58,6 +59,15 @@ def test_cuda_without_nvcc_says_how_to_get_it(monkeypatch):
     monkeypatch.setattr(backends, "NVCC", False)
     with pytest.raises(UserError, match="install the CUDA toolkit"):
         choose_impl("cuda", GPU, torch.bfloat16, 64, 64)
+
+
+def test_kernels_that_cannot_be_built_are_refused_in_one_line(tmp_path, monkeypatch):
+    monkeypatch.setenv("MINIREASON_KERNEL_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    for function in (calls.load, backends._build_kernels):
+        function.cache_clear()
+    with pytest.raises(UserError, match=r"^attention emulated: no-such-compiler not found.* sdpa$"):
+        choose_impl("emulated", CPU, torch.float32, 64, 64)
 
 
 def test_the_environment_chooses_for_every_model(monkeypatch):

@@ -195,6 +195,21 @@ def test_resume_without_a_state_starts_with_empty_metrics(tmp_path):
     assert log.metrics.read_bytes() == b""
 
 
+def test_the_state_of_another_run_is_refused(tmp_path):
+    """Even one whose metrics begin with the same bytes."""
+    for name, stage in (("one", "sft"), ("other", "star")):
+        log = RunLog(str(tmp_path / name), stage, Config(), {})
+        model = small()
+        optimizer = make_optimizer(model, 0.1)
+        steps(model, optimizer, 0, 1)
+        log.record(0, loss=1.0)
+        checkpoint.save_state(log, 1, model, optimizer)
+    path = tmp_path / "one" / "state.safetensors"
+    path.rename(tmp_path / "other" / "state.safetensors")
+    with pytest.raises(UserError, match=r"state\.safetensors: belongs to another run"):
+        checkpoint.resume(log, model, optimizer)
+
+
 def test_a_damaged_state_is_refused(tmp_path):
     log = RunLog(str(tmp_path / "run"), "pretrain", Config(), {})
     model = small()

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
+from minireason.core.config import portable
 from minireason.core.files import write_checked
-from minireason.core.runlog import portable
 from minireason.measure.estimates import wilson
 from minireason.problems import chain
 from minireason.stages import critic, pretrain, rl, sft, star, testtime

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from minireason.core.config import read_lines
+from minireason.core.errors import UserError
+from minireason.core.files import read_lines
 from minireason.measure.estimates import Pool, mean_interval, paired_bootstrap
 from minireason.measure.samples import read_records
 from minireason.stages import testtime
@@ -14,20 +15,28 @@ def test_rows_are_the_estimators_of_the_samples(ladder):
     folder = ladder / "testtime"
     rows = read_lines(folder / "rows.jsonl")
     for name in ("chain-test-k1", "chain-test-k2"):
-        pools = [Pool.of(record) for record in read_records(folder, "samples", name)]
-        single = np.array([pool.correct.mean() for pool in pools])
+        at = {}                                               # {temperature: pools}
+        for temperature, kind in ((1.0, "samples"), (0.7, "samples_t0.7")):
+            at[temperature] = [Pool.of(record) for record in read_records(folder, kind, name)]
+        single = np.array([pool.correct.mean() for pool in at[1.0]])
         mine = [row for row in rows if row["set"] == name]
         points = {(row["method"], row["n"]): row for row in mine if "tokens" in row}
         assert set(points) == {(m, n) for m in testtime.METHODS for n in (1, 2, 4)}
         for (_, n), row in points.items():
-            assert row["problems"] == 6 and row["temperature"] == 1.0 and row["seed"] == 0
+            assert row["problems"] == 6 and row["seed"] == 0
+            pools = at[row["temperature"]]
             assert row["tokens"] == pytest.approx(n * np.mean([pool.tokens for pool in pools]))
-            assert row["accuracy"] <= points["coverage", n]["accuracy"] + 1e-12
+            bound = np.mean([pool.accuracy("coverage", n, None) for pool in pools])
+            assert row["accuracy"] <= bound + 1e-12
         for method in ("critic_best_of_n", "coverage"):
-            assert points[method, 1]["accuracy"] == pytest.approx(single.mean(), abs=1e-12)
+            pools = at[points[method, 1]["temperature"]]
+            assert points[method, 1]["accuracy"] == pytest.approx(
+                np.mean([pool.correct.mean() for pool in pools]), abs=1e-12)
         assert mean_interval(single).items() <= points["single", 4].items()
+        pools = at[points["coverage", 4]["temperature"]]
         covered = np.array([float(pool.correct.any()) for pool in pools])
         assert points["coverage", 4]["accuracy"] == pytest.approx(covered.mean())
+        pools = at[points["critic_best_of_n", 4]["temperature"]]
         best = np.array([pool.accuracy("best_of_n", 4, None) for pool in pools])
         (difference,) = [r for r in mine if r["method"] == "critic_best_of_n - single"]
         assert (difference["accuracy"], difference["low"], difference["high"]) == (
@@ -44,3 +53,30 @@ def test_calibration_bins_hold_every_sample():
     rows = testtime.calibration_rows(records)
     assert [(row["count"], row["accuracy"]) for row in rows] == [(2, 0.5), (2, 1.0)]
     assert [row["value"] for row in rows] == pytest.approx([0.025, 0.975])
+
+
+def test_a_method_draws_at_the_temperature_that_does_best_on_validation():
+    cfg = testtime.Config(policy="p", critic="c", tuning_n=2)
+
+    def records(right: list[int], values: list[float]) -> list[dict]:
+        answers = ["1" if good else str(7 + i) for i, good in enumerate(right)]
+        return [{"correct": right, "answers": answers, "answer": "1", "values": values,
+                 "tokens": [3] * len(right)}]
+
+    tried = {0.5: records([1, 1], [0.1, 0.1]), 1.0: records([0, 1], [0.2, 0.9])}
+    found = testtime.best_temperatures(cfg, tried)
+    assert found == {"single": 1.0, "majority": 0.5, "critic_vote": 1.0, "critic_best_of_n": 1.0,
+                     "coverage": 1.0}                     # the highest of equals; one at T = 1
+    with pytest.raises(UserError, match="must hold 1"):
+        testtime.Config(policy="p", critic="c", temperatures=(0.5,))
+
+
+def test_flops_count_the_prompt_once_and_what_a_critic_reads_again():
+    cfg = testtime.Config(policy="p", critic="c", n=2, temperatures=(1.0,))
+    record = {"correct": [1, 0], "answers": ["1", "2"], "answer": "1", "values": [0.9, 0.1],
+              "tokens": [4, 6]}
+    rows = testtime.sample_rows(cfg, {1.0: [record]}, dict.fromkeys(testtime.METHODS, 1.0), 100,
+                                7.0, np.array([1.0]))
+    flops = {(row["method"], row["n"]): row["flops"] for row in rows if "flops" in row}
+    assert flops["majority", 2] == 2 * 100 * (7 + 2 * 5)
+    assert flops["critic_vote", 2] == 2 * 100 * (7 + 2 * 5 + 2 * (7 + 5))

@@ -6,8 +6,7 @@ from dataclasses import asdict, replace
 
 import pytest
 
-from minireason.core.config import UserError, from_dict, read_json
-from minireason.core.runlog import portable
+from minireason.core.config import UserError, from_dict, portable, read_json
 from minireason.measure.estimates import wilson
 from minireason.report import style
 from minireason.stages import STAGES, flywheel, star

@@ -48,7 +48,7 @@ def test_every_arm_has_the_flops_of_its_rung(finished, measured):
     assert [row["arm"] for row in first] == [
         "pretrained, step by step", "SFT", "STaR", "RL", "flywheel", "pretraining continued",
         "4 gold lines", "4 gold lines, replay", "200 gold lines", "200 gold lines, replay",
-        "STaR, more rounds", "RL by outcome alone", "replay alone"]
+        "STaR, more rounds", "RL by outcome and process", "replay alone"]
     rungs = {row["arm"]: row["flops"] for row in first if "against" not in row}
     to_rl = sum(flops_of(finished / name) for name in ("pretrain", "sft", "star", "rl"))
     assert rungs["RL"] == to_rl
@@ -71,15 +71,15 @@ def test_an_arm_is_its_stage_from_the_rung_that_it_names(finished, measured):
                                                                          "rl")}
     for name, rung in {"pretraining-continued": "pretrain", "4-gold-lines": "pretrain",
                        "200-gold-lines-replay": "pretrain", "STaR-more-rounds": "sft",
-                       "RL-by-outcome-alone": "star", "replay-alone": "rl"}.items():
+                       "RL-by-outcome-and-process": "star", "replay-alone": "rl"}.items():
         assert trained[name]["parents"]["init"] == parent[rung], name
     own = shared.config_of(finished, "pretrain")
     assert trained["pretraining-continued"]["config"]["lr"] == own.lr
     assert trained["replay-alone"]["config"]["lr"] == 3e-4
     for name, n, replay in (("4-gold-lines", 4, 0.0), ("200-gold-lines-replay", 200, 0.5)):
         assert (trained[name]["config"]["traces"], trained[name]["config"]["replay"]) == (n, replay)
-    rewards = trained["RL-by-outcome-alone"]["config"]["rewards"]
-    assert rewards == {"outcome": 1.0, "format": 0.0, "process": 0.0}
+    rewards = trained["RL-by-outcome-and-process"]["config"]["rewards"]
+    assert rewards == {"outcome": 1.0, "format": 0.0, "process": 1.0}
     lines = {row["arm"]: row["lines"] for row in measured["rows"]}
     assert lines["pretraining continued"] == 0 and lines["4 gold lines, replay"] == 4
     assert lines["RL"] == lines["STaR, more rounds"] == lines["replay alone"] == 200
@@ -135,15 +135,17 @@ def made_row(arm: str, digits: str, seed: int = 0, **about) -> dict:
 
 def made_rows(seed: int, **changes: str) -> list[dict]:
     """Base, RL, one control and two gold arms; changes: {arm's first word: digits}."""
-    about = {"target": 2e9, "against": "RL", "start": "STaR"}
-    gold = {**about, "start": "pretrained, step by step", "replay": 0.0}
-    rows = [made_row("pretrained, step by step", "1000", seed), made_row("RL", "2120", seed),
-            made_row("STaR, more rounds", "1100", seed, **about),
+    about = {"target": 2e9, "against": "RL", "start": "pretrained, step by step"}
+    gold = {**about, "replay": 0.0}
+    rows = [made_row("pretrained, step by step", "1000", seed, flops=1e9),
+            made_row("RL", "2120", seed),
+            made_row("STaR, more rounds", "1100", seed, **about | {"flops": 1.9e9}),
             made_row("60 gold lines", "1000", seed, **gold),
             made_row("600 gold lines", "2222", seed, **gold | {"lines": 600})]
     for row in rows:
         if row["arm"].split()[0].strip(",") in changes:
-            row |= made_row(row["arm"], changes[row["arm"].split()[0].strip(",")], seed)
+            row["digits"] = changes[row["arm"].split()[0].strip(",")]
+            row["problems"] = len(row["digits"])
     return rows + [{**row, "method": "sampled"} for row in rows]
 
 
@@ -158,7 +160,7 @@ def test_differences_are_paired_by_seed_and_problem():
     text = controls_tables.text_of(rows)
     assert f"| RL - 60 gold lines | +{50:.1f} [" in text
     assert "| RL | 75 (75 to 75) / 75 (75 to 75) | 2.00e+09 |  | 60 |" in text
-    assert "more rounds | 50 (50 to 50) / 50 (50 to 50) | 2.00e+09 | 1.00 x RL | 60 |" in text
+    assert "more rounds | 50 (50 to 50) / 50 (50 to 50) | 1.90e+09 | 0.90 of RL | 60 |" in text
     assert "| RL | 280 |" in text                       # 60 * 10 ** (2 / 3)
 
 

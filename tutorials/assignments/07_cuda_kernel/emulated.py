@@ -40,14 +40,14 @@ def compile_host(source: Path, program: Path) -> str:
     main.write_text(f'#include "{source.name}"\n#include "harness.h"\n')
     flags = [flag for flag in build.HOST_FLAGS if flag not in ("-fPIC", "-fvisibility=hidden")]
     try:
-        build.run([build.find_host_compiler(), *MODE, *flags, f"-I{build.SOURCES}", f"-I{HERE}",
+        build.run([*build.find_host_compiler(), *MODE, *flags, f"-I{build.SOURCES}", f"-I{HERE}",
                    str(main), "-o", str(program)])
     except build.BuildError as error:
-        said = str(error).partition("\n")[2]
-        if not said or re.search("cannot find.*asan", said):
-            why = "this compiler comes without AddressSanitizer (libasan)" if said else str(error)
+        if not error.output or re.search("cannot find.*asan", error.output):
+            why = ("this compiler comes without AddressSanitizer (libasan)" if error.output
+                   else str(error))
             raise SystemExit(f"not graded: {why}") from None
-        return first_error(said)
+        return first_error(error.output)
     return ""
 
 
@@ -61,7 +61,7 @@ def gpu_line(source: Path) -> str:
         build.run([nvcc, *build.NVCC_FLAGS, *build.arch_flags(build.ARCHS), f"-I{build.SOURCES}",
                    "-x", "cu", "-c", str(source), "-o", str(source.with_suffix(".o"))])
     except build.BuildError as error:
-        return f"nvcc: does not compile for a GPU: {first_error(str(error).partition(chr(10))[2])}"
+        return f"nvcc: does not compile for a GPU: {first_error(error.output)}"
     return f"nvcc: compiles for a GPU as well (sm_{', sm_'.join(build.ARCHS)})"
 
 
