@@ -29,7 +29,7 @@ VARIANTS: dict[str, dict[str, dict]] = {      # {stage: {variant: what it change
     "star": {
         "reference": {},
         "no rationalization": {"rationalize": False},
-        "continue from the last policy": {"restart": False},
+        "restart from the base": {"restart": True},
         "keep only if all steps are right": {"keep": "steps"}},
     "flywheel": {
         "filter by the verifier": TURNS,

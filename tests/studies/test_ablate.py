@@ -60,7 +60,7 @@ def test_variants_run_from_their_parents_and_their_rows_are_kept(tmp_path, monke
 
     def fake(cfg):
         ran.append(cfg)
-        out = tmp_path / "run/star" if cfg.restart and cfg.rationalize and cfg.keep == "answer" \
+        out = tmp_path / "run/star" if not cfg.restart and cfg.rationalize and cfg.keep == "answer" \
             else tmp_path / cfg.out
         out.mkdir(parents=True, exist_ok=True)
         lines = [row("", 0.4, round=1), row("", 0.5, round=2),
@@ -76,7 +76,7 @@ def test_variants_run_from_their_parents_and_their_rows_are_kept(tmp_path, monke
     cfg = ablate.Config(runs=(str(folder),), out=str(tmp_path / "out"))
     result = ablate.run(cfg)
     assert [c.out.removeprefix(f"{folder}/") for c in ran] == [
-        "star", "ablations/star-no-rationalization", "ablations/star-continue-from-the-last-policy",
+        "star", "ablations/star-no-rationalization", "ablations/star-restart-from-the-base",
         "ablations/star-keep-only-if-all-steps-are-right"]
     assert {c.init for c in ran} == {f"{folder}/sft"}
     assert [r["accuracy"] for r in result["rows"] if r["variant"] == "before"] == [0.2]   # its last
