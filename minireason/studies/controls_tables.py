@@ -155,7 +155,7 @@ def panel(axes: Axes, rows: list[dict]) -> None:
             label = "control: gold lines" + ", replay" * bool(own[0]["replay"])
             if label in axes.get_legend_handles_labels()[1]:
                 label = ""
-            axes.annotate(f"{own[0]['lines']:,}", (flops, bars[0]), (3, 2), fontsize=7,
-                          textcoords="offset points", color=colour)
+            axes.annotate(f"{own[0]['lines']:,}", (flops, bars[0]), (1, 4), fontsize=7,
+                          rotation=90, textcoords="offset points", color=colour)
         style.whiskers(axes, [flops], [bars], colour, marker, label)
     axes.plot(*zip(*path, strict=True), color=style.BLACK, linewidth=1, zorder=0)

@@ -60,8 +60,8 @@ def test_variants_run_from_their_parents_and_their_rows_are_kept(tmp_path, monke
 
     def fake(cfg):
         ran.append(cfg)
-        out = tmp_path / "run/star" if not cfg.restart and cfg.rationalize and cfg.keep == "answer" \
-            else tmp_path / cfg.out
+        reference = not cfg.restart and cfg.rationalize and cfg.keep == "answer"
+        out = tmp_path / ("run/star" if reference else cfg.out)
         out.mkdir(parents=True, exist_ok=True)
         lines = [row("", 0.4, round=1), row("", 0.5, round=2),
                  row("", 0, method="kept", set="train", count=9, round=2),
