@@ -27,6 +27,7 @@ OTHERS = {   # name: (its function of one `cfg`, one line of help)
     "import": ("minireason.export:run_import", "read such a folder back"),
     "bench": ("minireason.studies.bench:run", "speed beside transformers' Qwen3"),
     "ablate": ("minireason.studies.ablate:run", "a stage, one choice changed"),
+    "controls": ("minireason.studies.controls:run", "every rung beside other uses of its FLOPs"),
     "countdown": ("minireason.studies.stream_of_search:run", "Stream of Search or optimal paths"),
     "scale": ("minireason.studies.scaling:run", "the scaling laws: sweeps and fits"),
     "reproduce": ("minireason.studies.lee2023:run", "Lee 2023's addition table"),

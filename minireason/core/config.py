@@ -56,7 +56,7 @@ def to_dict(config) -> dict:
 
 
 def from_dict(cls, values: dict):
-    """Rebuild a flat dataclass; raises UserError on missing, unknown or unfit fields."""
+    """Rebuild a dataclass and those in it; UserError on missing, unknown or unfit fields."""
     known = {field.name: field for field in dataclasses.fields(cls)}
     unknown = sorted(set(values) - set(known))
     missing = sorted(name for name, field in known.items()
@@ -65,6 +65,10 @@ def from_dict(cls, values: dict):
     if unknown or missing:
         raise UserError(f"{cls.__name__}: unknown fields {unknown}, missing fields {missing}")
     found = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+    for name, kind in typing.get_type_hints(cls).items():
+        value = values.get(name)
+        if dataclasses.is_dataclass(kind) and isinstance(value, dict):
+            found[name] = from_dict(kind, value)
     check_types(cls, found)
     return cls(**found)
 

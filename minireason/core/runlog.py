@@ -185,13 +185,13 @@ class RunLog:
         if not path.exists():
             made = make()
             if parallel.is_main():
-                files.write_checked(path, {**made, "seconds": self.seconds(),
-                                           "flops": self.flops()}, self.owner(name))
+                spent = {"seconds": self.seconds(), "flops": self.flops()}
+                files.write_checked(path, {**made, "spent": spent}, self.owner(name))
             parallel.barrier()
         found = files.read_checked(path, self.owner(name))
+        spent = found.pop("spent")
         if made is None:
-            self.resume_at(found["seconds"], found["flops"])
-        del found["seconds"], found["flops"]
+            self.resume_at(spent["seconds"], spent["flops"])
         return found
 
     def finish(self, rows: Sequence[dict] = (), **result: object) -> dict:

@@ -184,7 +184,7 @@ def limits(family: Family, problems: list[Problem], authors: Authors) -> dict[st
     """
     key = getattr(family, "answer_key", str)
     is_right = getattr(family, "is_right", lambda problem, answer: answer == problem.answer)
-    sums = dict.fromkeys(("single", "greedy", "majority"), 0.0)
+    sums: dict[str, float] = dict.fromkeys(("single", "greedy", "majority"), 0.0)
     for problem in problems:
         chances = answer_chances(family, problem, authors)
         greedy = answer_chances(family, problem, authors, greedy=True)

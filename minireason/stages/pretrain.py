@@ -3,12 +3,13 @@
 Next-token prediction on everything that the mixture holds (corpus.py): facts, direct answers and
 worked lines, all by fallible authors. Every token counts; there is no prompt to hide. The model
 comes to err as its authors do and can get no further by imitation: `limit_rows` computes how far
-that is, and entropy_per_token the loss that no model can beat.
+that is, and entropy_per_token the loss that no model can beat. From `init` training continues with
+new lines and a learning rate that rises and falls anew.
 """
 
 from dataclasses import dataclass, field
 
-from minireason.core.config import TrainingConfig, rng, stream_seed
+from minireason.core.config import TrainingConfig, UserError, rng, stream_seed
 from minireason.measure.evaluate import evaluate, finish_policy, frozen_sets, rows_of
 from minireason.model import checkpoint
 from minireason.model.tokenizer import Tokenizer
@@ -24,6 +25,7 @@ from minireason.training.optim import make_optimizer, schedule, supervised_step
 class Config(TrainingConfig):
     """Stage 1: pretraining on facts, direct answers and worked lines."""
 
+    init: str = ""                # folder of a policy of this shape to continue; "": random
     out: str = "runs/pretrain"
     mixture: Mixture = field(default_factory=Mixture)
     d_model: int = 96
@@ -41,21 +43,27 @@ class Config(TrainingConfig):
 
 
 def run(cfg: Config) -> dict:
-    """Train from random weights; returns result.json's content."""
-    log, device = checkpoint.open_stage("pretrain", cfg, cfg.out)
-    if log.done:
-        return log.done
+    """Train; returns result.json's content."""
     family = FAMILIES[cfg.family]
     tokenizer = Tokenizer.build(family.TOKENS)
     shape = ModelConfig(tokenizer.vocab_size, cfg.d_model, cfg.n_layers, cfg.n_heads, cfg.n_heads,
                         cfg.head_dim, cfg.d_ff, cfg.max_len)
+    if cfg.init and checkpoint.load(cfg.init)[0].config != shape:
+        raise UserError(f"{cfg.init}: is of another shape; give pretrain the --family, --d-model, "
+                        "--n-layers, --n-heads, --head-dim, --d-ff and --max-len of its base")
+    log, device = checkpoint.open_stage("pretrain", cfg, cfg.out, init=cfg.init)
+    if log.done:
+        return log.done
     model = Transformer.random(shape, stream_seed(cfg.seed, "weights")).to(device)
+    stream = "pretrain"
+    if cfg.init:
+        (model, tokenizer), stream = checkpoint.load(cfg.init, device), "pretrain continued"
     if cfg.compile:
         model.compile(dynamic=True)
     log.start(model, device)
     optimizer = make_optimizer(model, cfg.weight_decay)
     for step in log.steps(checkpoint.resume(log, model, optimizer), cfg.steps):
-        lines = corpus_lines(cfg.mixture, family, rng(cfg.seed, "pretrain", step),
+        lines = corpus_lines(cfg.mixture, family, rng(cfg.seed, stream, step),
                              cfg.rows_per_step)
         rows = encode_lines(tokenizer, [""] * len(lines), lines)
         lr = schedule(step, cfg.steps, cfg.lr, cfg.warmup)

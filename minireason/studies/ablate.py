@@ -29,7 +29,7 @@ VARIANTS: dict[str, dict[str, dict]] = {      # {stage: {variant: what it change
     "star": {
         "reference": {},
         "no rationalization": {"rationalize": False},
-        "continue from the last policy": {"restart": False},
+        "restart from the base": {"restart": True},
         "keep only if all steps are right": {"keep": "steps"}},
     "flywheel": {
         "filter by the verifier": TURNS,
@@ -48,7 +48,7 @@ EXTRAS = {          # of the last round or turn: name in its result -> heading
     "revise": {"detection": "wrong steps withdrawn (%)", "false_alarm": "right ones withdrawn (%)",
                "mended": "of withdrawn, then right (%)"},
 }
-SHARED = ("family", "seed", "device", "problems", "min_level", "max_level", "steps",
+SHARED = ("family", "seed", "split", "device", "problems", "min_level", "max_level", "steps",
           "rows_per_step", "token_budget", "save_every", "eval_n")    # what revise takes from STaR
 LOOKS = ((style.BLACK, "o"), (style.BLUE, "s"), (style.ORANGE, "D"), (style.GREEN, "^"),
          (style.PURPLE, "v"))
@@ -107,13 +107,10 @@ def variant_rows(cfg: Config) -> list[dict]:
 
 def settings_of(stage: Stage, folder: Path) -> dict:
     """The run's own configuration of the stage; what a stage outside of runs shares with STaR."""
-    name = stage.name if stage.in_run else "star"
-    record = read_json(folder / name / "config.json")
-    if record.get("stage") != name:
-        raise UserError(f"{folder}/{name}: is a {record.get('stage')!r} folder")
+    own = vars(shared.config_of(folder, stage.name if stage.in_run else "star"))
     if stage.in_run:
-        return record["config"]
-    settings = {key: record["config"][key] for key in SHARED}
+        return own
+    settings = {key: own[key] for key in SHARED}
     for field, parent in stage.parents.items():
         settings[field] = str(folder / parent)
     return settings

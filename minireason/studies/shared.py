@@ -4,7 +4,9 @@ A study is measure(cfg, log, device), which gives result.json, and write(result,
 makes table.md and the pictures of it; `--from FOLDER` does the second alone.
 """
 
+import importlib
 import json
+import os
 import shlex
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,12 +19,21 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from minireason.core import parallel
-from minireason.core.config import TrainingConfig, machine, read_json, stream_seed, write_atomic
+from minireason.core.config import (
+    PATHS,
+    TrainingConfig,
+    UserError,
+    from_dict,
+    machine,
+    read_json,
+    stream_seed,
+    write_atomic,
+)
 from minireason.model import checkpoint
 from minireason.model.tokenizer import Tokenizer
 from minireason.model.transformer import ModelConfig, Transformer
 from minireason.report import style
-from minireason.stages import pretrain
+from minireason.stages import STAGES, pretrain
 
 
 @dataclass(frozen=True)
@@ -53,6 +64,21 @@ def random_model(tokenizer: Tokenizer, shape: Recipe | pretrain.Config, seed: in
         ModelConfig(tokenizer.vocab_size, shape.d_model, shape.n_layers, shape.n_heads,
                     shape.n_heads, shape.head_dim, shape.d_ff, max_len, rope_theta),
         stream_seed(seed, "weights"))
+
+
+def config_of(run: Path | str, name: str):
+    """The Config of a run's own stage, its folders as seen from here; UserError if it is none."""
+    folder = Path(run) / name
+    (stage,) = (stage for stage in STAGES if stage.name == name)
+    record = read_json(folder / "config.json")
+    kind = stage.module.rpartition(".")[2]
+    if record.get("stage") not in (name, kind):
+        raise UserError(f"{folder}: is a {record.get('stage')!r} folder")
+    settings = record["config"]
+    for field in PATHS:
+        if settings.get(field):
+            settings[field] = os.path.normpath(folder / settings[field])
+    return from_dict(importlib.import_module(stage.module).Config, settings)
 
 
 def run_study(name: str, cfg, measure: Callable, write: Callable, **parents: str) -> dict:

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import torch
 
+from minireason.core import parallel
 from minireason.core.config import Share, TrainingConfig, rng, stream_seed
-from minireason.core.files import read_lines, read_text
+from minireason.core.files import read_lines, read_text, write_atomic
 from minireason.core.runlog import RunLog
 from minireason.model import checkpoint
 from minireason.model.tokenizer import Tokenizer
@@ -103,6 +104,8 @@ def run_rounds(stage: str, name: str, cfg: RoundsConfig, n: int,
         log.record(number, **metrics)
     sha256 = checkpoint.save(log.out, *checkpoint.load(folder))
     log.samples(read_text(folder / "samples.txt").strip())
+    if parallel.is_main():
+        write_atomic(log.out / "verdicts.json", read_text(folder / "verdicts.json"))
     return log.finish(rows, weights=sha256,
                       seconds=sum(result["seconds"] for result in history),
                       flops=sum(result["flops"] for result in history),

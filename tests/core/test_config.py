@@ -36,6 +36,21 @@ def test_dataclass_round_trip(a, b, c):
     assert from_dict(Example, to_dict(Example(a, b, c))) == Example(a, b, c)
 
 
+@dataclass(frozen=True)
+class Holder:
+    part: Example
+    more: int = 1
+
+
+def test_a_dataclass_in_a_dataclass_is_rebuilt_and_checked():
+    whole = Holder(Example(3, c=(5,)))
+    assert from_dict(Holder, to_dict(whole)) == whole == from_dict(Holder, vars(whole))
+    with pytest.raises(UserError, match="Example: a must be int, not 'x'"):
+        from_dict(Holder, {"part": {"a": "x"}})
+    with pytest.raises(UserError, match=r"Example: unknown fields \['z'\]"):
+        from_dict(Holder, {"part": {"a": 1, "z": 2}})
+
+
 def test_unknown_and_missing_fields_are_named():
     with pytest.raises(UserError, match=r"unknown fields \['d'\], missing fields \['a'\]"):
         from_dict(Example, {"d": 1})

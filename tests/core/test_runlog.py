@@ -109,6 +109,13 @@ def test_what_a_run_keeps_is_its_own(tmp_path):
         "kept.json", dict) == {"value": 1}
 
 
+def test_what_a_run_keeps_comes_back_whole(tmp_path):
+    """Values of any name, those included that the log keeps beside them."""
+    made = {"flops": 5.0, "seconds": 7, "value": [1, 2]}
+    log = RunLog(str(tmp_path / "a"), "sft", Config(), {})
+    assert log.once("kept.json", lambda: dict(made)) == made == log.once("kept.json", dict)
+
+
 def test_finish_marks_the_end_and_drops_the_state(tmp_path):
     log = RunLog(str(tmp_path / "run"), "sft", Config(), {})
     assert log.done is None

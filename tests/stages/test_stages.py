@@ -13,6 +13,7 @@ from minireason.core.files import read_checked
 from minireason.critics.value_head import Critic, step_values
 from minireason.model import checkpoint
 from minireason.problems import chain, split_of
+from minireason.problems.corpus import corpus_lines
 from minireason.stages import critic, pretrain, sft, star, testtime
 from minireason.training import imitate
 from minireason.training.batches import encode_lines
@@ -107,6 +108,32 @@ def test_pretrain_learns_one_batch_by_heart(tmp_path, monkeypatch):
     assert 0.05 < floor < 0.4                            # the first token cannot be known
     assert losses(tmp_path / "pretrain")[0] > floor + 2
     assert losses(tmp_path / "pretrain")[-1] == pytest.approx(floor, abs=NEAR)
+
+
+def test_pretraining_continues_a_base_with_new_lines(ladder, tmp_path, monkeypatch):
+    drawn = []
+
+    def noted(mixture, family, generator, n):
+        drawn.append(corpus_lines(mixture, family, generator, n))
+        return drawn[-1]
+
+    monkeypatch.setattr(pretrain, "corpus_lines", noted)
+    run, config = tiny_stages(ladder)["pretrain"]
+    for init, name in (("", "anew"), (config.out, "more")):
+        run(dataclasses.replace(config, init=init, out=str(tmp_path / name), steps=3, eval_n=1))
+    assert losses(tmp_path / "anew")[0] > losses(tmp_path / "more")[0] + 1
+    assert losses(tmp_path / "more")[0] == pytest.approx(losses(ladder / "pretrain")[-1], abs=0.5)
+    assert drawn[:3] != drawn[3:]
+    record = json.loads((tmp_path / "more/config.json").read_text())
+    assert record["parents"] == {"init": checkpoint.weights_hash(ladder / "pretrain")}
+    with pytest.raises(UserError, match="is of another shape"):
+        run(dataclasses.replace(config, init=config.out, out=str(tmp_path / "other"), d_ff=64))
+    assert not (tmp_path / "other").exists()
+
+
+def test_a_stage_of_rounds_has_the_verdicts_of_its_last(ladder):
+    last = (ladder / "star/round-2/verdicts.json").read_text()
+    assert (ladder / "star/verdicts.json").read_text() == last
 
 
 def test_sft_learns_its_traces_by_heart(ladder, tmp_path):

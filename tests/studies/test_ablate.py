@@ -6,7 +6,7 @@ from dataclasses import asdict, replace
 
 import pytest
 
-from minireason.core.config import UserError, from_dict, read_json, to_dict
+from minireason.core.config import UserError, from_dict, portable, read_json
 from minireason.measure.estimates import wilson
 from minireason.report import style
 from minireason.stages import STAGES, flywheel, star
@@ -34,7 +34,7 @@ def run_folder(root, parents: tuple[str, ...] = ()):
             with open(root / name / "rows.jsonl", "a") as file:
                 file.write(json.dumps(line) + "\n")
     for name, config in records.items():
-        record = {"stage": name, "config": to_dict(config)}
+        record = {"stage": name, "config": portable(config, root / name)}
         (root / name / "config.json").write_text(json.dumps(record))
     return root
 
@@ -60,8 +60,8 @@ def test_variants_run_from_their_parents_and_their_rows_are_kept(tmp_path, monke
 
     def fake(cfg):
         ran.append(cfg)
-        out = tmp_path / "run/star" if cfg.restart and cfg.rationalize and cfg.keep == "answer" \
-            else tmp_path / cfg.out
+        reference = not cfg.restart and cfg.rationalize and cfg.keep == "answer"
+        out = tmp_path / ("run/star" if reference else cfg.out)
         out.mkdir(parents=True, exist_ok=True)
         lines = [row("", 0.4, round=1), row("", 0.5, round=2),
                  row("", 0, method="kept", set="train", count=9, round=2),
@@ -76,7 +76,7 @@ def test_variants_run_from_their_parents_and_their_rows_are_kept(tmp_path, monke
     cfg = ablate.Config(runs=(str(folder),), out=str(tmp_path / "out"))
     result = ablate.run(cfg)
     assert [c.out.removeprefix(f"{folder}/") for c in ran] == [
-        "star", "ablations/star-no-rationalization", "ablations/star-continue-from-the-last-policy",
+        "star", "ablations/star-no-rationalization", "ablations/star-restart-from-the-base",
         "ablations/star-keep-only-if-all-steps-are-right"]
     assert {c.init for c in ran} == {f"{folder}/sft"}
     assert [r["accuracy"] for r in result["rows"] if r["variant"] == "before"] == [0.2]   # its last

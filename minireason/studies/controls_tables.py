@@ -1,0 +1,161 @@
+"""Tables and picture of `minireason controls`, from its rows alone."""
+
+from itertools import pairwise
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from minireason.measure.estimates import two_way_interval
+from minireason.report import style, tables
+from minireason.report.runs import group_by, level_of, select
+from minireason.studies import shared
+
+METHODS = {"greedy": "greedy", "sampled": "one sample at T = 1"}
+
+
+def text_of(rows: list[dict]) -> str:
+    """All tables: rungs and arms, their paired differences, and the price of experts."""
+    seeds, sizes = list(group_by(rows, "seed")), set(group_by(rows, "problems"))
+    parts = [
+        tables.markdown(accuracy_table(rows)),
+        f"Accuracy in percent, greedy / one sample at T = 1, {spoken(seeds)}; n = "
+        f"{', '.join(map(str, sorted(sizes)))} problems per level and seed. FLOPs: of the policy "
+        "and all that it descends from; own: beyond the policy that the arm continues."]
+    differences = difference_rows(rows)
+    for method, words in METHODS.items():
+        parts.append(tables.markdown(tables.pivot(select(differences, way=method), "arm", "set",
+                                                  f"difference, {words}")))
+    over = "seeds and problems (two_way_interval)" if len(seeds) > 1 else "problems"
+    parts += [f"Points of accuracy between a rung and an arm of equal FLOPs, paired, [95% "
+              f"bootstrap interval over {over}].",
+              tables.markdown(price_table(rows)),
+              "The price of experts: gold lines whose SFT, at the FLOPs of the gold arms, reaches "
+              "the rung's greedy accuracy; between two arms log-linear in lines."]
+    return "\n\n".join(parts) + "\n"
+
+
+def spoken(seeds: list[int]) -> str:
+    """`seed 0`, or `mean over seeds 0, 1 (range)`."""
+    numbers = ", ".join(map(str, seeds))
+    return f"mean over seeds {numbers} (range)" if len(seeds) > 1 else f"seed {numbers}"
+
+
+def accuracy_table(rows: list[dict]) -> list[list[str]]:
+    """One line per rung and arm: accuracies by level, FLOPs, gold lines."""
+    sets = group_by(rows, "set")
+    levels = [tables.heading(members[0], "set") for members in sets.values()]
+    table = [["policy", *levels, "FLOPs", "own FLOPs / rung's", "gold lines"]]
+    for arm, members in group_by(rows, "arm").items():
+        line = [arm]
+        for name in sets:
+            texts = []
+            for method in METHODS:
+                own = select(members, set=name, method=method)
+                mean, low, high = style.spread(own)
+                texts.append(f"{mean:.0f}" + f" ({low:.0f} to {high:.0f})" * (len(own) > 1))
+            line.append(" / ".join(texts))
+        flops = np.mean([row["flops"] for row in members])
+        table.append([*line, f"{flops:.2e}", share_text(rows, members),
+                      f"{members[0]['lines']:,}"])
+    return table
+
+
+def share_text(rows: list[dict], arm: list[dict]) -> str:
+    """`0.99 of RL`: what an arm spent beyond its start, over what its rung did; "" for a rung."""
+    if "against" not in arm[0]:
+        return ""
+    own, target = (np.mean([row[field] for row in arm]) for field in ("flops", "target"))
+    start = np.mean([row["flops"] for row in select(rows, arm=arm[0]["start"])])
+    return f"{(own - start) / (target - start):.2f} of {arm[0]['against']}"
+
+
+def correct(rows: list[dict]) -> np.ndarray:
+    """(S, P) 1 where right: one policy, set and method, a row per seed."""
+    rows = sorted(rows, key=lambda row: row["seed"])
+    return np.array([[digit != "0" for digit in row["digits"]] for row in rows], dtype=float)
+
+
+def difference_rows(rows: list[dict]) -> list[dict]:
+    """Rung minus arm of equal FLOPs, paired by seed and problem, with a two-way interval."""
+    found = []
+    for arm, members in group_by([row for row in rows if "against" in row], "arm").items():
+        rung = select(rows, arm=members[0]["against"])
+        for name, of_set in group_by(members, "set").items():
+            for method, own in group_by(of_set, "method").items():
+                other = select(rung, set=name, method=method)
+                found.append({"arm": f"{rung[0]['arm']} - {arm}", "set": name, "way": method,
+                              "method": "rung - arm",
+                              **two_way_interval(correct(other), correct(own))})
+    return found
+
+
+def gold_curve(rows: list[dict], replay: float, name: str) -> dict[int, list[dict]]:
+    """{gold lines: greedy rows on a set, one per seed} of the arms with this share of replay."""
+    return group_by(select(rows, replay=replay, set=name, method="greedy"), "lines")
+
+
+def price_table(rows: list[dict]) -> list[list[str]]:
+    """Gold lines that equal each rung after the base, by level, without and with replay."""
+    sets = group_by(rows, "set")
+    table = [["rung", *(tables.heading(members[0], "set") for members in sets.values())]]
+    rungs = list(group_by(select(rows, against=None), "arm"))
+    for rung in rungs[1:]:
+        for replay in sorted(group_by([row for row in rows if "replay" in row], "replay")):
+            line = [rung + (", gold arms with replay" if replay else "")]
+            for name in sets:
+                curve = gold_curve(rows, replay, name)
+                means = [style.spread(of_lines)[0] for of_lines in curve.values()]
+                wanted = style.spread(select(rows, arm=rung, set=name, method="greedy"))[0]
+                line.append(price(list(curve), means, wanted))
+            table.append(line)
+    return table
+
+
+def price(lines: list[int], accuracies: list[float], wanted: float) -> str:
+    """Where accuracy against log(lines), lines ascending, first reaches the wanted one."""
+    if accuracies[0] > wanted:
+        return f"fewer than {lines[0]:,}"
+    for (few, low), (many, high) in pairwise(zip(lines, accuracies, strict=True)):
+        if low <= wanted <= high:
+            share = (wanted - low) / (high - low) if high > low else 0.0
+            return f"{float(f'{few * (many / few) ** share:.2g}'):,.0f}"
+    return f"{lines[-1]:,}" if accuracies[-1] == wanted else f"more than {lines[-1]:,}"
+
+
+def figure_of(rows: list[dict]) -> Figure:
+    """Greedy accuracy against cumulative FLOPs at the hardest two shown levels."""
+    names = list(group_by(rows, "set"))[-2:]
+    figure, panels = shared.panels(len(names), 1.6 + 2.2 * len(names), sharex=True)
+    for axes, name in zip(panels, names, strict=True):
+        panel(axes, select(rows, set=name, method="greedy"))
+        style.percent_axis(axes, f"level {level_of(name)}, greedy (%)")
+    panels[-1].set_xlabel("FLOPs of the policy and all that it descends from")
+    style.legend_below(figure, panels[-1], 2)
+    return figure
+
+
+def panel(axes: Axes, rows: list[dict]) -> None:
+    """The rungs on a line, each arm beside them in the colour of the rung that it continues."""
+    all_flops, path = [row["flops"] for row in rows], []
+    places = {rung: list(group_by(members, "arm"))               # arms of equal FLOPs
+              for rung, members in group_by(rows, "against").items()}
+    for arm, own in group_by(rows, "arm").items():
+        flops, bars = float(np.mean([row["flops"] for row in own])), style.spread(own)
+        if "against" not in own[0]:
+            path.append((flops, bars[0]))
+            style.whiskers(axes, [flops], [bars], *style.RUNGS.get(arm, (style.RED, "x")), arm)
+            continue
+        beside = places[own[0]["against"]]                       # stand side by side
+        flops += 0.02 * np.ptp(all_flops) * (beside.index(arm) - (len(beside) - 1) / 2)
+        colour, marker = style.RUNGS.get(own[0]["start"], (style.RED, ""))[0], "X"
+        label = f"control: {arm}"
+        if "replay" in own[0]:
+            colour, marker = (style.BROWN, "o") if own[0]["replay"] else (style.RED, "o")
+            label = "control: gold lines" + ", replay" * bool(own[0]["replay"])
+            if label in axes.get_legend_handles_labels()[1]:
+                label = ""
+            axes.annotate(f"{own[0]['lines']:,}", (flops, bars[0]), (1, 4), fontsize=7,
+                          rotation=90, textcoords="offset points", color=colour)
+        style.whiskers(axes, [flops], [bars], colour, marker, label)
+    axes.plot(*zip(*path, strict=True), color=style.BLACK, linewidth=1, zorder=0)
