@@ -29,8 +29,8 @@ from minireason.core.config import (
     write_atomic,
 )
 from minireason.core.runlog import RunLog
-from minireason.exported_tokenizer import chat_template, our_tokenizer, their_tokenizer
 from minireason.model import checkpoint
+from minireason.model.exported_tokenizer import chat_template, our_tokenizer, their_tokenizer
 from minireason.model.tokenizer import Tokenizer
 from minireason.model.transformer import Block, ModelConfig, Transformer
 from minireason.problems import FAMILIES, Family

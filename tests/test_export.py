@@ -17,8 +17,8 @@ from minireason.critics.value_head import Critic
 from minireason.export import Config as ExportConfig
 from minireason.export import ImportConfig, run_import, views
 from minireason.export import run as run_export
-from minireason.exported_tokenizer import chat_template
 from minireason.model import checkpoint
+from minireason.model.exported_tokenizer import chat_template
 from minireason.model.tokenizer import Tokenizer, padded_rows
 from minireason.model.transformer import ModelConfig, Transformer
 from minireason.problems import FAMILIES, addition, chain, countdown
