@@ -16,7 +16,7 @@ import tyro
 
 from minireason import __version__, stages
 from minireason.core.errors import UserError
-from minireason.core.files import abandon_folders
+from minireason.core.locks import abandon_folders
 from minireason.problems import check_config
 
 OTHERS = {   # name: (its function of one `cfg`, one line of help)

@@ -14,7 +14,8 @@ from minireason import stages
 from minireason.core import parallel
 from minireason.core.config import machine, resolve_device
 from minireason.core.errors import check_choice
-from minireason.core.files import unlock_folder, write_atomic
+from minireason.core.files import write_atomic
+from minireason.core.locks import unlock_folder
 from minireason.core.runlog import RunLog
 from minireason.presets import SIZES, settings_of
 from minireason.problems import check_config

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from unittest import mock
 
-from minireason.core import files
+from minireason.core import locks
 
 ERRORS = {"EIO": errno.EIO, "ENOSPC": errno.ENOSPC}   # EIO once; a full disk stays full
 DEATHS = ("killed", "undone", "torn", "zeroed")
@@ -25,8 +25,8 @@ class Dead(BaseException):
 
 def release_locks() -> None:
     """What the end of a process does to the folders that it works in."""
-    while files._locked:
-        os.close(files._locked.popitem()[1])
+    while locks._locked:
+        os.close(locks._locked.popitem()[1])
 
 
 class Disk:

@@ -14,7 +14,7 @@ from tiny_run import flags, tiny_stages
 
 from minireason import __version__, cli, evalset, pipeline
 from minireason.cli import commands, main
-from minireason.core.files import unlock_folder
+from minireason.core.locks import unlock_folder
 from minireason.presets import FAMILY_SIZES, SIZES
 from minireason.problems import FAMILIES, check_config
 from minireason.stages import STAGES

@@ -1,4 +1,4 @@
-"""Files: written whole or not at all, known by their sha256, in a folder that is locked while used.
+"""Files: written whole or not at all, and known by their sha256.
 
 A stage's folder ends with `manifest.json`, {file name: sha256}, which covers every file that a
 later stage or the report reads. What is read back before that carries its own sha256.
@@ -15,14 +15,8 @@ from typing import Any
 
 from minireason.core.errors import UserError
 
-try:
-    import fcntl
-except ImportError:               # not a POSIX system: two processes are not kept apart
-    fcntl = None
-
-MANIFEST, STATE, LOCK = "manifest.json", "state.safetensors", ".lock"
+MANIFEST, STATE = "manifest.json", "state.safetensors"
 _counter = itertools.count()
-_locked: dict[Path, int] = {}     # folder: descriptor of its lock, held by this process
 
 
 def parsed(text: str, where: object) -> object:
@@ -185,63 +179,3 @@ def check_manifest(folder: Path) -> None:
         if not same:
             raise UserError(f"{path}: is not what its stage wrote, by the sha256 in {MANIFEST}; "
                             f"{advice}")
-
-
-def lock_folder(folder: Path) -> None:
-    """Keep other processes out of a folder, until unlock_folder or the end of this process.
-
-    UserError with the number of the process that works in it. What a killed one left half-written
-    is deleted.
-    """
-    folder, path = folder.resolve(), folder.resolve() / LOCK
-    while fcntl is not None and not _is_locked(folder):
-        with disk_errors(path):
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                owner = os.read(descriptor, 20).decode("ascii", "replace") or "?"
-                os.close(descriptor)
-                raise UserError(f"{folder}: process {owner} works in this folder; wait for it to "
-                                "end or choose another --out") from None
-            except OSError:       # a file system without locks
-                os.close(descriptor)
-                break
-            _locked[folder] = descriptor
-            os.ftruncate(descriptor, 0)
-            os.write(descriptor, str(os.getpid()).encode())
-    with disk_errors(folder):
-        for stray in folder.glob(".*.tmp"):
-            stray.unlink(missing_ok=True)
-
-
-def _is_locked(folder: Path) -> bool:
-    """Whether this process holds the lock that lies in the folder now."""
-    if folder not in _locked:
-        return False
-    with suppress(FileNotFoundError):
-        if os.path.samestat(os.stat(folder / LOCK), os.fstat(_locked[folder])):
-            return True
-    os.close(_locked.pop(folder))          # the folder was deleted, or its owner unlocked it
-    return False
-
-
-def abandon_folders() -> None:
-    """Unlock what this process locked; a folder that holds but its configuration is removed."""
-    for folder in sorted(_locked, key=lambda path: len(path.parts), reverse=True):
-        if _is_locked(folder):
-            unlock_folder(folder)
-            held = list(folder.iterdir())
-            if {path.name for path in held} <= {"config.json", "machine.json"}:
-                for path in held:
-                    path.unlink()
-                folder.rmdir()
-
-
-def unlock_folder(folder: Path) -> None:
-    """Let other processes in again."""
-    folder = folder.resolve()
-    if _is_locked(folder):
-        with disk_errors(folder / LOCK):
-            (folder / LOCK).unlink()
-        os.close(_locked.pop(folder))

@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from minireason.core import files, flops, parallel
+from minireason.core import files, flops, locks, parallel
 from minireason.core.config import PATHS, machine, portable
 from minireason.core.errors import UserError
 
@@ -38,11 +38,11 @@ class RunLog:
         self.flops_before = 0.0
         if parallel.is_main():
             files.make_folder(self.out)
-            files.lock_folder(self.out)
+            locks.lock_folder(self.out)
             try:
                 self._claim_folder()
             except UserError:
-                files.unlock_folder(self.out)
+                locks.unlock_folder(self.out)
                 raise
         parallel.barrier()
 
@@ -71,7 +71,7 @@ class RunLog:
         """Drop the trainer state of a finished stage, and let other processes in."""
         with files.disk_errors(self.out):
             (self.out / files.STATE).unlink(missing_ok=True)
-        files.unlock_folder(self.out)
+        locks.unlock_folder(self.out)
         files.sync(self.out)
 
     def owner(self, name: str) -> str:

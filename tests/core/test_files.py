@@ -1,10 +1,8 @@
-"""Files: whole or not at all, known by their sha256, in a folder that one process works in."""
+"""Files: whole or not at all, known by their sha256."""
 
 import errno
 import json
 import os
-import subprocess
-import sys
 
 import pytest
 
@@ -12,11 +10,9 @@ from minireason.core import files
 from minireason.core.errors import UserError
 from minireason.core.files import (
     check_manifest,
-    lock_folder,
     read_checked,
     read_json,
     read_lines,
-    unlock_folder,
     write_atomic,
     write_checked,
     write_manifest,
@@ -120,48 +116,3 @@ def test_a_manifest_finds_what_was_altered_swapped_or_lost(tmp_path):
     (tmp_path / "manifest.json").unlink()
     with pytest.raises(UserError, match=r"lacks manifest\.json"):
         check_manifest(tmp_path)
-
-
-HOLDS = """
-import sys
-from pathlib import Path
-from minireason.core.files import lock_folder
-lock_folder(Path(sys.argv[1]))
-print("holds", flush=True)
-sys.stdin.read()
-"""
-
-
-def test_a_second_process_is_kept_out_until_the_first_one_ends(tmp_path):
-    """Named by its number; what a killed one left half-written is deleted."""
-    first = subprocess.Popen([sys.executable, "-c", HOLDS, str(tmp_path)], text=True,
-                             stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-    assert first.stdout.readline() == "holds\n"
-    (tmp_path / ".1-0.tmp").write_text("half")
-    with pytest.raises(UserError, match=f"process {first.pid} works in this folder"):
-        lock_folder(tmp_path)
-    assert (tmp_path / ".1-0.tmp").exists()
-    first.kill()
-    first.wait()
-    lock_folder(tmp_path)
-    lock_folder(tmp_path)                                  # a process may open its own folder again
-    assert os.listdir(tmp_path) == [".lock"]
-    unlock_folder(tmp_path)
-    assert os.listdir(tmp_path) == []
-    second = subprocess.Popen([sys.executable, "-c", HOLDS, str(tmp_path)], text=True,
-                              stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-    assert second.stdout.readline() == "holds\n"
-    second.kill()
-    second.wait()
-
-
-def test_a_lock_ends_with_its_folder(tmp_path):
-    folder = tmp_path / "run"
-    folder.mkdir()
-    lock_folder(folder)
-    (folder / ".lock").unlink()
-    folder.rmdir()
-    folder.mkdir()
-    lock_folder(folder)
-    assert (folder / ".lock").exists()
-    unlock_folder(folder)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from minireason.core.config import UserError
-from minireason.core.files import unlock_folder
+from minireason.core.locks import unlock_folder
 from minireason.core.runlog import RunLog
 
 
