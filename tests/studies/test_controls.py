@@ -171,6 +171,15 @@ def test_differences_are_paired_by_seed_and_problem():
     assert "| RL | 280 |" in text                       # 60 * 10 ** (2 / 3)
 
 
+def test_seeds_pair_in_any_order():
+    """Rung and arm are right on the same problems, other ones with each seed."""
+    rows = made_rows(1, STaR="0011", RL="0022") + made_rows(0, RL="1100")
+    rows = select(rows, arm="RL")[::-1] + [row for row in rows if row["arm"] != "RL"]
+    found = controls_tables.difference_rows(rows)
+    assert {(row["accuracy"], row["low"], row["high"]) for row in found
+            if row["arm"] == "RL - STaR, more rounds"} == {(0.0, 0.0, 0.0)}
+
+
 @pytest.mark.parametrize(("accuracies", "wanted", "said"), [
     ([0.1, 0.5, 0.9], 0.5, "200"), ([0.1, 0.5, 0.9], 0.3, "110"), ([0.1, 0.5, 0.9], 0.1, "60"),
     ([0.1, 0.5, 0.9], 0.05, "fewer than 60"), ([0.1, 0.5, 0.9], 0.95, "more than 2,400"),
