@@ -73,6 +73,12 @@ def test_an_arm_is_its_stage_from_the_rung_that_it_names(finished, measured):
                        "200-gold-lines-replay": "pretrain", "STaR-more-rounds": "sft",
                        "RL-by-outcome-and-process": "star", "replay-alone": "rl"}.items():
         assert trained[name]["parents"]["init"] == parent[rung], name
+        rows = [row for row in measured["rows"] if row["arm"].replace(",", "").replace(" ", "-")
+                == name]
+        tries = sorted((finished / "controls" / name).iterdir(), key=lambda one: int(one.name[4:]))
+        assert {row["start"] for row in rows} == {controls.LABELS[rung]}
+        assert {row["flops"] for row in rows} == {
+            controls.cumulative_flops(finished, rung) + flops_of(tries[-1])}
     own = shared.config_of(finished, "pretrain")
     assert trained["pretraining-continued"]["config"]["lr"] == own.lr
     assert trained["replay-alone"]["config"]["lr"] == 3e-4
@@ -150,18 +156,28 @@ def made_rows(seed: int, **changes: str) -> list[dict]:
 
 
 def test_differences_are_paired_by_seed_and_problem():
-    rows = made_rows(1, STaR="0110") + made_rows(0)
+    rows = made_rows(1, STaR="0110", RL="1112") + made_rows(0)
+    rows = rows[:1] + select(rows, arm="RL")[::-1] + [row for row in rows[1:] if row["arm"] != "RL"]
     found = {(row["arm"], row["way"]): row for row in controls_tables.difference_rows(rows)}
-    gains = two_way_interval([[0, 0, 1, 0], [1, 0, 0, 0]])              # seed 0 first
+    gains = two_way_interval([[0, 0, 1, 0], [1, 0, 0, 1]])              # seed 0 first
     row = found["RL - STaR, more rounds", "greedy"]
     assert {key: row[key] for key in gains} == gains
     assert {arm for arm, _ in found} == {"RL - STaR, more rounds", "RL - 60 gold lines",
                                          "RL - 600 gold lines"}
     text = controls_tables.text_of(rows)
-    assert f"| RL - 60 gold lines | +{50:.1f} [" in text
+    assert f"| RL - 60 gold lines | +{62.5:.1f} [" in text
     assert "| RL | 75 (75 to 75) / 75 (75 to 75) | 2.00e+09 |  | 60 |" in text
     assert "more rounds | 50 (50 to 50) / 50 (50 to 50) | 1.90e+09 | 0.90 of RL | 60 |" in text
     assert "| RL | 280 |" in text                       # 60 * 10 ** (2 / 3)
+
+
+def test_seeds_pair_in_any_order():
+    """Rung and arm are right on the same problems, other ones with each seed."""
+    rows = made_rows(1, STaR="0011", RL="0022") + made_rows(0, RL="1100")
+    rows = select(rows, arm="RL")[::-1] + [row for row in rows if row["arm"] != "RL"]
+    found = controls_tables.difference_rows(rows)
+    assert {(row["accuracy"], row["low"], row["high"]) for row in found
+            if row["arm"] == "RL - STaR, more rounds"} == {(0.0, 0.0, 0.0)}
 
 
 @pytest.mark.parametrize(("accuracies", "wanted", "said"), [
@@ -184,10 +200,11 @@ def test_the_picture_has_every_policy_once():
     assert "level 12" in lower.get_ylabel() and "level 8" in upper.get_ylabel()
 
 
-def test_what_cannot_be_compared_is_one_clear_line(finished, capsys, tmp_path):
+def test_what_cannot_be_compared_is_one_clear_line(finished, measured, capsys, tmp_path):
     for flags, words in ((["--run", finished / "nothing"], "nothing/pretrain"),
                          (["--replay", "1.5", "--run", finished], "--replay 1.5"),
-                         (["--gold", "0", "--run", finished], "--gold 0"), ([], "give --run")):
+                         (["--gold", "0", "--run", finished], "--gold 0"), ([], "give --run"),
+                         (["--gold", "4", "--runs", finished, finished], "one run per seed")):
         assert cli.main(["controls", "--out", str(tmp_path / "o"), *map(str, flags)]) == 2
         assert words in capsys.readouterr().err
     assert not (tmp_path / "o").exists()
