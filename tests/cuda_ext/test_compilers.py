@@ -88,11 +88,18 @@ def test_all_compilers_stop_when_one_fails():
 def test_an_interrupt_stops_the_compilers(compiler, tmp_path):
     """Ctrl-C reaches this process only: a compiler leads a group of its own."""
     compiler(HANG)
-    code = ("import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
-            f"from cuda_ext import cache; cache.run([{os.environ['CXX']!r}])")
-    process = subprocess.Popen(        # a process in the background inherits that SIGINT is ignored
-        [sys.executable, "-c", code],
-        stderr=subprocess.PIPE, env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)})
+    program = f"""
+import signal
+signal.signal(signal.SIGINT, signal.default_int_handler)     # ignored in the background
+from cuda_ext import cache
+output = cache.Compiler.output
+cache.Compiler.output = lambda compiler: print("it waits", flush=True) or output(compiler)
+cache.run([{os.environ['CXX']!r}])
+"""
+    process = subprocess.Popen(
+        [sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)})
+    assert process.stdout.readline() == b"it waits\n"
     pid = tmp_path / "cxx.pid"
     while not (pid.exists() and pid.read_text()):
         assert process.poll() is None

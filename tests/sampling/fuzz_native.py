@@ -38,7 +38,7 @@ FAULTS = {      # name: (what stands in native.cpp, what is put there, what the 
 LIES = [*({name: 0} for name in native.Job.POINTERS),
         *({name: value} for name in native.Job.INTEGERS if name != "top_k"     # any is sound
           for value in (0, -1, -2 ** 63, 2 ** 31, 2 ** 62, 2 ** 63 - 1)),
-        dict.fromkeys(("n_layers", "n_heads", "n_kv_heads", "head_dim"), 2 ** 30)]
+        {"n_layers": 2 ** 30, "head_dim": 2 ** 26, "n_heads": 1, "n_kv_heads": 1}]  # 2 ** 64 bytes
 
 
 def lying(lies: dict[str, int]) -> Callable[..., native.Job]:
@@ -87,7 +87,7 @@ def random_case(rng: np.random.Generator) -> Case:
         n=up_to(9), max_new=up_to(max_len), seed=up_to(2 ** 60), chunk=64,
         temperature=float(rng.choice([0, 0.02, 0.7, 1, 3])), top_k=up_to(config.vocab_size + 2, 0),
         top_p=float(rng.choice([1e-9, 0.5, 0.9, 1])),
-        stop=tuple(rng.integers(-3, config.vocab_size + 3, size=up_to(2, 0)).tolist()))
+        stop=tuple(rng.integers(config.vocab_size + 3, size=up_to(2, 0)).tolist()))
     wanted = [up_to(max_len) for _ in prompts] if up_to(1, 0) else None
     chunk, = split_into_chunks(prompts, how, row_limits(prompts, how, max_len, wanted))
     ending = SimpleNamespace(pad=0, eos=up_to(config.vocab_size, 0))
