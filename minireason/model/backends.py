@@ -72,7 +72,8 @@ def _check_kernels_run(name: str, device: torch.device, dtype: torch.dtype, head
     if dtype not in calls.DTYPE_NAMES or head_dim not in build.HEAD_DIMS:
         raise UserError(f"attention {name}: no kernels for {dtype} with head_dim {head_dim}; use a "
                         f"head_dim of {', '.join(map(str, build.HEAD_DIMS))}, or choose sdpa")
-    _build_kernels(name, device, dtype, head_dim)
+    if not torch.compiler.is_compiling():     # which cannot trace a build; the first call made one
+        _build_kernels(name, device, dtype, head_dim)
 
 
 @functools.cache

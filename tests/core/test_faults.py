@@ -105,10 +105,12 @@ def test_a_signal_ends_a_command_in_one_line(whole, tmp_path, monkeypatch, capsy
     _, config = small_stages(whole)["sft"]
     arguments = ["sft", *flags(dataclasses.replace(config, out=str(tmp_path / "sft")))]
     monkeypatch.setattr(sys, "argv", ["minireason", *arguments])
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)   # ignored in the background
     try:
         with Disk(tmp_path, 60, act=lambda: os.kill(os.getpid(), number)):
             assert cli.main() == 128 + number
     finally:
+        signal.signal(signal.SIGINT, before)
         for name in (signal.SIGTERM, signal.SIGHUP):
             signal.signal(name, signal.SIG_DFL)
     lines = [line for line in capsys.readouterr().err.splitlines() if "minireason:" in line]

@@ -96,7 +96,7 @@ def test_paper_size_is_the_papers():
 
 
 @pytest.mark.parametrize(("field", "value"), [
-    ("size", "huge"), ("split", "train"), ("styles", ("plain", "fancy")), ("examples", (0,)),
+    ("size", "huge"), ("styles", ("plain", "fancy")), ("examples", (0,)),
     ("styles", ())])
 def test_bad_configuration_is_a_user_error(tiny, field, value):
     with pytest.raises(UserError, match=f"--{field}"):
