@@ -150,7 +150,7 @@ def answer_ids(keys: Sequence[str | None]) -> np.ndarray:
 def vote(answers: np.ndarray, weights: np.ndarray, correct: np.ndarray) -> float:
     """Weighted vote over answer ids (N,), -1 meaning none; 1 if a right one wins, shared on ties.
 
-    correct (N,): 1 where right. Different right answers are no bloc: a voter cannot know them.
+    correct (N,): 1 where right. Different right answers are no group: a voter cannot know them.
     """
     valid = answers >= 0
     if not valid.any():
