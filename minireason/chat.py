@@ -10,14 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from minireason import stages
-from minireason.core.config import (
-    UserError,
-    check_choice,
-    check_numbers,
-    read_json,
-    resolve_device,
-    stream_seed,
-)
+from minireason.core.config import check_numbers, resolve_device, stream_seed
+from minireason.core.errors import UserError, check_choice
+from minireason.core.files import read_json
 from minireason.critics.value_head import Critic, final_values
 from minireason.measure.evaluate import answer_keys, answer_of, marked_steps
 from minireason.model import checkpoint

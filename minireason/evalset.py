@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from minireason.core import config, files, parallel
-from minireason.core.errors import UserError
+from minireason.core.errors import UserError, check_choice
 from minireason.measure.estimates import Pool, answer_ids, mean_interval
 from minireason.measure.evaluate import accuracy_of, answer_keys, verdicts_of
 from minireason.model import checkpoint
@@ -56,7 +56,7 @@ def run(cfg: Config) -> dict:
         files.check_target(Path(cfg.out))
     lines = dict(list(read(cfg.problems).items())[:max(0, cfg.limit) or None])
     for problem in lines.values():
-        config.check_choice("style", cfg.style, FAMILIES[problem.family].OPENER)
+        check_choice("style", cfg.style, FAMILIES[problem.family].OPENER)
     policy, tokenizer = checkpoint.load(cfg.checkpoint, device)
     long = too_long(lines, cfg.style, tokenizer, policy.config.max_len)
     problems = [lines[line] for line in sorted(set(lines) - set(long))]

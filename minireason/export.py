@@ -20,14 +20,9 @@ from safetensors.torch import save as serialized
 from torch import Tensor
 
 from minireason.chat import find_family
-from minireason.core.config import (
-    UserError,
-    check_choice,
-    disk_errors,
-    from_dict,
-    read_json,
-    write_atomic,
-)
+from minireason.core.config import from_dict
+from minireason.core.errors import UserError, check_choice
+from minireason.core.files import disk_errors, read_json, write_atomic
 from minireason.core.runlog import RunLog
 from minireason.model import checkpoint
 from minireason.model.exported_tokenizer import chat_template, our_tokenizer, their_tokenizer

@@ -9,7 +9,7 @@ import pytest
 from minireason import chat
 from minireason.chat import Config as ChatConfig
 from minireason.chat import choose, find_policy, reply
-from minireason.core.config import UserError
+from minireason.core.errors import UserError
 from minireason.problems import chain, countdown
 
 PROBLEM = chain.read("(23+4)*3")

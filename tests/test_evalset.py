@@ -5,7 +5,8 @@ import json
 import pytest
 
 from minireason import evalset
-from minireason.core.config import UserError, read_json
+from minireason.core.errors import UserError
+from minireason.core.files import read_json
 from minireason.evalset import Config as EvalConfig
 from minireason.evalset import accuracy_table, measure, read, run
 from minireason.measure.estimates import wilson

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from minireason.chat import find_family
-from minireason.core.config import UserError
+from minireason.core.errors import UserError
 from minireason.critics.value_head import Critic
 from minireason.export import Config as ExportConfig
 from minireason.export import ImportConfig, run_import, views

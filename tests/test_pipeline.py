@@ -11,7 +11,7 @@ from kill_run import PICTURES, differences, timeless
 from tiny_run import tiny_pipeline
 
 from minireason import pipeline
-from minireason.core.config import UserError
+from minireason.core.errors import UserError
 from minireason.core.files import read_checked
 from minireason.presets import SIZES
 from minireason.stages import STAGES

@@ -9,7 +9,7 @@ import pytest
 from toys import parity, polish
 
 from minireason import chat, cli, pipeline, stages
-from minireason.core.config import read_lines
+from minireason.core.files import read_lines
 from minireason.model import checkpoint
 from minireason.problems import FAMILIES, frozen
 

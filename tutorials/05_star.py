@@ -14,7 +14,8 @@ from collections import Counter
 import numpy as np
 from tutorial_tools import finished, keep, panels, share
 
-from minireason.core.config import read_json, rng
+from minireason.core.config import rng
+from minireason.core.files import read_json
 from minireason.measure.estimates import wilson
 from minireason.measure.evaluate import marked_steps, verdicts_of
 from minireason.model import checkpoint

@@ -13,7 +13,8 @@ import numpy as np
 import torch
 from tutorial_tools import finished, keep, mean, panels, share
 
-from minireason.core.config import read_lines, rng
+from minireason.core.config import rng
+from minireason.core.files import read_lines
 from minireason.measure.estimates import wilson
 from minireason.measure.evaluate import frozen_sets, verdicts_of
 from minireason.model import checkpoint

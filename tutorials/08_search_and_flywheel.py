@@ -13,7 +13,8 @@ from functools import partial
 import numpy as np
 from tutorial_tools import finished, keep, mean, panels, share
 
-from minireason.core.config import read_json, rng
+from minireason.core.config import rng
+from minireason.core.files import read_json
 from minireason.critics.value_head import Critic, final_values, prefix_values
 from minireason.measure.estimates import answer_ids, best_of_n, paired_bootstrap, vote_at
 from minireason.measure.evaluate import answer_keys, evaluate, frozen_sets, verdicts_of

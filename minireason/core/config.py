@@ -17,8 +17,7 @@ from typing import Annotated
 import numpy as np
 import torch
 
-from minireason.core.errors import UserError, check_choice  # noqa: F401
-from minireason.core.files import disk_errors, read_json, read_lines, write_atomic  # noqa: F401
+from minireason.core.errors import UserError
 
 MAY_BE_ZERO = ("warmup", "mc_check", "decay")     # beside fields whose default is 0
 PATHS = ("out", "init", "base", "start", "policy", "critic", "outcome", "reviser",

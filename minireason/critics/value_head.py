@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from minireason.core import flops, parallel
-from minireason.core.config import check_choice
+from minireason.core.errors import check_choice
 from minireason.model.tokenizer import OPENERS, STEP_ENDS, Tokenizer, padded_rows
 from minireason.model.transformer import ModelConfig, Transformer
 from minireason.problems import Problem

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 from cuda_ext import build, calls
-from minireason.core.config import UserError
+from minireason.core.errors import UserError
 
 KERNELS = ("cuda", "emulated")
 IMPLS = ("auto", "reference", "sdpa", *KERNELS)

@@ -13,7 +13,8 @@ import numpy as np
 from tokenizers import Tokenizer as Backend
 from tokenizers.processors import TemplateProcessing
 
-from minireason.core.config import UserError, read_json
+from minireason.core.errors import UserError
+from minireason.core.files import read_json
 from minireason.model.tokenizer import SPECIALS, Tokenizer
 from minireason.problems import Family
 

@@ -15,7 +15,7 @@ from tokenizers import AddedToken, Regex, decoders, models, pre_tokenizers
 from tokenizers import Tokenizer as Backend
 from torch import Tensor
 
-from minireason.core.config import UserError
+from minireason.core.errors import UserError
 
 SPECIALS = ("<pad>", "<bos>", "<eos>", "<think>", "</think>", "<hint>", "<wrong>")
 STEP_ENDS = (";", "</think>", "<eos>")   # tokens after which a critic's value is taught and read

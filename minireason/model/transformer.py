@@ -16,7 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from minireason.core.config import UserError, check_numbers
+from minireason.core.config import check_numbers
+from minireason.core.errors import UserError
 from minireason.model.attention import decode_attention, rope_tables, self_attention
 from minireason.model.backends import choose_impl, default_impl
 from minireason.model.cpu_layers import RMSNorm, SwiGLU, by_hand

@@ -24,7 +24,7 @@ from itertools import permutations
 
 import numpy as np
 
-from minireason.core.config import UserError
+from minireason.core.errors import UserError
 from minireason.problems.base import (
     MALFORMED,
     SYMBOLS,

@@ -18,7 +18,7 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
-from minireason.core.config import UserError
+from minireason.core.errors import UserError
 from minireason.problems.base import Family, Problem
 
 SLIP = "slip"

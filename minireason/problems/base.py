@@ -13,7 +13,7 @@ from typing import Protocol
 
 import numpy as np
 
-from minireason.core.config import UserError
+from minireason.core.errors import UserError
 
 SPLITS = ("train", "validation", "test")
 SYMBOLS = tuple("+-*/()=;,:>. $[]ACDENadghist")   # what families of arithmetic write beside numbers

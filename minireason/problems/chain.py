@@ -21,7 +21,7 @@ from itertools import product
 
 import numpy as np
 
-from minireason.core.config import UserError
+from minireason.core.errors import UserError
 from minireason.problems.arithmetic import HIGHEST, NUMBER, OPERATORS, compute, parse_expression
 from minireason.problems.authors import Authors, Outcome
 from minireason.problems.base import (

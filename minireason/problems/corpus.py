@@ -19,7 +19,9 @@ from typing import cast
 
 import numpy as np
 
-from minireason.core.config import Share, UserError, from_dict, read_json, rng
+from minireason.core.config import Share, from_dict, rng
+from minireason.core.errors import UserError
+from minireason.core.files import read_json
 from minireason.problems import Family, sample_split, split_of
 from minireason.problems.authors import (
     AuthoredFamily,

@@ -21,7 +21,8 @@ from functools import partial
 
 import numpy as np
 
-from minireason.core.config import UserError, rng
+from minireason.core.config import rng
+from minireason.core.errors import UserError
 from minireason.problems import countdown_authors as authors
 from minireason.problems.arithmetic import (
     MOST_NUMBERS,

@@ -25,7 +25,9 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoes
 from matplotlib.figure import Figure
 
 from minireason import stages
-from minireason.core.config import UserError, from_dict, read_json, write_atomic
+from minireason.core.config import from_dict
+from minireason.core.errors import UserError
+from minireason.core.files import read_json, write_atomic
 from minireason.measure.evaluate import answer_of, marked_steps
 from minireason.problems import FAMILIES, corpus
 from minireason.report import figures, figures_testtime, seeds, style, tables

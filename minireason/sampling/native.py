@@ -19,7 +19,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from cuda_ext import build
-from minireason.core.config import UserError
+from minireason.core.errors import UserError
 from minireason.model.tokenizer import Tokenizer
 from minireason.model.transformer import Transformer
 from minireason.sampling.sampler import Chunk, Samples, Sampling

@@ -14,7 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from minireason.core.config import UserError, check_numbers
+from minireason.core.config import check_numbers
+from minireason.core.errors import UserError
 from minireason.model.tokenizer import Tokenizer, padded_rows
 from minireason.model.transformer import KVCache, Transformer
 from minireason.training.losses import truncate_logits

@@ -11,7 +11,8 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import chain
 
-from minireason.core.config import UserError, stream_seed
+from minireason.core.config import stream_seed
+from minireason.core.errors import UserError
 from minireason.model.tokenizer import Tokenizer
 from minireason.model.transformer import Transformer
 from minireason.sampling.complete import stream

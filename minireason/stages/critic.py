@@ -10,7 +10,8 @@ from the old critic (`start`) or anew.
 
 from dataclasses import dataclass
 
-from minireason.core.config import UserError, check_choice, rng, stream_seed
+from minireason.core.config import rng, stream_seed
+from minireason.core.errors import UserError, check_choice
 from minireason.core.runlog import RunLog
 from minireason.critics import step_labels
 from minireason.critics.fit import fit_critic, labelled_rows

@@ -14,7 +14,9 @@ from functools import partial
 import numpy as np
 
 from minireason.core import parallel
-from minireason.core.config import StageConfig, UserError, check_choice, stream_seed, write_atomic
+from minireason.core.config import StageConfig, stream_seed
+from minireason.core.errors import UserError, check_choice
+from minireason.core.files import write_atomic
 from minireason.critics.value_head import Critic, prefix_values
 from minireason.measure.evaluate import answer_keys, frozen_sets
 from minireason.measure.samples import sample_records, sharded_records

@@ -9,7 +9,8 @@ new lines and a learning rate that rises and falls anew.
 
 from dataclasses import dataclass, field
 
-from minireason.core.config import TrainingConfig, UserError, rng, stream_seed
+from minireason.core.config import TrainingConfig, rng, stream_seed
+from minireason.core.errors import UserError
 from minireason.measure.evaluate import evaluate, finish_policy, frozen_sets, rows_of
 from minireason.model import checkpoint
 from minireason.model.tokenizer import Tokenizer

@@ -17,7 +17,9 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
-from minireason.core.config import UserError, check_choice, from_dict, read_json, read_lines
+from minireason.core.config import from_dict
+from minireason.core.errors import UserError, check_choice
+from minireason.core.files import read_json, read_lines
 from minireason.measure.estimates import share_interval
 from minireason.report import style, tables
 from minireason.report.runs import group_by, level_of, select

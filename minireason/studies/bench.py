@@ -23,7 +23,8 @@ import torch
 import torch.nn.functional as F
 from torch.nn.utils.rnn import pad_sequence
 
-from minireason.core.config import UserError, resolve_device, rng, to_dict
+from minireason.core.config import resolve_device, rng, to_dict
+from minireason.core.errors import UserError
 from minireason.export import write_folder
 from minireason.measure.evaluate import frozen_sets
 from minireason.model import checkpoint

@@ -19,7 +19,9 @@ from typing import Annotated
 
 import tyro
 
-from minireason.core.config import TrainingConfig, UserError, check_numbers, read_json
+from minireason.core.config import TrainingConfig, check_numbers
+from minireason.core.errors import UserError
+from minireason.core.files import read_json
 from minireason.measure.estimates import share_interval
 from minireason.report import style
 from minireason.report.runs import group_by, level_of, select

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from minireason.core.config import UserError
+from minireason.core.errors import UserError
 from minireason.measure.estimates import pass_at_k
 
 DRAWS = 1000                      # bootstrap draws R of a fit to points

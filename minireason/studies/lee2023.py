@@ -19,7 +19,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from minireason.core.config import UserError, check_choice, rng
+from minireason.core.config import rng
+from minireason.core.errors import UserError, check_choice
 from minireason.core.runlog import RunLog
 from minireason.measure.evaluate import evaluate, frozen_sets
 from minireason.model.tokenizer import Tokenizer

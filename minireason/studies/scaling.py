@@ -20,7 +20,9 @@ import numpy as np
 import torch
 
 from minireason.core import parallel
-from minireason.core.config import UserError, check_choice, read_lines, rng, stream_seed
+from minireason.core.config import rng, stream_seed
+from minireason.core.errors import UserError, check_choice
+from minireason.core.files import read_lines
 from minireason.core.runlog import RunLog
 from minireason.measure.estimates import Pool, share_interval
 from minireason.measure.evaluate import frozen_sets

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import numpy as np
 
-from minireason.core.config import UserError, read_lines
+from minireason.core.errors import UserError
+from minireason.core.files import read_lines
 from minireason.measure.samples import read_records
 from minireason.report import style, tables
 from minireason.report.runs import group_by

@@ -19,16 +19,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from minireason.core import parallel
-from minireason.core.config import (
-    PATHS,
-    TrainingConfig,
-    UserError,
-    from_dict,
-    machine,
-    read_json,
-    stream_seed,
-    write_atomic,
-)
+from minireason.core.config import PATHS, TrainingConfig, from_dict, machine, stream_seed
+from minireason.core.errors import UserError
+from minireason.core.files import read_json, write_atomic
 from minireason.model import checkpoint
 from minireason.model.tokenizer import Tokenizer
 from minireason.model.transformer import ModelConfig, Transformer

@@ -18,7 +18,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from minireason.core.config import UserError, check_choice, read_lines, rng
+from minireason.core.config import rng
+from minireason.core.errors import UserError, check_choice
+from minireason.core.files import read_lines
 from minireason.core.runlog import RunLog
 from minireason.measure.evaluate import evaluate, frozen_sets
 from minireason.model import checkpoint

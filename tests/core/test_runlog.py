@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
-from minireason.core.config import UserError
+from minireason.core.errors import UserError
 from minireason.core.locks import unlock_folder
 from minireason.core.runlog import RunLog
 

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from minireason.core.config import UserError, read_lines
-from minireason.core.files import read_checked
+from minireason.core.errors import UserError
+from minireason.core.files import read_checked, read_lines
 from minireason.critics import fit
 from minireason.critics import step_labels as labels
 from minireason.critics.step_labels import (

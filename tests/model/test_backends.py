@@ -8,7 +8,7 @@ import torch
 
 import cuda_ext
 from cuda_ext import calls
-from minireason.core.config import UserError
+from minireason.core.errors import UserError
 from minireason.model import backends
 from minireason.model.backends import choose_impl
 from minireason.model.transformer import ModelConfig, Transformer

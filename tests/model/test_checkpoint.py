@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
-from minireason.core.config import UserError
+from minireason.core.errors import UserError
 from minireason.core.runlog import RunLog
 from minireason.critics.value_head import Critic
 from minireason.model import checkpoint

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from minireason.core.config import UserError
+from minireason.core.errors import UserError
 from minireason.model.tokenizer import SPECIALS, Tokenizer
 from minireason.problems.base import SYMBOLS, number_tokens
 

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from minireason.core.config import UserError
+from minireason.core.errors import UserError
 from minireason.model import transformer as model_module
 from minireason.model.transformer import KVCache, ModelConfig, Transformer, rms_norm, swiglu
 from minireason.training.batches import pack, pad_right

@@ -7,7 +7,8 @@ from collections import Counter, defaultdict
 import numpy as np
 import pytest
 
-from minireason.core.config import UserError, rng
+from minireason.core.config import rng
+from minireason.core.errors import UserError
 from minireason.model.tokenizer import Tokenizer
 from minireason.problems import (
     FAMILIES,

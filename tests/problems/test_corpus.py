@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from minireason.core.config import UserError, rng
+from minireason.core.config import rng
+from minireason.core.errors import UserError
 from minireason.problems import chain, split_of
 from minireason.problems import corpus as module
 from minireason.problems.corpus import Mixture, corpus_line

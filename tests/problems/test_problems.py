@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from verifier_judge import judge
 
 from minireason import problems
-from minireason.core.config import UserError, rng
+from minireason.core.config import rng
+from minireason.core.errors import UserError
 from minireason.model.tokenizer import Tokenizer
 from minireason.problems import FAMILIES, addition, base, chain, countdown, frozen, split_of
 from minireason.problems.base import sample_split

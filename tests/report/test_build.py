@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from made_runs import add_rl, made_run, search_rows, write
 
-from minireason.core.config import UserError
+from minireason.core.errors import UserError
 from minireason.report import build
 from minireason.report import runs as results
 from minireason.stages import guided_search

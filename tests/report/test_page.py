@@ -9,7 +9,7 @@ import pytest
 from made_runs import add_rl, level_rows, made_run, method_rows, records, search_rows, write
 
 from minireason import stages
-from minireason.core.config import UserError
+from minireason.core.errors import UserError
 from minireason.core.files import write_checked
 from minireason.report import figures_testtime, tables
 from minireason.report import runs as results

@@ -23,7 +23,7 @@ import numpy as np
 import torch
 
 from cuda_ext import build
-from minireason.core.config import UserError
+from minireason.core.errors import UserError
 from minireason.model.transformer import ModelConfig, Transformer
 from minireason.sampling import native
 from minireason.sampling.sampler import Chunk, Samples, Sampling, row_limits, split_into_chunks

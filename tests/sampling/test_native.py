@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from cuda_ext import build
-from minireason.core.config import UserError
+from minireason.core.errors import UserError
 from minireason.model.transformer import ModelConfig, Transformer
 from minireason.sampling import native
 from minireason.sampling.complete import stream

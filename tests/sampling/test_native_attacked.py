@@ -12,7 +12,7 @@ from fuzz_native import LIES, Case, lying, random_case
 from fuzz_native import __file__ as fuzz_script
 
 from cuda_ext import build
-from minireason.core.config import UserError
+from minireason.core.errors import UserError
 from minireason.sampling import native
 
 try:

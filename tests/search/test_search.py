@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import minireason.search
-from minireason.core.config import UserError
+from minireason.core.errors import UserError
 from minireason.critics.value_head import Critic, prefix_values, step_values
 from minireason.measure.estimates import wilson
 from minireason.model.tokenizer import Tokenizer

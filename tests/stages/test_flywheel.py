@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from kill_run import differences
 
-from minireason.core.config import UserError, rng
+from minireason.core.config import rng
+from minireason.core.errors import UserError
 from minireason.core.files import read_checked
 from minireason.core.runlog import RunLog
 from minireason.critics.fit import fit_critic, labelled_rows

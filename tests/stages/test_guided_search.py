@@ -6,7 +6,8 @@ import json
 import numpy as np
 import pytest
 
-from minireason.core.config import UserError, read_lines
+from minireason.core.errors import UserError
+from minireason.core.files import read_lines
 from minireason.model import checkpoint
 from minireason.search import compare
 from minireason.search.allocate import Strategy

@@ -7,7 +7,7 @@ import pytest
 import torch
 from kill_run import differences
 
-from minireason.core.config import UserError
+from minireason.core.errors import UserError
 from minireason.core.files import read_checked
 from minireason.model import checkpoint
 from minireason.model.tokenizer import Tokenizer

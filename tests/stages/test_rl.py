@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from minireason.core.config import UserError
+from minireason.core.errors import UserError
 from minireason.model import checkpoint
 from minireason.problems import Verdict, chain, split_of
 from minireason.problems.base import MALFORMED

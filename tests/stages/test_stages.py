@@ -8,7 +8,7 @@ from collections import Counter
 import pytest
 from tiny_run import tiny_stages
 
-from minireason.core.config import UserError
+from minireason.core.errors import UserError
 from minireason.core.files import read_checked
 from minireason.critics.value_head import Critic, step_values
 from minireason.model import checkpoint

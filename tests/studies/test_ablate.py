@@ -6,7 +6,9 @@ from dataclasses import asdict, replace
 
 import pytest
 
-from minireason.core.config import UserError, from_dict, portable, read_json
+from minireason.core.config import from_dict, portable
+from minireason.core.errors import UserError
+from minireason.core.files import read_json
 from minireason.measure.estimates import wilson
 from minireason.report import style
 from minireason.stages import STAGES, flywheel, star

@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from minireason.core.config import UserError
+from minireason.core.errors import UserError
 from minireason.critics.value_head import Critic
 from minireason.model import checkpoint
 from minireason.stages.pretrain import Config as PretrainConfig

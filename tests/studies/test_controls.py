@@ -8,7 +8,8 @@ import pytest
 from tiny_run import tiny_stages
 
 from minireason import cli
-from minireason.core.config import UserError, read_json
+from minireason.core.errors import UserError
+from minireason.core.files import read_json
 from minireason.measure.estimates import two_way_interval
 from minireason.model import checkpoint
 from minireason.report.runs import select

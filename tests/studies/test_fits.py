@@ -5,7 +5,7 @@ import sys
 import numpy as np
 import pytest
 
-from minireason.core.config import UserError
+from minireason.core.errors import UserError
 from minireason.measure.estimates import pass_at_k
 from minireason.studies import fits
 

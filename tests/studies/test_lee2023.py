@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from minireason.core.config import UserError
+from minireason.core.errors import UserError
 from minireason.measure.evaluate import frozen_sets
 from minireason.problems import addition, split_of
 from minireason.studies import lee2023

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from test_scaling_laws import measured
 
-from minireason.core.config import UserError, read_json
+from minireason.core.errors import UserError
+from minireason.core.files import read_json
 from minireason.studies import scaling, scaling_laws
 from minireason.studies.fits import inference_multiple
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from minireason.core.config import UserError
+from minireason.core.errors import UserError
 from minireason.core.files import write_checked
 from minireason.studies import scaling_laws
 

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from minireason.core.config import read_json
+from minireason.core.files import read_json
 from minireason.model.tokenizer import Tokenizer
 from minireason.problems import chain
 from minireason.studies import shared

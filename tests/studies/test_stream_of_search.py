@@ -8,7 +8,7 @@ import shutil
 import numpy as np
 import pytest
 
-from minireason.core.config import UserError
+from minireason.core.errors import UserError
 from minireason.model import checkpoint
 from minireason.model.tokenizer import Tokenizer
 from minireason.problems import addition, chain

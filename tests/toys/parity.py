@@ -8,7 +8,7 @@ import re
 
 import numpy as np
 
-from minireason.core.config import UserError
+from minireason.core.errors import UserError
 from minireason.problems.base import MALFORMED, Problem, Verdict
 
 NAME = "parity"

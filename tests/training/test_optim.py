@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from minireason.core.config import UserError
+from minireason.core.errors import UserError
 from minireason.training.batches import pad_right
 from minireason.training.optim import make_optimizer, schedule, train_step
 
