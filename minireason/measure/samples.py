@@ -4,13 +4,17 @@ A record holds what any estimator needs of one problem's N samples: tokens, answ
 the critics' values, each a list of N. Sampling is done once; all figures are arithmetic on records.
 """
 
+import io
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
+
 from minireason.core import flops, parallel
-from minireason.core.files import read_checked, write_checked
+from minireason.core.files import read_checked, write_atomic, write_checked
 from minireason.core.runlog import RunLog
 from minireason.critics.value_head import Critic, final_values
+from minireason.measure.estimates import Pool, answer_ids
 from minireason.measure.evaluate import answer_keys
 from minireason.model.tokenizer import Tokenizer
 from minireason.model.transformer import Transformer
@@ -36,7 +40,7 @@ def sample_records(policy: Transformer, tokenizer: Tokenizer, critics: dict[str,
             "steps_valid": [int(verdict.steps_valid) for verdict in verdicts],
             "ended": [int(text.endswith("<eos>")) for text in texts]}
         for field, found in values.items():
-            record[field] = [round(value, 6) for value in found[i]]
+            record[field] = [round(value, 4) for value in found[i]]
         records.append({**record, "example": texts[0]})
     return records
 
@@ -76,3 +80,38 @@ def read_records(folder: Path, kind: str, name: str) -> list[dict]:
         assert isinstance(shard, list), "a shard holds a list of records"
         records += shard
     return records
+
+
+def save_pools(path: Path, drawn: dict[float, dict[str, list[dict]]],
+               greedy: dict[str, np.ndarray]) -> None:
+    """The numbers of the samples, some bytes each, from which every paired difference follows.
+
+    drawn: {temperature: {set: its records}}; greedy: {set: (P,) 1 where the one greedy answer is
+    right}. An .npz of arrays (P, N) named "set temperature field", critics' values in 1/10,000, and
+    "set greedy".
+    """
+    arrays = {f"{name} greedy": right.astype(np.uint8) for name, right in greedy.items()}
+    for temperature, sets in drawn.items():
+        for name, records in sets.items():
+            start = f"{name} {temperature:g}"
+            arrays[f"{start} answers"] = np.array(
+                [answer_ids(record["answers"]) for record in records], np.int16)
+            for field in ("correct", "tokens"):
+                arrays[f"{start} {field}"] = np.array([r[field] for r in records], np.uint16)
+            for field in ("values", "outcome_values"):
+                if field in records[0]:
+                    values = 10_000 * np.array([record[field] for record in records])
+                    arrays[f"{start} {field}"] = values.round().astype(np.uint16)
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **arrays)
+    write_atomic(path, buffer.getvalue())
+
+
+def load_pools(path: Path, name: str, temperature: float, values: str = "values") -> list[Pool]:
+    """What save_pools kept of one set's samples, one pool per problem, judged by one critic."""
+    with np.load(path) as arrays:
+        correct, answers, tokens, judged = (
+            arrays[f"{name} {temperature:g} {field}"]
+            for field in ("correct", "answers", "tokens", values))
+    return [Pool(*problem) for problem in
+            zip(correct.astype(float), answers, judged / 10_000, tokens, strict=True)]

@@ -1,6 +1,6 @@
 """What a run folder holds, as plain values, and its small copy that a repository can hold.
 
-    {stage: {"stage": kind, "config", "result", "rows", "metrics", "examples", "trees"}}
+    {stage: {"stage": kind, "config", "result", "rows", "metrics", "examples", "trees", "pools"}}
 
 Rows (rows.jsonl) are the one source of every table and figure: flat objects such as
 {"set": "chain-test-k6", "method": "majority", "n": 64, "accuracy": 0.77, "low": ..., "high": ...,
@@ -26,7 +26,7 @@ from minireason.report import style
 EXAMPLES = 24                 # problems per set whose first sample is shown or kept
 THIN = 200                    # lines of metrics that a copy keeps at most
 COPIED = ("config.json", "result.json", "rows.jsonl", "machine.json", "tree.json",
-          "verdicts.json")    # whole
+          "verdicts.json", "pools.npz")    # whole
 
 
 def load_run(folder: Path | str) -> dict[str, dict]:
@@ -66,10 +66,11 @@ def load_stage(folder: Path) -> dict:
     for path in sorted(folder.glob("samples-*-0.json")):       # the first shard of each set
         name = path.stem.removeprefix("samples-").removesuffix("-0")
         examples[name] = files.read_checked(path)[:EXAMPLES]
-    trees = folder / "tree.json"
+    trees, pools = folder / "tree.json", folder / "pools.npz"
     return {**record, "result": files.read_json(folder / "result.json"), "rows": rows,
             "examples": examples, "metrics": files.read_lines(folder / "metrics.jsonl"),
-            "trees": files.read_json(trees) if trees.exists() else {}}
+            "trees": files.read_json(trees) if trees.exists() else {},
+            "pools": pools if pools.exists() else None}
 
 
 def read_verdicts(folder: Path) -> dict[tuple, str]:
@@ -217,13 +218,17 @@ def keep(run: Path | str, out: Path | str) -> None:
     loaded = load_run(run)
     paths = list(run.glob("*.json"))
     for stage in loaded:
-        paths += [*(run / stage).glob("*.json*"), *(run / stage).glob("*/**/metrics.jsonl"),
+        paths += [*(run / stage).glob("*.json*"), *(run / stage).glob("*.npz"),
+                  *(run / stage).glob("*/**/metrics.jsonl"),
                   *(run / stage).glob("*/**/verdicts.json")]
     shutil.rmtree(out, ignore_errors=True)                     # an older copy
     for path in paths:
+        target = out / path.relative_to(run)
+        target.parent.mkdir(parents=True, exist_ok=True)
         if path.name in COPIED:
-            lines = path.read_text(encoding="utf-8").splitlines()
-        elif path.name == "metrics.jsonl":
+            files.write_atomic(target, path.read_bytes())
+            continue
+        if path.name == "metrics.jsonl":
             lines = map(json.dumps, thin(files.read_lines(path), THIN))
         elif path.match("samples-*-0.json"):
             records = files.read_checked(path)[:EXAMPLES]
@@ -233,6 +238,4 @@ def keep(run: Path | str, out: Path | str) -> None:
             lines = [files.checked_form(records)]
         else:
             continue
-        target = out / path.relative_to(run)
-        target.parent.mkdir(parents=True, exist_ok=True)
         files.write_atomic(target, "\n".join(lines) + "\n")

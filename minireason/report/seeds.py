@@ -12,11 +12,12 @@ import numpy as np
 
 from minireason import stages
 from minireason.core import files
-from minireason.core.config import PATHS
+from minireason.core.config import PATHS, rng
 from minireason.measure.estimates import two_way_interval
+from minireason.measure.samples import load_pools
 from minireason.problems import FAMILIES
 from minireason.problems.frozen import frozen_folder
-from minireason.report.runs import group_by, level_of, rung_rows, select
+from minireason.report.runs import differences, group_by, level_of, rows_of, rung_rows, select
 
 BAND = "band.json"
 
@@ -39,6 +40,31 @@ def gain_rows(runs: list[dict], method: str = "greedy") -> list[dict]:
                 found.append({"set": name, "method": f"{method} - {method}",
                               "rung": f"{after} - {before}",
                               **two_way_interval(verdicts_of(rows), verdicts_of(others))})
+    return found
+
+
+def accuracies(stage: dict, name: str, method: str, n: int) -> np.ndarray:
+    """(P,) expected accuracy of a method on each problem of a set, from the n samples kept."""
+    if method == "greedy":
+        with np.load(stage["pools"]) as arrays:
+            return arrays[f"{name} greedy"].astype(float)
+    (row,) = select(stage["rows"], set=name, method=method, n=n)
+    values = "outcome_values" if method.startswith("outcome") else "values"
+    pools = load_pools(stage["pools"], name, row["temperature"], values)
+    return np.array([pool.accuracy(method, n, rng(0)) for pool in pools])
+
+
+def paired_rows(runs: list[dict], stage: str, name: str) -> list[dict]:
+    """The differences of a test-time stage at its largest N, over seeds and problems together.
+
+    Computed anew from the samples; [] where a run has not kept them.
+    """
+    measured, found = [run[stage] for run in runs if stage in run], []
+    pairs = group_by(differences(rows_of(runs, stage=stage, set=name)), "method")
+    for pair, rows in pairs.items() if all(one.get("pools") for one in measured) else ():
+        a, b = ([accuracies(one, name, method, rows[0]["n"]) for one in measured]
+                for method in pair.split(" - "))
+        found.append({**rows[0], **two_way_interval(np.array(a), np.array(b))})
     return found
 
 

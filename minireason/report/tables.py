@@ -10,7 +10,7 @@ from minireason.measure.estimates import two_way_interval
 from minireason.report import runs as results
 from minireason.report import style
 from minireason.report.runs import group_by, level_of, rows_of, select, tagged
-from minireason.report.seeds import verdicts_of
+from minireason.report.seeds import paired_rows, verdicts_of
 
 
 def markdown(table: list[list[str]]) -> str:
@@ -110,7 +110,9 @@ def every_row(stage: dict) -> list[list[str]]:
 def differences(runs: list[dict], stage: str, name: str) -> list[list[str]]:
     """Paired differences at the largest N: means over seeds, and the worst seed's lower bound."""
     rows = results.differences(rows_of(runs, stage=stage, set=name))
-    shown = tagged(rows, column="mean over seeds [of their 95% intervals]")
+    shown = tagged(paired_rows(runs, stage, name), column="[95%, over seeds and problems]")
+    if not shown:
+        shown = tagged(rows, column="mean over seeds [of their 95% intervals]")
     for method, members in group_by(rows, "method").items():
         worst = min(row["low"] for row in members)
         shown.append({"method": method, "accuracy": worst, "column": "lowest bound of any seed"})

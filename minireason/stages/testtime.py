@@ -12,13 +12,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from minireason.core import flops
+from minireason.core import flops, parallel
 from minireason.core.config import StageConfig, rng, stream_seed
 from minireason.core.errors import UserError
 from minireason.critics.value_head import Critic
 from minireason.measure.estimates import Pool, chance_coverage, mean_interval
 from minireason.measure.evaluate import accuracy_of, frozen_sets, grade, rows_of
-from minireason.measure.samples import sample_records, sharded_records
+from minireason.measure.samples import sample_records, save_pools, sharded_records
 from minireason.model import checkpoint
 from minireason.problems import Problem
 from minireason.sampling.sampler import Sampling
@@ -89,19 +89,22 @@ def run(cfg: Config) -> dict:
                   if temperature in (1.0, *chosen[name].values())}
         drawn[temperature] = records_at("samples", wanted, cfg.n, temperature)
 
-    rows, (greedy, _) = [], grade(policy, tokenizer, sets, "cot", Sampling(temperature=0))
+    rows, right = [], {}
+    greedy, _ = grade(policy, tokenizer, sets, "cot", Sampling(temperature=0))
     for name, verdicts in greedy.items():
         rows += rows_of({name: accuracy_of(verdicts)}, "greedy")
+        right[name] = np.array([float(verdict.correct) for verdict in verdicts])
         records = {t: of_sets[name] for t, of_sets in drawn.items() if name in of_sets}
         prompts = tokenizer.encode_batch([record["prompt"] for record in records[1.0]])
         prompt = 2 + np.mean([len(ids) for ids in prompts])         # with <bos> and the opener
-        found = sample_rows(cfg, records, chosen[name], policy.n_params, float(prompt),
-                            np.array([float(verdict.correct) for verdict in verdicts]))
+        found = sample_rows(cfg, records, chosen[name], policy.n_params, float(prompt), right[name])
         calibration = calibration_rows(records[chosen[name]["critic_best_of_n"]])
         rows += [{"set": name, **row} for row in found + calibration]
         for n in sizes(cfg.n):
             log.record(n, **{f"eval/{name}/{row['method']}": row["accuracy"] for row in found
                              if row["n"] == n and "tokens" in row})
+    if parallel.is_main():
+        save_pools(log.out / "pools.npz", drawn, right)
     return log.finish(rows)
 
 

@@ -137,3 +137,18 @@ def test_the_committed_range_is_that_of_the_committed_runs():
         runs = [results.load_run(folder) for folder in sorted(path.parent.glob("seed-*"))]
         assert files.read_json(path) == json.loads(json.dumps(seeds.band_of(runs)))
         assert path.stat().st_size < 50_000
+
+
+def test_paired_differences_follow_from_the_committed_samples(ladder, tmp_path):
+    """Every pair's mean is the stage's own; one more seed widens the interval, not the mean."""
+    results.keep(ladder, tmp_path / "kept")
+    run = results.load_run(tmp_path / "kept")
+    for name in ("chain-test-k1", "chain-test-k2"):
+        measured = results.differences(results.rows_of([run], stage="testtime", set=name))
+        for runs in ([run], [run, run]):
+            found = seeds.paired_rows(runs, "testtime", name)
+            assert [row["method"] for row in found] == [row["method"] for row in measured]
+            for mine, row in zip(found, measured, strict=True):
+                assert mine["accuracy"] == pytest.approx(row["accuracy"], abs=1e-12)
+    run["testtime"]["pools"] = None
+    assert seeds.paired_rows([run], "testtime", name) == []
