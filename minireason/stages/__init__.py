@@ -44,7 +44,7 @@ STAGES = (
     Stage("revise", f"{_STAGES}.revise", "a policy that withdraws its errors",
           {"init": "star", "base": "pretrain"}, in_run=False),
     Stage("search", f"{_STAGES}.guided_search", "beam and tree search at equal tokens",
-          {"policy": "rl", "critic": "rl_critic"}),
+          {"policy": "star", "critic": "critic"}),
     Stage("flywheel", f"{_STAGES}.flywheel", "search, keep, retrain, repeat",
           {"init": "rl", "base": "pretrain", "critic": "rl_critic"}, label="flywheel",
           critic="rl_critic"),

@@ -34,7 +34,7 @@ class Config(OwnSamplesConfig):
 
     start: str = ""               # folder of an earlier critic to start from instead
     out: str = "runs/critic"
-    problems: int = 5000          # train problems
+    problems: int = 3000          # train problems
     min_level: int = 4
     labels: str = "exact"         # outcome | exact | mc_hard | mc_soft
     mc_n: int = 4                 # Monte Carlo rollouts per step end
@@ -42,7 +42,7 @@ class Config(OwnSamplesConfig):
     shard: int = 250              # problems between two saved sets of Monte Carlo labels
     imitation: float = 0.15       # weight of right thoughts' tokens beside the values
     held_out: int = 100           # of the problems: kept from training, to measure calibration
-    steps: int = 400
+    steps: int = 300
 
     def __post_init__(self):
         check_choice("labels", self.labels, LABELS)

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain
 
-from minireason.core.config import rng
+from minireason.core.config import Share, rng
 from minireason.core.errors import UserError, check_choice
 from minireason.critics import fit, step_labels
 from minireason.critics.value_head import Critic, final_values
@@ -48,8 +48,8 @@ class Config(RoundsConfig):
 
     critic: str                   # folder of the first policy's critic
     out: str = "runs/flywheel"
-    turns: int = 3
-    problems: int = 1500          # new train problems per turn
+    turns: int = 2
+    problems: int = 1000          # new train problems per turn
     n: int = 8                    # N samples per problem
     search: str = "critic"        # chooses one of N: critic | majority | single (the first)
     filter: str = "verifier"      # lets it through: verifier | critic | none
@@ -60,7 +60,9 @@ class Config(RoundsConfig):
     critic_steps: int = 300
     imitation: float = 0.15       # weight of right thoughts' tokens in the critic's loss
     restart: bool = False         # each turn trains `base` anew; else the last policy
-    steps: int = 300              # training steps per turn
+    replay: Share = 0.0           # share of rows from the mixture: it would teach the errors back
+    steps: int = 100              # training steps per turn
+    lr: float = 5e-4              # peak learning rate
 
     def __post_init__(self):
         for name, choices in CHOICES.items():

@@ -39,9 +39,9 @@ class Config(TrainingConfig):
 
     init: str                     # folder of the policy to start from; also the KL reference
     out: str = "runs/rl"
-    steps: int = 200
-    prompts_per_step: int = 16    # P
-    group_size: int = 16          # G rollouts per prompt; B = P * G
+    steps: int = 300
+    prompts_per_step: int = 64    # P; few of them make a step too noisy to be large
+    group_size: int = 4           # G rollouts per prompt; B = P * G
     min_level: int = 1            # levels below it are forgotten
     max_level: int = 8
     temperature: float = 1.0      # of sampling and of the distribution that learns
@@ -59,11 +59,11 @@ class Config(TrainingConfig):
     base: str = ""                # folder of the pretrained model, for its mixture (replay)
     token_budget: int = 4096      # tokens per micro-batch; never changes the gradient
     lr: float = 5e-4              # peak learning rate
-    warmup: int = 5               # steps
+    warmup: int = 20              # steps
     lr_floor: float = 0.0         # last learning rate / peak; 1 stays constant
     weight_decay: float = 0.0
-    save_every: int = 40          # steps between saved states
-    eval_every: int = 40          # steps between points of the validation curve
+    save_every: int = 50          # steps between saved states
+    eval_every: int = 50          # steps between points of the validation curve
     eval_levels: tuple[int, ...] = ()   # of the curve; (): the highest up to max_level
     validation_n: int = 300       # problems per level of the curve
 

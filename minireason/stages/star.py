@@ -34,14 +34,14 @@ class Config(RoundsConfig):
 
     out: str = "runs/star"
     rounds: int = 3
-    problems: int = 1000          # new train problems per round
+    problems: int = 800           # new train problems per round
     temperature: float = 0.8
     keep: str = "answer"          # answer | steps
     per_problem: int = 1          # rationales kept per problem at most
     rationalize: bool = True      # try failed problems again with the answer as a hint
     restart: bool = False         # from `base` each round; else from the last policy
     replay: float = 0.0           # share of rows from the mixture: it would teach the errors back
-    steps: int = 60               # training steps per round
+    steps: int = 50               # training steps per round
     lr: float = 5e-4              # peak learning rate
 
     def __post_init__(self):

@@ -40,7 +40,7 @@ class Config(StageConfig):
     critic: str                   # folder of its critic
     outcome: str = ""             # folder of a second critic, taught by outcomes alone
     out: str = "runs/testtime"
-    levels: tuple[int, ...] = (6, 7)
+    levels: tuple[int, ...] = (8,)
     problems: int = 500           # frozen test problems per level
     n: int = 64                   # samples per problem, a power of two
     temperatures: tuple[float, ...] = (0.5, 0.7, 1.0)   # tried; a single sample is drawn at 1
