@@ -86,7 +86,7 @@ def climb_bars(runs: list[dict], name: str) -> dict[str, list[dict]]:
     The flywheel comes last: it learns from what search finds.
     """
     rows = select(results.rung_rows(runs), set=name)
-    measured = rows_of(runs, kind="testtime", set=name)
+    measured = rows_of(runs, stage=results.TESTTIME, set=name)
     if measured:
         last = measured[-1]["stage"]
         sampled = results.sampled_rows(runs, stage=last, set=name)

@@ -25,6 +25,7 @@ from minireason.report import style
 
 EXAMPLES = 24                 # problems per set whose first sample is shown or kept
 THIN = 200                    # lines of metrics that a copy keeps at most
+TESTTIME = tuple(s.name for s in stages.STAGES if s.module.endswith(".testtime"))   # in a run
 COPIED = ("config.json", "result.json", "rows.jsonl", "machine.json", "tree.json",
           "verdicts.json", "pools.npz")    # whole
 

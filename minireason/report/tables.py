@@ -123,7 +123,7 @@ def differences(runs: list[dict], stage: str, name: str) -> list[list[str]]:
 def by_policy(runs: list[dict], digits: int = 0) -> list[list[list[str]]]:
     """Per set that was measured under several policies: their methods at the largest equal N."""
     tables = []
-    for name, rows in group_by(results.sampled_rows(runs, kind="testtime"), "set").items():
+    for name, rows in group_by(results.sampled_rows(runs, stage=results.TESTTIME), "set").items():
         policies = group_by(rows, "policy").values()
         n = min(max(row["n"] for row in of_one) for of_one in policies)
         shown = []

@@ -40,13 +40,14 @@ def test_differences_give_the_lowest_bound_of_any_seed():
 
 
 def test_methods_are_held_together_at_the_largest_equal_n():
-    def run(policy: str, counts: tuple[int, ...], methods: tuple[str, ...]) -> dict:
-        rows = [row(method, 0.01 * n, n=n, policy=policy, kind="testtime")
+    def run(stage: str, policy: str, counts: tuple[int, ...], methods: tuple[str, ...]) -> dict:
+        rows = [row(method, 0.01 * n, n=n, policy=policy, stage=stage)
                 for n in counts for method in methods]
         return {"stage": "testtime", "rows": rows}
 
-    runs = [{"testtime": run("STaR", (1, 8, 64), ("majority", "outcome_vote")),
-             "rl_testtime": run("RL", (1, 8), ("majority",))}]
+    runs = [{"testtime": run("testtime", "STaR", (1, 8, 64), ("majority", "outcome_vote")),
+             "rl_testtime": run("rl_testtime", "RL", (1, 8), ("majority",)),
+             "testtime_deep": run("testtime_deep", "STaR", (8,), ("single",))}]
     (table,) = tables.by_policy(runs)
     assert table == [["level 7, N = 8, accuracy (%)", "STaR", "RL"],
                      ["majority vote", "8.0 [-2, 18]", "8.0 [-2, 18]"]]
