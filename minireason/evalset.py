@@ -53,7 +53,7 @@ def run(cfg: Config) -> dict:
     device = parallel.init(config.resolve_device(cfg.device))
     if cfg.out:                       # before the work: can it be written?
         files.make_folder(Path(cfg.out).parent)
-        files.check_target(Path(cfg.out))
+        check_replaceable(Path(cfg.out))
     lines = dict(list(read(cfg.problems).items())[:max(0, cfg.limit) or None])
     for problem in lines.values():
         check_choice("style", cfg.style, FAMILIES[problem.family].OPENER)
@@ -81,6 +81,18 @@ def run(cfg: Config) -> dict:
         finally:
             print(accuracy_table(result))
     return result
+
+
+def check_replaceable(path: Path) -> None:
+    """UserError if the path is taken by anything but an earlier result of this command."""
+    files.check_target(path)
+    if path.exists():
+        try:
+            held = files.read_json(path)
+        except UserError:
+            held = {}
+        if "groups" not in held:
+            raise UserError(f"--out {path}: is there and no result of eval; choose another path")
 
 
 def read(name: str) -> dict[int, Problem]:

@@ -5,16 +5,14 @@ it resumes where it stopped, and finished stages are not run again.
 """
 
 import importlib
-import json
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 from minireason import stages
 from minireason.core import parallel
-from minireason.core.config import machine, resolve_device
+from minireason.core.config import resolve_device
 from minireason.core.errors import check_choice
-from minireason.core.files import write_atomic
 from minireason.core.locks import unlock_folder
 from minireason.core.runlog import RunLog
 from minireason.presets import SIZES, settings_of
@@ -65,9 +63,6 @@ def run(cfg: Config) -> dict:
         check_config(*run_stage.args)
     parallel.init(resolve_device(cfg.device))   # before the folder is claimed, by one rank only
     log = RunLog(str(folder(cfg)), "run", cfg, parents={})
-    described = log.out / "machine.json"
-    if parallel.is_main() and not described.exists():
-        write_atomic(described, json.dumps(machine()) + "\n")
     results = {}
     for number, (name, run_stage) in enumerate(plan, 1):
         log.say(f"stage {number} of {len(plan)}: {name}")

@@ -14,6 +14,7 @@ from tiny_run import flags, tiny_stages
 
 from minireason import __version__, cli, evalset, pipeline
 from minireason.cli import commands, main
+from minireason.core.files import check_manifest
 from minireason.core.locks import unlock_folder
 from minireason.presets import FAMILY_SIZES, SIZES
 from minireason.problems import FAMILIES, check_config
@@ -58,6 +59,12 @@ WRONG = {         # command line: what its one error line names; @ is the finish
     "star --init @/sft --base @/pretrain --max-level 100": "--max-level 100: chain has levels",
     "sft --init @/pretrain --family countdown": "--min-level 1: countdown has levels 2 to 6",
     "sft --init @/pretrain --max-level 16": "longer than the model's max_len",
+    "rl --init @/sft --max-level 8": "longer than the model's max_len",
+    "star --init @/sft --base @/pretrain --max-level 8": "longer than the model's max_len",
+    "critic --init @/sft --max-level 8": "longer than the model's max_len",
+    "sft --init @/pretrain --lr 2": "--lr 2.0: must be",
+    "sft --init @/pretrain --traces 100000000": "--traces 100000000: must be",
+    "rl --init @/sft --temperature 1e-30 --max-level 2": "--temperature 1e-30: must be",
     "sft --init @/pretrain --hinted 1.5": "--hinted 1.5",
     "sft --init @/pretrain --replay 2": "--replay 2",
     "sft --init @/pretrain --out=": "--out: is empty",
@@ -101,7 +108,14 @@ WRONG = {         # command line: what its one error line names; @ is the finish
     "eval --checkpoint @/sft --problems nnn": "too long",
     "eval --checkpoint @/sft --problems chain-test-k1 --style foo": "--style foo",
     "eval --checkpoint @/sft --problems chain-test-k1 --limit -1": "--limit -1",
+    "eval --checkpoint @/sft --problems chain-test-k1 --n 100000000000000 --temperature 1":
+        "--n 100000000000000: must be a whole number from 1 to 10000000",
+    "eval --checkpoint @/sft --problems chain-test-k1 --n 9999999 --temperature 1": "lower --n",
+    "eval --checkpoint @/sft --problems chain-test-k1 --temperature 1e-300": "--temperature 1e-300",
     "eval --checkpoint @/sft --problems chain-test-k1 --out file/x": "file: cannot write",
+    "eval --checkpoint @/sft --problems chain-test-k1 --out file": "no result of eval",
+    "eval --checkpoint @/sft --problems chain-test-k1 --out @/sft/result.json": "no result of eval",
+    "eval --checkpoint @/sft --problems chain-test-k1 --out @/sft/manifest.json": "no result of",
     "eval --checkpoint @/sft --problems chain-test-k1 --out folder": "not a plain file",
     "eval --checkpoint @/sft --problems chain-test-k1 --out dangling": "not a plain file",
     "eval --checkpoint @/sft --problems chain-test-k1 --out nnn": "too long",
@@ -138,6 +152,8 @@ def test_a_wrong_command_line_is_one_error_line_and_leaves_no_file(line, capsys,
     assert len(errors) == 1 and WRONG[line] in errors[0]
     assert {path.name for path in tmp_path.rglob("*") if not path.is_dir()} == {
         "file", "dangling", "loop"}
+    assert Path("file").read_text() == "mine"
+    check_manifest(ladder / "sft")
 
 
 def test_unknown_command_and_flag(capsys):

@@ -9,20 +9,30 @@ import hashlib
 import json
 import math
 import os
+import platform
 import typing
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated
 
 import numpy as np
 import torch
 
+from minireason import __version__
+from minireason.core import parallel
 from minireason.core.errors import UserError
 
 MAY_BE_ZERO = ("warmup", "mc_check", "decay")     # beside fields whose default is 0
+MOST = 10 ** 7                    # of whole numbers: what they count is held in memory, but for
+NOT_HELD = ("seed", "seeds", "steps", "save_every", "eval_every", "limit", "token_budget",
+            "max_new", "warmup")  # these, below 2 ** 63
+RANGES = {"lr": (0.0, 1.0),       # AdamW moves every weight by up to about lr per step
+          "temperature": (1e-3, 1e3), "temperatures": (1e-3, 1e3)}   # or 0; logits stay finite
 PATHS = ("out", "init", "base", "start", "policy", "critic", "outcome", "reviser",
          "source")   # folders
 Share = Annotated[float, "0 to 1"]
+used: dict[str, str] = {}         # "attention", "decoder": what runs in this process, once chosen
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,7 +102,7 @@ def check_types(cls, values: dict) -> None:
 def check_numbers(config, prefix: str = "") -> None:
     """UserError that names the flag of the first number that no run can work with.
 
-    Numbers are finite and not negative, a Share at most 1; whole ones at least 1, or 0 where 0 is
+    Numbers are finite and not negative, a Share at most 1; whole ones 1 to MOST, or 0 where 0 is
     the default or named in MAY_BE_ZERO. prefix: what stands before the names of the flags.
     """
     kinds = typing.get_type_hints(type(config), include_extras=True)
@@ -102,6 +112,8 @@ def check_numbers(config, prefix: str = "") -> None:
             check_numbers(value, f"{prefix}{field.name}.")
         default = field.default if isinstance(field.default, tuple) else (field.default,)
         least = 0 if not default or 0 in default or field.name in MAY_BE_ZERO else 1
+        most = 2 ** 63 - 1 if field.name in NOT_HELD else MOST
+        low, high = RANGES.get(field.name, (0.0, math.inf))
         for number in value if isinstance(value, tuple) else (value,):
             if not isinstance(number, int | float) or isinstance(number, bool):
                 continue
@@ -110,8 +122,10 @@ def check_numbers(config, prefix: str = "") -> None:
                 raise UserError(f"{flag}: must be a finite number, not below 0")
             if kinds[field.name] == Share and number > 1:
                 raise UserError(f"{flag}: is a share, so it must be at most 1")
-            if whole and not least <= number < 2 ** 63:
-                raise UserError(f"{flag}: must be a whole number of at least {least}")
+            if whole and not least <= number <= most:
+                raise UserError(f"{flag}: must be a whole number from {least} to {most}")
+            if number and not low <= number <= high:
+                raise UserError(f"{flag}: must be 0 or from {low:g} to {high:g}")
 
 
 def stream_seed(seed: int, *purpose: object) -> int:
@@ -160,3 +174,14 @@ def machine() -> dict[str, object]:
     if torch.cuda.is_available():
         found["GPU"] = torch.cuda.get_device_name()
     return found
+
+
+def made_with() -> dict[str, object]:
+    """What numbers may hang on beside the configuration: versions, processor, threads, ranks."""
+    found = machine() | {"minireason": __version__, "python": platform.python_version(),
+                         "ranks": parallel.world_size(),
+                         "processor": torch.backends.cpu.get_cpu_capability()}
+    for package in ("numpy", "tokenizers", "safetensors"):
+        found[package] = version(package)
+    return found | {name: value for name, value in sorted(os.environ.items())
+                    if name in ("MINIREASON_DECODE", "MINIREASON_ATTENTION")}

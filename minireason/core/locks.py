@@ -61,7 +61,7 @@ def abandon_folders() -> None:
         if _is_locked(folder):
             unlock_folder(folder)
             held = list(folder.iterdir())
-            if {path.name for path in held} <= {"config.json", "machine.json"}:
+            if {path.name for path in held} <= {"config.json"}:
                 for path in held:
                     path.unlink()
                 folder.rmdir()

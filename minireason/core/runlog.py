@@ -9,18 +9,16 @@ import hashlib
 import json
 import math
 import os
-import platform
 import sys
 import time
 from collections.abc import Callable, Sequence
-from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
-import torch
 from tqdm import tqdm
 
 from minireason.core import files, flops, locks, parallel
-from minireason.core.config import PATHS, machine, portable
+from minireason.core.config import PATHS, made_with, portable, used
 from minireason.core.errors import UserError
 
 
@@ -157,10 +155,19 @@ class RunLog:
         here = flops.spent() - self.flops_at_start
         return self.flops_before + here * parallel.world_size()
 
-    def resume_at(self, seconds: float, flops_before: float) -> None:
+    def spent(self) -> dict[str, object]:
+        """What this stage has cost so far and what it ran on: part of all that is saved midway."""
+        return {"seconds": self.seconds(), "flops": self.flops(), "used": dict(used)}
+
+    def resume_at(self, spent: dict[str, Any]) -> None:
         """Count what an interrupted process had spent when it saved what is now read back."""
-        self.seconds_before = max(self.seconds_before, seconds)
-        self.flops_before, self.flops_at_start = flops_before, flops.spent()
+        if not {"seconds", "flops", "used"} <= spent.keys():
+            raise UserError(f"{self.out}: was begun by another version of minireason; finish it "
+                            "with that one, or choose another --out")
+        self.seconds_before = max(self.seconds_before, spent["seconds"])
+        self.flops_before, self.flops_at_start = spent["flops"], flops.spent()
+        for name, choice in spent["used"].items():
+            used.setdefault(name, choice)
 
     def start(self, model, device) -> None:
         """Say what runs where: the first lines of every run."""
@@ -168,7 +175,8 @@ class RunLog:
         self.say(f"{model.n_params:,} parameters on {device}, "
                  f"{'bf16' if device.type == 'cuda' else 'fp32'}, {parallel.world_size()} "
                  f"process(es), parents: {parents or 'none'}")
-        self.say(model.attention_choice(device))
+        used["attention"], why = model.attention_choice(device)
+        self.say(f"attention {used['attention']}: {why}")
 
     def samples(self, text: str) -> None:
         """Write samples.txt and show it."""
@@ -185,13 +193,12 @@ class RunLog:
         if not path.exists():
             made = make()
             if parallel.is_main():
-                spent = {"seconds": self.seconds(), "flops": self.flops()}
-                files.write_checked(path, {**made, "spent": spent}, self.owner(name))
+                files.write_checked(path, {**made, "spent": self.spent()}, self.owner(name))
             parallel.barrier()
         found = files.read_checked(path, self.owner(name))
-        spent = found.pop("spent")
+        spent = found.pop("spent", {})
         if made is None:
-            self.resume_at(spent["seconds"], spent["flops"])
+            self.resume_at(spent)
         return found
 
     def finish(self, rows: Sequence[dict] = (), **result: object) -> dict:
@@ -201,7 +208,7 @@ class RunLog:
         high (95%), problems, and what else tells it apart: round, step. The seed is added here.
         """
         result = {"stage": self.stage, "seconds": self.seconds(), "flops": self.flops(), **result,
-                  "made_with": made_with()}
+                  "made_with": made_with() | used}
         if parallel.is_main():
             seed = self.record_of_config["config"].get("seed", 0)
             lines = [json.dumps({**row, "seed": seed}) + "\n" for row in rows]
@@ -213,16 +220,6 @@ class RunLog:
             self._leave_folder()
         parallel.barrier()
         return result
-
-
-def made_with() -> dict[str, object]:
-    """What numbers may hang on beside the configuration: versions, processor, threads, ranks."""
-    found = machine() | {"python": platform.python_version(), "ranks": parallel.world_size(),
-                         "processor": torch.backends.cpu.get_cpu_capability()}
-    for package in ("numpy", "tokenizers", "safetensors"):
-        found[package] = version(package)
-    return found | {name: value for name, value in sorted(os.environ.items())
-                    if name in ("MINIREASON_DECODE", "MINIREASON_ATTENTION")}
 
 
 def _differences(held: dict, wanted: dict) -> str:

@@ -50,8 +50,15 @@ def _digest(tensors: dict[str, Tensor]) -> str:
 
 
 def write_tensors(path: Path, tensors: dict[str, Tensor], **metadata: object) -> str:
-    """Write tensors and JSON-able metadata atomically; returns the sha256 of the payload."""
+    """Write tensors and JSON-able metadata atomically; returns the sha256 of the payload.
+
+    UserError if a number is not finite: the last step may have broken what its own loss was not.
+    """
     tensors = {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
+    for name, tensor in tensors.items():
+        if not bool(tensor.isfinite().all()):
+            raise UserError(f"{path}: not written, as {name} holds numbers that are not finite; "
+                            "lower the learning rate and choose another --out")
     plain = json.dumps(metadata, sort_keys=True)
     payload = _digest(tensors)
     sha256 = hashlib.sha256((payload + plain).encode()).hexdigest()
@@ -167,8 +174,8 @@ def save_state(log: RunLog, step: int, model: Transformer, optimizer: torch.opti
     for i, parameter in enumerate(_parameters(optimizer)):
         for key, value in optimizer.state[parameter].items():
             tensors[f"optimizer.{i}.{key}"] = value
-    write_tensors(log.out / STATE, tensors, step=step, seconds=log.seconds(),
-                  flops=log.flops(), owner=log.owner(STATE), **log.mark())
+    write_tensors(log.out / STATE, tensors, step=step, spent=log.spent(), owner=log.owner(STATE),
+                  **log.mark())
 
 
 def resume(log: RunLog, model: Transformer, optimizer: torch.optim.Optimizer) -> int:
@@ -185,6 +192,7 @@ def resume(log: RunLog, model: Transformer, optimizer: torch.optim.Optimizer) ->
     if metadata.get("owner") != log.owner(STATE):
         raise UserError(f"{path}: belongs to another run; delete it and run the same command "
                         "again")
+    log.resume_at(metadata.get("spent", {}))
     model.load_state_dict({name.removeprefix("model."): t for name, t in tensors.items()
                            if name.startswith("model.")})
     for i, parameter in enumerate(_parameters(optimizer)):
@@ -193,7 +201,6 @@ def resume(log: RunLog, model: Transformer, optimizer: torch.optim.Optimizer) ->
             name.rpartition(".")[2]: t.to(parameter.device) for name, t in tensors.items()
             if name.startswith(f"optimizer.{i}.")}
     log.rewind(metadata["offset"], metadata["log"])
-    log.resume_at(metadata["seconds"], metadata["flops"])
     parallel.barrier()
     log.say(f"resuming from step {metadata['step']}")
     return metadata["step"]

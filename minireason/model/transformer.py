@@ -132,12 +132,11 @@ class Transformer(nn.Module):
         """Number of trained numbers, embedding included."""
         return sum(parameter.numel() for parameter in self.parameters())
 
-    def attention_choice(self, device: torch.device) -> str:
-        """Which attention runs on the device, and why: one line for the log."""
+    def attention_choice(self, device: torch.device) -> tuple[str, str]:
+        """Which attention runs on the device, and why."""
         dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
-        impl, why = choose_impl(self.attention_impl, device, dtype, self.config.head_dim,
-                                self.config.max_len)
-        return f"attention {impl}: {why}"
+        return choose_impl(self.attention_impl, device, dtype, self.config.head_dim,
+                           self.config.max_len)
 
     def _attention(self) -> dict:
         c = self.config

@@ -26,8 +26,9 @@ from minireason.report import style
 EXAMPLES = 24                 # problems per set whose first sample is shown or kept
 THIN = 200                    # lines of metrics that a copy keeps at most
 TESTTIME = tuple(s.name for s in stages.STAGES if s.module.endswith(".testtime"))   # in a run
-COPIED = ("config.json", "result.json", "rows.jsonl", "machine.json", "tree.json",
-          "verdicts.json", "pools.npz")    # whole
+COPIED = ("config.json", "result.json", "rows.jsonl", "tree.json", "verdicts.json",
+          "pools.npz")        # whole
+MACHINE = ("cores", "threads", "torch", "GPU")     # what a run was made with that its time hangs on
 
 
 def load_run(folder: Path | str) -> dict[str, dict]:
@@ -106,11 +107,12 @@ def add_greedy(run: dict[str, dict], stage: dict) -> None:
 
 
 def load_machine(folder: Path | str) -> str:
-    """What a run says of the machine it ran on, as a phrase."""
-    path = Path(folder) / "machine.json"
-    if not path.exists():
-        return "machine not recorded"
-    return ", ".join(f"{name} {value}" for name, value in files.read_json(path).items())
+    """What a run says of the machine it was begun on, as a phrase."""
+    path = Path(folder) / "config.json"
+    made_with = files.read_json(path).get("made_with") if path.exists() else None
+    held = made_with if isinstance(made_with, dict) else {}
+    found = [f"{name} {held[name]}" for name in MACHINE if name in held]
+    return ", ".join(found) or "machine not recorded"
 
 
 def select(rows: list[dict], **where: object) -> list[dict]:

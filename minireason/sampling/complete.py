@@ -6,6 +6,7 @@
 from collections.abc import Iterator
 
 from minireason.core import flops, parallel
+from minireason.core.config import used
 from minireason.model.tokenizer import Tokenizer
 from minireason.model.transformer import Transformer
 from minireason.problems import FAMILIES, Problem
@@ -32,6 +33,7 @@ def stream(model: Transformer, tokenizer: Tokenizer, prompts: list[list[int]],
     room = row_limits(prompts, how, model.config.max_len, limits)
     decoder = (graph_decoder(model, tokenizer, prompts, how, room)   # on a GPU with our kernels
                or native_decoder(model, tokenizer, how))             # on a CPU with a compiler
+    used["decoder"] = getattr(decoder, "NAME", "torch")
     for chunk in split_into_chunks(prompts, how, room, numbers):
         samples = decoder.run(chunk) if decoder else decode_chunk(model, tokenizer, how, chunk)
         flops.count(flops.READ, model.n_params,

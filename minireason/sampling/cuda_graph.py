@@ -39,6 +39,8 @@ def graph_decoder(model: Transformer, tokenizer: Tokenizer, prompts: list[list[i
 class GraphDecoder:
     """Buffers that hold any chunk of these prompts, and one step over them as a graph."""
 
+    NAME = "CUDA graph"
+
     @torch.inference_mode()
     def __init__(self, model: Transformer, tokenizer: Tokenizer, prompts: list[list[int]],
                  how: Sampling, max_new: int, impl: str):

@@ -108,6 +108,8 @@ def of_shape(weights: Tensor, *shape: int) -> Tensor:
 class NativeDecoder:
     """A model's weights prepared for native.cpp, and how to sample; made anew for every call."""
 
+    NAME = "native"
+
     @torch.inference_mode()
     def __init__(self, model: Transformer, tokenizer: Tokenizer, how: Sampling):
         self.config, self.how, self.pad = model.config, how, tokenizer.pad

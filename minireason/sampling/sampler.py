@@ -21,6 +21,8 @@ from minireason.model.transformer import KVCache, Transformer
 from minireason.training.losses import truncate_logits
 from minireason.training.optim import autocast
 
+MOST_ROWS = 10 ** 8               # completions of one call
+
 
 @dataclass(frozen=True)
 class Sampling:
@@ -110,6 +112,9 @@ def split_into_chunks(prompts: list[list[int]], how: Sampling, limits: np.ndarra
     """
     of_prompt = np.arange(len(prompts)) if numbers is None else np.asarray(numbers)
     total = len(prompts) * how.n
+    if total > MOST_ROWS:
+        raise UserError(f"{len(prompts)} problems with {how.n} samples each are more completions "
+                        f"than the {MOST_ROWS} that memory may hold; lower --n")
     for start in range(0, total, how.chunk):
         rows = np.arange(start, min(start + how.chunk, total))
         prompt, sample = np.divmod(rows, how.n)

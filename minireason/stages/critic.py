@@ -22,6 +22,7 @@ from minireason.model.tokenizer import Tokenizer
 from minireason.model.transformer import Transformer
 from minireason.problems import FAMILIES, Problem
 from minireason.sampling.sampler import Sampling
+from minireason.training.batches import check_longest
 from minireason.training.imitate import OwnSamplesConfig, sample_own
 
 LABELS = ("outcome", "exact", "mc_hard", "mc_soft")
@@ -56,6 +57,7 @@ def run(cfg: Config) -> dict:
     if log.done:
         return log.done
     policy, tokenizer = checkpoint.load(cfg.init, device)
+    check_longest(policy.config.max_len, tokenizer, FAMILIES[cfg.family], cfg.max_level)
     rollouts = log.once("rollouts.json", lambda: sample_rollouts(cfg, policy, tokenizer))
     prompts, texts, right = map(list, zip(*rollouts["rollouts"], strict=True))
     problems = list(map(FAMILIES[cfg.family].read, prompts))

@@ -18,7 +18,7 @@ from minireason.model.transformer import ModelConfig, Transformer
 from minireason.problems import FAMILIES, authors
 from minireason.problems.corpus import Mixture, corpus_lines, entropy_per_token
 from minireason.sampling.sampler import Sampling
-from minireason.training.batches import encode_lines
+from minireason.training.batches import check_longest, encode_lines
 from minireason.training.optim import make_optimizer, schedule, supervised_step
 
 
@@ -55,6 +55,7 @@ def run(cfg: Config) -> dict:
     log, device = checkpoint.open_stage("pretrain", cfg, cfg.out, init=cfg.init)
     if log.done:
         return log.done
+    check_longest(cfg.max_len, tokenizer, family, mixture=cfg.mixture)
     model = Transformer.random(shape, stream_seed(cfg.seed, "weights")).to(device)
     stream = "pretrain"
     if cfg.init:

@@ -24,7 +24,7 @@ from minireason.problems import FAMILIES, Problem
 from minireason.problems.corpus import Mixture, corpus_lines
 from minireason.sampling.complete import complete
 from minireason.sampling.sampler import Sampling
-from minireason.training.batches import Row, encode_lines
+from minireason.training.batches import Row, check_longest, encode_lines
 from minireason.training.imitate import OwnSamplesConfig, imitate, sample_own
 
 
@@ -58,6 +58,7 @@ def run(cfg: Config) -> dict:
         return log.done
     mixture = Mixture.of(cfg.base)
     model, tokenizer = checkpoint.load(cfg.init, device)
+    check_longest(model.config.max_len, tokenizer, FAMILIES[cfg.family], cfg.max_level, mixture)
     log.start(model, device)
     pool = log.once("pool.json", lambda: sample_pool(cfg, model, tokenizer))["pool"]
     with_errors = sum(bool(errors) for *_, errors in pool)

@@ -29,7 +29,7 @@ from minireason.problems import FAMILIES, sample_split
 from minireason.problems.corpus import Mixture, corpus_lines
 from minireason.sampling.sampler import Sampling
 from minireason.training import losses, optim, rollouts
-from minireason.training.batches import Batch, encode_lines, micro_batches
+from minireason.training.batches import Batch, check_longest, encode_lines, micro_batches
 from minireason.training.rollouts import Group, Rewards, RolloutBatch
 
 
@@ -85,6 +85,7 @@ def run(cfg: Config) -> dict:
     policy, tokenizer = checkpoint.load(cfg.init, device)
     reference, _ = checkpoint.load(cfg.init, device)
     mixture = Mixture.of(cfg.base) if cfg.replay else None
+    check_longest(policy.config.max_len, tokenizer, FAMILIES[cfg.family], cfg.max_level, mixture)
     log.start(policy, device)
     optimizer = optim.make_optimizer(policy, cfg.weight_decay)
     for step in log.steps(checkpoint.resume(log, policy, optimizer), cfg.steps):

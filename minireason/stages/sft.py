@@ -14,7 +14,7 @@ from minireason.measure.evaluate import finish_policy
 from minireason.model import checkpoint
 from minireason.problems import FAMILIES, sample_levels
 from minireason.problems.corpus import Mixture, corpus_lines
-from minireason.training.batches import encode_lines
+from minireason.training.batches import check_longest, encode_lines
 from minireason.training.optim import make_optimizer, schedule, supervised_step
 
 
@@ -52,6 +52,7 @@ def run(cfg: Config) -> dict:
     log.start(model, device)
     pool, family = traces(cfg), FAMILIES[cfg.family]
     mixture = Mixture.of(cfg.init) if cfg.replay else None
+    check_longest(model.config.max_len, tokenizer, family, cfg.max_level, mixture)
     n_replay = round(cfg.replay * cfg.rows_per_step)
     optimizer = make_optimizer(model, cfg.weight_decay)
     for step in log.steps(checkpoint.resume(log, model, optimizer), cfg.steps):

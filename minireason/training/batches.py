@@ -11,7 +11,11 @@ import torch
 from torch import Tensor
 
 from minireason.core import parallel
+from minireason.core.config import rng
+from minireason.core.errors import UserError
 from minireason.model.tokenizer import Tokenizer, padded_rows
+from minireason.problems import Family, sample_levels
+from minireason.problems.corpus import Mixture, corpus_lines
 
 # tokens, index of the first one that counts, indexes of later ones that do not
 Row = tuple[list[int], int, *tuple[int, ...]]
@@ -46,6 +50,32 @@ def encode_lines(tokenizer: Tokenizer, prompts: list[str],
     heads = tokenizer.encode_batch(["<bos>" + prompt for prompt in prompts])
     tails = tokenizer.encode_batch(completions)
     return [(head + tail, len(head)) for head, tail in zip(heads, tails, strict=True)]
+
+
+def check_longest(max_len: int, tokenizer: Tokenizer, family: Family, level: int = 0,
+                  mixture: Mixture | None = None) -> None:
+    """UserError before the first step if text of the highest level has more than max_len tokens.
+
+    Looked at: a hundred worked problems of that level, and of each kind of the mixture's lines.
+    """
+    texts: dict[str, list[str]] = {}
+    if level:
+        problems = sample_levels(family, rng(0, "longest problems"), (level, level), 100)
+        texts[f"--max-level {level}"] = [p.prompt + family.render(p, "cot") for p in problems]
+    if mixture:
+        lines = texts[f"the mixture of levels up to {mixture.max_level}"] = []
+        hardest = replace(mixture, min_level=mixture.max_level, common_level=mixture.max_level)
+        worked = 1 - mixture.facts - mixture.direct
+        for share, facts, direct in ((mixture.facts, 1, 0), (mixture.direct, 0, 1), (worked, 0, 0)):
+            if share > 1e-9:
+                lines += corpus_lines(replace(hardest, facts=facts, direct=direct), family,
+                                      rng(0, "longest lines"), 100)
+    for what, lines in texts.items():
+        longest = max(map(len, tokenizer.encode_batch([f"<bos>{line}" for line in lines])))
+        if longest > max_len:
+            raise UserError(f"{what}: has lines of {longest} tokens, longer than the model's "
+                            f"max_len {max_len}; lower the level, or pretrain with a larger "
+                            "--max-len")
 
 
 def micro_batches(rows: list[Row], token_budget: int, pad: int,

@@ -21,7 +21,7 @@ from minireason.problems import FAMILIES, Problem, sample_levels
 from minireason.problems.corpus import Mixture, corpus_lines
 from minireason.sampling.complete import complete
 from minireason.sampling.sampler import Sampling
-from minireason.training.batches import Row, encode_lines
+from minireason.training.batches import Row, check_longest, encode_lines
 from minireason.training.optim import make_optimizer, schedule, supervised_step
 
 
@@ -87,7 +87,10 @@ def run_rounds(stage: str, name: str, cfg: RoundsConfig, n: int,
                                         **parents)
     if log.done:
         return log.done
-    log.start(checkpoint.load(cfg.init, device)[0], device)
+    policy, tokenizer = checkpoint.load(cfg.init, device)
+    check_longest(policy.config.max_len, tokenizer, FAMILIES[cfg.family], cfg.max_level,
+                  Mixture.of(cfg.base) if cfg.replay else None)
+    log.start(policy, device)
     log.rewind(0)
     history, rows, folder = [], [], Path(cfg.init)
     for number in range(1, n + 1):

@@ -27,6 +27,9 @@ class Example:
     b: float = 0.5
     c: tuple[int, ...] = (1, 2)
     warmup: int = 5
+    lr: float = 0.1
+    temperature: float = 1.0
+    steps: int = 5
 
 
 @quick
@@ -71,10 +74,13 @@ def test_a_value_of_another_type_is_named(values, named):
 @pytest.mark.parametrize(("values", "flag"), [
     ({"a": 0}, "--a 0"), ({"a": -1}, "--a -1"), ({"b": -0.5}, "--b -0.5"),
     ({"b": float("nan")}, "--b nan"), ({"b": float("inf")}, "--b inf"), ({"a": 10 ** 30}, "--a 10"),
-    ({"c": (1, 0)}, "--c 0"), ({"warmup": -1}, "--warmup -1")], ids=str)
+    ({"c": (1, 0)}, "--c 0"), ({"warmup": -1}, "--warmup -1"), ({"a": 10 ** 8}, "--a 10"),
+    ({"c": (1, 10 ** 8)}, "--c 1000"), ({"lr": 1.5}, "--lr 1.5: must be 0 or from 0 to 1"),
+    ({"steps": 2 ** 63}, "--steps 9"), ({"temperature": 1e-30}, "--temperature 1e-30"),
+    ({"temperature": 1e30}, r"--temperature 1e\+30: must be 0 or from 0.001 to 1000")], ids=str)
 def test_a_number_that_no_run_can_work_with_is_named_as_a_flag(values, flag):
     check_numbers(Example(3))
-    check_numbers(Example(3, b=0.0, warmup=0))
+    check_numbers(Example(3, b=0.0, warmup=0, lr=1.0, temperature=0.0, steps=10 ** 15))
     with pytest.raises(UserError, match=flag):
         check_numbers(Example(**{"a": 3} | values))
 

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
+from minireason import __version__
+from minireason.core import config, runlog
 from minireason.core.errors import UserError
 from minireason.core.locks import unlock_folder
 from minireason.core.runlog import RunLog
@@ -168,3 +170,26 @@ def test_every_other_condition_is_named_and_an_altered_record_harms_nothing(
     log.finish()
     RunLog(str(tmp_path), "sft", Config(), {})             # a finished run goes on with nothing
     assert "warning" not in capsys.readouterr().err
+
+
+def test_the_result_says_what_was_used_and_who_resumes_inherits_it(tmp_path, monkeypatch):
+    """A part that was made by another process tells what that one ran on."""
+    monkeypatch.setattr(config, "used", {})
+    monkeypatch.setattr(runlog, "used", config.used)
+    log = RunLog(str(tmp_path), "sft", Config(), {})
+    config.used["decoder"] = "native"
+    log.once("kept.json", dict)
+    config.used.clear()                                    # a new process
+    log = RunLog(str(tmp_path), "sft", Config(), {})
+    assert log.once("kept.json", dict) == {}
+    config.used["attention"] = "sdpa"
+    made_with = log.finish()["made_with"]
+    assert (made_with["decoder"], made_with["attention"]) == ("native", "sdpa")
+    assert made_with["minireason"] == __version__
+
+
+def test_a_state_of_another_version_is_refused_by_name(tmp_path):
+    log = RunLog(str(tmp_path), "sft", Config(), {})
+    for spent in ({}, {"seconds": 1.0, "flops": 2.0}):
+        with pytest.raises(UserError, match="begun by another version"):
+            log.resume_at(spent)

@@ -44,6 +44,17 @@ def folder(tmp_path_factory):
     return folder
 
 
+@pytest.mark.parametrize("number", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite_are_not_written(tmp_path, number):
+    """The last step's update is seen by no loss."""
+    model = small()
+    with torch.no_grad():
+        model.final_norm[3] = number
+    with pytest.raises(UserError, match=r"model\.safetensors: not written, as final_norm holds"):
+        checkpoint.save(tmp_path, model, TOKENIZER)
+    assert not (tmp_path / "model.safetensors").exists()
+
+
 def same(a: torch.nn.Module, b: torch.nn.Module) -> bool:
     one, other = a.state_dict(), b.state_dict()
     return one.keys() == other.keys() and all(torch.equal(one[k], other[k]) for k in one)

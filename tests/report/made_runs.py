@@ -83,8 +83,8 @@ def made_run(folder: Path, seed: int = 0, stages: int = 5) -> Path:
     generator, at, lift = np.random.default_rng(seed), str(folder), 0.02 * seed
     folder.mkdir(parents=True)
     (folder / "config.json").write_text(json.dumps(
-        {"stage": "run", "config": {"size": "quickstart", "out": ".", "seed": seed}}))
-    (folder / "machine.json").write_text(json.dumps({"cores": 2, "torch": "2.13.0"}))
+        {"stage": "run", "config": {"size": "quickstart", "out": ".", "seed": seed},
+         "made_with": {"torch": "2.13.0", "cores": 2, "python": "3.11.7"}}))
     metrics = [{"step": i, "train/loss": 1.2 + 2.5 * np.exp(-i / 60) + generator.normal(0, 0.05),
                 "train/tokens": 5000} for i in range(300)]
     write(folder / "pretrain", "pretrain", pretrain.Config(out=f"{at}/pretrain", seed=seed),

@@ -4,9 +4,17 @@ import pytest
 import torch
 
 from minireason.core import parallel
+from minireason.core.errors import UserError
 from minireason.model.tokenizer import Tokenizer
 from minireason.problems import chain
-from minireason.training.batches import encode_lines, micro_batches, pack, pad_right
+from minireason.problems.corpus import Mixture
+from minireason.training.batches import (
+    check_longest,
+    encode_lines,
+    micro_batches,
+    pack,
+    pad_right,
+)
 
 ROWS = [([1, 5, 6, 7, 2], 3), ([1, 8, 2], 1), ([1, 9, 9, 9, 9, 9, 2], 5), ([1, 4, 4, 2], 0)]
 
@@ -72,3 +80,28 @@ def test_a_number_never_spans_prompt_and_completion():
     assert tokenizer.decode(row) == "<bos>1+1=12<eos>"
     assert tokenizer.decode(row[first:]) == "2<eos>"
     assert row[first - 1] == tokenizer.encode("1")[0]
+
+
+@pytest.mark.parametrize("mixture", [Mixture(max_level=3), Mixture(facts=1, direct=0),
+                                     Mixture(facts=0.001, direct=0.0, facts_per_line=9),
+                                     Mixture(facts=0, direct=1, max_level=5)], ids=str)
+def test_lines_that_do_not_fit_are_found_before_the_first_step(mixture):
+    """The length of a chain's lines is known: 10 tokens per operation and 6 more, facts 6 each."""
+    tokenizer, parts = Tokenizer.build(chain.TOKENS), []
+    if mixture.facts:
+        parts.append(6 * mixture.facts_per_line + 1)
+    if mixture.direct:
+        parts.append(4 * mixture.max_level + 6)
+    if mixture.facts + mixture.direct < 1:
+        parts.append(10 * mixture.max_level + 6)
+    longest = max(parts)
+    check_longest(longest, tokenizer, chain, mixture=mixture)
+    with pytest.raises(UserError, match=f"has lines of {longest} tokens, longer than the model's"):
+        check_longest(longest - 1, tokenizer, chain, mixture=mixture)
+
+
+def test_problems_of_the_highest_level_must_fit():
+    tokenizer = Tokenizer.build(chain.TOKENS)
+    check_longest(86, tokenizer, chain, 8)
+    with pytest.raises(UserError, match=r"--max-level 8: has lines of 86 tokens"):
+        check_longest(85, tokenizer, chain, 8)
