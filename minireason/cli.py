@@ -94,6 +94,8 @@ def main(argv: list[str] | None = None) -> int:
             if isinstance(error, RuntimeError) and not re.search("(out of|allocate) memory", text):
                 raise
             text = f"out of memory ({text[:200]}); lower --token-budget, --n or the model's size"
+        elif isinstance(error, OSError) and error.filename is None:   # of print
+            text = f"standard output: {error.strerror or text}"
         abandon_folders()
         print(f"minireason: error: {text}", file=sys.stderr)
         return 2

@@ -55,6 +55,8 @@ WRONG = {         # command line: what its one error line names; @ is the finish
     "rl --family foo --init @/sft": "--family foo",
     "testtime --family foo --policy @/sft --critic @/critic": "--family foo",
     "bench --shape.family foo": "--family foo",
+    "bench --threads 9999999": "--threads 9999999: this machine has",
+    "reproduce --examples 1000000000": "--examples 1000000000: must be",
     "sft --init @/pretrain --max-level 5 --min-level 6": "--min-level 6: is above --max-level 5",
     "star --init @/sft --base @/pretrain --max-level 100": "--max-level 100: chain has levels",
     "sft --init @/pretrain --family countdown": "--min-level 1: countdown has levels 2 to 6",
@@ -172,7 +174,8 @@ def test_version_and_flags_given_twice(capsys, tmp_path):
 @pytest.mark.parametrize(("fault", "said"), [
     (MemoryError(), "out of memory"), (RuntimeError("CUDA out of memory. Tried 9 GiB"), "9 GiB"),
     (RuntimeError("can't allocate memory: 8 bytes"), "8 bytes"),
-    (OSError(5, "Input/output error", "a/b"), "'a/b'"), (PermissionError(1, "no"), "no")])
+    (OSError(5, "Input/output error", "a/b"), "'a/b'"),
+    (OSError(28, "no space"), "standard output: no space")])
 def test_what_the_machine_refuses_is_one_line(capsys, monkeypatch, fault, said):
     def fail(config):
         raise fault

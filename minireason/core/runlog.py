@@ -156,18 +156,18 @@ class RunLog:
         return self.flops_before + here * parallel.world_size()
 
     def spent(self) -> dict[str, object]:
-        """What this stage has cost so far and what it ran on: part of all that is saved midway."""
-        return {"seconds": self.seconds(), "flops": self.flops(), "used": dict(used)}
+        """What this stage has cost so far and who sampled: part of all that is saved midway."""
+        return {"seconds": self.seconds(), "flops": self.flops(), "decoder": used.get("decoder")}
 
     def resume_at(self, spent: dict[str, Any]) -> None:
         """Count what an interrupted process had spent when it saved what is now read back."""
-        if not {"seconds", "flops", "used"} <= spent.keys():
+        if not {"seconds", "flops", "decoder"} <= spent.keys():
             raise UserError(f"{self.out}: was begun by another version of minireason; finish it "
                             "with that one, or choose another --out")
         self.seconds_before = max(self.seconds_before, spent["seconds"])
         self.flops_before, self.flops_at_start = spent["flops"], flops.spent()
-        for name, choice in spent["used"].items():
-            used.setdefault(name, choice)
+        if spent["decoder"]:
+            used.setdefault("decoder", spent["decoder"])
 
     def start(self, model, device) -> None:
         """Say what runs where: the first lines of every run."""

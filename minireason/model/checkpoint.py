@@ -50,15 +50,8 @@ def _digest(tensors: dict[str, Tensor]) -> str:
 
 
 def write_tensors(path: Path, tensors: dict[str, Tensor], **metadata: object) -> str:
-    """Write tensors and JSON-able metadata atomically; returns the sha256 of the payload.
-
-    UserError if a number is not finite: the last step may have broken what its own loss was not.
-    """
+    """Write tensors and JSON-able metadata atomically; returns the sha256 of the payload."""
     tensors = {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
-    for name, tensor in tensors.items():
-        if not bool(tensor.isfinite().all()):
-            raise UserError(f"{path}: not written, as {name} holds numbers that are not finite; "
-                            "lower the learning rate and choose another --out")
     plain = json.dumps(metadata, sort_keys=True)
     payload = _digest(tensors)
     sha256 = hashlib.sha256((payload + plain).encode()).hexdigest()
@@ -89,12 +82,22 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict, str]:
     return tensors, json.loads(plain), header["sha256"]
 
 
+def check_finite(folder: Path, model: torch.nn.Module) -> None:
+    """UserError before weights that are not finite are written into the folder."""
+    for name, tensor in model.state_dict().items():
+        if not bool(tensor.isfinite().all()):
+            raise UserError(f"{folder}: {name} holds numbers that are not finite and is not saved; "
+                            "lower the learning rate and choose another --out")
+
+
 def save(folder: Path | str, model: Transformer, tokenizer: Tokenizer) -> str:
     """Write weights and tokenizer into the folder; returns the weights' sha256.
 
     Only the main rank writes, and only it gets the sha256; all wait until the files are there.
+    UserError if a weight is not finite: no loss has seen what the last step did.
     """
     folder, sha256 = Path(folder), ""
+    check_finite(folder, model)
     if parallel.is_main():
         write_atomic(folder / "tokenizer.json", tokenizer.to_json())
         sha256 = write_tensors(folder / "model.safetensors", model.state_dict(),
@@ -168,6 +171,7 @@ def save_state_every(log: RunLog, cfg: TrainingConfig, step: int, model: Transfo
 def save_state(log: RunLog, step: int, model: Transformer, optimizer: torch.optim.Optimizer,
                **more: object) -> None:
     """Everything needed to resume from `step` with bit-identical results."""
+    check_finite(log.out, model)
     if not parallel.is_main():
         return
     tensors = {f"model.{name}": t for name, t in model.state_dict().items()}

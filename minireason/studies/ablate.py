@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 
 from minireason.core.config import from_dict
 from minireason.core.errors import UserError, check_choice
-from minireason.core.files import read_json, read_lines
+from minireason.core.files import make_folder, read_json, read_lines
 from minireason.measure.estimates import share_interval
 from minireason.report import style, tables
 from minireason.report.runs import group_by, level_of, select
@@ -72,12 +72,12 @@ class Config(shared.Study):
 def run(cfg: Config) -> dict:
     """Run what is missing; writes <stage>.json, .md and .png into `out`, returns the JSON."""
     out = Path(cfg.out or cfg.source or f"{cfg.runs[0]}/ablations")
-    out.mkdir(parents=True, exist_ok=True)
     if cfg.source:
         result = read_json(Path(cfg.source) / f"{cfg.stage}.json")
     else:
         result = {**shared.made_with("ablate", cfg), "rows": variant_rows(cfg)}
-        shared.write_json(out / f"{cfg.stage}.json", result)
+    make_folder(out)
+    shared.write_json(out / f"{cfg.stage}.json", result)
     shared.write_table(out / f"{cfg.stage}.md", result, ablation_table(cfg.stage, result["rows"]))
     style.save(out / f"{cfg.stage}.png", ablation_figure, cfg.stage, result["rows"])
     return result

@@ -63,6 +63,8 @@ def run(cfg: Config) -> dict:
     """Time both sides, print the table, write the JSON; returns its content."""
     device = resolve_device(cfg.device)
     if cfg.threads:
+        if cfg.threads > (os.cpu_count() or 1):
+            raise UserError(f"--threads {cfg.threads}: this machine has {os.cpu_count()} cores")
         torch.set_num_threads(cfg.threads)
     ours, tokenizer = load_ours(cfg)
     theirs = load_theirs(ours, tokenizer).to(device)

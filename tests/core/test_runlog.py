@@ -190,6 +190,6 @@ def test_the_result_says_what_was_used_and_who_resumes_inherits_it(tmp_path, mon
 
 def test_a_state_of_another_version_is_refused_by_name(tmp_path):
     log = RunLog(str(tmp_path), "sft", Config(), {})
-    for spent in ({}, {"seconds": 1.0, "flops": 2.0}):
+    for spent in ({}, {"seconds": 1.0, "flops": 2.0}, {"seconds": 1.0, "decoder": None}):
         with pytest.raises(UserError, match="begun by another version"):
             log.resume_at(spent)
