@@ -91,6 +91,15 @@ def test_the_injector_drops_what_was_not_synced(tmp_path):
         "kept": "kept", "safe": "safe"}
 
 
+def test_a_new_folder_survives_a_loss_of_power_with_those_above_it(tmp_path):
+    with pytest.raises(Dead), Disk(tmp_path, 100, "undone") as disk:
+        files.make_folder(tmp_path / "a" / "b")
+        files.write_atomic(tmp_path / "a" / "b" / "safe", "safe")
+        disk.n = disk.count + 1
+        os.mkdir(tmp_path / "last")
+    assert (tmp_path / "a" / "b" / "safe").read_text() == "safe"
+
+
 @pytest.mark.parametrize("kind, remains", [("killed", "ab"), ("torn", "a"), ("zeroed", "\0\0")])
 def test_what_a_death_leaves_of_a_write(tmp_path, kind, remains):
     with pytest.raises(Dead), Disk(tmp_path, 3, kind), open(tmp_path / "file", "w") as file:

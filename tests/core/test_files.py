@@ -1,6 +1,7 @@
 """Files: whole or not at all, known by their sha256."""
 
 import errno
+import hashlib
 import json
 import os
 
@@ -28,6 +29,8 @@ def test_broken_json_names_the_file(tmp_path, content):
         read_json(path)
     with pytest.raises(UserError, match="no such file"):
         read_json(tmp_path / "absent.json")
+    with pytest.raises(UserError, match=f"{os.devnull}: is a device"):
+        read_json(os.devnull)                         # and not read without end, as a tape of zeros
 
 
 class Broken:
@@ -101,7 +104,10 @@ def test_a_checked_file_in_another_place_is_refused(tmp_path):
 def test_a_manifest_finds_what_was_altered_swapped_or_lost(tmp_path):
     for name in ("a.json", "b.jsonl"):
         (tmp_path / name).write_text(name)
+    for passing in ("state.safetensors", ".lock"):    # neither belongs to a finished stage
+        (tmp_path / passing).write_text("x")
     write_manifest(tmp_path, "result.json", "{}")
+    assert set(read_json(tmp_path / "manifest.json")) == {"a.json", "b.jsonl", "result.json"}
     with pytest.raises(UserError, match=r"result\.json: cannot read"):
         check_manifest(tmp_path)
     (tmp_path / "result.json").write_text("{}")
@@ -109,10 +115,13 @@ def test_a_manifest_finds_what_was_altered_swapped_or_lost(tmp_path):
     (tmp_path / "a.json").write_text("b.jsonl")
     with pytest.raises(UserError, match=r"a\.json: is not what its stage wrote"):
         check_manifest(tmp_path)
-    for listed in ("{}", '{"result.json": "", "a\\u0000": ""}'):
-        (tmp_path / "manifest.json").write_text(listed)
-        with pytest.raises(UserError, match=r"result\.json"):
-            check_manifest(tmp_path)
+    (tmp_path / "manifest.json").write_text("{}")
+    with pytest.raises(UserError, match=r"does not list result\.json"):
+        check_manifest(tmp_path)
+    sha256 = hashlib.sha256(b"{}").hexdigest()
+    (tmp_path / "manifest.json").write_text(json.dumps({"result.json": sha256, "a\0": sha256}))
+    with pytest.raises(UserError, match="cannot read"):
+        check_manifest(tmp_path)
     (tmp_path / "manifest.json").unlink()
     with pytest.raises(UserError, match=r"lacks manifest\.json"):
         check_manifest(tmp_path)

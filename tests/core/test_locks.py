@@ -19,6 +19,11 @@ sys.stdin.read()
 """
 
 
+def open_files() -> int:
+    """How many descriptors this process holds; 0 where they are not to be seen."""
+    return len(os.listdir("/proc/self/fd")) if os.path.isdir("/proc/self/fd") else 0
+
+
 def test_a_second_process_is_kept_out_until_the_first_one_ends(tmp_path):
     """Named by its number; what a killed one left half-written is deleted."""
     first = subprocess.Popen([sys.executable, "-c", HOLDS, str(tmp_path)], text=True,
@@ -30,11 +35,12 @@ def test_a_second_process_is_kept_out_until_the_first_one_ends(tmp_path):
     assert (tmp_path / ".1-0.tmp").exists()
     first.kill()
     first.wait()
+    before = open_files()
     lock_folder(tmp_path)
     lock_folder(tmp_path)                                  # a process may open its own folder again
     assert os.listdir(tmp_path) == [".lock"]
     unlock_folder(tmp_path)
-    assert os.listdir(tmp_path) == []
+    assert os.listdir(tmp_path) == [] and open_files() == before
     second = subprocess.Popen([sys.executable, "-c", HOLDS, str(tmp_path)], text=True,
                               stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     assert second.stdout.readline() == "holds\n"

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 from dataclasses import dataclass
 
 import numpy as np
@@ -118,12 +119,16 @@ def test_what_a_run_keeps_comes_back_whole(tmp_path):
     assert log.once("kept.json", lambda: dict(made)) == made == log.once("kept.json", dict)
 
 
-def test_finish_marks_the_end_and_drops_the_state(tmp_path):
+def test_finish_marks_the_end_and_drops_the_state(tmp_path, monkeypatch):
+    """result.json comes last: a folder that holds it is whole and has its manifest."""
+    replace, written = os.replace, []
+    monkeypatch.setattr(os, "replace", lambda source, target: (
+        written.append(target.name), replace(source, target)))
     log = RunLog(str(tmp_path / "run"), "sft", Config(), {})
     assert log.done is None
     (log.out / "state.safetensors").write_bytes(b"x")
     result = log.finish(accuracy=0.5)
-    assert log.done == result
+    assert log.done == result and written[-3:] == ["rows.jsonl", "manifest.json", "result.json"]
     assert (result["stage"], result["accuracy"]) == ("sft", 0.5) and result["made_with"]["torch"]
     assert not (log.out / "state.safetensors").exists()
 
