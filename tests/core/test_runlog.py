@@ -131,6 +131,9 @@ def test_finish_marks_the_end_and_drops_the_state(tmp_path, monkeypatch):
     assert log.done == result and written[-3:] == ["rows.jsonl", "manifest.json", "result.json"]
     assert (result["stage"], result["accuracy"]) == ("sft", 0.5) and result["made_with"]["torch"]
     assert not (log.out / "state.safetensors").exists()
+    with pytest.raises(UserError, match="lr: 0"):
+        RunLog(str(log.out), "sft", Config(lr=0.2), {})
+    assert not (log.out / ".lock").exists()                # whoever is refused works there no more
 
 
 def test_steps_count_from_the_resume_point(tmp_path, capsys):
