@@ -45,6 +45,9 @@ def test_a_field_that_is_new_or_gone_is_a_difference(tmp_path):
     RunLog(str(tmp_path), "sft", Older(), {})
     with pytest.raises(UserError, match="gone: 3 there, None now"):
         RunLog(str(tmp_path), "sft", Config(), {})
+    RunLog(str(tmp_path / "new"), "sft", Config(), {})
+    with pytest.raises(UserError, match="gone: None there, 3 now"):
+        RunLog(str(tmp_path / "new"), "sft", Older(), {})
 
 
 def test_records_are_flat_json_lines_and_rewind_cuts_them(tmp_path):
@@ -125,7 +128,7 @@ def test_finish_marks_the_end_and_drops_the_state(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "replace", lambda source, target: (
         written.append(target.name), replace(source, target)))
     log = RunLog(str(tmp_path / "run"), "sft", Config(), {})
-    assert log.done is None
+    assert log.done is None and (log.out / ".lock").exists()      # it works there
     (log.out / "state.safetensors").write_bytes(b"x")
     result = log.finish(accuracy=0.5)
     assert log.done == result and written[-3:] == ["rows.jsonl", "manifest.json", "result.json"]
