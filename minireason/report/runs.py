@@ -109,10 +109,9 @@ def add_greedy(run: dict[str, dict], stage: dict) -> None:
 def load_machine(folder: Path | str) -> str:
     """What a run says of the machine it was begun on, as a phrase."""
     path = Path(folder) / "config.json"
-    made_with = files.read_json(path).get("made_with") if path.exists() else None
-    held = made_with if isinstance(made_with, dict) else {}
-    found = [f"{name} {held[name]}" for name in MACHINE if name in held]
-    return ", ".join(found) or "machine not recorded"
+    held = files.read_json(path).get("made_with") if path.exists() else None
+    names = [name for name in MACHINE if isinstance(held, dict) and name in held]
+    return ", ".join(f"{name} {held[name]}" for name in names) or "machine not recorded"
 
 
 def select(rows: list[dict], **where: object) -> list[dict]:

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -119,3 +120,11 @@ def test_devices(monkeypatch):
         resolve_device("cuda")
     with pytest.raises(UserError, match="--device toaster: not a device"):
         resolve_device("toaster")
+
+
+def test_what_a_run_is_made_with_names_all_that_its_numbers_hang_on():
+    found = config.made_with()
+    assert {"cores", "threads", "ranks", "python", "numpy", "tokenizers", "safetensors",
+            "minireason"} <= found.keys()
+    assert found["processor"] == torch.backends.cpu.get_cpu_capability()
+    assert (found["torch"], found["threads"]) == (torch.__version__, torch.get_num_threads())
