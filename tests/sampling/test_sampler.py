@@ -231,6 +231,12 @@ def test_a_million_samples_come_chunk_by_chunk(model):
     assert all(c.tokens.shape == (10, 2) for c in chunks)
 
 
+def test_more_completions_than_memory_holds_are_refused_before_the_first_one(model):
+    with pytest.raises(UserError, match="12 problems with 9999999 samples each"):
+        next(stream(model, TOKENIZER, [[1], [1]] * 6, Sampling(n=9_999_999)))
+    assert next(stream(model, TOKENIZER, [[1]], Sampling(n=9_999_999, chunk=1, max_new=1)))
+
+
 def test_texts_end_where_the_row_does(model):
     how = Sampling(n=4, max_new=6, seed=1)
     texts = sample(model, TOKENIZER, PROMPTS, how)
