@@ -184,6 +184,16 @@ def test_what_the_machine_refuses_is_one_line(capsys, monkeypatch, fault, said):
     assert said in one_error_line(capsys, "chat")
 
 
+def test_the_end_of_the_terminal_itself_is_no_error(monkeypatch):
+    """SIGHUP comes when nobody can read the line that says so."""
+    def hang_up(config):
+        monkeypatch.setattr(sys, "stderr", open("/dev/full", "w", buffering=1))
+        raise KeyboardInterrupt(1)
+
+    monkeypatch.setattr(cli, "check_config", hang_up)
+    assert main(["chat"]) == 129
+
+
 @pytest.mark.parametrize("bug", [KeyError("foo"), RuntimeError("no"), ZeroDivisionError()])
 def test_a_bug_is_not_hidden_from_tests(monkeypatch, bug):
     def fail(config):

@@ -118,6 +118,8 @@ def test_a_signal_ends_a_command_in_one_line(whole, tmp_path, monkeypatch, capsy
     try:
         with Disk(tmp_path, 60, act=lambda: os.kill(os.getpid(), number)):
             assert cli.main() == 128 + number
+        if number != signal.SIGINT:                        # which a second one does not disturb
+            assert signal.getsignal(number) is signal.SIG_IGN
     finally:
         signal.signal(signal.SIGINT, before)
         for name in (signal.SIGTERM, signal.SIGHUP):
