@@ -83,7 +83,7 @@ def test_a_number_never_spans_prompt_and_completion():
 
 
 @pytest.mark.parametrize("mixture", [Mixture(max_level=3), Mixture(facts=1, direct=0),
-                                     Mixture(facts=0.001, direct=0.0, facts_per_line=9),
+                                     Mixture(facts=0.001, direct=0, facts_per_line=9, max_level=2),
                                      Mixture(facts=0, direct=1, max_level=5)], ids=str)
 def test_lines_that_do_not_fit_are_found_before_the_first_step(mixture):
     """The length of a chain's lines is known: 10 tokens per operation and 6 more, facts 6 each."""
