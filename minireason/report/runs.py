@@ -110,8 +110,9 @@ def load_machine(folder: Path | str) -> str:
     """What a run says of the machine it was begun on, as a phrase."""
     path = Path(folder) / "config.json"
     held = files.read_json(path).get("made_with") if path.exists() else None
-    names = [name for name in MACHINE if isinstance(held, dict) and name in held]
-    return ", ".join(f"{name} {held[name]}" for name in names) or "machine not recorded"
+    known = held if isinstance(held, dict) else {}
+    found = [f"{name} {known[name]}" for name in MACHINE if name in known]
+    return ", ".join(found) or "machine not recorded"
 
 
 def select(rows: list[dict], **where: object) -> list[dict]:
