@@ -40,7 +40,6 @@ from minireason.problems.base import (
     number_tokens,
     plain_text,
 )
-from minireason.problems.countdown_authors import HELD_OUT as HELD_OUT
 from minireason.problems.countdown_authors import allowed, given
 from minireason.problems.countdown_solver import BUDGET, guided, moves, solve, stream
 
@@ -236,6 +235,6 @@ def verify(problem: Problem, completion: str) -> Verdict:
 # ---- fallible authors: countdown_authors.py -----------------------------------------------------
 
 AUTHORS_STYLE, MISTAKES, outcomes = "optimal", authors.MISTAKES, authors.outcomes
-answer_of_state, fact_outcomes = authors.answer_of_state, authors.fact_outcomes
-log_probability = authors.log_probability
+answer_of_state, log_probability = authors.answer_of_state, authors.log_probability
+fact_outcomes = authors.fact_outcomes
 problems_of_facts = partial(authors.problems_of_facts, build)

@@ -26,8 +26,7 @@ from minireason.report import style
 EXAMPLES = 24                 # problems per set whose first sample is shown or kept
 THIN = 200                    # lines of metrics that a copy keeps at most
 TESTTIME = tuple(s.name for s in stages.STAGES if s.module.endswith(".testtime"))   # in a run
-COPIED = ("config.json", "result.json", "rows.jsonl", "tree.json", "verdicts.json",
-          "pools.npz")        # whole
+COPIED = ("config.json", "result.json", "rows.jsonl", "tree.json", "verdicts.json", "pools.npz")
 MACHINE = ("cores", "threads", "torch", "GPU")     # what a run was made with that its time hangs on
 
 
@@ -96,9 +95,8 @@ def add_greedy(run: dict[str, dict], stage: dict) -> None:
     for row in final_rows([run], policy):
         of_set = select(stage["rows"], set=row["set"])
         if of_set:
-            label = of_set[0]["policy"]
             tags = {field: of_set[0][field] for field in ("stage", "kind", "policy", "seed")}
-            tags |= {"round": None, "rung": f"{label}, greedy"}
+            tags |= {"round": None, "rung": f"{of_set[0]['policy']}, greedy"}
             if "digits" in row:
                 digits = row["digits"][:of_set[0]["problems"]]
                 tags |= share_interval(len(digits) - digits.count("0"), len(digits))
@@ -109,8 +107,7 @@ def add_greedy(run: dict[str, dict], stage: dict) -> None:
 def load_machine(folder: Path | str) -> str:
     """What a run says of the machine it was begun on, as a phrase."""
     path = Path(folder) / "config.json"
-    held = files.read_json(path).get("made_with") if path.exists() else None
-    known = held if isinstance(held, dict) else {}
+    known = files.read_json(path).get("made_with", {}) if path.exists() else {}
     found = [f"{name} {known[name]}" for name in MACHINE if name in known]
     return ", ".join(found) or "machine not recorded"
 
@@ -218,9 +215,8 @@ def thin(metrics: list[dict], at_most: int) -> list[dict]:
 def keep(run: Path | str, out: Path | str) -> None:
     """Copy what the figures need of a run, thinned, into `out`."""
     run, out = Path(run), Path(out)
-    loaded = load_run(run)
     paths = list(run.glob("*.json"))
-    for stage in loaded:
+    for stage in load_run(run):
         paths += [*(run / stage).glob("*.json*"), *(run / stage).glob("*.npz"),
                   *(run / stage).glob("*/**/metrics.jsonl"),
                   *(run / stage).glob("*/**/verdicts.json")]
@@ -229,7 +225,7 @@ def keep(run: Path | str, out: Path | str) -> None:
         target = out / path.relative_to(run)
         target.parent.mkdir(parents=True, exist_ok=True)
         if path.name in COPIED:
-            files.write_atomic(target, path.read_bytes())
+            shutil.copyfile(path, target)
             continue
         if path.name == "metrics.jsonl":
             lines = map(json.dumps, thin(files.read_lines(path), THIN))

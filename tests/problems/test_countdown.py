@@ -10,7 +10,7 @@ import pytest
 
 from minireason.core.config import rng
 from minireason.model.tokenizer import Tokenizer
-from minireason.problems import chain, countdown, split_of
+from minireason.problems import chain, countdown, countdown_authors, split_of
 from minireason.problems.arithmetic import operations
 from minireason.problems.countdown_solver import BUDGET, NEAR, chance, guided, moves, solve
 from minireason.problems.frozen import load_frozen
@@ -164,9 +164,9 @@ def test_values_outside_0_to_99_or_not_whole_do_not_count():
 def test_held_out_numbers_and_targets_stay_held_out():
     generator = rng(0, "held out")
     drawn = [countdown.sample(generator, 3 + i % 2) for i in range(300)]
-    assert not {countdown.given(p)[1] for p in drawn} & countdown.HELD_OUT
+    assert not {countdown.given(p)[1] for p in drawn} & countdown_authors.HELD_OUT
     for problem in load_frozen("countdown-targets-n4")[:60]:
-        assert countdown.given(problem)[1] in countdown.HELD_OUT
+        assert countdown.given(problem)[1] in countdown_authors.HELD_OUT
     by_numbers = {}
     for problem in drawn:                                        # one split, whatever the target
         numbers = problem.key.partition(">")[0]
