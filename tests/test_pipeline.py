@@ -1,14 +1,13 @@
 """The whole ladder by the real pipeline: it ends, repeats, resumes, and runs on two processes."""
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 from kill_run import PICTURES, differences, timeless
-from tiny_run import tiny_pipeline
+from tiny_run import tiny_pipeline, tiny_size
 
 from minireason import pipeline
 from minireason.core.errors import UserError
@@ -48,10 +47,11 @@ def test_a_run_leaves_a_page(whole):
     assert any(path.suffix in PICTURES for path in whole.rglob("*.png"))
 
 
-def test_smoke_ends_with_a_policy_that_knows_nothing(tmp_path, monkeypatch):
+def test_a_run_ends_with_a_policy_that_knows_nothing(tmp_path, monkeypatch):
     """Whether smoke ends may not depend on what the policy learned: here it learned nothing."""
-    one_step = {name: {**SIZES["smoke"][name], "steps": 1} for name in ("pretrain", "sft")}
-    monkeypatch.setitem(SIZES, "ignorant", {**SIZES["smoke"], **one_step})
+    tiny = tiny_size()
+    one_step = {name: {**tiny[name], "steps": 1} for name in ("pretrain", "sft")}
+    monkeypatch.setitem(SIZES, "ignorant", tiny | one_step)
     results = pipeline.run(pipeline.Config(size="ignorant", out=str(tmp_path / "run"),
                                            device="cpu"))
     assert results["star"]["rounds"][0]["kept"] == results["flywheel"]["turns"][0]["kept"] == 0
@@ -104,6 +104,5 @@ def under_torchrun(*arguments: Path) -> None:
     """tiny_run.py on two processes; it must end well."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone",
                "--nproc_per_node=2", str(HERE / "tiny_run.py"), *map(str, arguments)]
-    done = subprocess.run(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, text=True,
-                          capture_output=True, timeout=900)
+    done = subprocess.run(command, text=True, capture_output=True, timeout=900)
     assert done.returncode == 0, done.stderr[-3000:]
