@@ -9,6 +9,7 @@ import torch
 from tiny_run import tiny_stages
 
 torch.set_num_threads(1)          # models this small wait for threads longer than they compute
+os.environ.setdefault("OMP_NUM_THREADS", "1")          # the same in the processes that tests start
 
 
 @pytest.fixture(scope="session")

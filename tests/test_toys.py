@@ -6,11 +6,13 @@ import sys
 from pathlib import Path
 
 import pytest
+from tiny_run import tiny_size
 from toys import parity, polish
 
 from minireason import chat, cli, pipeline, stages
 from minireason.core.files import read_lines
 from minireason.model import checkpoint
+from minireason.presets import SIZES
 from minireason.problems import FAMILIES, frozen
 
 DATA = Path(__file__).parents[1] / "data"
@@ -34,10 +36,12 @@ def toys(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def run(toys):
-    """`minireason run --family parity --size smoke`."""
+    """`minireason run --family parity --size tiny`."""
     out = toys / "run"
-    assert cli.main(["run", "--family", "parity", "--size", "smoke", "--out", str(out),
-                     "--device", "cpu"]) == 0
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(SIZES, "tiny", tiny_size())
+        assert cli.main(["run", "--family", "parity", "--size", "tiny", "--out", str(out),
+                         "--device", "cpu"]) == 0
     return out
 
 

@@ -13,8 +13,10 @@ from pathlib import Path
 from minireason import pipeline
 from minireason.presets import SIZES
 from minireason.problems.corpus import Mixture
+from minireason.report import style
 from minireason.stages import critic, pretrain, sft, star, testtime
 
+style.STYLE["savefig.dpi"] = 40   # no test looks at pixels
 MIXTURE = Mixture(facts=0.2, direct=0.2, facts_per_line=3, max_level=2)
 WIRED = ("family", "init", "base", "policy", "critic", "outcome", "out", "seed", "split",
          "device")                # by the pipeline
@@ -62,11 +64,23 @@ def flags(config, **changes: object) -> list[str]:
     return arguments
 
 
+def tiny_size() -> dict[str, dict]:
+    """A size for SIZES: these configs, and as little of what follows them."""
+    sizes = {name: {field: value for field, value in vars(config).items() if field not in WIRED}
+             for name, (_, config) in tiny_stages("").items()}
+    few = {"max_level": 2, "save_every": 2, "eval_n": 2}
+    return sizes | {
+        "outcome": sizes["critic"], "rl_critic": sizes["critic"], "rl_testtime": sizes["testtime"],
+        "rl": {**few, "min_level": 1, "steps": 4, "prompts_per_step": 4, "group_size": 4,
+               "eval_every": 2, "validation_n": 4},
+        "search": {"levels": (2,), "problems": 6, "samples": (1, 4), "shard": 3},
+        "flywheel": {**SIZES["smoke"]["flywheel"], **few, "problems": 16, "steps": 4,
+                     "rows_per_step": 8}}
+
+
 def tiny_pipeline(out: Path | str) -> dict:
     """`minireason run` with these configs as its smallest size."""
-    sizes = {name: {field: value for field, value in vars(config).items() if field not in WIRED}
-             for name, (_, config) in tiny_stages(out).items()}
-    SIZES["tiny"] = {**SIZES["smoke"], **sizes}
+    SIZES["tiny"] = tiny_size()
     return pipeline.run(pipeline.Config(size="tiny", out=str(out), device="cpu"))
 
 

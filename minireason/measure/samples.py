@@ -7,6 +7,7 @@ the critics' values, each a list of N. Sampling is done once; all figures are ar
 import io
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -90,7 +91,8 @@ def save_pools(path: Path, drawn: dict[float, dict[str, list[dict]]],
     right}. An .npz of arrays (P, N) named "set temperature field", critics' values in 1/10,000, and
     "set greedy".
     """
-    arrays = {f"{name} greedy": right.astype(np.uint8) for name, right in greedy.items()}
+    arrays: dict[str, Any] = {
+        f"{name} greedy": right.astype(np.uint8) for name, right in greedy.items()}
     for temperature, sets in drawn.items():
         for name, records in sets.items():
             start = f"{name} {temperature:g}"
