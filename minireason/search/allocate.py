@@ -165,11 +165,12 @@ def efficiency(reference: Strategy, allocation: Allocation, generator: np.random
     """
     n, gain = len(reference.correct), allocation.correct - reference.correct
     rows = generator.integers(0, n, (draws, n))
-    factors = reference.tokens[rows].mean(axis=1) / allocation.tokens[rows].mean(axis=1)
+    spent = np.maximum(1.0, allocation.tokens)         # nothing drawn counts as one token
+    factors = reference.tokens[rows].mean(axis=1) / spent[rows].mean(axis=1)
     found = {"accuracy": allocation.correct.mean(), "tokens": allocation.tokens.mean(),
              "reference_accuracy": reference.correct.mean(),
              "reference_tokens": reference.tokens.mean(),
-             "factor": reference.tokens.mean() / allocation.tokens.mean(),
+             "factor": reference.tokens.mean() / spent.mean(),
              "difference": gain.mean()}
     for name, drawn in (("factor", factors), ("difference", gain[rows].mean(axis=1))):
         found[f"{name}_low"], found[f"{name}_high"] = np.quantile(drawn, (0.025, 0.975))
