@@ -1,8 +1,8 @@
 """`minireason controls`: what else the FLOPs of a rung would have bought.
 
     pretraining continued   the base on new lines of its mixture, up to RL's FLOPs
-    n gold lines            SFT of the base on n exact traces, without and with replay, up to RL's;
-                            where they reach a rung's accuracy is its price in lines of experts
+    n gold lines            SFT of the base on n exact traces, up to RL's FLOPs; where they reach a
+                            rung's accuracy is its price in lines of experts
     STaR, more rounds       up to RL's FLOPs
     RL, the other reward    by outcome alone if the ladder's RL has process rewards, else with them
     replay alone            the RL policy on the mixture, up to the flywheel's FLOPs
@@ -41,15 +41,12 @@ class Config(shared.Study):
     """
 
     runs: Annotated[tuple[str, ...], tyro.conf.arg(aliases=("--run",))] = ()   # finished runs
-    gold: tuple[int, ...] = (200, 600, 2400)   # gold lines, beside as many as the run's own
-    replay: float = 0.5           # share of rows from the mixture in the gold arms with replay
+    gold: tuple[int, ...] = (600, 2400)   # gold lines, beside as many as the run's own
 
     def __post_init__(self):
         check_numbers(self)
         if not self.runs and not self.source:
             raise UserError("controls: give --run, a finished run folder, or --from")
-        if not 0 < self.replay < 1:
-            raise UserError(f"--replay {self.replay}: must be between 0 and 1")
 
 
 @dataclass(frozen=True)
@@ -100,15 +97,11 @@ def arms_of(cfg: Config, folder: Path) -> list[Arm]:
     base, tuned, taught, rewarded, turned = (shared.config_of(folder, name) for name in names)
     cost = {name: read_json(folder / name / "result.json")["flops"] for name in names}
     line = cost["pretrain"] / (base.steps * base.rows_per_step)   # FLOPs of a row of the mixture
-    rows = tuned.steps * tuned.rows_per_step
-    trace = (cost["sft"] / rows - tuned.replay * line) / (1 - tuned.replay)      # of a gold row
     arms = [Arm("pretraining continued", pretrain.run, "pretrain", "rl",
                 replace(base, init=str(folder / "pretrain")), cost["pretrain"])]
     for n in sorted({tuned.traces, *cfg.gold}):
-        for replay, words in ((0.0, ""), (cfg.replay, ", replay")):
-            arms.append(Arm(f"{n:,} gold lines{words}", sft.run, "pretrain", "rl",
-                            replace(tuned, traces=n, replay=replay),
-                            rows * (trace + replay * (line - trace))))
+        arms.append(Arm(f"{n:,} gold lines", sft.run, "pretrain", "rl",
+                        replace(tuned, traces=n), cost["sft"]))
     arms.append(Arm("STaR, more rounds", star.run, "sft", "rl", taught, cost["star"]))
     process = 0.0 if rewarded.rewards.process else 1.0
     arms.append(Arm("RL by outcome and process" if process else "RL by outcome alone", rl.run,
@@ -155,7 +148,7 @@ def arm_rows(cfg: Config, folder: Path, out: Path) -> list[dict]:
         about = {"flops": before + spent, "target": target, "start": LABELS[arm.start],
                  "against": LABELS[arm.against], "lines": gold_lines(folder, arm.start)}
         if isinstance(arm.config, sft.Config):
-            about |= {"lines": arm.config.traces, "replay": arm.config.replay}
+            about |= {"lines": arm.config.traces, "gold": True}
         rows += policy_rows(policy, arm.name, **about)
     return rows
 

@@ -90,25 +90,19 @@ def difference_rows(rows: list[dict]) -> list[dict]:
     return found
 
 
-def gold_curve(rows: list[dict], replay: float, name: str) -> dict[int, list[dict]]:
-    """{gold lines: greedy rows on a set, one per seed} of the arms with this share of replay."""
-    return group_by(select(rows, replay=replay, set=name, method="greedy"), "lines")
-
-
 def price_table(rows: list[dict]) -> list[list[str]]:
-    """Gold lines that equal each rung after the base, by level, without and with replay."""
+    """Gold lines that equal each rung after the base, by level."""
     sets = group_by(rows, "set")
     table = [["rung", *(tables.heading(members[0], "set") for members in sets.values())]]
     rungs = list(group_by(select(rows, against=None), "arm"))
     for rung in rungs[1:]:
-        for replay in sorted(group_by([row for row in rows if "replay" in row], "replay")):
-            line = [rung + (", gold arms with replay" if replay else "")]
-            for name in sets:
-                curve = gold_curve(rows, replay, name)
-                means = [style.spread(of_lines)[0] for of_lines in curve.values()]
-                wanted = style.spread(select(rows, arm=rung, set=name, method="greedy"))[0]
-                line.append(price(list(curve), means, wanted))
-            table.append(line)
+        line = [rung]
+        for name in sets:
+            curve = group_by(select(rows, gold=True, set=name, method="greedy"), "lines")
+            means = [style.spread(of_lines)[0] for of_lines in curve.values()]
+            wanted = style.spread(select(rows, arm=rung, set=name, method="greedy"))[0]
+            line.append(price(list(curve), means, wanted))
+        table.append(line)
     return table
 
 
@@ -150,9 +144,8 @@ def panel(axes: Axes, rows: list[dict]) -> None:
         flops += 0.02 * np.ptp(all_flops) * (beside.index(arm) - (len(beside) - 1) / 2)
         colour, marker = style.RUNGS.get(own[0]["start"], (style.RED, ""))[0], "X"
         label = f"control: {arm}"
-        if "replay" in own[0]:
-            colour, marker = (style.BROWN, "o") if own[0]["replay"] else (style.RED, "o")
-            label = "control: gold lines" + ", replay" * bool(own[0]["replay"])
+        if "gold" in own[0]:
+            colour, marker, label = style.RED, "o", "control: gold lines"
             if label in axes.get_legend_handles_labels()[1]:
                 label = ""
             axes.annotate(f"{own[0]['lines']:,}", (flops, bars[0]), (1, 4), fontsize=7,

@@ -48,8 +48,8 @@ def test_every_arm_has_the_flops_of_its_rung(finished, measured):
     first = select(measured["rows"], method="greedy", set="chain-test-k2")
     assert [row["arm"] for row in first] == [
         "pretrained, step by step", "SFT", "STaR", "RL", "flywheel", "pretraining continued",
-        "4 gold lines", "4 gold lines, replay", "200 gold lines", "200 gold lines, replay",
-        "STaR, more rounds", "RL by outcome and process", "replay alone"]
+        "4 gold lines", "200 gold lines", "STaR, more rounds", "RL by outcome and process",
+        "replay alone"]
     rungs = {row["arm"]: row["flops"] for row in first if "against" not in row}
     to_rl = sum(flops_of(finished / name) for name in ("pretrain", "sft", "star", "rl"))
     assert rungs["RL"] == to_rl
@@ -67,11 +67,11 @@ def test_an_arm_is_its_stage_from_the_rung_that_it_names(finished, measured):
         if path.is_dir():
             last = max(path.iterdir(), key=lambda one: int(one.name.removeprefix("try-")))
             trained[path.name] = read_json(last / "config.json")
-    assert len(trained) == 8
+    assert len(trained) == 6
     parent = {name: checkpoint.weights_hash(finished / name) for name in ("pretrain", "sft", "star",
                                                                          "rl")}
     for name, rung in {"pretraining-continued": "pretrain", "4-gold-lines": "pretrain",
-                       "200-gold-lines-replay": "pretrain", "STaR-more-rounds": "sft",
+                       "200-gold-lines": "pretrain", "STaR-more-rounds": "sft",
                        "RL-by-outcome-and-process": "star", "replay-alone": "rl"}.items():
         assert trained[name]["parents"]["init"] == parent[rung], name
         rows = [row for row in measured["rows"] if row["arm"].replace(",", "").replace(" ", "-")
@@ -83,12 +83,12 @@ def test_an_arm_is_its_stage_from_the_rung_that_it_names(finished, measured):
     own = shared.config_of(finished, "pretrain")
     assert trained["pretraining-continued"]["config"]["lr"] == own.lr
     assert trained["replay-alone"]["config"]["lr"] == 3e-4
-    for name, n, replay in (("4-gold-lines", 4, 0.0), ("200-gold-lines-replay", 200, 0.5)):
-        assert (trained[name]["config"]["traces"], trained[name]["config"]["replay"]) == (n, replay)
+    for n in (4, 200):
+        assert trained[f"{n}-gold-lines"]["config"]["traces"] == n
     rewards = trained["RL-by-outcome-and-process"]["config"]["rewards"]
     assert rewards == {"outcome": 1.0, "format": 0.0, "process": 1.0}
     lines = {row["arm"]: row["lines"] for row in measured["rows"]}
-    assert lines["pretraining continued"] == 0 and lines["4 gold lines, replay"] == 4
+    assert lines["pretraining continued"] == 0 and lines["4 gold lines"] == 4
     assert lines["RL"] == lines["STaR, more rounds"] == lines["replay alone"] == 200
 
 
@@ -100,7 +100,7 @@ def test_a_finished_study_is_only_written_again(finished, measured, tmp_path, mo
     assert cli.main(["controls", "--from", str(out), "--out", str(tmp_path / "again")]) == 0
     for name, written in texts.items():
         assert (out / name).read_bytes() == (tmp_path / "again" / name).read_bytes() == written
-    assert b"| 4 gold lines, replay | " in texts["controls.md"]
+    assert b"| 4 gold lines | " in texts["controls.md"]
     assert "controls" not in [path.parent.name for path in finished.glob("*/result.json")]
 
 
@@ -143,7 +143,7 @@ def made_row(arm: str, digits: str, seed: int = 0, **about) -> dict:
 def made_rows(seed: int, **changes: str) -> list[dict]:
     """Base, RL, one control and two gold arms; changes: {arm's first word: digits}."""
     about = {"target": 2e9, "against": "RL", "start": "pretrained, step by step"}
-    gold = {**about, "replay": 0.0}
+    gold = {**about, "gold": True}
     rows = [made_row("pretrained, step by step", "1000", seed, flops=1e9),
             made_row("RL", "2120", seed),
             made_row("STaR, more rounds", "1100", seed, **about | {"flops": 1.9e9}),
@@ -203,7 +203,6 @@ def test_the_picture_has_every_policy_once():
 
 def test_what_cannot_be_compared_is_one_clear_line(finished, measured, capsys, tmp_path):
     for flags, words in ((["--run", finished / "nothing"], "nothing/pretrain"),
-                         (["--replay", "1.5", "--run", finished], "--replay 1.5"),
                          (["--gold", "0", "--run", finished], "--gold 0"), ([], "give --run"),
                          (["--gold", "4", "--runs", finished, finished], "one run per seed")):
         assert cli.main(["controls", "--out", str(tmp_path / "o"), *map(str, flags)]) == 2
