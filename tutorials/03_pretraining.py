@@ -34,7 +34,9 @@ tokenizer = Tokenizer.build(chain.TOKENS)
 # ## The data
 #
 # Three kinds of lines, in random order: facts as they stand in the world, questions with bare
-# answers, and a thin tail of worked lines that gets thinner with length. All from the train split.
+# answers, and questions worked step by step, all from the train split. Their authors are fallible:
+# some of them forget a carry, or take the smaller digit from the larger, and go on from there. Can
+# you find the wrong steps below?
 
 # %%
 mixture = Mixture(max_level=4, common_level=2)
@@ -46,8 +48,8 @@ print("share of each level among worked lines:", np.round(mixture.worked_shares(
 # %% [markdown]
 # ## The yardstick
 #
-# The loss on frozen validation problems, worked step by step. Split by hash of the problem, so
-# falling loss here is not memory of a line. It counts the completion only: the prompt is random and
+# The loss on frozen validation problems, worked step by step and without an error. Split by hash of
+# the problem, so falling loss here is not memory of a line. It counts the completion only: the prompt is random and
 # nobody can predict it. Beside the mean we keep the loss of every problem, for an interval.
 
 # %%
@@ -125,7 +127,8 @@ for before, after, low, high in zip(doublings[:-1], doublings[1:], at[:-1], at[1
 # is learnt buys more than the one before it. A law describes the trend and not each stretch.
 #
 # Kaplan 2020 (arXiv:2001.08361) found that loss falls as a power of the tokens D: L = E + A / D^a.
-# E is what no amount of this data removes. We fit it to each curve, with a bootstrap interval over
+# E is what no amount of this data removes: here it holds the authors' errors, for a model that
+# imitates them doubts the right step where they err. We fit it to each curve, with a bootstrap interval over
 # residuals. Points of one run lean on each other, so the true uncertainty is larger; several seeds
 # would show it.
 

@@ -138,8 +138,9 @@ print(f"of what was kept without a hint:         {share(len(unsound), len(pairs)
 # %% [markdown]
 # ## Three rounds
 #
-# The run did this three times, each time from the pretrained model anew. Its records say how many
-# rationales each round kept, how many were unsound, and what the retrained policy reached.
+# The run did this three times, each time from the last policy. (The paper begins anew from the
+# base: `--restart`.) Its records say how many rationales each round kept, how many were unsound,
+# and what the trained policy reached.
 
 # %%
 rounds = read_json(RUN / "star" / "result.json")["rounds"]
@@ -163,7 +164,7 @@ figure, axes = panels(2)
 for (label, rows), color, marker in zip(reached, (GREEN, ORANGE), "os", strict=True):
     whiskers(axes[0], range(len(rows)), rows, color, marker, label)
 axes[0].set(xlabel="round (0: SFT)", ylabel="right (%)", ylim=(0, 100),
-            xticks=range(len(rounds) + 1), title="What the retrained policy reaches")
+            xticks=range(len(rounds) + 1), title="What the trained policy reaches")
 axes[0].legend()
 whiskers(axes[1], range(1, len(rounds) + 1), shares, RED, "o", "rationales kept by answer")
 axes[1].axhline(0, color=BLUE, label="kept by steps: 0 by construction")

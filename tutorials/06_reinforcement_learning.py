@@ -185,13 +185,14 @@ axes[1].legend(loc="lower center")
 # %% [markdown]
 # ## A handful of updates
 #
-# The same functions as the stage, for a few steps: groups, batches, learn. The stage takes
-# 440 steps and pays for exact steps too (`Rewards.process`); so do we. Validation: one sample a
-# problem at temperature 1, before and after, on the same frozen problems.
+# The same functions as the stage, for a few steps: groups, batches, learn. The stage takes 300
+# steps of 64 problems, 4 samples each, and pays for the answer alone; we take fewer steps. With few
+# problems per step the noise of the gradient wins (docs/LOG.md). Validation: one sample per problem
+# at temperature 1, before and after, on the same frozen problems.
 
 # %%
-cfg = RLConfig(init=str(RUN / "star"), steps=STEPS, prompts_per_step=8 if SMALL else 16,
-               group_size=4 if SMALL else 16, max_level=LEVEL, lr_floor=1.0)
+cfg = RLConfig(init=str(RUN / "star"), steps=STEPS, prompts_per_step=8 if SMALL else 64,
+               group_size=4, max_level=LEVEL, lr_floor=1.0)
 (validation,) = frozen_sets("chain", "validation", N, (LEVEL,)).values()
 
 
