@@ -76,10 +76,10 @@ def answer_rows(model: QuietModel, tokenizer: Tokenizer, sets: dict[str, list[Pr
         for name, problems in sets.items():
             lines = lines_of(tokenizer, problems)
             roots = [[first - 1] for _, first in lines]
-            how = Sampling(max_new=length, temperature=0, stop=(tokenizer.end_think,))
             thoughts = [[Thought(root, [])] for (root,) in roots]
             if length:
-                thoughts = write(lines, roots, how)
+                thoughts = write(lines, roots, Sampling(max_new=length, temperature=0,
+                                                        stop=(tokenizer.end_think,)))
             found = readings(model, tokenizer, lines, thoughts, max(len(t) for t, _ in lines))
             right = np.ones(len(lines), dtype=int)
             np.minimum.at(right, found.line, found.right if length else found.right_before)
@@ -115,7 +115,7 @@ def token_rows(model: QuietModel, tokenizer: Tokenizer, problems: list[Problem],
     rows = []
     for kind in dict.fromkeys(kinds.tolist()):
         weights = found.weight[kinds == kind].astype(float)
-        rows.append({"set": "every token", "method": "weight", "kind": kind,
+        rows.append({"set": "every token", "method": "weight", "token": kind,
                      "problems": len(weights), **mean_interval(weights)})
     order = np.argsort(found.before, kind="stable")[::-1]             # the surest first
     for decile, members in enumerate(np.array_split(order, DECILES), 1):
