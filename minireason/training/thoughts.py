@@ -10,6 +10,7 @@ values of a line are computed once for all its thoughts (Quiet-STaR: Zelikman 20
 arXiv:2403.09629, section 4.2); a test holds this against flat rows.
 """
 
+import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -26,6 +27,7 @@ from minireason.sampling.sampler import Sampling
 from minireason.training.batches import Batch, Row
 
 NOTHING, LINE, CHOSEN, AFTER = range(4)   # what a position's prediction is, see ThoughtBatch
+FIRST_WEIGHT = 0.05               # w before training
 UNSAID = [i for i, name in enumerate(SPECIALS) if name != "<eos>"]    # ids that no text holds
 
 
@@ -39,11 +41,15 @@ class QuietModel(Transformer):
 
     @classmethod
     def from_policy(cls, policy: Transformer, seed: int) -> "QuietModel":
-        """The policy's weights and a new head, whose w is 0.5 everywhere; on its device."""
+        """The policy's weights and a new head, whose w is FIRST_WEIGHT everywhere; on its device.
+
+        It grows where thoughts help; where they change nothing it has no reason to move.
+        """
         model, generator = cls(policy.config), torch.Generator().manual_seed(seed)
         with torch.no_grad():
             for name, parameter in model.mixing.named_parameters():
                 parameter.normal_(0.0, 0.1 if name == "0.weight" else 0.0, generator=generator)
+            model.mixing[2].bias.fill_(math.log(FIRST_WEIGHT / (1 - FIRST_WEIGHT)))
         model.load_state_dict(policy.state_dict(), strict=False)
         return model.to(policy.embedding.weight.device)
 
