@@ -187,7 +187,7 @@ def text_logprobs(model: Transformer, hidden: Tensor) -> Tensor:
     """log p of the next token of a text, which holds no special token but `<eos>`; (..., V)."""
     unsaid = torch.tensor(UNSAID, device=hidden.device)
     logits = model.logits(hidden).float()
-    return logits.index_fill(-1, unsaid, -1e4).log_softmax(dim=-1)    # finite: mixed() has a slope
+    return logits.index_fill(-1, unsaid, -1e4).log_softmax(dim=-1)   # finite: mixed() has a slope
 
 
 class Predictions(NamedTuple):
