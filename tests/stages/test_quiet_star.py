@@ -23,7 +23,7 @@ from minireason.sampling.complete import complete
 from minireason.sampling.sampler import Sampling
 from minireason.stages import quiet_star
 from minireason.training.losses import gather_logprobs
-from minireason.training.thoughts import QuietModel, Thought, think
+from minireason.training.thoughts import UNSAID, QuietModel, Thought, think
 
 
 @pytest.fixture
@@ -101,7 +101,7 @@ def test_reinforce_raises_the_thoughts_that_help(config, policy):
         role = torch.cat((torch.zeros(root + 1), batch.role[b][mine]))
         logits, targets = model(torch.tensor([row]))[0], torch.tensor(targets)
         text = logits.clone()
-        text[:, quiet_thoughts.predictions.__globals__["UNSAID"]] = float("-inf")
+        text[:, UNSAID] = float("-inf")
         reward = gather_logprobs(text, targets)[role == 3].sum().item()
         texts[b, j] = reward, gather_logprobs(logits, targets)[role == 2].sum()
     for (b, j), (reward, logprob) in texts.items():
@@ -212,7 +212,8 @@ def test_the_figure_shows_every_level_kind_and_decile(ladder):
     figure = figures.quiet_thoughts([results.load_run(ladder)])
     lengths, kinds, deciles = figure.axes
     labels = lengths.get_legend_handles_labels()[1]
-    assert labels == ["level 1", "level 2"] and len(kinds.patches) == 5 and len(deciles.patches) == 10
+    assert labels == ["level 1", "level 2"]
+    assert len(kinds.patches) == 5 and len(deciles.patches) == 10
 
 
 def test_the_page_shows_the_thoughts(ladder, tmp_path, monkeypatch):
