@@ -11,7 +11,8 @@ against what the line alone predicts (Zelikman 2024, arXiv:2403.09629, section 4
 
 with A the log-probability of the next true tokens after the thought, minus its mean over the M.
 Unlike the paper's, the loss is decoupled: NLL(mixture) trains the head alone. Trained through the
-mixture, the reader of thoughts starves before it can read. The text is a fixed corpus of questions
+mixture, the reader of thoughts starves before it can read. Thoughts that do worse than the mean
+count, too; the paper drops them. The text is a fixed corpus of questions
 with exact bare answers; the mixture of the pretraining text is replayed.
 """
 
@@ -59,15 +60,15 @@ class Config(TrainingConfig):
     base: str                     # pretrained folder whose mixture is replayed
     out: str = "runs/quiet_star"
     thoughts: str = "own"         # own | frozen (by the first policy) | random | pause | none
-    lines: int = 6000             # of the text, read in turn, again when all are read
+    lines: int = 4000             # of the text, read in turn, again when all are read
     min_level: int = 2
     max_level: int = 4
     samples: int = 4              # M thoughts after a token
     lengths: tuple[int, ...] = (6, 12, 18, 24)   # m, one per step: tokens per thought at most
     true_tokens: int = 2          # tokens of the text that judge a thought
-    reinforce: float = 1.0        # weight of the loss of the thoughts themselves
+    reinforce: float = 0.2        # weight of the loss of the thoughts themselves
     replay: Share = 0.5           # share of rows from the pretraining mixture
-    steps: int = 350
+    steps: int = 250
     rows_per_step: int = 32
     token_budget: int = 4096      # tokens per micro-batch; never changes the gradient
     lr: float = 6e-4              # peak learning rate
