@@ -49,8 +49,8 @@ def tiny_stages(root: Path | str) -> dict:
             tuning_n=2)),
         "quiet_star": (quiet_star.run, quiet_star.Config(
             init=at["sft"], base=at["pretrain"], out=at["quiet_star"], device="cpu", lines=40,
-            min_level=1, max_level=2, samples=2, lengths=(3, 6), steps=6, rows_per_step=12,
-            token_budget=256, warmup=2, save_every=2, weighed=2, eval_n=2)),
+            min_level=1, max_level=2, samples=2, lengths=(3, 6), steps=12, rows_per_step=12,
+            token_budget=256, warmup=2, save_every=3, weighed=2, eval_n=2)),
     }
 
 

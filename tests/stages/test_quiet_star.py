@@ -89,7 +89,7 @@ def test_reinforce_raises_the_thoughts_that_help(config, policy):
     """Its part of the gradient is that of -A log p(thought), computed on flat rows."""
     tokenizer = policy[1]
     model, (batch,), counts = step_of(replace(config, token_budget=10 ** 6), policy)
-    _, with_it = gradients(config, model, [batch], counts)
+    _, with_it = gradients(replace(config, reinforce=1.0), model, [batch], counts)
     _, without = gradients(replace(config, reinforce=0.0), model, [batch], counts)
     model.zero_grad()
     texts = {}
