@@ -44,6 +44,8 @@ STAGES = {   # {folder: (command, parents {flag: folder}, other flags)}: the qui
                  "--critic-problems 100 --held-out 20 --critic-steps 30 --eval-n 60"),
     "revise": ("revise", {"init": "star", "base": "pretrain"},
                "--problems 200 --min-level 1 --max-level 3 --steps 40 --eval-n 60"),
+    "quiet_star": ("quiet_star", {"init": "pretrain", "base": "pretrain"},
+                   "--steps 20 --eval-n 60 --weighed 10"),
 }
 
 

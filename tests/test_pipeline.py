@@ -1,5 +1,6 @@
 """The whole ladder by the real pipeline: it ends, repeats, resumes, and runs on two processes."""
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -7,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from kill_run import PICTURES, differences, timeless
-from tiny_run import tiny_pipeline, tiny_size
+from tiny_run import tiny_pipeline, tiny_size, tiny_stages
 
 from minireason import pipeline
 from minireason.core.errors import UserError
@@ -90,10 +91,13 @@ def test_two_processes_give_the_losses_of_one(whole, tmp_path):
     parent that has parted, so the first is compared.
     """
     under_torchrun(tmp_path / "run", whole)
+    run, config = tiny_stages(whole)["quiet_star"]                    # part of no pipeline
+    run(dataclasses.replace(config, out=str(tmp_path / "one" / "quiet_star")))
     compared = 0
-    for stage in ("pretrain", "sft", "star/round-1", "critic"):
+    for stage in ("pretrain", "sft", "star/round-1", "critic", "quiet_star"):
+        root = tmp_path / "one" if stage == "quiet_star" else whole
         one, two = ([json.loads(line) for line in (root / stage / "metrics.jsonl").open()]
-                    for root in (whole, tmp_path / "run"))
+                    for root in (root, tmp_path / "run"))
         assert [line.keys() for line in one] == [line.keys() for line in two], stage
         for a, b in zip(one[:20], two[:20], strict=True):
             for key in a.keys() & {"train/loss", "train/tokens"}:

@@ -168,3 +168,27 @@ def rl_diagnostics(runs: list[dict]) -> Figure:
             axes.legend(fontsize=8, loc="best")
     figure.supxlabel("RL step", fontsize=9)
     return figure
+
+
+def quiet_thoughts(runs: list[dict], stage: str = "quiet_star") -> Figure:
+    """Quiet thoughts: accuracy by thought length, w by kind of token, gain by decile of loss."""
+    figure = Figure(figsize=(style.WIDTH, 6.6), layout="constrained")
+    lengths, kinds, deciles = figure.subplots(3, 1, height_ratios=(3, 2, 2))
+    sets = group_by(rows_of(runs, stage=stage, method="quiet"), "set")
+    for i, (name, members) in enumerate(sets.items()):
+        style.whiskers(lengths, *along(members, "tokens"), SEEDS[i % 5], "os^Dv"[i % 5],
+                       f"level {level_of(name)}")
+    lengths.set_xlabel("tokens per thought at most")
+    style.percent_axis(lengths)
+    lengths.legend(fontsize=8)
+    weights = group_by(rows_of(runs, stage=stage, method="weight"), "token")
+    kinds.bar(list(weights), [np.mean([row["accuracy"] for row in members])
+                              for members in weights.values()], color=BLUE)
+    kinds.set_ylim(0, 1)
+    kinds.set_ylabel("w after a token")
+    gains = group_by(rows_of(runs, stage=stage, method="gain"), "decile")
+    deciles.bar(list(gains), [np.mean([row["gain"] for row in members])
+                              for members in gains.values()], color=GREEN)
+    deciles.set_xlabel("decile of the line's own loss (10: the hardest tokens)")
+    deciles.set_ylabel("gain (nats)")
+    return figure

@@ -14,11 +14,12 @@ from minireason.critics.value_head import Critic, step_values
 from minireason.model import checkpoint
 from minireason.problems import chain, split_of
 from minireason.problems.corpus import corpus_lines
-from minireason.stages import critic, pretrain, sft, star, testtime
+from minireason.stages import critic, pretrain, quiet_star, sft, star, testtime
 from minireason.training import imitate
 from minireason.training.batches import encode_lines
 
-MODULES = {"pretrain": pretrain, "sft": sft, "star": star, "critic": critic, "testtime": testtime}
+MODULES = {"pretrain": pretrain, "sft": sft, "star": star, "critic": critic, "testtime": testtime,
+           "quiet_star": quiet_star}
 TRAINED = {"config.json", "model.safetensors", "tokenizer.json", "metrics.jsonl", "result.json"}
 
 
@@ -46,7 +47,7 @@ def test_a_stage_writes_what_it_promises(ladder, stage):
             assert key.startswith("time/") or "seconds" not in key, f"{key}: wall-clock"
 
 
-@pytest.mark.parametrize("stage", ["sft", "star", "critic", "testtime"])
+@pytest.mark.parametrize("stage", ["sft", "star", "critic", "testtime", "quiet_star"])
 def test_a_stage_names_its_parents_by_their_weights(ladder, stage):
     record = json.loads((ladder / stage / "config.json").read_text())
     for name, sha256 in record["parents"].items():

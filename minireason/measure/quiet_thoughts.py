@@ -1,0 +1,150 @@
+"""What quiet thoughts are worth: answers by thought length, where they help, what they say."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from minireason.measure.estimates import mean_interval, share_interval
+from minireason.measure.evaluate import marked_steps
+from minireason.model.tokenizer import Tokenizer
+from minireason.problems import FAMILIES, Problem
+from minireason.sampling.sampler import Sampling
+from minireason.training.batches import Row, encode_lines
+from minireason.training.optim import autocast
+from minireason.training.thoughts import (
+    QuietModel,
+    Thought,
+    predictions,
+    shared_hidden,
+    thought_batches,
+)
+
+Write = Callable[[list[Row], list[list[int]], Sampling], list[list[Thought]]]
+DECILES = 10
+
+
+class Readings(NamedTuple):
+    """Of every true token after a thought, in the order of lines and thoughts; all (K,)."""
+
+    line: np.ndarray              # its index
+    root: np.ndarray              # the token of the line that the thought stands after
+    before: np.ndarray            # log p in the line alone
+    mixed: np.ndarray             # log p of the mixture
+    right_before: np.ndarray      # is it the most probable token?
+    right: np.ndarray             # the same of the mixture
+    weight: np.ndarray            # w
+
+
+def lines_of(tokenizer: Tokenizer, problems: list[Problem]) -> list[Row]:
+    """(`<bos>` question answer `<eos>`, index of the answer's first token) of every problem."""
+    return encode_lines(tokenizer, [p.prompt for p in problems],
+                        [p.answer + "<eos>" for p in problems])
+
+
+@torch.no_grad()
+def readings(model: QuietModel, tokenizer: Tokenizer, lines: list[Row],
+             thoughts: list[list[Thought]], true_tokens: int) -> Readings:
+    """What the model makes of the thoughts after which `true_tokens` of the line are predicted."""
+    device, parts, done = model.embedding.weight.device, [], 0
+    for batch in thought_batches([tokens for tokens, _ in lines], thoughts, true_tokens, tokenizer,
+                                 token_budget=16384):
+        batch = batch.to(device)
+        with autocast(device):
+            found = predictions(model, shared_hidden(model, batch), batch)
+        mixed, true = found.mixed(), found.targets[:, None]
+        part = (found.row + done, found.root, found.before.gather(1, true)[:, 0],
+                mixed.gather(1, true)[:, 0], found.before.argmax(1) == found.targets,
+                mixed.argmax(1) == found.targets, found.logit.sigmoid())
+        parts.append([x.cpu().numpy() for x in part])
+        done += len(batch.inputs)
+    return Readings(*(np.concatenate(x) for x in zip(*parts, strict=True)))
+
+
+def answer_rows(model: QuietModel, tokenizer: Tokenizer, sets: dict[str, list[Problem]],
+                lengths: tuple[int, ...], write: Write) -> tuple[list[dict], dict]:
+    """Accuracy, nats per answer and share of exactly right thoughts by set and thought length.
+
+    Thoughts stand after the question and are greedy; length 0 is the line alone. An answer is right
+    if each of its tokens is the most probable one, given those before it: what greedy decoding
+    writes. Also {length: {set: a digit per problem}}, 1 where right.
+    """
+    rows, verdicts = [], {}
+    for length in lengths:
+        verdicts[str(length)] = {}
+        for name, problems in sets.items():
+            lines = lines_of(tokenizer, problems)
+            roots = [[first - 1] for _, first in lines]
+            thoughts = [[Thought(root, [])] for (root,) in roots]
+            if length:
+                thoughts = write(lines, roots, Sampling(max_new=length, temperature=0,
+                                                        stop=(tokenizer.end_think,)))
+            found = readings(model, tokenizer, lines, thoughts, max(len(t) for t, _ in lines))
+            right = np.ones(len(lines), dtype=int)
+            np.minimum.at(right, found.line, found.right if length else found.right_before)
+            nats = -(found.mixed if length else found.before).sum() / len(lines)
+            row = {"set": name, "n": 1, "tokens": length, "problems": len(lines)}
+            rows.append({**row, "method": "quiet", "nats": float(nats),
+                         **share_interval(int(right.sum()), len(lines))})
+            if length:
+                sound = sum(FAMILIES[p.family].verify(p, completion(tokenizer, p, own)).steps_valid
+                            for p, (own,) in zip(problems, thoughts, strict=True))
+                rows.append({**row, "method": "sound", **share_interval(sound, len(lines))})
+            verdicts[str(length)][name] = "".join(map(str, right))
+    return rows, verdicts
+
+
+def completion(tokenizer: Tokenizer, problem: Problem, thought: Thought) -> str:
+    """The thought as a completion with the right answer, for the verifier."""
+    return f"<think>{tokenizer.decode(thought.tokens)}</think>{problem.answer}<eos>"
+
+
+def token_rows(model: QuietModel, tokenizer: Tokenizer, problems: list[Problem], write: Write,
+               length: int, seed: int) -> list[dict]:
+    """Mean w by kind of token, and gain in nats by decile of the line's own loss.
+
+    One thought is sampled after every token of every problem's line and judged by the next one.
+    """
+    lines = lines_of(tokenizer, problems)
+    roots = [list(range(1, len(tokens) - 1)) for tokens, _ in lines]
+    how = Sampling(max_new=length, stop=(tokenizer.end_think,), seed=seed)
+    found = readings(model, tokenizer, lines, write(lines, roots, how), 1)
+    kinds = np.array([kind_of(tokenizer, lines[i], root)
+                      for i, root in zip(found.line, found.root, strict=True)])
+    rows = []
+    for kind in dict.fromkeys(kinds.tolist()):
+        weights = found.weight[kinds == kind].astype(float)
+        rows.append({"set": "every token", "method": "weight", "token": kind,
+                     "problems": len(weights), **mean_interval(weights)})
+    order = np.argsort(found.before, kind="stable")[::-1]             # the surest first
+    for decile, members in enumerate(np.array_split(order, DECILES), 1):
+        rows.append({"set": "every token", "method": "gain", "decile": decile,
+                     "problems": len(members), "nats_before": float(-found.before[members].mean()),
+                     "gain": float((found.mixed - found.before)[members].mean())})
+    return rows
+
+
+def kind_of(tokenizer: Tokenizer, line: Row, at: int) -> str:
+    """"=" for the question's last token, else operand, bracket, operator, or answer."""
+    text = tokenizer.decode([line[0][at]])
+    if at >= line[1] - 1:
+        return "=" if at == line[1] - 1 else "answer"
+    return "operand" if text.isdigit() else "bracket" if text in ("(", ")") else "operator"
+
+
+def marked_thoughts(model: QuietModel, tokenizer: Tokenizer, problems: list[Problem],
+                    write: Write, length: int) -> list[dict]:
+    """The greedy thought after each question: its steps marked by the verifier, w, and the gain."""
+    lines = lines_of(tokenizer, problems)
+    thoughts = write(lines, [[first - 1] for _, first in lines],
+                     Sampling(max_new=length, temperature=0, stop=(tokenizer.end_think,)))
+    found = readings(model, tokenizer, lines, thoughts, 1)
+    shown = []
+    for i, (problem, (own,)) in enumerate(zip(problems, thoughts, strict=True)):
+        shown.append({"line": problem.prompt + problem.answer,
+                      "thought": tokenizer.decode(own.tokens),
+                      "steps": marked_steps(problem, completion(tokenizer, problem, own)),
+                      "weight": float(found.weight[i]), "right": bool(found.right[i]),
+                      "gain": float(found.mixed[i] - found.before[i])})
+    return shown

@@ -1,0 +1,235 @@
+"""Quiet thoughts: the loss, the controls, what is measured; killed and resumed with all stages."""
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from tiny_run import tiny_stages
+
+from minireason.core import parallel
+from minireason.core.config import rng
+from minireason.core.errors import UserError
+from minireason.core.files import read_lines
+from minireason.measure import quiet_thoughts
+from minireason.measure.evaluate import frozen_sets
+from minireason.model import checkpoint
+from minireason.problems import chain, sample_levels
+from minireason.report import build, figures, style
+from minireason.report import runs as results
+from minireason.sampling.complete import complete
+from minireason.sampling.sampler import Sampling
+from minireason.stages import quiet_star
+from minireason.training.losses import gather_logprobs
+from minireason.training.thoughts import UNSAID, QuietModel, Thought, think
+
+
+@pytest.fixture
+def config(ladder, tmp_path) -> quiet_star.Config:
+    return replace(tiny_stages(ladder)["quiet_star"][1], out=str(tmp_path / "quiet_star"))
+
+
+@pytest.fixture
+def policy(ladder):
+    return checkpoint.load(ladder / "sft")
+
+
+def step_of(cfg: quiet_star.Config, policy, step: int = 0, n: int = 6):
+    """(model, batches, counts) of one step's lines on this rank."""
+    first, tokenizer = policy
+    model = QuietModel.from_policy(first, 0)
+    lines = quiet_thoughts.lines_of(tokenizer, sample_levels(chain, rng(0, "lines"), (1, 2), n))
+    return model, *quiet_star.batches_of_step(cfg, step, rng(0, "step", step), lines, model,
+                                              tokenizer)
+
+
+def gradients(cfg, model, batches, counts) -> tuple[float, dict]:
+    """The loss and the gradient of every parameter that has one."""
+    model.zero_grad()
+    total, sums = 0.0, torch.zeros(4)
+    for batch in batches:
+        loss = quiet_star.thought_loss(model, batch, cfg, counts, sums)
+        loss.backward()
+        total += loss.item()
+    return total, {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
+
+
+def test_thoughts_stand_after_the_question_and_after_one_other_token(config, policy):
+    _, batches, _ = step_of(replace(config, lines=30), policy, n=30)
+    tokenizer, others = policy[1], set()
+    for batch in batches:
+        for b in range(len(batch.inputs)):
+            line = tokenizer.decode(batch.inputs[b][batch.owner[b] == 0].tolist())
+            roots = [int(batch.root[b][batch.owner[b] == j][0]) for j in (1, 2, 3, 4)]
+            at = tokenizer.decode([batch.inputs[b][roots[0]].item()])
+            assert at == "=" and line.count("=") == 1
+            assert roots[0] == roots[1] and roots[2] == roots[3] != roots[0] and roots[2] > 0
+            others.add(tokenizer.decode([batch.inputs[b][roots[2]].item()]))
+    assert {"(", ")"} <= others and len(others) > 5
+
+
+def test_micro_batches_and_ranks_share_one_gradient(config, policy, monkeypatch):
+    model, whole, counts = step_of(replace(config, token_budget=10 ** 6), policy)
+    loss, expected = gradients(config, model, whole, counts)
+    parts = []
+    for rank in (0, 1):
+        monkeypatch.setattr(parallel, "share", lambda items, rank=rank: items[rank::2])
+        _, batches, same = step_of(replace(config, token_budget=100), policy)
+        assert same == counts and len(batches) > 1
+        parts.append(gradients(config, model, batches, counts))
+    assert sum(found for found, _ in parts) == pytest.approx(loss, abs=1e-4)
+    for name, gradient in expected.items():
+        torch.testing.assert_close(parts[0][1][name] + parts[1][1][name], gradient,
+                                   rtol=1e-3, atol=1e-5)
+
+
+def test_reinforce_raises_the_thoughts_that_help(config, policy):
+    """Its part of the gradient is that of -A log p(thought), computed on flat rows."""
+    tokenizer = policy[1]
+    model, (batch,), counts = step_of(replace(config, token_budget=10 ** 6), policy)
+    _, with_it = gradients(replace(config, reinforce=1.0), model, [batch], counts)
+    _, without = gradients(replace(config, reinforce=0.0), model, [batch], counts)
+    model.zero_grad()
+    texts = {}
+    for b, j in {(b, j) for b in range(len(batch.inputs)) for j in (1, 2, 3, 4)}:
+        mine = batch.owner[b] == j
+        root = int(batch.root[b][mine][0])
+        row = batch.inputs[b][:root + 1].tolist() + batch.inputs[b][mine].tolist()
+        targets = batch.targets[b][:root + 1].tolist() + batch.targets[b][mine].tolist()
+        role = torch.cat((torch.zeros(root + 1), batch.role[b][mine]))
+        logits, targets = model(torch.tensor([row]))[0], torch.tensor(targets)
+        text = logits.clone()
+        text[:, UNSAID] = float("-inf")
+        reward = gather_logprobs(text, targets)[role == 3].sum().item()
+        texts[b, j] = reward, gather_logprobs(logits, targets)[role == 2].sum()
+    for (b, j), (reward, logprob) in texts.items():
+        other = texts[b, (2, 1, 4, 3)[j - 1]][0]
+        (-(reward - other) / 2 * logprob / counts[2]).backward(retain_graph=True)
+    assert max(abs(texts[b, 1][0] - texts[b, 2][0]) for b in range(len(batch.inputs))) > 0.01
+    for name, parameter in model.named_parameters():
+        if parameter.grad is not None:
+            torch.testing.assert_close(with_it[name] - without[name], parameter.grad,
+                                       rtol=1e-2, atol=1e-4)
+    assert tokenizer.decode([batch.inputs[0][batch.owner[0] == 1][0].item()]) == "<think>"
+
+
+def test_every_arm_reads_the_same_lines_and_only_thoughts_cost_more(config, monkeypatch):
+    """And only thoughts by the policy have a loss of their own."""
+    seen, flops = {}, {}
+    real = quiet_star.batches_of_step
+
+    def noted(cfg, step, generator, lines, thinker, tokenizer):
+        seen.setdefault(cfg.thoughts, []).append([tokens for tokens, _ in lines])
+        return real(cfg, step, generator, lines, thinker, tokenizer)
+
+    monkeypatch.setattr(quiet_star, "batches_of_step", noted)
+    for arm in ("own", "frozen", "random", "pause", "none"):
+        cfg = replace(config, thoughts=arm, out=f"{config.out}-{arm}", steps=4, eval_n=1,
+                      samples=1 if arm == "pause" else 2)
+        flops[arm] = quiet_star.run(cfg)["flops"]
+        rows = read_lines(Path(cfg.out) / "rows.jsonl")
+        lengths = {row["tokens"] for row in rows if row["method"] == "quiet"}
+        assert lengths == ({0} if arm == "none" else {0, 3, 6})
+        assert bool(results.select(rows, method="weight")) == (arm != "none")
+    assert all(lines == seen["own"] for lines in seen.values())
+    assert flops["none"] < flops["pause"] < flops["random"] < flops["own"]
+
+
+def test_where_a_thought_tells_the_answer_the_head_learns_to_listen(config, monkeypatch):
+    """A thought after the question that is the answer: read, and weighed at `=` alone."""
+    def oracle(kind, policy, tokenizer, lines, roots, how, numbers=None):
+        return [[Thought(root, [tokens[first]] if root == first - 1 else [tokenizer.hint])
+                 for root in own for _ in range(how.n)]
+                for (tokens, first), own in zip(lines, roots, strict=True)]
+
+    monkeypatch.setattr(quiet_star, "think", oracle)
+    cfg = replace(config, steps=150, lr=1e-2, rows_per_step=24, lines=2000, min_level=2, eval_n=40,
+                  save_every=999, weighed=20, replay=0.25)
+    quiet_star.run(cfg)
+    rows = read_lines(Path(cfg.out) / "rows.jsonl")
+    weights = {row["token"]: row["accuracy"] for row in results.select(rows, method="weight")}
+    assert set(weights) == {"=", "operand", "bracket", "operator", "answer"}
+    assert weights["="] > 0.8 > 2 * max(weights["operand"], weights["bracket"])
+    answers = {row["tokens"]: row["accuracy"] for row in results.select(rows, method="quiet")}
+    assert answers[6] > answers[0] + 0.3
+    gains = {row["decile"]: row["gain"] for row in results.select(rows, method="gain")}
+    assert list(gains) == list(range(1, 11)) and gains[10] > 0.5 > abs(gains[1])
+
+
+def test_answers_are_those_of_greedy_decoding(config, policy):
+    """With w = 1 they are those of the policy's own completions, where these are well formed."""
+    first, tokenizer = policy
+    model = QuietModel.from_policy(first, 0)
+    with torch.no_grad():
+        model.mixing[2].bias.fill_(50.0)
+    sets = frozen_sets("chain", "test", 60, (1, 2))
+
+    def write(lines, roots, how):
+        return think("own", model, tokenizer, lines, roots, how)
+
+    rows, verdicts = quiet_thoughts.answer_rows(model, tokenizer, sets, (0, 40), write)
+    compared = 0
+    for name, problems in sets.items():
+        greedy = complete(first, tokenizer, problems, "cot", Sampling(temperature=0))
+        for problem, (text,), right in zip(problems, greedy, verdicts["40"][name], strict=True):
+            verdict = chain.verify(problem, text)
+            if verdict.well_formed:
+                assert verdict.correct == (right == "1")
+                compared += 1
+        (sound,) = results.select(rows, set=name, method="sound")
+        valid = sum(chain.verify(p, t).steps_valid for p, (t,) in zip(problems, greedy,
+                                                                      strict=True))
+        assert sound["accuracy"] * len(problems) == pytest.approx(valid)
+    assert compared > 40 and "1" in verdicts["40"]["chain-test-k1"]
+
+
+def test_kinds_of_tokens(policy):
+    tokenizer = policy[1]
+    (line,) = quiet_thoughts.lines_of(tokenizer, [chain.read("((23+4)*3)")])
+    kinds = [quiet_thoughts.kind_of(tokenizer, line, t) for t in range(1, len(line[0]) - 1)]
+    assert kinds == ["bracket", "bracket", "operand", "operator", "operand", "bracket", "operator",
+                     "operand", "bracket", "=", "answer"]
+
+
+def test_the_policy_loads_alone_and_five_thoughts_are_marked(ladder, config):
+    folder = ladder / "quiet_star"
+    checkpoint.load(folder)
+    tensors, _, _ = checkpoint.read_tensors(folder / "mixing.safetensors")
+    assert set(tensors) == {"0.weight", "0.bias", "2.weight", "2.bias"}
+    result = json.loads((folder / "result.json").read_text())
+    assert len(result["thoughts"]) == 2 and {"thought", "steps", "weight", "gain"} <= set(
+        result["thoughts"][0])
+    thought = Thought(9, checkpoint.load(folder)[1].encode("23+4=27;27*3=82"))
+    problem = chain.read("((23+4)*3)")
+    text = quiet_thoughts.completion(checkpoint.load(folder)[1], problem, thought)
+    assert quiet_thoughts.marked_steps(problem, text) == [("23+4=27", "right"),
+                                                          ("27*3=82", "wrong")]
+
+
+def test_the_figure_shows_every_level_kind_and_decile(ladder):
+    figure = figures.quiet_thoughts([results.load_run(ladder)])
+    lengths, kinds, deciles = figure.axes
+    labels = lengths.get_legend_handles_labels()[1]
+    assert labels == ["level 1", "level 2"]
+    assert len(kinds.patches) == 5 and len(deciles.patches) == 10
+
+
+def test_the_page_shows_the_thoughts(ladder, tmp_path, monkeypatch):
+    monkeypatch.setitem(style.STYLE, "savefig.dpi", 40)
+    for name in ("pretrain", "quiet_star"):
+        shutil.copytree(ladder / name, tmp_path / "run" / name)
+    page = build.run(build.Config(run=str(tmp_path / "run"))).read_text()
+    thoughts = json.loads((ladder / "quiet_star" / "result.json").read_text())["thoughts"]
+    part = page[page.index("Thoughts: own"):]
+    for thought in thoughts:
+        assert f"<code>{thought['line']}</code> w = {thought['weight']:.2f}" in part
+    assert (tmp_path / "run" / "figures" / "quiet_star.png").exists()
+
+
+def test_bad_settings_are_refused(config):
+    with pytest.raises(UserError, match="--thoughts fancy"):
+        replace(config, thoughts="fancy")
+    with pytest.raises(UserError, match=r"--lengths 60: .* leaves \d+ tokens"):
+        quiet_star.run(replace(config, lengths=(6, 60)))
