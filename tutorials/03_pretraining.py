@@ -49,8 +49,9 @@ print("share of each level among worked lines:", np.round(mixture.worked_shares(
 # ## The yardstick
 #
 # The loss on frozen validation problems, worked step by step and without an error. Split by hash of
-# the problem, so falling loss here is not memory of a line. It counts the completion only: the prompt is random and
-# nobody can predict it. Beside the mean we keep the loss of every problem, for an interval.
+# the problem, so falling loss here is not memory of a line. It counts the completion only: the
+# prompt is random and nobody can predict it. Beside the mean we keep the loss of every problem, for
+# an interval.
 
 # %%
 problems = [p for members in frozen_sets("chain", "validation", 40, (1, 2, 3)).values()
@@ -128,9 +129,9 @@ for before, after, low, high in zip(doublings[:-1], doublings[1:], at[:-1], at[1
 #
 # Kaplan 2020 (arXiv:2001.08361) found that loss falls as a power of the tokens D: L = E + A / D^a.
 # E is what no amount of this data removes: here it holds the authors' errors, for a model that
-# imitates them doubts the right step where they err. We fit it to each curve, with a bootstrap interval over
-# residuals. Points of one run lean on each other, so the true uncertainty is larger; several seeds
-# would show it.
+# imitates them doubts the right step where they err. We fit it to each curve, with a bootstrap
+# interval over residuals. Points of one run lean on each other, so the true uncertainty is larger;
+# several seeds would show it.
 
 # %%
 figure, axes = panels(2)

@@ -89,8 +89,9 @@ for level in chain.LEVELS:
 #
 # ## What fine-tuning trains on
 #
-# Supervised fine-tuning (SFT) shows a few dozen worked traces without an error. The loss counts completions only:
-# the prompt is given, so the model need not learn to write it. Here is the mask, token by token.
+# Supervised fine-tuning (SFT) shows a few dozen worked traces without an error. The loss counts
+# completions only: the prompt is given, so the model need not learn to write it. Here is the mask,
+# token by token.
 
 # %%
 cfg = SFTConfig(init=str(RUN / "pretrain"), seed=0, max_level=4 if SMALL else 8)
