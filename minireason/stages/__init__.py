@@ -43,6 +43,8 @@ STAGES = (
           {"policy": "rl", "critic": "rl_critic"}, command=False),
     Stage("revise", f"{_STAGES}.revise", "a policy that withdraws its errors",
           {"init": "star", "base": "pretrain"}, in_run=False),
+    Stage("internalize", f"{_STAGES}.internalize", "a thought removed token by token",
+          in_run=False),
     Stage("search", f"{_STAGES}.guided_search", "beam and tree search at equal tokens",
           {"policy": "star", "critic": "critic"}),
     Stage("flywheel", f"{_STAGES}.flywheel", "search, keep, retrain, repeat",
