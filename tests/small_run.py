@@ -23,6 +23,7 @@ CHANGED = {
     "critic": {"rows_per_step": 4, "steps": 5, "problems": 6, "held_out": 2, "mc_check": 1,
                "labels": "mc_hard", "mc_n": 1, "shard": 3},
     "testtime": {"problems": 2, "n": 2, "shard": 1},
+    "internalize": {**FEW, "steps": 7, "explicit_steps": 1, "max_level": 1},
 }
 
 
