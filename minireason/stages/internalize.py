@@ -126,8 +126,8 @@ def removal_steps(cfg: Config, tokenizer: Tokenizer) -> range:
     """
     if cfg.arm != "internalize":
         return range(0)
-    longest, family = 0, FAMILIES[cfg.family]
-    for problem in sample_levels(family, rng(cfg.seed, "longest"), (cfg.max_level,) * 2, 64):
+    longest, family, levels = 0, FAMILIES[cfg.family], (cfg.max_level, cfg.max_level)
+    for problem in sample_levels(family, rng(cfg.seed, "longest"), levels, 64):
         tokens = tokenizer.encode(family.render(problem, "cot"))
         longest = max(longest, thought_length(tokens, tokenizer))
     stop = cfg.explicit_steps + longest * cfg.steps_per_removal

@@ -566,6 +566,12 @@ def test_a_long_chain_is_read():
     assert chain.read("(" * 120 + "2" + "+2)-2)" * 60).level == 120
 
 
+@pytest.mark.parametrize("text", ["12*345", "12*04", "0*0", "12*", "1234567890*1234567890"])
+def test_a_multiplication_has_two_numbers_of_equally_many_digits(text):
+    with pytest.raises(UserError, match="equally many digits, 1 to 9, such as"):
+        multiplication.read(text)
+
+
 @pytest.mark.parametrize(("text", "why"), [
     ("2+3*4", "3*4 stands to the right"), ("2+(3+4)", "3+4 stands to the right"),
     ("(2+3)*(4-1)", "4-1 stands to the right"), ("2+30", "30 stands to the right")])
@@ -586,9 +592,6 @@ def test_a_chain_says_why_an_expression_is_none(text, why):
 @example("2+(" * 240 + "2" + ")" * 240)
 @example("2+(" * 190 + "2" + ")" * 190)
 @example("5/0")
-@example("12*345")
-@example("12*04")
-@example("1234567890*1234567890")
 @example("2**9")
 @example("(2)(3)")
 @example("7,2>14")
