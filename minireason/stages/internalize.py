@@ -139,9 +139,8 @@ def removal_steps(cfg: Config, tokenizer: Tokenizer) -> range:
 
 def thought_length(tokens: list[int], tokenizer: Tokenizer) -> int:
     """Tokens of a row between <think> and </think>, 0 if it has no thought."""
-    if tokenizer.think not in tokens:
-        return 0
-    return tokens.index(tokenizer.end_think) - tokens.index(tokenizer.think) - 1
+    thinks = tokenizer.think in tokens
+    return tokens.index(tokenizer.end_think) - tokens.index(tokenizer.think) - 1 if thinks else 0
 
 
 def without(tokens: list[int], removed: int, tokenizer: Tokenizer) -> list[int]:
@@ -156,9 +155,7 @@ def rows_of_step(cfg: Config, step: int, removed: int,
                  tokenizer: Tokenizer) -> tuple[list[Row], Sums]:
     """One step's rows, of as many tokens as B whole lines have, and what the head reads of them."""
     family, generator = FAMILIES[cfg.family], rng(cfg.seed, "internalize", step)
-    rows: list[Row] = []
-    sums: Sums = {}
-    room = math.inf                   # tokens
+    rows, sums, room = [], {}, math.inf                                  # room: tokens
     while room > 0:
         problems = sample_levels(family, generator, (cfg.min_level, cfg.max_level),
                                  cfg.rows_per_step)
