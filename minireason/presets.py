@@ -73,6 +73,7 @@ def _levels(lowest: int, highest: int, shown: tuple[int, ...], max_step: int, mi
 
 _COUNTDOWN = _levels(3, 4, (4,), 24, Mixture(facts_per_line=4, min_level=2, max_level=4),
                      max_len=384)
+_DIGITS = _levels(1, 4, (3, 4), 24, Mixture(facts_per_line=2, max_level=4))
 FAMILY_SIZES: dict[str, dict[str, dict[str, dict]]] = {
     "addition": {                 # the longest step is `A->5 , C->1.</think>`
         "smoke": _levels(1, 2, (2,), 16, Mixture(0.1, 0.1, 4, max_level=2)),
@@ -85,6 +86,15 @@ FAMILY_SIZES: dict[str, dict[str, dict[str, dict]]] = {
                          max_len=384),
         "quickstart": _COUNTDOWN,
         "gpu": _COUNTDOWN,
+    },
+    "multiplication": {           # the longest step is `0075111(1397921)`
+        "smoke": _levels(1, 2, (2,), 24, Mixture(0.1, 0.1, 2, max_level=2)),
+        "quickstart": _DIGITS,
+        "gpu": {**_DIGITS, "internalize": {
+            "min_level": 4, "max_level": 4, "steps": 60_000, "explicit_steps": 6_000,
+            "steps_per_removal": 500, "d_model": 256, "n_heads": 8, "d_ff": 512,
+            "rows_per_step": 512, "token_budget": 65536, "lr": 1e-3, "warmup": 100,
+            "save_every": 1000}},
     },
 }
 

@@ -91,19 +91,22 @@ def test_two_processes_give_the_losses_of_one(whole, tmp_path):
     parent that has parted, so the first is compared.
     """
     under_torchrun(tmp_path / "run", whole)
-    run, config = tiny_stages(whole)["quiet_star"]                    # part of no pipeline
-    run(dataclasses.replace(config, out=str(tmp_path / "one" / "quiet_star")))
+    parts = tiny_stages(whole)
+    for name in ("quiet_star", "internalize"):                         # parts of no pipeline
+        run, config = parts[name]
+        run(dataclasses.replace(config, out=str(tmp_path / "apart" / name)))
     compared = 0
-    for stage in ("pretrain", "sft", "star/round-1", "critic", "quiet_star"):
-        root = tmp_path / "one" if stage == "quiet_star" else whole
-        one, two = ([json.loads(line) for line in (root / stage / "metrics.jsonl").open()]
-                    for root in (root, tmp_path / "run"))
+    for root, stage in ((whole, "pretrain"), (whole, "sft"), (whole, "star/round-1"),
+                        (whole, "critic"), (tmp_path / "apart", "quiet_star"),
+                        (tmp_path / "apart", "internalize")):
+        one, two = ([json.loads(line) for line in (folder / stage / "metrics.jsonl").open()]
+                    for folder in (root, tmp_path / "run"))
         assert [line.keys() for line in one] == [line.keys() for line in two], stage
         for a, b in zip(one[:20], two[:20], strict=True):
             for key in a.keys() & {"train/loss", "train/tokens"}:
                 assert a[key] == pytest.approx(b[key], rel=0, abs=1e-4), (stage, a, b)
                 compared += 1
-    assert compared >= 2 * (20 + 20 + 6 + 6)
+    assert compared >= 2 * (20 + 20 + 6 + 6) + 12 + 2 * 20
     for name in ("star/round-1/rationales.json", "critic/rollouts.json"):
         one, two = (timeless(read_checked(root / name)) for root in (whole, tmp_path / "run"))
         spent, other = one.pop("spent"), two.pop("spent")

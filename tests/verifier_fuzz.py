@@ -25,12 +25,14 @@ PIECES = [*"0123456789+-*/()=;,:>. $[]ACDEN<\n\x00", "<wrong>", "<think>", "</th
           "<hint>", "１", "²", "٣", "\u2028", " , ", "->", "00", "100"]
 STRANGE = str.maketrans("0123456789", "０١２३４৫６٧８９")     # digits to others, not to us
 OPERATIONS = {"+": operator.add, "-": operator.sub, "*": operator.mul, "/": operator.truediv}
-LEVELS = {"chain": (1, 9), "addition": (1, 8), "countdown": (2, 5)}
+LEVELS = {"chain": (1, 9), "addition": (1, 8), "countdown": (2, 5),
+          "multiplication": (1, 6)}
 PER_PROBLEM = 25                      # mutants per problem
 
 def writings(answer: str) -> list[str]:
     """The right answer written in ways of all kinds."""
     return [answer, answer[::-1], f"${answer[::-1]}$", f"0{answer}", f"({answer})",
+            f"({answer[::-1]})", f"({answer[::-1]}0)", f"({answer[::-1]}00)",
             answer.translate(STRANGE), answer[:-1] + answer[-1].translate(STRANGE)]
 
 

@@ -15,7 +15,8 @@ def judge(problem: Problem, text: str) -> Verdict:
         return REFUSED
     thought = parts[0][7:] if parts[0] else None
     return {"chain": judge_chain, "addition": judge_addition,
-            "countdown": judge_countdown}[problem.family](problem, thought, parts[1])
+            "countdown": judge_countdown, "multiplication": judge_multiplication}[
+                problem.family](problem, thought, parts[1])
 
 
 def number(text: str, highest: int | None = 99) -> int | None:
@@ -164,6 +165,36 @@ def judge_addition(problem: Problem, thought: str | None, answer: str) -> Verdic
         state = claimed if kind == "line" else state
     whole = len(steps) == columns + {"simplified": 0, "detailed": 3, "star": 2}[style]
     return Verdict(right, right and whole and all(marks), True, tuple(marks))
+
+
+def judge_multiplication(problem: Problem, thought: str | None, answer: str) -> Verdict:
+    def whole(text: str) -> bool:
+        return text.isascii() and text.isdigit() and len(text) < 100
+
+    a, b = problem.prompt[:-1].split("*")
+    shown, given = answer, answer.removeprefix("(").removesuffix(")")
+    if answer[:1] == "(" and answer[-1:] == ")":
+        shown = given[::-1][given[-1:] == "0":]            # one 0 at most fills it up
+        if len(given) % 2 or not whole(given):
+            return REFUSED
+    if number(shown, None) in (None, 0):
+        return REFUSED
+    right = int(shown) == int(a) * int(b)
+    if thought is None:
+        return Verdict(right, False, True)
+    marks, total, steps = [], 0, thought.split(";")
+    for i, step in enumerate(steps):
+        partial, bracket, tail = step.partition("(")
+        if not whole(partial) or (bracket and not (tail[-1:] == ")" and whole(tail[:-1]))):
+            return REFUSED
+        product = int(a) * int(b[len(b) - 1 - i]) if i < len(b) else 0
+        total += product * 10 ** i
+        wanted = "0" * i + str(product).zfill(len(a) + 1)[::-1]
+        if 0 < i < len(b) - 1:
+            wanted += f"({str(total).zfill(len(a) + 1 + i)[::-1]})"
+        marks.append(i < len(b) and step == wanted)
+        total = int((tail[:-1] if bracket else partial)[::-1])
+    return Verdict(right, right and len(steps) == len(b) and all(marks), True, tuple(marks))
 
 
 def expression(text: str) -> tuple[Fraction | None, list[int], set[str]] | None:

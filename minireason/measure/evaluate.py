@@ -103,8 +103,10 @@ def evaluate(model: Transformer, tokenizer: Tokenizer, sets: dict[str, list[Prob
 
 def finish_policy(log: RunLog, cfg: TrainingConfig, model: Transformer, tokenizer: Tokenizer,
                   rows: Sequence[dict] = (), accuracy: dict | None = None,
-                  max_new: int | None = None, **result: object) -> dict:
+                  max_new: int | None = None, style: str = "cot", **result: object) -> dict:
     """How every stage that yields a policy ends: weights, greedy and sampled accuracy, samples.
+
+    style: how the policy answers, "direct" if it does not think.
 
     `verdicts.json` holds {method: {set: a digit per problem}}: 0 wrong, 1 the right answer, 2 with
     every step right; paired differences are recomputed from it. rows, accuracy: what else was
@@ -116,7 +118,7 @@ def finish_policy(log: RunLog, cfg: TrainingConfig, model: Transformer, tokenize
     single = Sampling(seed=stream_seed(cfg.seed, "test sampled"), max_new=max_new)
     report, digits, measured = {}, {}, []
     for method, how in (("greedy", greedy), ("sampled", single)):
-        verdicts, cut = grade(model, tokenizer, sets, "cot", how)
+        verdicts, cut = grade(model, tokenizer, sets, style, how)
         report[method] = {name: accuracy_of(members) for name, members in verdicts.items()}
         measured += rows_of(report[method], method)
         digits[method] = {name: "".join(str(v.correct + (v.correct and v.steps_valid))
@@ -128,8 +130,8 @@ def finish_policy(log: RunLog, cfg: TrainingConfig, model: Transformer, tokenize
     if parallel.is_main():
         write_atomic(log.out / "verdicts.json", json.dumps(digits, indent=1) + "\n")
     firsts = [problems[0] for problems in sets.values()]
-    log.samples(show(model, tokenizer, firsts, "cot", greedy))
-    accuracy = {"cot": report["greedy"], "sampled": report["sampled"], **(accuracy or {})}
+    log.samples(show(model, tokenizer, firsts, style, greedy))
+    accuracy = {style: report["greedy"], "sampled": report["sampled"], **(accuracy or {})}
     return log.finish([*measured, *rows], weights=sha256, accuracy=accuracy, **result)
 
 

@@ -5,7 +5,7 @@ import math
 
 from minireason.core.config import check_numbers
 from minireason.core.errors import UserError, check_choice
-from minireason.problems import addition, chain, countdown
+from minireason.problems import addition, chain, countdown, multiplication
 from minireason.problems.base import (
     Family,
     Problem,
@@ -24,7 +24,8 @@ class Families(dict[str, Family]):
         raise UserError(f"--family {name}: must be one of {', '.join(self)}")
 
 
-FAMILIES = Families(chain=chain, addition=addition, countdown=countdown)
+FAMILIES = Families(chain=chain, addition=addition, countdown=countdown,
+                    multiplication=multiplication)
 
 __all__ = ["FAMILIES", "Family", "Problem", "Verdict", "check_config", "sample_levels",
            "sample_split", "split_of"]

@@ -18,14 +18,23 @@ from minireason import problems
 from minireason.core.config import rng
 from minireason.core.errors import UserError
 from minireason.model.tokenizer import Tokenizer
-from minireason.problems import FAMILIES, addition, base, chain, countdown, frozen, split_of
+from minireason.problems import (
+    FAMILIES,
+    addition,
+    base,
+    chain,
+    countdown,
+    frozen,
+    multiplication,
+    split_of,
+)
 from minireason.problems.base import sample_split
 from minireason.problems.frozen import load_frozen, load_problems
 from minireason.studies import lee2023
 
 ROOT = Path(__file__).resolve().parents[2]
 NAMES = sorted(FAMILIES)
-SCRATCHPADS = [("chain", "cot"), ("countdown", "optimal"),
+SCRATCHPADS = [("chain", "cot"), ("countdown", "optimal"), ("multiplication", "cot"),
                *(("addition", s) for s in ("simplified", "detailed", "star"))]
 ALL_STYLES = [(name, style) for name in NAMES for style in FAMILIES[name].STYLES]
 fast = settings(max_examples=60, deadline=None, derandomize=True)
@@ -114,6 +123,32 @@ def test_formats_are_those_of_the_papers():
         "<think>2 9 + 5 7 , C: 0;2 + 5 , 6 C: 1;, 8 6 C: 0;0 8 6</think>86<eos>")
     with pytest.raises(UserError, match="no style 'fancy'"):
         addition.render(problem, "fancy")
+
+
+def test_multiplication_is_written_as_in_the_paper():
+    """The example of Deng 2024's repository; of its spaces and signs `;` and brackets are left."""
+    line = ("9 1 7 3 * 9 4 3 3||1 7 4 3 3 + 0 6 7 8 4 1 ( 1 3 2 2 8 1 ) + 0 0 7 5 1 1 1 "
+            "( 1 3 9 7 9 2 1 ) + 0 0 0 7 5 1 1 1 #### 1 3 9 4 5 4 2 1").replace(" ", "")
+    thought, answer = line.partition("||")[2].replace("+", ";").split("####")
+    problem = multiplication.read("3719*3349")
+    assert multiplication.render(problem, "cot") == f"<think>{thought}</think>({answer})<eos>"
+    assert multiplication.parse(f"</think>({answer})<eos>") == ((), "12454931")
+    assert multiplication.render(multiplication.read("12*34"), "direct") == "</think>(8040)<eos>"
+    assert multiplication.facts(multiplication.read("12*34")) == (
+        "2*4=8", "1*4=4", "2*3=6", "1*3=3")
+
+
+@given(sampled("multiplication"))
+@fast
+def test_the_last_digits_of_the_running_sums_are_the_answer(problem):
+    """Bai 2025: c_k is what digit k is taken from; its value here by long division."""
+    sums = multiplication.running_sums(problem)
+    digits = "".join(str(total % 10) for total in sums)
+    assert f"</think>({digits})<eos>" == multiplication.render(problem, "direct")
+    a, b = (int(text) for text in problem.prompt[:-1].split("*"))
+    for k, total in enumerate(sums):
+        low = sum((b // 10 ** j % 10) * 10 ** j * (a % 10 ** (k + 1 - j)) for j in range(k + 1))
+        assert total == low // 10 ** k
 
 
 # ---- nothing else is accepted -------------------------------------------------------------------
@@ -336,6 +371,26 @@ def test_chain_flags_exactly_the_planted_step(problem, data):
     assert chain.check_steps(problem, tuple(steps)) == [k != i for k in range(len(steps))]
 
 
+@given(sampled("multiplication", (2, 5)), st.data())
+@fast
+def test_multiplication_flags_exactly_the_planted_step(problem, data):
+    """A false running sum, from which the thought then goes on correctly: one step is wrong."""
+    steps, n = list(problem.steps), problem.level
+    i, spot = data.draw(st.integers(0, n - 2)), data.draw(st.integers(1, n))
+    end = len(steps[i]) - (i > 0)                                # behind the sum's last digit
+    false = str((int(steps[i][end - spot]) + 1) % 10)
+    steps[i] = steps[i][:end - spot] + false + steps[i][end - spot + 1:]
+    claimed = int(steps[i].partition("(")[2][-2::-1] or steps[i][::-1])
+    for k in range(i + 1, n - 1):
+        partial = steps[k].partition("(")[0]
+        claimed += int(partial[::-1])
+        steps[k] = f"{partial}({str(claimed).zfill(n + 1 + k)[::-1]})"
+    assert multiplication.check_steps(problem, tuple(steps)) == [k != i for k in range(n)]
+    text = f"<think>{';'.join(steps)}</think>{problem.answer}<eos>"
+    assert multiplication.verify(problem, text).well_formed
+    assert not multiplication.verify(problem, text).steps_valid
+
+
 @given(sampled("addition", (1, 6)), st.sampled_from(["simplified", "detailed", "star"]), st.data())
 @fast
 def test_addition_flags_exactly_the_planted_step(problem, style, data):
@@ -487,6 +542,7 @@ def test_read_round_trips(problem, spaced, data):
 
 @pytest.mark.parametrize(("name", "text"), [
     ("chain", "1 7+8"), ("chain", "(23+4)*3 7="), ("chain", "1\u20287+8"),
+    ("multiplication", "1 7*28"), ("multiplication", "17*2 8="),
     ("addition", "1 7+8"), ("addition", "128 + 36\t7="), ("addition", "17+8 8"),
     ("countdown", "3,7,1 8,2>46"), ("countdown", "3,7,18,2 > 4 6"), ("countdown", "3 7,18,2>46")])
 def test_white_space_inside_a_number_is_an_error(name, text):
@@ -498,6 +554,7 @@ def test_white_space_inside_a_number_is_an_error(name, text):
 @pytest.mark.parametrize(("name", "typed", "prompt"), [
     ("chain", " ( 23 + 4 )\t* 3 =\n", "((23+4)*3)="), ("chain", "\ufeff23+4", "(23+4)="),
     ("chain", "20×4÷8−2", "(((20*4)/8)-2)="), ("chain", "2*3+4", "((2*3)+4)="),
+    ("multiplication", "\ufeff 12 × 34 =\n", "12*34="),
     ("chain", "23\u2028+\u00854\r\n", "(23+4)="), ("addition", "\ufeff 128 + 367 = ", "128+367="),
     ("countdown", "3, 7,\u202818, 2 > 46\r\n", "3,7,18,2>46=")])
 def test_what_can_be_read_exactly_is_read(name, typed, prompt):
@@ -507,6 +564,12 @@ def test_what_can_be_read_exactly_is_read(name, typed, prompt):
 def test_a_long_chain_is_read():
     """Longer than any model here: eval counts it apart (evalset.py)."""
     assert chain.read("(" * 120 + "2" + "+2)-2)" * 60).level == 120
+
+
+@pytest.mark.parametrize("text", ["12*345", "12*04", "0*0", "12*", "1234567890*1234567890"])
+def test_a_multiplication_has_two_numbers_of_equally_many_digits(text):
+    with pytest.raises(UserError, match="equally many digits, 1 to 9, such as"):
+        multiplication.read(text)
 
 
 @pytest.mark.parametrize(("text", "why"), [
@@ -623,7 +686,8 @@ def test_frozen_sets_hold_their_split_and_level():
         assert len({p.key for p in found}) == len(found)
         assert {(p.family, split_of(p), p.level) for p in found} == {
             (family, "test" if split == "targets" else split, int(level[1:]))}
-        small = name.endswith(("k1", "d1", "targets-n3"))
+        small = name.endswith(("k1", "d1", "targets-n3")) or (family, level) == (
+            "multiplication", "d2")
         assert len(found) == 500 or (small and len(found) < 500)
     listed = {line.split("  ")[1] for line in (ROOT / "data/SHA256SUMS").read_text().splitlines()}
     assert listed == {f"{name}.jsonl" for name in frozen_names()}

@@ -5,7 +5,7 @@ import re
 import pytest
 from verifier_fuzz import LEVELS, fuzz
 
-from minireason.problems import addition, arithmetic, chain, countdown
+from minireason.problems import addition, arithmetic, chain, countdown, multiplication
 from minireason.problems.base import Verdict
 
 SIZE = 4000                           # mutants; `python tests/verifier_fuzz.py` makes a million
@@ -59,6 +59,11 @@ PLANTED = {
     "numbers used twice": ("countdown", countdown, "is_right", any_numbers),
     "values above 99": ("countdown", arithmetic, "compute", unbounded),
     "the reference alone is right": ("countdown", countdown, "is_right", chain.is_right),
+    "answers filled up at will": ("multiplication", multiplication, "_COMPLETION", loosened(
+        multiplication._COMPLETION, "(?:[0-9]{2})*(?:[0-9][1-9]|[1-9]0)", "[0-9]*[1-9]0*")),
+    "sums from the truth, not from the step before": (
+        "multiplication", multiplication, "check_steps", lambda problem, steps: [
+            i < problem.level and step == problem.steps[i] for i, step in enumerate(steps)]),
     "giving up is right": ("countdown", countdown, "is_right", lambda problem, answer:
                            answer in (problem.answer, countdown.GAVE_UP)),
 }

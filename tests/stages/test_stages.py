@@ -14,12 +14,12 @@ from minireason.critics.value_head import Critic, step_values
 from minireason.model import checkpoint
 from minireason.problems import chain, split_of
 from minireason.problems.corpus import corpus_lines
-from minireason.stages import critic, pretrain, quiet_star, sft, star, testtime
+from minireason.stages import critic, internalize, pretrain, quiet_star, sft, star, testtime
 from minireason.training import imitate
 from minireason.training.batches import encode_lines
 
 MODULES = {"pretrain": pretrain, "sft": sft, "star": star, "critic": critic, "testtime": testtime,
-           "quiet_star": quiet_star}
+           "quiet_star": quiet_star, "internalize": internalize}
 TRAINED = {"config.json", "model.safetensors", "tokenizer.json", "metrics.jsonl", "result.json"}
 
 

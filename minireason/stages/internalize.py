@@ -1,0 +1,219 @@
+"""Stepwise internalization: a thought removed token by token while training goes on.
+
+Training begins with whole thoughts. From then on one more token is cut from their left every few
+steps, and the model must hold in its forward pass what it may no longer write:
+
+    <think>t1 t2 t3</think>answer    <think>t2 t3</think>answer    ...    </think>answer
+
+(Deng 2024, arXiv:2405.14838). At each removal the optimizer starts anew, because its moments belong
+to another task, and a few rows are ahead of the others by o tokens, P(o) ~ exp(-lambda o) (removal
+smoothing), which softens the change. The controls read equally many tokens per step: `direct`
+never sees a thought, `explicit` always sees a whole one, and `auxiliary` is `direct` with a linear
+head that learns to read the running sum off the state before each digit of the answer (Bai 2025,
+arXiv:2510.00184; there it reads the last layer's attention heads, here the final state).
+"""
+
+import math
+from dataclasses import dataclass
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+
+from minireason.core.config import TrainingConfig, rng, stream_seed
+from minireason.core.errors import UserError, check_choice
+from minireason.measure.evaluate import finish_policy
+from minireason.model import checkpoint
+from minireason.model.tokenizer import Tokenizer
+from minireason.model.transformer import ModelConfig, Transformer
+from minireason.problems import FAMILIES, Problem, sample_levels
+from minireason.training.batches import Batch, Row, encode_lines, micro_batches
+from minireason.training.losses import nll
+from minireason.training.optim import make_optimizer, schedule, train_step
+
+ARMS = ("internalize", "direct", "explicit", "auxiliary")
+EVERYTHING = 2 ** 31                  # more tokens than any thought has
+
+# of a row, its last token left out: (index, number that is read off the state there)
+Sums = dict[tuple[int, ...], list[tuple[int, float]]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config(TrainingConfig):
+    """A thought that disappears, or one of its controls; the defaults are for 3x3 digits."""
+
+    out: str = "runs/internalize"
+    arm: str = "internalize"      # internalize | direct | explicit | auxiliary
+    min_level: int = 3
+    max_level: int = 3
+    steps: int = 6000
+    explicit_steps: int = 1000    # before the first removal
+    steps_per_removal: int = 100
+    smoothing: float = 4.0        # lambda
+    reset: bool = True            # the optimizer, at each removal
+    head_weight: float = 1.0      # of the auxiliary loss; the sums are counted in tens
+    d_model: int = 128
+    n_layers: int = 4             # L
+    n_heads: int = 4              # H
+    head_dim: int = 32            # D
+    d_ff: int = 256
+    max_len: int = 128            # tokens per row at most
+    rows_per_step: int = 64       # B whole lines; shorter lines are more, of equally many tokens
+    lr: float = 2e-3              # peak learning rate
+    warmup: int = 20              # steps, at the start and after each reset
+    weight_decay: float = 0.01
+    save_every: int = 200         # steps between saved states
+
+    def __post_init__(self):
+        check_choice("arm", self.arm, ARMS)
+        if self.smoothing == 0:
+            raise UserError("--smoothing 0: must be above 0; 99 is as good as none")
+        if self.arm == "auxiliary" and not hasattr(FAMILIES.get(self.family), "running_sums"):
+            raise UserError(f"--family {self.family}: has no running sums; choose another --arm")
+
+
+class SumReader(Transformer):
+    """A transformer with a linear head that reads a number off its final states."""
+
+    def __init__(self, config: ModelConfig):
+        super().__init__(config)
+        self.running_sum = nn.Linear(config.d_model, 1, bias=False)
+
+    def policy(self) -> Transformer:
+        """The transformer alone, on the same device."""
+        policy = Transformer(self.config)
+        policy.load_state_dict(self.state_dict(), strict=False)
+        return policy.to(self.embedding.weight.device)
+
+
+def run(cfg: Config) -> dict:
+    """Train one arm from random weights; returns result.json's content."""
+    tokenizer = Tokenizer.build(FAMILIES[cfg.family].TOKENS)
+    removals = removal_steps(cfg, tokenizer)
+    log, device = checkpoint.open_stage("internalize", cfg, cfg.out)
+    if log.done:
+        return log.done
+    shape = ModelConfig(tokenizer.vocab_size, cfg.d_model, cfg.n_layers, cfg.n_heads, cfg.n_heads,
+                        cfg.head_dim, cfg.d_ff, cfg.max_len)
+    kind = SumReader if cfg.arm == "auxiliary" else Transformer
+    model = kind.random(shape, stream_seed(cfg.seed, "weights")).to(device)
+    log.start(model, device)
+    optimizer = make_optimizer(model, cfg.weight_decay)
+    for step in log.steps(checkpoint.resume(log, model, optimizer), cfg.steps):
+        lr = schedule(step, cfg.steps, cfg.lr, cfg.warmup)
+        past = [removal for removal in removals if removal <= step]
+        if past and cfg.reset:
+            lr *= min(1.0, (step - past[-1] + 1) / max(1, cfg.warmup))
+            if step == past[-1]:
+                optimizer.state.clear()
+        removed = EVERYTHING if len(past) == len(removals) else len(past)
+        rows, sums = rows_of_step(cfg, step, 0 if cfg.arm == "explicit" else removed, tokenizer)
+        metrics = learn(model, optimizer, rows, sums, lr, cfg, tokenizer.pad)
+        left = sum(thought_length(tokens, tokenizer) for tokens, *_ in rows) / len(rows)
+        log.record(step, **metrics, **{"train/rows": len(rows), "train/thought_tokens": left})
+        checkpoint.save_state_every(log, cfg, step, model, optimizer)
+    policy = model.policy() if isinstance(model, SumReader) else model
+    style = "cot" if cfg.arm == "explicit" else "direct"
+    return finish_policy(log, cfg, policy, tokenizer, style=style, parameters=policy.n_params)
+
+
+# ---- what is removed, and when -------------------------------------------------------------------
+
+def removal_steps(cfg: Config, tokenizer: Tokenizer) -> range:
+    """The steps from which one more token of every thought is gone; none but for `internalize`.
+
+    UserError if there is no step after the last of them.
+    """
+    if cfg.arm != "internalize":
+        return range(0)
+    longest, family, levels = 0, FAMILIES[cfg.family], (cfg.max_level, cfg.max_level)
+    for problem in sample_levels(family, rng(cfg.seed, "longest"), levels, 64):
+        tokens = tokenizer.encode(family.render(problem, "cot"))
+        longest = max(longest, thought_length(tokens, tokenizer))
+    stop = cfg.explicit_steps + longest * cfg.steps_per_removal
+    if stop > cfg.steps:
+        raise UserError(f"--steps {cfg.steps}: {longest} tokens of thought are gone only after "
+                        f"{stop}; raise it, or lower --explicit-steps or --steps-per-removal")
+    return range(cfg.explicit_steps, stop, cfg.steps_per_removal)
+
+
+def thought_length(tokens: list[int], tokenizer: Tokenizer) -> int:
+    """Tokens of a row between <think> and </think>, 0 if it has no thought."""
+    thinks = tokenizer.think in tokens
+    return tokens.index(tokenizer.end_think) - tokens.index(tokenizer.think) - 1 if thinks else 0
+
+
+def without(tokens: list[int], removed: int, tokenizer: Tokenizer) -> list[int]:
+    """A row whose thought has lost its first tokens; the opener goes with the last of them."""
+    start, end = tokens.index(tokenizer.think), tokens.index(tokenizer.end_think)
+    if start + 1 + removed >= end:
+        return tokens[:start] + tokens[end:]
+    return tokens[:start + 1] + tokens[start + 1 + removed:]
+
+
+def rows_of_step(cfg: Config, step: int, removed: int,
+                 tokenizer: Tokenizer) -> tuple[list[Row], Sums]:
+    """One step's rows, of as many tokens as B whole lines have, and what the head reads of them."""
+    family, generator = FAMILIES[cfg.family], rng(cfg.seed, "internalize", step)
+    rows, sums, room = [], {}, math.inf                                  # room: tokens
+    while room > 0:
+        problems = sample_levels(family, generator, (cfg.min_level, cfg.max_level),
+                                 cfg.rows_per_step)
+        whole = encode_lines(tokenizer, [p.prompt for p in problems],
+                             [family.render(p, "cot") for p in problems])
+        if not rows:
+            room = sum(len(tokens) for tokens, *_ in whole)
+        ahead = generator.geometric(-math.expm1(-cfg.smoothing), len(whole)) - 1   # o
+        for problem, (tokens, first, *_), more in zip(problems, whole, ahead, strict=True):
+            if room <= 0:
+                break
+            if removed or cfg.arm == "internalize":
+                tokens = without(tokens, removed + int(more), tokenizer)
+            if cfg.arm == "auxiliary":
+                sums[tuple(tokens[:-1])] = sums_of(problem, tokens, first, tokenizer)
+            rows.append((tokens, first))
+            room -= len(tokens)
+    return rows, sums
+
+
+# ---- the auxiliary head --------------------------------------------------------------------------
+
+def sums_of(problem: Problem, tokens: list[int], first: int,
+            tokenizer: Tokenizer) -> list[tuple[int, float]]:
+    """[(index before a digit of the answer, its running sum in tens)] of a direct row."""
+    running_sums, found = getattr(FAMILIES[problem.family], "running_sums", None), []
+    assert running_sums is not None, "Config refuses such a family"
+    digits = tokenizer.ids_of(*"0123456789")
+    places = [i - 1 for i in range(first, len(tokens)) if tokens[i] in digits]
+    for place, total in zip(places, running_sums(problem), strict=True):
+        found.append((place, total / 10))
+    return found
+
+
+def learn(model: Transformer, optimizer: torch.optim.Optimizer, rows: list[Row], sums: Sums,
+          lr: float, cfg: Config, pad: int) -> dict[str, float]:
+    """One update on the rows; the step's metrics."""
+    batches, count = micro_batches(rows, cfg.token_budget, pad)
+    n_sums = sum(len(sums[tuple(tokens[:-1])]) for tokens, *_ in rows) if sums else 0
+
+    def loss_of(batch: Batch) -> Tensor:
+        hidden = model.hidden(batch.inputs, batch.cu_seqlens, batch.max_len)   # (N, d_model)
+        loss = nll(model.logits(hidden), batch.targets, batch.loss_mask, count)
+        if isinstance(model, SumReader):
+            loss = loss + cfg.head_weight * sums_error(model, hidden, batch, sums) / n_sums
+        return loss
+
+    loss, grad_norm = train_step(model, optimizer, batches, loss_of, lr)
+    return {"train/loss": loss, "train/grad_norm": grad_norm, "train/lr": lr, "train/tokens": count}
+
+
+def sums_error(model: SumReader, hidden: Tensor, batch: Batch, sums: Sums) -> Tensor:
+    """Sum of the head's squared errors over a packed batch's digits; hidden (N, d_model)."""
+    assert batch.cu_seqlens is not None, "rows are packed"
+    places, wanted = [], []
+    for start, end in pairwise(batch.cu_seqlens.tolist()):
+        for place, total in sums[tuple(batch.inputs[start:end].tolist())]:
+            places.append(start + place)
+            wanted.append(total)
+    read = model.running_sum(hidden[places]).squeeze(-1)                  # (digits,)
+    return (read - torch.tensor(wanted, device=read.device)).square().sum()
