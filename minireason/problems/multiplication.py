@@ -28,7 +28,7 @@ from minireason.problems.base import (
 )
 
 NAME: str = "multiplication"
-LEVELS = (2, 3, 4)                    # levels with a frozen set: digits
+LEVELS: tuple[int, ...] = (2, 3, 4)   # levels with a frozen set: digits
 SAMPLED: tuple[int, int] = (1, 9)
 LEVEL_SYMBOL: str = "d"
 LEVEL_NAME: str = "digits of each number"

@@ -8,6 +8,7 @@ new lines and a learning rate that rises and falls anew.
 """
 
 from dataclasses import dataclass, field
+from typing import Any
 
 from minireason.core.config import TrainingConfig, rng, stream_seed
 from minireason.core.errors import UserError
@@ -75,7 +76,7 @@ def run(cfg: Config) -> dict:
     direct = evaluate(model, tokenizer, frozen_sets(cfg.family, cfg.split, cfg.eval_n), "direct",
                       Sampling(temperature=0))
     rows = rows_of(direct, "direct")
-    result: dict[str, object] = {"parameters": model.n_params}
+    result: dict[str, Any] = {"parameters": model.n_params}
     if not cfg.mixture.authors.exact and hasattr(family, "outcomes"):
         rows += limit_rows(cfg)
         nats, error = entropy_per_token(cfg.mixture, family,

@@ -49,7 +49,8 @@ class QuietModel(Transformer):
         with torch.no_grad():
             for name, parameter in model.mixing.named_parameters():
                 parameter.normal_(0.0, 0.1 if name == "0.weight" else 0.0, generator=generator)
-            model.mixing[2].bias.fill_(math.log(FIRST_WEIGHT / (1 - FIRST_WEIGHT)))
+            *_, bias = model.mixing.parameters()
+            bias.fill_(math.log(FIRST_WEIGHT / (1 - FIRST_WEIGHT)))
         model.load_state_dict(policy.state_dict(), strict=False)
         return model.to(policy.embedding.weight.device)
 
