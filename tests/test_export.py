@@ -101,8 +101,7 @@ def test_generation_is_greedy_and_ends_where_a_row_is_full(folder):
         assert len(found["generated_token_ids"]) == 64          # an untrained model never ends
 
 
-@pytest.fixture(scope="module", params=[(name, tied) for name, tied in
-                                        zip(FAMILIES, (True, False, True), strict=True)])
+@pytest.fixture(scope="module", params=[(name, i % 2 == 0) for i, name in enumerate(FAMILIES)])
 def taught(request, tmp_path_factory):
     """(family, problems, checkpoint folder, exported folder): taught 20 problems in two styles."""
     name, tied = request.param
