@@ -46,8 +46,8 @@ def load_run(folder: Path | str) -> dict[str, dict]:
 
 def load_stage(folder: Path) -> dict:
     """One stage's records."""
-    if (folder / files.MANIFEST).exists():                     # not in a thinned copy
-        files.check_manifest(folder)
+    for path in folder.rglob(files.MANIFEST):      # of rounds, too; none in a thinned copy
+        files.check_manifest(path.parent)
     record, rows = files.read_json(folder / "config.json"), files.read_lines(folder / "rows.jsonl")
     labels = {stage.name: stage.label for stage in stages.STAGES}
     policy = labels.get(Path(record["config"].get("policy", "")).name, "")

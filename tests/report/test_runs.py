@@ -1,9 +1,12 @@
 """Loading, selecting and thinning what a run folder holds."""
 
+import shutil
 from pathlib import Path
 
+import pytest
 from made_runs import made_run
 
+from minireason.core.errors import UserError
 from minireason.report import build
 from minireason.report import runs as results
 
@@ -48,3 +51,12 @@ def test_reference_is_small_and_names_no_path_of_the_machine(tmp_path, monkeypat
     assert len(kept["testtime"]["examples"]["chain-test-k8"][0]["values"]) == 1
     page = build.run(build.Config(run="kept/seed-7"))           # a copy has a page too
     assert "the right one is" in page.read_text()
+
+
+def test_a_round_that_has_changed_is_refused_like_its_stage(ladder, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(ladder, run)
+    verdicts = next(run.glob("star/round-*/verdicts.json"))
+    verdicts.write_text('{"greedy": {}}\n')
+    with pytest.raises(UserError, match=f"{verdicts.parent.name}.*verdicts.json"):
+        results.load_run(run)
