@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from minireason.core.config import TrainingConfig, rng, stream_seed
-from minireason.core.errors import UserError
+from minireason.core.errors import UserError, check_choice
 from minireason.measure.evaluate import evaluate, finish_policy, frozen_sets, rows_of
 from minireason.model import checkpoint
 from minireason.model.tokenizer import Tokenizer
@@ -38,10 +38,14 @@ class Config(TrainingConfig):
     max_len: int = 128            # tokens per row at most
     steps: int = 2000
     rows_per_step: int = 48       # B, lines
+    optimizer: str = "muon"       # of the blocks' matrices: muon | adamw
     lr: float = 2e-3              # peak learning rate
     warmup: int = 50              # steps
     save_every: int = 200         # steps between saved states
     compile: bool = False         # torch.compile; pays for itself on a GPU only
+
+    def __post_init__(self):
+        check_choice("optimizer", self.optimizer, ("muon", "adamw"))
 
 
 def run(cfg: Config) -> dict:
@@ -64,7 +68,7 @@ def run(cfg: Config) -> dict:
     if cfg.compile:
         model.compile(dynamic=True)
     log.start(model, device)
-    optimizer = make_optimizer(model, cfg.weight_decay)
+    optimizer = make_optimizer(model, cfg.weight_decay, muon=cfg.optimizer == "muon")
     for step in log.steps(checkpoint.resume(log, model, optimizer), cfg.steps):
         lines = corpus_lines(cfg.mixture, family, rng(cfg.seed, stream, step),
                              cfg.rows_per_step)

@@ -1,7 +1,9 @@
-"""One optimizer step, written once: AdamW, warmup-then-decay, clipping, gradients over ranks.
+"""One optimizer step, written once: warmup-then-decay, clipping, gradients over ranks.
 
-AdamW: Loshchilov 2019 (arXiv:1711.05101). Weight decay touches matrices only. The loss of every
-micro-batch is already divided by the global token count, so summing gradients is all there is.
+AdamW: Loshchilov 2019 (arXiv:1711.05101). Weight decay touches matrices only. Muon: Jordan 2024
+(https://kellerjordan.github.io/posts/muon), whose update of a matrix has all its singular values
+near 1. The loss of every micro-batch is already divided by the global token count, so summing
+gradients is all there is.
 """
 
 import math
@@ -17,15 +19,46 @@ from minireason.training.batches import Batch, Row, micro_batches
 from minireason.training.losses import nll
 
 
+class Together(torch.optim.Optimizer):
+    """Several optimizers of different parameters, with one state and one list of groups."""
+
+    def __init__(self, *parts: torch.optim.Optimizer):
+        self.parts = parts
+        self.param_groups = [group for part in parts for group in part.param_groups]
+        self.state = parts[0].state
+        for part in parts:
+            part.state = self.state
+
+    def step(self) -> None:  # type: ignore[override]
+        """One update by each."""
+        for part in self.parts:
+            part.step()
+
+
 def make_optimizer(model: nn.Module, weight_decay: float,
-                   betas: tuple[float, float] = (0.9, 0.95)) -> torch.optim.AdamW:
-    """AdamW with decay on matrices and none on gains."""
-    matrices, vectors = [], []
-    for parameter in model.parameters():
-        (matrices if parameter.dim() >= 2 else vectors).append(parameter)
+                   betas: tuple[float, float] = (0.9, 0.95),
+                   muon: bool = False) -> torch.optim.Optimizer:
+    """AdamW with decay on matrices and none on gains; `muon`: the blocks' matrices by Muon.
+
+    Muon's step is scaled to the size of AdamW's (Liu 2025, arXiv:2502.16982, section 2.2), so that
+    one learning rate serves both. Embeddings, which are looked up rather than multiplied, stay
+    with AdamW.
+    """
+    hidden, matrices, vectors = [], [], []
+    for name, parameter in model.named_parameters():
+        if parameter.dim() < 2:
+            vectors.append(parameter)
+        elif muon and name.startswith("blocks."):
+            hidden.append(parameter)
+        else:
+            matrices.append(parameter)
     groups = [{"params": matrices, "weight_decay": weight_decay},
               {"params": vectors, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, lr=0.0, betas=betas, fused=True)
+    adamw = torch.optim.AdamW(groups, lr=0.0, betas=betas, fused=True)
+    if not hidden:
+        return adamw
+    return Together(torch.optim.Muon(hidden, lr=0.0, weight_decay=weight_decay,
+                                     adjust_lr_fn="match_rms_adamw"), adamw)
 
 
 def schedule(step: int, steps: int, peak: float, warmup: int, floor: float = 0.05) -> float:
@@ -64,7 +97,7 @@ def train_step(model: nn.Module, optimizer: torch.optim.Optimizer, batches: list
     gradient that is not finite raises UserError and leaves the weights untouched.
     """
     device = next(model.parameters()).device
-    optimizer.zero_grad()
+    model.zero_grad()
     total = torch.zeros((), device=device)
     weights = sum(parameter.numel() for parameter in model.parameters())
     for batch in batches:

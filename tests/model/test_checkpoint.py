@@ -163,14 +163,15 @@ def steps(model, optimizer, start: int, stop: int) -> list[float]:
     return found
 
 
-def test_resume_goes_on_bit_identically(tmp_path):
+@pytest.mark.parametrize("muon", [False, True])
+def test_resume_goes_on_bit_identically(tmp_path, muon):
     whole = small()
-    optimizer = make_optimizer(whole, 0.1)
+    optimizer = make_optimizer(whole, 0.1, muon=muon)
     expected = steps(whole, optimizer, 0, 6)
 
     log = RunLog(str(tmp_path / "run"), "pretrain", Config(), {})
     first = small()
-    optimizer = make_optimizer(first, 0.1)
+    optimizer = make_optimizer(first, 0.1, muon=muon)
     assert checkpoint.resume(log, first, optimizer) == 0
     steps(first, optimizer, 0, 3)
     log.record(0, loss=1.0)
@@ -179,7 +180,7 @@ def test_resume_goes_on_bit_identically(tmp_path):
     log.record(1, loss=2.0)                                  # written after the saved state
 
     second = small(seed=9)
-    optimizer = make_optimizer(second, 0.1)
+    optimizer = make_optimizer(second, 0.1, muon=muon)
     assert checkpoint.resume(log, second, optimizer) == 3
     assert log.metrics.read_bytes() == kept
     assert steps(second, optimizer, 3, 6) == expected[3:]

@@ -5,7 +5,9 @@ import torch
 from torch import nn
 
 from minireason.core.errors import UserError
+from minireason.model.transformer import ModelConfig, Transformer
 from minireason.training.batches import pad_right
+from minireason.training.losses import nll
 from minireason.training.optim import make_optimizer, schedule, train_step
 
 BATCH = pad_right([([0, 1, 2], 1)], pad=0)
@@ -39,6 +41,24 @@ def test_decay_shrinks_what_has_no_gradient():
     # AdamW, algorithm 2: w <- w - lr * decay * w
     torch.testing.assert_close(model.matrix, torch.full((2, 2), 1 - 0.1 * 0.5))
     torch.testing.assert_close(model.gain, torch.ones(2))
+
+
+def test_muon_turns_the_blocks_matrices_and_adamw_the_rest():
+    config = ModelConfig(vocab_size=20, d_model=24, n_layers=1, n_heads=2, n_kv_heads=2,
+                         head_dim=12, d_ff=32, max_len=16)
+    model, plain = Transformer.random(config, 0), Transformer.random(config, 0)
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    batch = pad_right([([3, 1, 4, 1, 5, 9, 2, 6], 1)], pad=0)
+    for one, muon in ((model, True), (plain, False)):
+        train_step(one, make_optimizer(one, 0.0, muon=muon), [batch],
+                   lambda b, one=one: nll(one(b.inputs), b.targets, b.loss_mask, 7), 0.01)
+    for (name, one), other in zip(model.named_parameters(), plain.parameters(), strict=True):
+        by_muon = name.startswith("blocks.") and one.dim() == 2
+        assert torch.equal(one, other) != by_muon
+        if by_muon:                  # its root mean square is AdamW's, about 0.2 of lr at first
+            change = (before[name] - one).detach() / 0.01
+            sizes = torch.linalg.svdvals(change) / (0.2 * max(change.shape) ** 0.5)
+            assert sizes[:4].min() > 0.5 and sizes.max() < 1.4, name
 
 
 def test_schedule_warms_up_then_falls_to_its_floor():
