@@ -44,7 +44,7 @@ def test_decay_shrinks_what_has_no_gradient():
 
 
 def test_muon_turns_the_blocks_matrices_and_adamw_the_rest():
-    config = ModelConfig(vocab_size=20, d_model=24, n_layers=1, n_heads=2, n_kv_heads=2,
+    config = ModelConfig(vocab_size=20, d_model=96, n_layers=1, n_heads=2, n_kv_heads=2,
                          head_dim=12, d_ff=32, max_len=16)
     model, plain = Transformer.random(config, 0), Transformer.random(config, 0)
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
