@@ -110,7 +110,7 @@ def arms_of(cfg: Config, folder: Path) -> list[Arm]:
     as_turned = {field: getattr(turned, field)
                  for field in ("steps", "rows_per_step", "lr", "warmup", "weight_decay")}
     arms.append(Arm("replay alone", pretrain.run, "rl", "flywheel",
-                    replace(base, init=str(folder / "rl"), **as_turned),
+                    replace(base, init=str(folder / "rl"), optimizer="adamw", **as_turned),
                     turned.steps * turned.rows_per_step * line))
     return arms
 
