@@ -136,9 +136,9 @@ print(f"of these explanations with a wrong step: {share(wrong, len(explained))}"
 print(f"of what was kept without a hint:         {share(len(unsound), len(pairs))}")
 
 # %% [markdown]
-# ## Three rounds
+# ## Round after round
 #
-# The run did this three times, each time from the last policy. (The paper begins anew from the
+# The run does this in rounds, each from the last policy. (The paper begins anew from the
 # base: `--restart`.) Its records say how many rationales each round kept, how many were unsound,
 # and what the trained policy reached.
 
