@@ -46,9 +46,9 @@ class Mixture:
     max_level: int = 8
     common_level: int = 8         # worked lines are equally frequent up to this level,
     worked_tail: Share = 0.35     # then each level has this times the share of the one before
-    rule: Share = 0.6             # P(an author follows a frequent wrong rule where it falls)
-    rare: Share = 0.3             # the same for a rare rule
-    slip: Share = 0.03            # P(any other step slips at random)
+    rule: Share = Authors.rule    # P(an author follows a frequent wrong rule where it falls)
+    rare: Share = Authors.rare    # the same for a rare rule
+    slip: Share = Authors.slip    # P(any other step slips at random)
 
     def __post_init__(self) -> None:
         _ = self.authors              # UserError if a chance is none
