@@ -10,6 +10,8 @@ _SMOKE_CRITIC = {"problems": 80, "min_level": 1, "max_level": 2, "n": 4, "steps"
                  "rows_per_step": 32, "save_every": 10, "held_out": 20}
 _SMOKE_TESTTIME = {"levels": (2,), "problems": 40, "n": 8, "shard": 10, "tuning_problems": 10,
                    "tuning_n": 4}
+_LONGER = {"sft": {"steps": 60},
+           "star": {"rounds": 3, "problems": 800, "steps": 50, "lr": 5e-4, "warmup": 20}}
 _GPU = {"max_level": 16, "rows_per_step": 512, "token_budget": 65536}
 _GPU_CRITIC = {**_GPU, "problems": 8_000, "n": 16, "steps": 600}
 
@@ -20,7 +22,7 @@ SIZES: dict[str, dict[str, dict]] = {
                      "eval_n": 40, "mixture": Mixture(facts=0.1, direct=0.1, max_level=2)},
         "sft": {"steps": 40, "rows_per_step": 32, "max_level": 2, "save_every": 15, "eval_n": 40},
         "star": {"rounds": 2, "problems": 150, "min_level": 1, "max_level": 2, "steps": 40,
-                 "rows_per_step": 32, "save_every": 15, "eval_n": 40},
+                 "lr": 5e-4, "warmup": 20, "rows_per_step": 32, "save_every": 15, "eval_n": 40},
         "critic": _SMOKE_CRITIC,
         "outcome": _SMOKE_CRITIC,
         "testtime": _SMOKE_TESTTIME,
@@ -43,7 +45,7 @@ SIZES: dict[str, dict[str, dict]] = {
                      "lr": 2e-3, "warmup": 200, "save_every": 1000,
                      "mixture": Mixture(max_level=16, common_level=16)},
         "sft": {"steps": 200, "rows_per_step": 256, "token_budget": 65536, "max_level": 8},
-        "star": {**_GPU, "problems": 20_000, "steps": 600},
+        "star": {**_GPU, **_LONGER["star"], "problems": 20_000, "steps": 600},
         "critic": _GPU_CRITIC,
         "outcome": _GPU_CRITIC,
         "testtime": {"n": 256},
@@ -71,25 +73,30 @@ def _levels(lowest: int, highest: int, shown: tuple[int, ...], max_step: int, mi
     return settings
 
 
+def _longer(settings: dict[str, dict]) -> dict[str, dict]:
+    """The settings with the larger doses of SFT and STaR."""
+    return settings | {name: settings[name] | dose for name, dose in _LONGER.items()}
+
+
 _COUNTDOWN = _levels(3, 4, (4,), 24, Mixture(facts_per_line=4, min_level=2, max_level=4),
                      max_len=384)
 _DIGITS = _levels(1, 4, (3, 4), 24, Mixture(facts_per_line=2, max_level=4))
 FAMILY_SIZES: dict[str, dict[str, dict[str, dict]]] = {
     "addition": {                 # the longest step is `A->5 , C->1.</think>`
         "smoke": _levels(1, 2, (2,), 16, Mixture(0.1, 0.1, 4, max_level=2)),
-        "quickstart": _levels(1, 7, (6, 7), 16, Mixture(facts_per_line=4, max_level=7),
-                              max_len=192),
+        "quickstart": _longer(_levels(1, 7, (6, 7), 16, Mixture(facts_per_line=4, max_level=7),
+                                      max_len=192)),
         "gpu": _levels(1, 7, (7,), 16, Mixture(facts_per_line=6, max_level=7)),
     },
     "countdown": {                # a step may name the state that it goes back to
         "smoke": _levels(3, 3, (3,), 24, Mixture(0.1, 0.1, 4, min_level=3, max_level=3), steps=60,
                          max_len=384),
-        "quickstart": _COUNTDOWN,
+        "quickstart": _longer(_COUNTDOWN),
         "gpu": _COUNTDOWN,
     },
     "multiplication": {           # the longest step is `0075111(1397921)`
         "smoke": _levels(1, 2, (2,), 24, Mixture(0.1, 0.1, 2, max_level=2)),
-        "quickstart": _DIGITS,
+        "quickstart": _longer(_DIGITS),
         "gpu": {**_DIGITS, "internalize": {
             "min_level": 4, "max_level": 4, "steps": 60_000, "explicit_steps": 6_000,
             "steps_per_removal": 500, "d_model": 256, "n_heads": 8, "d_ff": 512,

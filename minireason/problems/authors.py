@@ -37,7 +37,7 @@ class Outcome(NamedTuple):
 class Authors:
     """How often authors err; all zero: never."""
 
-    rule: float = 0.6                 # P(a step on which a frequent rule falls follows it)
+    rule: float = 0.8                 # P(a step on which a frequent rule falls follows it)
     rare: float = 0.3                 # the same for a rare rule
     slip: float = 0.03                # P(a step that follows no rule slips)
 

@@ -38,7 +38,7 @@ class Config(TrainingConfig):
     max_len: int = 128            # tokens per row at most
     steps: int = 2000
     rows_per_step: int = 48       # B, lines
-    optimizer: str = "adamw"      # of the blocks' matrices: muon | adamw
+    optimizer: str = "muon"       # of the blocks' matrices: muon | adamw
     lr: float = 2e-3              # peak learning rate
     warmup: int = 50              # steps
     save_every: int = 200         # steps between saved states

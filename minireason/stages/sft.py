@@ -29,7 +29,7 @@ class Config(TrainingConfig):
     max_level: int = 8            # longest trace
     hinted: Share = 0.25          # share of rows that show the answer first
     replay: Share = 0.0           # share of rows from the pretraining mixture
-    steps: int = 60
+    steps: int = 30
     lr: float = 5e-4              # peak learning rate
     warmup: int = 10              # steps
     save_every: int = 50          # steps between saved states

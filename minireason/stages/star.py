@@ -33,16 +33,17 @@ class Config(RoundsConfig):
     """Stage 3: self-taught rationales; init is the SFT policy."""
 
     out: str = "runs/star"
-    rounds: int = 3
-    problems: int = 800           # new train problems per round
+    rounds: int = 2
+    problems: int = 400           # new train problems per round
     temperature: float = 0.8
     keep: str = "answer"          # answer | steps
     per_problem: int = 1          # rationales kept per problem at most
     rationalize: bool = True      # try failed problems again with the answer as a hint
     restart: bool = False         # from `base` each round; else from the last policy
     replay: float = 0.0           # share of rows from the mixture: it would teach the errors back
-    steps: int = 50               # training steps per round
-    lr: float = 5e-4              # peak learning rate
+    steps: int = 15               # training steps per round
+    lr: float = 2e-4              # peak learning rate
+    warmup: int = 5               # steps
 
     def __post_init__(self):
         check_choice("keep", self.keep, ("answer", "steps"))
