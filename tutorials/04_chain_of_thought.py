@@ -27,7 +27,7 @@ from minireason.training.optim import make_optimizer, schedule, train_step
 
 RUN = os.environ.get("MINIREASON_RUN", "runs/quickstart")
 SMALL = os.environ.get("MINIREASON_TUTORIAL_SMALL") == "1"
-N, STEPS = (4, 3) if SMALL else (150, 40)
+N, STEPS = (4, 3) if SMALL else (150, 30)
 RUN = finished(RUN, "pretrain", "sft")
 GREEDY = Sampling(temperature=0)
 
@@ -107,7 +107,7 @@ assert count == int(batch.loss_mask.sum()) == len(tokenizer.encode(completion))
 # %% [markdown]
 # ## A short fine-tuning
 #
-# The stage takes 60 steps; we take fewer, with the same loss and traces, and watch the levels
+# The stage takes 30 steps, and so do we, with the same loss and traces; we watch the levels
 # apart.
 
 # %%
@@ -122,7 +122,7 @@ for step in range(STEPS):
         lambda b, n=count: nll(model(b.inputs, b.cu_seqlens, b.max_len), b.targets,
                                b.loss_mask, n), schedule(step, STEPS, cfg.lr, 5))
     if step in (0, STEPS - 1):
-        print(f"step {step}: loss {loss:.3f} nats a token")
+        print(f"step {step}: loss {loss:.3f} nats per token")
 
 # %%
 stage, _ = checkpoint.load(RUN / "sft")
