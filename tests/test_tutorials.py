@@ -29,6 +29,8 @@ KEY_LINES = {   # tutorial: what it must print
     "07_votes_and_critics": ("all 28 subsets 0.4643, library 0.4643", "AUC by last: ", "checked",
                              "coverage (oracle bound) - critic best-of-N"),
     "08_search_and_flywheel": ("charged ", "tree - best-of-N: ", "filter critic "),
+    "09_quiet_thoughts": ("flat against shared: ", "thought with a wrong step, nats: ",
+                          "own thoughts - no thoughts: "),
 }
 
 NEED_A_RUN = [name for name in KEY_LINES if name >= "04"]
