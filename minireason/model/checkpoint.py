@@ -22,13 +22,7 @@ from safetensors.torch import save as serialized
 from torch import Tensor
 
 from minireason.core import parallel
-from minireason.core.config import (
-    StageConfig,
-    TrainingConfig,
-    from_dict,
-    resolve_device,
-    to_dict,
-)
+from minireason.core.config import StageConfig, TrainingConfig, from_dict, resolve_device, to_dict
 from minireason.core.errors import UserError
 from minireason.core.files import STATE, check_manifest, write_atomic
 from minireason.core.runlog import RunLog

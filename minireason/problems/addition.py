@@ -25,14 +25,7 @@ from itertools import permutations
 import numpy as np
 
 from minireason.core.errors import UserError
-from minireason.problems.base import (
-    MALFORMED,
-    SYMBOLS,
-    Problem,
-    Verdict,
-    number_tokens,
-    plain_text,
-)
+from minireason.problems.base import MALFORMED, SYMBOLS, Problem, Verdict, number_tokens, plain_text
 from minireason.problems.columns import MISTAKES as MISTAKES
 from minireason.problems.columns import State, column, start
 from minireason.problems.columns import answer_of_state as answer_of_state

@@ -24,14 +24,7 @@ import numpy as np
 from minireason.core.errors import UserError
 from minireason.problems.arithmetic import HIGHEST, NUMBER, OPERATORS, compute, parse_expression
 from minireason.problems.authors import Authors, Outcome
-from minireason.problems.base import (
-    MALFORMED,
-    SYMBOLS,
-    Problem,
-    Verdict,
-    number_tokens,
-    plain_text,
-)
+from minireason.problems.base import MALFORMED, SYMBOLS, Problem, Verdict, number_tokens, plain_text
 from minireason.problems.mistakes import MISTAKES as MISTAKES
 from minireason.problems.mistakes import results
 

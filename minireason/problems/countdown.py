@@ -32,14 +32,7 @@ from minireason.problems.arithmetic import (
     expression,
     operations,
 )
-from minireason.problems.base import (
-    MALFORMED,
-    SYMBOLS,
-    Problem,
-    Verdict,
-    number_tokens,
-    plain_text,
-)
+from minireason.problems.base import MALFORMED, SYMBOLS, Problem, Verdict, number_tokens, plain_text
 from minireason.problems.countdown_authors import allowed, given
 from minireason.problems.countdown_solver import BUDGET, guided, moves, solve, stream
 

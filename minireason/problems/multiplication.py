@@ -18,14 +18,7 @@ import re
 import numpy as np
 
 from minireason.core.errors import UserError
-from minireason.problems.base import (
-    MALFORMED,
-    SYMBOLS,
-    Problem,
-    Verdict,
-    number_tokens,
-    plain_text,
-)
+from minireason.problems.base import MALFORMED, SYMBOLS, Problem, Verdict, number_tokens, plain_text
 
 NAME: str = "multiplication"
 LEVELS: tuple[int, ...] = (2, 3, 4)   # levels with a frozen set: digits
