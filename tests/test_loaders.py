@@ -149,7 +149,7 @@ def test_problems_of_a_user_are_read_exactly_or_refused(tmp_path_factory, chance
     path = tmp_path_factory.mktemp("user") / "problems.jsonl"
     path.write_bytes(damaged("\n".join(lines).encode(), chance)[1])
     try:
-        problems = frozen.load_problems(path)
+        problems = list(frozen.numbered_problems(path).values())
     except UserError as error:
         assert "\n" not in str(error) and "problems.jsonl" in str(error)
     else:

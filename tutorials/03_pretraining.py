@@ -17,7 +17,7 @@ from minireason.measure.evaluate import frozen_sets
 from minireason.model.tokenizer import Tokenizer
 from minireason.model.transformer import ModelConfig, Transformer
 from minireason.problems import chain
-from minireason.problems.corpus import Mixture, corpus_line, corpus_lines
+from minireason.problems.corpus import Mixture, corpus_lines
 from minireason.report.style import BLUE, GREEN, ORANGE
 from minireason.studies.fits import log_linear, power_law, training_flops
 from minireason.training.batches import encode_lines, micro_batches
@@ -41,8 +41,7 @@ tokenizer = Tokenizer.build(chain.TOKENS)
 # %%
 mixture = Mixture(max_level=4, common_level=2)
 shown = rng(0, "tutorial 3 shown")
-for _ in range(6):
-    print(corpus_line(mixture, chain, shown))
+print("\n".join(corpus_lines(mixture, chain, shown, 6)))
 print("share of each level among worked lines:", np.round(mixture.worked_shares(), 2))
 
 # %% [markdown]

@@ -26,6 +26,8 @@ import numpy as np
 
 from minireason.core.errors import UserError
 from minireason.problems.base import MALFORMED, SYMBOLS, Problem, Verdict, number_tokens, plain_text
+from minireason.problems.base import answer_key as answer_key
+from minireason.problems.base import is_right as is_right
 from minireason.problems.columns import MISTAKES as MISTAKES
 from minireason.problems.columns import State, column, start
 from minireason.problems.columns import answer_of_state as answer_of_state
@@ -164,16 +166,6 @@ def parse(completion: str) -> tuple[tuple[str, ...], str] | None:
         return None
     steps = match["thought"].removesuffix(".").split(";") if match["thought"] else ()
     return tuple(steps), match["answer"] or match["reversed"][::-1]
-
-
-def answer_key(answer: str) -> str:
-    """Equal answers are written alike."""
-    return answer
-
-
-def is_right(problem: Problem, answer: str) -> bool:
-    """There is one right answer."""
-    return answer == problem.answer
 
 
 def _style_of(steps: tuple[str, ...]) -> str:

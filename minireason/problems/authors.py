@@ -182,19 +182,18 @@ def limits(family: Family, problems: list[Problem], authors: Authors) -> dict[st
     single: one sample; greedy: the most probable step each time; majority: the most probable
     answer, the limit of many votes. Equally probable ones count by their share.
     """
-    key = getattr(family, "answer_key", str)
-    is_right = getattr(family, "is_right", lambda problem, answer: answer == problem.answer)
     sums: dict[str, float] = dict.fromkeys(("single", "greedy", "majority"), 0.0)
     for problem in problems:
         chances = answer_chances(family, problem, authors)
         greedy = answer_chances(family, problem, authors, greedy=True)
         votes, voted = defaultdict(float), {}
         for answer, chance in chances.items():
-            votes[key(answer)] += chance
-            voted[key(answer)] = answer
+            votes[family.answer_key(answer)] += chance
+            voted[family.answer_key(answer)] = answer
         most = max(votes.values()) - 1e-9
         best = [voted[name] for name, chance in votes.items() if chance > most]
         majority = {answer: 1 / len(best) for answer in best}
         for name, shares in (("single", chances), ("greedy", greedy), ("majority", majority)):
-            sums[name] += sum(p for answer, p in shares.items() if is_right(problem, answer))
+            sums[name] += sum(share for answer, share in shares.items()
+                              if family.is_right(problem, answer))
     return {name: total / len(problems) for name, total in sums.items()}

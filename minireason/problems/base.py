@@ -115,6 +115,18 @@ def plain_text(text: str) -> str:
     return re.sub(r"\s+", "", text.removeprefix(BOM)).translate(SPELLING)
 
 
+# ---- what families with one answer, written in one way, share ------------------------------------
+
+def answer_key(answer: str) -> str:
+    """Equal answers are written alike."""
+    return answer
+
+
+def is_right(problem: Problem, answer: str) -> bool:
+    """There is one right answer."""
+    return answer == problem.answer
+
+
 def number_tokens(digits: int) -> tuple[str, ...]:
     """All whole numbers of up to so many digits, as tokens."""
     return tuple(str(number) for number in range(10 ** digits))

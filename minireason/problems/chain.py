@@ -16,7 +16,6 @@ import math
 import re
 from collections import defaultdict
 from collections.abc import Iterator
-from functools import cache
 from itertools import product
 
 import numpy as np
@@ -25,8 +24,10 @@ from minireason.core.errors import UserError
 from minireason.problems.arithmetic import HIGHEST, NUMBER, OPERATORS, compute, parse_expression
 from minireason.problems.authors import Authors, Outcome
 from minireason.problems.base import MALFORMED, SYMBOLS, Problem, Verdict, number_tokens, plain_text
+from minireason.problems.base import answer_key as answer_key
+from minireason.problems.base import is_right as is_right
 from minireason.problems.mistakes import MISTAKES as MISTAKES
-from minireason.problems.mistakes import results
+from minireason.problems.mistakes import written_operation
 
 NAME: str = "chain"
 LEVELS = tuple(range(1, 13))          # levels with a frozen set: operations
@@ -121,16 +122,6 @@ def parse(completion: str) -> tuple[tuple[str, ...], str] | None:
     return tuple(part.rpartition("<wrong>")[2] for part in parts), match[2]
 
 
-def answer_key(answer: str) -> str:
-    """Equal answers are written alike."""
-    return answer
-
-
-def is_right(problem: Problem, answer: str) -> bool:
-    """There is one right answer."""
-    return answer == problem.answer
-
-
 def withdrawn(completion: str) -> list[tuple[int, str]]:
     """(index of the kept step that stands in its place, step) of every withdrawn step.
 
@@ -178,21 +169,13 @@ def verify(problem: Problem, completion: str) -> Verdict:
 
 # ---- fallible authors (authors.py): a state is the author's own value ----------------------------
 
-@cache
-def _step_outcomes(authors: Authors, value: int, move: str) -> list[Outcome]:
-    """Outcomes of one operation; move is e.g. "*3"."""
-    return [Outcome(chance, f"{value}{move}={result}", result, mistake)
-            for chance, result, mistake in results(authors, value, move[0], int(move[1:]))]
-
-
 def outcomes(problem: Problem, authors: Authors, number: int,
              state: int | None) -> list[Outcome]:
     """The ways in which an author may write step `number` on his own value."""
     if number == len(problem.steps):
         return []
-    operation = problem.steps[number].partition("=")[0]
-    value = int(operation[:-2]) if state is None else state
-    return _step_outcomes(authors, value, operation[-2:])
+    value, operator, right = _operation(problem.steps[number])
+    return written_operation(authors, value if state is None else state, operator, right)
 
 
 def answer_of_state(problem: Problem, state: int) -> str:

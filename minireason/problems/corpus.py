@@ -107,15 +107,10 @@ def _written_line(mixture: Mixture, family: Family,
     return problem.prompt + text, marked
 
 
-def corpus_line(mixture: Mixture, family: Family, generator: np.random.Generator) -> str:
-    """One line of the mixture, `<eos>` included."""
-    return _written_line(mixture, family, generator)[0]
-
-
 def corpus_lines(mixture: Mixture, family: Family, generator: np.random.Generator,
                  n: int) -> list[str]:
-    """n lines of the mixture."""
-    return [corpus_line(mixture, family, generator) for _ in range(n)]
+    """n lines of the mixture, `<eos>` included."""
+    return [_written_line(mixture, family, generator)[0] for _ in range(n)]
 
 
 def marked_corpus(family: Family, mixture: Mixture, n: int, seed: int) -> list[Marked]:

@@ -10,27 +10,26 @@ the exact way. "First" is the order of the solver; none of his ways has dead end
 
 import math
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from functools import cache, lru_cache
-from itertools import combinations, permutations, product
+from functools import cache, lru_cache, partial
+from itertools import permutations
 
 from minireason.core.config import rng
 from minireason.problems.arithmetic import HIGHEST, Move, compute, expression
 from minireason.problems.authors import SLIP, Authors, Outcome
 from minireason.problems.base import Problem
-from minireason.problems.countdown_solver import Results, State, moves, ordered, results
-from minireason.problems.mistakes import LEFT_OUT, rule_of
+from minireason.problems.countdown_solver import State, moves, ordered, results, solve
+from minireason.problems.mistakes import LEFT_OUT, rule_of, written_operation
 from minireason.problems.mistakes import MISTAKES as OPERATION_MISTAKES
-from minireason.problems.mistakes import results as stated
 
 ONE_OFF = "one off taken as a hit"
 MISTAKES = {name: line for name, line in OPERATION_MISTAKES.items() if name != LEFT_OUT} | {
     ONE_OFF: f"{ONE_OFF}: 17*2=35, where 35 is the target"}
 HELD_OUT = frozenset(range(14, 100, 11))    # targets kept from training: 14, 25, 36, ... 91
 Steps = tuple[str, ...]
-KINDS = (None, False, True)           # of ways: exact; one operation by a frequent rule; a rare one
+Rare = bool | None                    # of ways: one operation by a rule, rare or not; None: exact
 
 
 def given(problem: Problem) -> tuple[State, int]:
@@ -47,8 +46,7 @@ def read_step(step: str) -> Move:
 
 def mistake_of(move: Move) -> str:
     """Name of the mistake in a claimed operation, "" if it is exact."""
-    exact, claimed = compute(move.left, move.operator, move.right), move.after[0]
-    rule = rule_of(move.left, move.operator, move.right)
+    exact, rule, claimed = compute(*move[:3]), rule_of(*move[:3]), move.after[0]
     if exact is None or exact == claimed:
         return ""
     if rule is not None and rule.wrong(move.left, move.right) == claimed:
@@ -57,52 +55,38 @@ def mistake_of(move: Move) -> str:
 
 
 @cache
-def results_by(kind: int) -> Results:
-    """Exact results on a >= b and, for a KIND of rules, theirs beside them."""
-    @cache
-    def both(a: int, b: int) -> list[tuple[str, int]]:
-        rules = [(operator, rule) for operator, _ in results(a, b)
-                 if (rule := rule_of(a, operator, b)) and KINDS[kind] == rule.is_rare]
-        return results(a, b) + [(operator, rule.wrong(a, b)) for operator, rule in rules]
-
-    return both
-
-
-@cache
-def _by_kind(a: int, b: int) -> list[tuple[int, int]]:
-    """[(result, kind)] of the operations on a >= b."""
-    exact = results(a, b)
-    found = [(result, 0) for _, result in exact]
-    return found + [(result, kind) for kind in (1, 2)
-                    for _, result in results_by(kind)(a, b)[len(exact):]]
+def results_by(rare: Rare, a: int, b: int) -> list[tuple[str, int]]:
+    """Exact results on a >= b and, behind them, those of the rules of a kind."""
+    found = list(results(a, b))
+    for operator, _ in results(a, b):
+        rule = rule_of(a, operator, b)
+        if rule is not None and rule.is_rare == rare:
+            found.append((operator, rule.wrong(a, b)))
+    return found
 
 
-@lru_cache(maxsize=1 << 17)
-def reached(state: State) -> tuple[int, int, int]:
-    """For each kind, the targets that its ways reach, as bits; state sorted."""
+def _rest_of_kind(rare: Rare, move: Move) -> Rare:
+    """The kind of what follows a move: exact once the rule has been used."""
+    return rare if move.after[0] == compute(*move[:3]) else None
+
+
+@lru_cache(maxsize=1 << 18)
+def reached(state: State, rare: Rare) -> int:
+    """The targets that ways of a kind reach, as bits; state sorted."""
     if len(state) == 1:
-        return 1 << state[0], 0, 0
-    exact = frequent = rare = 0
-    for i, j in combinations(range(len(state)), 2):
-        rest = state[:i] + state[i + 1:j] + state[j + 1:]
-        for result, kind in _by_kind(state[j], state[i]):
-            ends = reached(tuple(sorted((result, *rest))))
-            if kind == 0:
-                exact, frequent, rare = exact | ends[0], frequent | ends[1], rare | ends[2]
-            elif kind == 1:
-                frequent |= ends[0]
-            else:
-                rare |= ends[0]
-    return exact, frequent, rare
+        return 1 << state[0] if rare is None else 0
+    targets = 0
+    for move in moves(state, partial(results_by, rare)):
+        targets |= reached(tuple(sorted(move.after)), _rest_of_kind(rare, move))
+    return targets
 
 
-def way(state: State, target: int, kind: int) -> list[Move] | None:
+def way(state: State, target: int, rare: Rare) -> list[Move] | None:
     """The first way of a kind, in the order of the solver."""
-    if not reached(tuple(sorted(state)))[kind] >> target & 1:
+    if not reached(tuple(sorted(state)), rare) >> target & 1:
         return None
-    for move in ordered(state, target, "factor", results_by(kind)) if len(state) > 1 else ():
-        is_exact = move.after[0] == compute(move.left, move.operator, move.right)
-        rest = way(move.after, target, kind if is_exact else 0)
+    for move in ordered(state, target, "factor", partial(results_by, rare)):
+        rest = way(move.after, target, _rest_of_kind(rare, move))
         if rest is not None:
             return [move, *rest]
     return []
@@ -111,14 +95,15 @@ def way(state: State, target: int, kind: int) -> list[Move] | None:
 def ways_off_by(numbers: State, target: int, distance: int) -> list[list[Move]]:
     """Exact ways that miss the target by this, whose last operation is claimed to hit it."""
     near = [near for near in (target - distance, target + distance) if 0 <= near <= HIGHEST]
-    paths = [path for path in (way(numbers, end, 0) for end in near) if path]
+    paths = [path for path in (way(numbers, end, None) for end in near) if path]
     return [[*path[:-1], path[-1]._replace(after=(target,))] for path in paths]
 
 
 @lru_cache(maxsize=4096)
 def ways(numbers: State, target: int, exact: Steps, authors: Authors) -> dict[Steps, float]:
     """{steps: probability} of an author's ways; numbers sorted, exact: the right way."""
-    tried = ((authors.rule, [way(numbers, target, 1)]), (authors.rare, [way(numbers, target, 2)]),
+    tried = ((authors.rule, [way(numbers, target, False)]),
+             (authors.rare, [way(numbers, target, True)]),
              (authors.rare, ways_off_by(numbers, target, 1)[:1]),
              (authors.slip, ways_off_by(numbers, target, 2)))
     found, left = defaultdict(float), 1.0
@@ -150,13 +135,7 @@ def answer_of_state(problem: Problem, state: Steps) -> str:
 
 def fact_outcomes(problem: Problem, authors: Authors) -> list[list[Outcome]]:
     """The ways in which an author may state each operation of the exact way, without its state."""
-    found = []
-    for move in map(read_step, problem.steps):
-        operation = f"{move.left}{move.operator}{move.right}"
-        ways = stated(authors, move.left, move.operator, move.right)
-        found.append([Outcome(chance, f"{operation}={result}", None, mistake)
-                      for chance, result, mistake in ways])
-    return found
+    return [written_operation(authors, *read_step(step)[:3]) for step in problem.steps]
 
 
 # ---- the probability of problems, for the entropy of the corpus ---------------------------------
@@ -199,34 +178,20 @@ def log_probability(problem: Problem) -> float:
 def problems_of_facts(build: Callable[[State, int], Problem],
                       facts: list[str]) -> Iterator[tuple[Problem, list[str]]]:
     """For each problem and order in which these facts, right or wrong, are its: (it, facts)."""
-    operations = [read_step(fact) for fact in facts]
-    starts = set()                    # (numbers, target) that some order of the operations joins
-
-    def join(left: list[Move], made: State, numbers: State) -> None:
-        """The operations that are left: each takes numbers made before, or new ones."""
-        if not left and len(made) == 1 and max(numbers) <= 20 and allowed(made[0]):
-            starts.add((tuple(sorted(numbers)), made[0]))
-        for move in left:
-            rest = [other for other in left if other is not move]
-            for old in product((True, False), repeat=2):
-                open_, new = list(made), list(numbers)
-                for value, is_old in zip((move.left, move.right), old, strict=True):
-                    if not is_old:
-                        new.append(value)
-                    elif value in open_:
-                        open_.remove(value)
-                    else:
-                        break
-                else:
-                    result = compute(move.left, move.operator, move.right)
-                    join(rest, (*open_, result or 0), tuple(new))
-
-    join(operations, (), ())
+    operations = [read_step(fact)[:3] for fact in facts]
+    exact = [compute(*operation) or 0 for operation in operations]
+    operands = Counter([value for left, _, right in operations for value in (left, right)])
+    starts = set()                    # (numbers, target) that the operations may join
+    for last, target in enumerate(exact):
+        made = Counter(exact[:last] + exact[last + 1:])          # each is an operand later on
+        numbers = tuple(sorted((operands - made).elements()))
+        if made <= operands and numbers[-1] <= 20 and allowed(target) and solve(numbers, target):
+            starts.add((numbers, target))
     for numbers, target in sorted(starts):
         problem = build(numbers, target)
         sought = [read_step(step)[:3] for step in problem.steps]
         for order in permutations(range(len(facts))):
-            if [operations[i][:3] for i in order] == sought:
+            if [operations[i] for i in order] == sought:
                 for prompt in {",".join(map(str, chosen)) for chosen in permutations(numbers)}:
                     yield (replace(problem, prompt=f"{prompt}>{target}="),
                            [facts[i] for i in order])

@@ -70,8 +70,7 @@ def ordered(state: State, target: int, heuristic: str, results_of: Results = res
     return sorted(moves(state, results_of), key=lambda m: sum(table[x] for x in m.after))
 
 
-def solve(state: State, target: int, dead: set[State] | None = None,
-          results_of: Results = results) -> list[Move] | None:
+def solve(state: State, target: int, dead: set[State] | None = None) -> list[Move] | None:
     """The first way to the target in the order of the factor heuristic, None if there is none.
 
     dead: sorted states known to have none; those that are found are added.
@@ -82,8 +81,8 @@ def solve(state: State, target: int, dead: set[State] | None = None,
     key = tuple(sorted(state))
     if key in dead:
         return None
-    for move in ordered(state, target, "factor", results_of):
-        rest = solve(move.after, target, dead, results_of)
+    for move in ordered(state, target, "factor"):
+        rest = solve(move.after, target, dead)
         if rest is not None:
             return [move, *rest]
     dead.add(key)

@@ -29,11 +29,6 @@ def numbered_problems(path: Path | str) -> dict[int, Problem]:
     return problems
 
 
-def load_problems(path: Path | str) -> list[Problem]:
-    """The problems of a JSONL file, as numbered_problems reads them."""
-    return list(numbered_problems(path).values())
-
-
 def frozen_folder() -> Path:
     """Where the frozen sets lie: `minireason/data/` of a built wheel, `data/` of a checkout."""
     package = Path(__file__).resolve().parents[1]
@@ -61,7 +56,7 @@ def frozen_path(name: str) -> Path:
 
 def load_frozen(name: str) -> list[Problem]:
     """The problems of a frozen evaluation set, in their fixed order."""
-    return load_problems(frozen_path(name))
+    return list(numbered_problems(frozen_path(name)).values())
 
 
 def _problem_of(record: object) -> Problem:

@@ -12,7 +12,7 @@ from functools import cache
 from typing import NamedTuple
 
 from minireason.problems.arithmetic import HIGHEST, compute
-from minireason.problems.authors import SLIP, Authors
+from minireason.problems.authors import SLIP, Authors, Outcome
 
 NEAR_MISS = (-10, -2, -1, 1, 2, 10)   # a slip is off by one of these
 LEFT_OUT = "left out"
@@ -88,13 +88,15 @@ def weighted(authors: Authors, right: int, near: list[int], mistake: str = "",
 
 
 @cache
-def results(authors: Authors, left: int, operator: str, right: int) -> list[tuple[float, int, str]]:
-    """[(probability, result, mistake)] of an author's operation, the most probable first.
+def written_operation(authors: Authors, left: int, operator: str, right: int) -> list[Outcome]:
+    """The ways in which an author may write an operation, the most probable first.
 
-    Where no exact result exists, which only his own earlier mistake can bring about, he leaves the
-    operation out.
+    He goes on from its result. Where no exact one exists, which only his own earlier mistake can
+    bring about, he leaves the operation out.
     """
     exact, rule = compute(left, operator, right), rule_of(left, operator, right)
-    result, mistake = (left, LEFT_OUT) if exact is None else (exact, "")
+    right_way = (left, LEFT_OUT) if exact is None else (exact, "")
     named = rule and (rule.name, rule.is_rare, rule.wrong(left, right))
-    return weighted(authors, result, near_misses(result), mistake, named)
+    ways = weighted(authors, right_way[0], near_misses(right_way[0]), right_way[1], named)
+    return [Outcome(chance, f"{left}{operator}{right}={result}", result, mistake)
+            for chance, result, mistake in ways]

@@ -19,6 +19,8 @@ import numpy as np
 
 from minireason.core.errors import UserError
 from minireason.problems.base import MALFORMED, SYMBOLS, Problem, Verdict, number_tokens, plain_text
+from minireason.problems.base import answer_key as answer_key
+from minireason.problems.base import is_right as is_right
 
 NAME: str = "multiplication"
 LEVELS: tuple[int, ...] = (2, 3, 4)   # levels with a frozen set: digits
@@ -105,16 +107,6 @@ def parse(completion: str) -> tuple[tuple[str, ...], str] | None:
         return None
     answer = match[3] or match[2][::-1].removeprefix("0")
     return tuple(match[1].split(";")) if match[1] else (), answer
-
-
-def answer_key(answer: str) -> str:
-    """Equal answers are written alike."""
-    return answer
-
-
-def is_right(problem: Problem, answer: str) -> bool:
-    """There is one right answer."""
-    return answer == problem.answer
 
 
 def check_steps(problem: Problem, steps: tuple[str, ...]) -> list[bool]:

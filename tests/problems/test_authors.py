@@ -3,6 +3,7 @@
 import itertools
 import math
 from collections import Counter, defaultdict
+from functools import partial
 
 import numpy as np
 import pytest
@@ -263,24 +264,23 @@ def test_countdowns_author_believes_his_rules(text, step, name):
 
 def test_countdowns_ways_hit_the_target_with_one_mistake():
     """All ways from brute force over the states: what is reached, and what is written."""
-    def ends(state, mistaken, kind):
+    def ends(state, mistaken, rare):
         if len(state) == 1:
-            return {state[0]} if mistaken == bool(kind) else set()
+            return {state[0]} if mistaken == (rare is not None) else set()
         found = set()
-        for move in countdown.moves(state, countdown_authors.results_by(kind)):
+        for move in countdown.moves(state, partial(countdown_authors.results_by, rare)):
             wrong = move.after[0] != countdown.compute(*move[:3])
             if not (wrong and mistaken):
-                found |= ends(move.after, mistaken or wrong, kind)
+                found |= ends(move.after, mistaken or wrong, rare)
         return found
 
     generator, mistakes_met = rng(7, "ways"), Counter()
     for i in range(60):
         problem = countdown.sample(generator, 3 + (i % 6 == 0))
         numbers, target = countdown.given(problem)
-        masks = countdown_authors.reached(tuple(sorted(numbers)))
-        for kind in (0, 1, 2) if i < 30 else ():
-            assert {end for end in range(100) if masks[kind] >> end & 1} == ends(
-                numbers, False, kind)
+        for rare in (None, False, True) if i < 30 else ():
+            reached = countdown_authors.reached(tuple(sorted(numbers)), rare)
+            assert {end for end in range(100) if reached >> end & 1} == ends(numbers, False, rare)
         for steps, chance in countdown_authors.ways(tuple(sorted(numbers)), target, problem.steps,
                                                     FALLIBLE).items():
             moves = list(map(countdown_authors.read_step, steps))

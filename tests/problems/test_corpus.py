@@ -11,7 +11,7 @@ from minireason.core.config import rng
 from minireason.core.errors import UserError
 from minireason.problems import chain, split_of
 from minireason.problems import corpus as module
-from minireason.problems.corpus import Mixture, corpus_line
+from minireason.problems.corpus import Mixture, corpus_lines
 
 CHAIN = Mixture(facts=0.3, direct=0.25, facts_per_line=4, max_level=5, common_level=2,
                 worked_tail=0.5, rule=0.0, rare=0.0, slip=0.0)      # by authors who never err
@@ -24,7 +24,7 @@ def kind_of(line: str) -> str:
 @settings(max_examples=150, deadline=None, derandomize=True)
 @given(st.integers(0, 2 ** 40))
 def test_every_line_is_right_and_of_the_train_split(seed):
-    line = corpus_line(CHAIN, chain, rng(seed, "test"))
+    (line,) = corpus_lines(CHAIN, chain, rng(seed, "test"), 1)
     assert line.endswith("<eos>") and line.count("<eos>") == 1
     if kind_of(line) == "fact":
         facts = line.removesuffix("<eos>").split(";")
@@ -47,13 +47,13 @@ def test_problems_are_asked_of_the_train_split_only(monkeypatch):
     real = module.sample_split
     monkeypatch.setattr(module, "sample_split",
                         lambda f, g, level, split: asked.append(split) or real(f, g, level, split))
-    kinds = {kind_of(corpus_line(CHAIN, chain, rng(i, "test"))) for i in range(60)}
+    kinds = set(map(kind_of, corpus_lines(CHAIN, chain, rng(0, "test"), 60)))
     assert kinds == {"fact", "direct", "worked"} and asked == ["train"] * 60
 
 
 def test_shares_and_tail_are_those_of_the_config():
     generator, n = rng(0, "shares"), 4000
-    lines = [corpus_line(CHAIN, chain, generator) for _ in range(n)]
+    lines = corpus_lines(CHAIN, chain, generator, n)
     kinds = Counter(map(kind_of, lines))
     # Four standard deviations of a binomial share at n = 4000 are at most 0.032.
     for kind, share in (("fact", 0.3), ("direct", 0.25), ("worked", 0.45)):
@@ -69,8 +69,8 @@ def test_shares_and_tail_are_those_of_the_config():
 
 
 def test_a_line_is_a_function_of_its_stream():
-    draw = lambda seed: [corpus_line(CHAIN, chain, rng(seed, "x", i)) for i in range(20)]  # noqa: E731
-    assert draw(1) == draw(1) != draw(2)
+    one, same, other = (corpus_lines(CHAIN, chain, rng(seed, "x"), 20) for seed in (1, 1, 2))
+    assert one == same != other
 
 
 def test_mixture_is_read_from_a_pretrained_folder_only(ladder):

@@ -29,7 +29,7 @@ from minireason.problems import (
     split_of,
 )
 from minireason.problems.base import sample_split
-from minireason.problems.frozen import load_frozen, load_problems
+from minireason.problems.frozen import load_frozen
 from minireason.studies import lee2023
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -630,11 +630,11 @@ def test_read_raises_user_error_and_nothing_else(text):
     ('{"nums": [3, 7, 18, 2], "target": 46, "answer": "18*2+7"}', "answer '18*2+7'"),
     ('{"prompt": "1 7+2="}', "white space inside"), ('{"prompt": "4+5", "answer": "1 9"}', "'1 9'"),
     ('{"question": "2+3*4"}', "3*4 stands"), ('\ufeff{"prompt": "1+2="}', "not valid JSON")])
-def test_load_problems_names_the_broken_line(tmp_path, line, complaint):
+def test_a_file_of_problems_names_the_broken_line(tmp_path, line, complaint):
     path = tmp_path / "mine.jsonl"
     path.write_text('{"prompt": "4+5="}\n\n' + line + "\n")
     with pytest.raises(UserError, match=re.escape(f"{path}, line 3: ")) as caught:
-        load_problems(path)
+        frozen.numbered_problems(path)
     assert complaint in str(caught.value)
 
 
@@ -650,7 +650,7 @@ def test_lines_as_others_write_them_are_read(tmp_path, line, prompt):
     path = tmp_path / "mine.jsonl"
     for text in (line + "\n", "\ufeff" + line, f"\r\n{line}\r\n"):
         path.write_bytes(text.encode())
-        assert [p.prompt for p in load_problems(path)] == [prompt]
+        assert [p.prompt for p in frozen.numbered_problems(path).values()] == [prompt]
 
 
 def test_a_problem_keeps_the_number_of_its_line(tmp_path):
@@ -660,15 +660,15 @@ def test_a_problem_keeps_the_number_of_its_line(tmp_path):
         1: "(4+5)=", 3: "(4+6)="}
 
 
-def test_load_problems_reads_and_refuses_whole_files(tmp_path):
+def test_a_file_of_problems_reads_and_refuses_whole_files(tmp_path):
     path = tmp_path / "mine.jsonl"
     path.write_text('{"prompt": "(4+5)*2"}\n{"prompt": "4+5=", "family": "addition"}\n')
-    assert [p.answer for p in load_problems(path)] == ["18", "9"]
+    assert [p.answer for p in frozen.numbered_problems(path).values()] == ["18", "9"]
     (tmp_path / "empty.jsonl").write_text("\n")
     (tmp_path / "bytes.jsonl").write_bytes(b"\xff\xfe")
     for name in ("empty.jsonl", "bytes.jsonl", "none.jsonl", "."):
         with pytest.raises(UserError, match=re.escape(str(tmp_path / name))):
-            load_problems(tmp_path / name)
+            frozen.numbered_problems(tmp_path / name)
 
 
 # ---- the frozen sets ----------------------------------------------------------------------------
