@@ -65,7 +65,11 @@ def to_dict(config) -> dict:
 
 
 def from_dict(cls, values: dict):
-    """Rebuild a dataclass and those in it; UserError on missing, unknown or unfit fields."""
+    """Rebuild a dataclass and those in it; UserError on missing, unknown or unfit fields.
+
+    Fields are int, float, str, bool or tuples of one of them. A whole number passes as float, True
+    and False only as bool.
+    """
     known = {field.name: field for field in dataclasses.fields(cls)}
     unknown = sorted(set(values) - set(known))
     missing = sorted(name for name, field in known.items()
@@ -73,30 +77,22 @@ def from_dict(cls, values: dict):
                      and field.default_factory is dataclasses.MISSING)
     if unknown or missing:
         raise UserError(f"{cls.__name__}: unknown fields {unknown}, missing fields {missing}")
-    found = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
-    for name, kind in typing.get_type_hints(cls).items():
-        value = values.get(name)
-        if dataclasses.is_dataclass(kind) and isinstance(value, dict):
-            found[name] = from_dict(kind, value)
-    check_types(cls, found)
-    return cls(**found)
-
-
-def check_types(cls, values: dict) -> None:
-    """UserError for the first value that is not of its field's type: int, float, str, bool, tuple.
-
-    A whole number passes as float, True and False only as bool.
-    """
-    for name, wanted in typing.get_type_hints(cls).items():
-        if name not in values or dataclasses.is_dataclass(wanted):
+    found = {}
+    kinds = typing.get_type_hints(cls)
+    for name, value in values.items():
+        wanted = kinds[name]
+        if dataclasses.is_dataclass(wanted):
+            found[name] = from_dict(wanted, value) if isinstance(value, dict) else value
             continue
-        value, kind, members = values[name], typing.get_origin(wanted) or wanted, (values[name],)
+        found[name] = value = tuple(value) if isinstance(value, list) else value
+        kind, members = typing.get_origin(wanted) or wanted, (value,)
         if kind is tuple and isinstance(value, tuple):
             kind, members = typing.get_args(wanted)[0], value
         for member in members:
             fits = isinstance(member, (int, float) if kind is float else kind)
             if not fits or (isinstance(member, bool) and kind is not bool):
                 raise UserError(f"{cls.__name__}: {name} must be {wanted.__name__}, not {value!r}")
+    return cls(**found)
 
 
 def check_numbers(config, prefix: str = "") -> None:

@@ -25,21 +25,13 @@ def init(device: torch.device) -> torch.device:
             raise UserError(f"RANK={os.environ['RANK']} is set, but no process group can be joined "
                             f"({str(error).splitlines()[0]}); start several processes with "
                             "torchrun, or unset RANK for one") from None
-        atexit.register(leave)
+        # left to the interpreter's shutdown, Gloo's threads abort the finished process now and
+        # then (pytorch/pytorch issue 179291)
+        atexit.register(dist.destroy_process_group)
     if device.type == "cuda" and dist.is_initialized():
         device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
         torch.cuda.set_device(device)
     return device
-
-
-def leave() -> None:
-    """Leave the process group while the interpreter is whole.
-
-    Left to its shutdown, Gloo's threads abort the finished process now and then
-    (pytorch/pytorch issue 179291).
-    """
-    if dist.is_initialized():
-        dist.destroy_process_group()
 
 
 def rank() -> int:

@@ -27,9 +27,9 @@ class RunLog:
 
     def __init__(self, out: str, stage: str, config, parents: dict[str, str]):
         self.out, self.stage = Path(out), stage
+        self.metrics = self.out / "metrics.jsonl"     # what record() appends to
         self.record_of_config = {"stage": stage, "config": portable(config, self.out),
                                  "parents": parents}
-        self.bar: tqdm | None = None
         self.started = time.perf_counter()
         self.flops_at_start = flops.spent()
         self.seconds_before = 0.0     # spent by earlier, interrupted processes
@@ -89,11 +89,6 @@ class RunLog:
         files.check_manifest(self.out)
         return files.read_json(path)
 
-    @property
-    def metrics(self) -> Path:
-        """The file that record() appends to."""
-        return self.out / "metrics.jsonl"
-
     def mark(self) -> dict[str, object]:
         """Length and sha256 of the metrics so far, made safe on the disk: part of a saved state."""
         with files.disk_errors(self.metrics):
@@ -131,12 +126,9 @@ class RunLog:
     def steps(self, start: int, stop: int, title: str = ""):
         """Iterate start..stop-1 under a progress bar that shows rate and remaining time."""
         name = f"{self.stage} {title}".strip()
-        self.bar = tqdm(range(start, stop), initial=start, total=stop, desc=f"{name:<18}",
+        yield from tqdm(range(start, stop), initial=start, total=stop, desc=f"{name:<18}",
                         file=sys.stderr, disable=not parallel.is_main(), mininterval=0.5,
                         dynamic_ncols=True)
-        yield from self.bar
-        self.bar.close()
-        self.bar = None
 
     def say(self, text: str) -> None:
         """One console line that does not break the bar."""

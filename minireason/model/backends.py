@@ -2,12 +2,12 @@
 
 `reference` is the formula of attention.py, written to be read; `sdpa` calls PyTorch's fused kernel;
 `by hand` is cpu_layers.py; `cuda` calls the kernels of cuda_ext, and `emulated` runs those on the
-CPU. `auto` takes whichever was measured to be faster.
+CPU. `auto` takes whichever was measured to be faster; the environment variable
+MINIREASON_ATTENTION asks for another one (transformer.py).
 """
 
 import functools
 import json
-import os
 from pathlib import Path
 
 import torch
@@ -20,11 +20,6 @@ IMPLS = ("auto", "reference", "sdpa", *KERNELS)
 # Up to which row length the kernels beat SDPA, as cuda_ext/gpu_check.py measured it.
 CROSSOVER = json.loads((Path(build.__file__).parent / "crossover.json").read_text())
 NVCC = build.has_nvcc()
-
-
-def default_impl() -> str:
-    """What MINIREASON_ATTENTION asks for, else "auto"; it affects speed and rounding only."""
-    return os.environ.get("MINIREASON_ATTENTION", "auto")
 
 
 def choose_impl(name: str, device: torch.device, dtype: torch.dtype, head_dim: int, max_len: int,

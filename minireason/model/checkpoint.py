@@ -162,8 +162,8 @@ def save_state_every(log: RunLog, cfg: TrainingConfig, step: int, model: Transfo
         save_state(log, step + 1, model, optimizer)
 
 
-def save_state(log: RunLog, step: int, model: Transformer, optimizer: torch.optim.Optimizer,
-               **more: object) -> None:
+def save_state(log: RunLog, step: int, model: Transformer,
+               optimizer: torch.optim.Optimizer) -> None:
     """Everything needed to resume from `step` with bit-identical results."""
     check_finite(log.out, model)
     if not parallel.is_main():

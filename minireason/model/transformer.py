@@ -8,6 +8,7 @@ of Qwen3, so export.py can write a folder that transformers loads; q, k, v and g
 into one matrix each because one wide product is faster than three narrow ones.
 """
 
+import os
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -19,7 +20,7 @@ from torch import Tensor, nn
 from minireason.core.config import check_numbers
 from minireason.core.errors import UserError
 from minireason.model.attention import decode_attention, rope_tables, self_attention
-from minireason.model.backends import choose_impl, default_impl
+from minireason.model.backends import choose_impl
 from minireason.model.cpu_layers import RMSNorm, SwiGLU, by_hand
 
 LARGEST = {"vocab_size": 2 ** 20, "d_model": 2 ** 16, "n_layers": 1024, "n_heads": 1024,
@@ -102,7 +103,8 @@ class Transformer(nn.Module):
 
     def __init__(self, config: ModelConfig):
         super().__init__()
-        self.config, self.attention_impl = config, default_impl()
+        self.config = config
+        self.attention_impl = os.environ.get("MINIREASON_ATTENTION", "auto")    # see backends.py
         self.embedding = nn.Embedding(config.vocab_size, config.d_model)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.n_layers))
         self.final_norm = nn.Parameter(torch.ones(config.d_model))

@@ -4,6 +4,7 @@ Rows are packed end to end, so that no product is spent on padding; `packed=Fals
 form, rectangles padded on the right. Sorting by length keeps the rows of a batch alike.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Self
 
@@ -87,17 +88,21 @@ def micro_batches(rows: list[Row], token_budget: int, pad: int,
     """
     count = sum(len(tokens) - max(first, 1) - len(skipped) for tokens, first, *skipped in rows)
     mine = sorted(parallel.share(rows), key=lambda row: len(row[0]))
-    groups: list[list[Row]] = [[]]
-    held = 0                                                              # tokens of groups[-1]
-    for row in mine:
-        steps = len(row[0]) - 1
-        held = held + steps if packed else (len(groups[-1]) + 1) * steps
-        if groups[-1] and held > token_budget:
-            groups.append([])
-            held = steps
-        groups[-1].append(row)
     make = pack if packed else pad_right
-    return [make(group, pad) for group in groups if group], count
+    parts = within_budget([len(row[0]) - 1 for row in mine], token_budget, packed)
+    return [make(mine[part], pad) for part in parts], count
+
+
+def within_budget(lengths: list[int], token_budget: int, packed: bool) -> Iterator[slice]:
+    """Consecutive rows of at most token_budget tokens, or a single one; padded if not packed."""
+    start = total = longest = 0
+    for i, length in enumerate(lengths):
+        total, longest = total + length, max(longest, length)
+        if start < i and token_budget < (total if packed else longest * (i + 1 - start)):
+            yield slice(start, i)
+            start, total, longest = i, length, length
+    if lengths:
+        yield slice(start, len(lengths))
 
 
 def pad_right(rows: list[Row], pad: int) -> Batch:

@@ -24,7 +24,7 @@ from minireason.model.tokenizer import SPECIALS, Tokenizer
 from minireason.model.transformer import ModelConfig, Transformer, rms_norm
 from minireason.sampling.complete import stream
 from minireason.sampling.sampler import Sampling
-from minireason.training.batches import Batch, Row
+from minireason.training.batches import Batch, Row, within_budget
 
 NOTHING, LINE, CHOSEN, AFTER = range(4)   # what a position's prediction is, see ThoughtBatch
 FIRST_WEIGHT = 0.05               # w before training
@@ -151,17 +151,10 @@ def thought_batch(lines: list[list[int]], thoughts: list[list[Thought]], true_to
 def thought_batches(lines: list[list[int]], thoughts: list[list[Thought]], true_tokens: int,
                     tokenizer: Tokenizer, token_budget: int) -> list[ThoughtBatch]:
     """The same in micro-batches of at most token_budget tokens, in the order given."""
-    groups: list[list[int]] = [[]]
-    longest = 0
-    for i, (line, own) in enumerate(zip(lines, thoughts, strict=True)):
-        length = len(line) + sum(len(thought.tokens) + 1 + true_tokens for thought in own)
-        longest = max(longest, length)
-        if groups[-1] and longest * (len(groups[-1]) + 1) > token_budget:
-            groups.append([])
-            longest = length
-        groups[-1].append(i)
-    return [thought_batch([lines[i] for i in group], [thoughts[i] for i in group], true_tokens,
-                          tokenizer) for group in groups if group]
+    lengths = [len(line) + sum(len(thought.tokens) + 1 + true_tokens for thought in own)
+               for line, own in zip(lines, thoughts, strict=True)]
+    return [thought_batch(lines[part], thoughts[part], true_tokens, tokenizer)
+            for part in within_budget(lengths, token_budget, packed=False)]
 
 
 def shared_hidden(model: Transformer, batch: ThoughtBatch) -> Tensor:
