@@ -125,7 +125,8 @@ def write_checked(path: Path, content: object, of: str = "") -> None:
 
 def checked_form(content: object, of: str = "") -> str:
     """What write_checked writes, the last line break left out."""
-    return _with_sha256(json.dumps(content), of)
+    sha256 = hashlib.sha256((of + json.dumps(content)).encode()).hexdigest()
+    return json.dumps({"sha256": sha256, **({"of": of} if of else {}), "content": content})
 
 
 def read_checked(path: Path, of: str = "") -> Any:
@@ -133,23 +134,18 @@ def read_checked(path: Path, of: str = "") -> Any:
 
     Or if it is part of something else than `of`: a file of another run, or under another name.
     """
-    whole = read_text(path).removesuffix("\n")
-    head, mark, text = whole.partition('"content": ')
-    found = head.split('"')[7:8]                       # the value of "of", if it is there
-    owner, text = found[0] if found and mark else "", text[:-1]
-    if whole != _with_sha256(text, owner):
+    whole, intact = read_text(path).removesuffix("\n"), {}
+    with suppress(ValueError, RecursionError, KeyError, TypeError, AttributeError):   # damaged
+        held = json.loads(whole)
+        if whole == checked_form(held["content"], held.get("of", "")):
+            intact = held
+    if not intact:
         raise UserError(f"{path}: its sha256 does not match its content; the file is damaged, "
                         "delete it and run the same command again")
-    if of not in ("", owner):
+    if of not in ("", intact.get("of", "")):
         raise UserError(f"{path}: belongs to another run or another part of it; delete it and "
                         "run the same command again")
-    return json.loads(text)
-
-
-def _with_sha256(text: str, of: str) -> str:
-    sha256 = hashlib.sha256((of + text).encode()).hexdigest()
-    part = f'"of": "{of}", ' if of else ""
-    return f'{{"sha256": "{sha256}", {part}"content": {text}}}'
+    return intact["content"]
 
 
 def write_manifest(folder: Path, last: str, data: str) -> None:
