@@ -104,8 +104,6 @@ def check_numbers(config, prefix: str = "") -> None:
     kinds = typing.get_type_hints(type(config), include_extras=True)
     for field in dataclasses.fields(config):
         value, whole = getattr(config, field.name), "int" in str(kinds[field.name])
-        if dataclasses.is_dataclass(value):
-            check_numbers(value, f"{prefix}{field.name}.")
         default = field.default if isinstance(field.default, tuple) else (field.default,)
         least = 0 if not default or 0 in default or field.name in MAY_BE_ZERO else 1
         most = 2 ** 63 - 1 if field.name in NOT_HELD else MOST

@@ -25,8 +25,8 @@ def init(device: torch.device) -> torch.device:
             raise UserError(f"RANK={os.environ['RANK']} is set, but no process group can be joined "
                             f"({str(error).splitlines()[0]}); start several processes with "
                             "torchrun, or unset RANK for one") from None
-        # left to the interpreter's shutdown, Gloo's threads abort the finished process now and
-        # then (pytorch/pytorch issue 179291)
+        # Left to the interpreter's shutdown, Gloo's threads abort the finished process now and
+        # then (pytorch/pytorch issue 179291).
         atexit.register(dist.destroy_process_group)
     if device.type == "cuda" and dist.is_initialized():
         device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))

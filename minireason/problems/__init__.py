@@ -44,12 +44,13 @@ def check_config(config, family: str = "", prefix: str = "") -> None:
     check_choice("split", getattr(config, "split", "test"), ("test", "validation"))
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
+        values = value if isinstance(value, tuple) else (value,)
         flag = f"--{prefix}{field.name.replace('_', '-')}"
-        if dataclasses.is_dataclass(getattr(config, field.name)):
+        if dataclasses.is_dataclass(value):
             check_config(value, family, f"{prefix}{field.name}.")
-        if "" in value if isinstance(value, tuple) else value == "" != field.default:
+        if "" in values and value != field.default:
             raise UserError(f"{flag}: is empty")
-        for level in value if isinstance(value, tuple) else (value,):
+        for level in values:
             if family and field.name in ("min_level", "max_level", "facts_per_line"):
                 check_level(FAMILIES[family], level, flag)
             if family and field.name in ("levels", "eval_levels"):

@@ -95,8 +95,8 @@ def written_operation(authors: Authors, left: int, operator: str, right: int) ->
     bring about, he leaves the operation out.
     """
     exact, rule = compute(left, operator, right), rule_of(left, operator, right)
-    right_way = (left, LEFT_OUT) if exact is None else (exact, "")
+    stated, why = (left, LEFT_OUT) if exact is None else (exact, "")
     named = rule and (rule.name, rule.is_rare, rule.wrong(left, right))
-    ways = weighted(authors, right_way[0], near_misses(right_way[0]), right_way[1], named)
+    ways = weighted(authors, stated, near_misses(stated), why, named)
     return [Outcome(chance, f"{left}{operator}{right}={result}", result, mistake)
             for chance, result, mistake in ways]

@@ -86,16 +86,6 @@ def test_a_number_that_no_run_can_work_with_is_named_as_a_flag(values, flag):
         check_numbers(Example(**{"a": 3} | values))
 
 
-def test_a_number_in_a_part_of_a_config_is_named_with_the_part():
-    @dataclass(frozen=True)
-    class Whole:
-        some_part: Example
-
-    check_numbers(Whole(Example(3)))
-    with pytest.raises(UserError, match=r"--some-part\.b -0\.5: must be a finite number"):
-        check_numbers(Whole(Example(3, b=-0.5)))
-
-
 @quick
 @given(st.integers(0, 2 ** 63), st.lists(st.text(), max_size=3), st.lists(st.text(), max_size=3))
 def test_streams_differ_by_purpose_and_repeat(seed, one, other):
