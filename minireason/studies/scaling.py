@@ -20,11 +20,11 @@ import numpy as np
 import torch
 
 from minireason.core import parallel
-from minireason.core.config import rng, stream_seed
+from minireason.core.config import stream_seed
 from minireason.core.errors import UserError, check_choice
 from minireason.core.files import read_lines
 from minireason.core.runlog import RunLog
-from minireason.measure.estimates import Pool, share_interval
+from minireason.measure.estimates import Pool, expected_accuracy, share_interval
 from minireason.measure.evaluate import frozen_sets
 from minireason.measure.samples import sample_records
 from minireason.model import checkpoint
@@ -178,11 +178,8 @@ def exchange(sweep: Sweep, cells: list[dict]) -> list[dict]:
                 row = {"set": name, "seed": small["seed"], "R": ratio, "times": times,
                        "samples": n, "capped": n < wanted, "problems": len(records)}
                 for key, method in METHODS.items():
-                    values = []
-                    for i, pool in enumerate(pools):
-                        generator = rng(small["seed"], "scale vote", name, i, n)
-                        values.append(pool.accuracy(method, n, generator))
-                    row[key] = share_interval(np.sum(values), len(values))
+                    values = expected_accuracy(pools, method, n, small["seed"], "scale vote", name)
+                    row[key] = share_interval(values.sum(), len(values))
                 row["large_greedy"] = share_interval(np.sum(greedy), len(greedy))
                 rows.append(row)
     return rows
