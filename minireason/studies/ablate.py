@@ -14,7 +14,6 @@ import importlib
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 from matplotlib.figure import Figure
 
 from minireason.core.config import from_dict
@@ -142,9 +141,7 @@ def extra_text(rows: list[dict]) -> str:
     """`77 (73 to 81)`, or `77` of one seed: a count, or a share over all sets in percent."""
     values = [row["count"] for row in rows if "count" in row]
     values = values or [100 * point["accuracy"] for point in pooled_by_seed(rows)]
-    if len(values) > 1:
-        return f"{np.mean(values):.0f} ({min(values):.0f} to {max(values):.0f})"
-    return f"{values[0]:.0f}" if values else ""
+    return tables.range_text(values) if values else ""
 
 
 def pooled_by_seed(rows: list[dict]) -> list[dict]:
