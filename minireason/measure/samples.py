@@ -77,9 +77,7 @@ def read_records(folder: Path, kind: str, name: str) -> list[dict]:
                    key=lambda path: int(path.stem.rpartition("-")[2]))
     records = []
     for path in paths:
-        shard = read_checked(path)
-        assert isinstance(shard, list), "a shard holds a list of records"
-        records += shard
+        records += read_checked(path)
     return records
 
 

@@ -162,7 +162,7 @@ def ablation_figure(stage: str, rows: list[dict]) -> Figure:
     variants = group_by(rows, "variant")
     if last > 1:
         variants.pop("before")                        # it stands in the panel of rounds
-    figure, (at_end, *by_round) = shared.panels(*((1, 3.6) if last == 1 else (2, 6.2)))
+    figure, (at_end, *by_round) = style.panels(*((1, 3.6) if last == 1 else (2, 6.2)))
     for (variant, own), look in zip(variants.items(), LOOKS, strict=False):
         ends = own if variant == "before" else select(own, round=last)
         bars = [style.spread(pooled_by_seed(select(ends, set=name))) for name in names]

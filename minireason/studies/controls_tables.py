@@ -10,7 +10,6 @@ from minireason.measure.estimates import two_way_interval
 from minireason.report import style, tables
 from minireason.report.runs import group_by, level_of, select
 from minireason.report.seeds import verdicts_of
-from minireason.studies import shared
 
 METHODS = {"greedy": "greedy", "sampled": "one sample at T = 1"}
 
@@ -18,9 +17,11 @@ METHODS = {"greedy": "greedy", "sampled": "one sample at T = 1"}
 def text_of(rows: list[dict]) -> str:
     """All tables: rungs and arms, their paired differences, and the price of experts."""
     seeds, sizes = list(group_by(rows, "seed")), set(group_by(rows, "problems"))
+    numbers = ", ".join(map(str, seeds))
+    over_seeds = f"mean over seeds {numbers} (range)" if len(seeds) > 1 else f"seed {numbers}"
     parts = [
         tables.markdown(accuracy_table(rows)),
-        f"Accuracy in percent, greedy / one sample at T = 1, {spoken(seeds)}; n = "
+        f"Accuracy in percent, greedy / one sample at T = 1, {over_seeds}; n = "
         f"{', '.join(map(str, sorted(sizes)))} problems per level and seed. FLOPs: of the policy "
         "and all that it descends from; own: beyond the policy that the arm continues."]
     differences = difference_rows(rows)
@@ -34,12 +35,6 @@ def text_of(rows: list[dict]) -> str:
               "The price of experts: gold lines whose SFT, at the FLOPs of the gold arms, reaches "
               "the rung's greedy accuracy; between two arms log-linear in lines."]
     return "\n\n".join(parts) + "\n"
-
-
-def spoken(seeds: list[int]) -> str:
-    """`seed 0`, or `mean over seeds 0, 1 (range)`."""
-    numbers = ", ".join(map(str, seeds))
-    return f"mean over seeds {numbers} (range)" if len(seeds) > 1 else f"seed {numbers}"
 
 
 def accuracy_table(rows: list[dict]) -> list[list[str]]:
@@ -112,7 +107,7 @@ def price(lines: list[int], accuracies: list[float], wanted: float) -> str:
 def figure_of(rows: list[dict]) -> Figure:
     """Greedy accuracy against cumulative FLOPs at the hardest two shown levels."""
     names = list(group_by(rows, "set"))[-2:]
-    figure, panels = shared.panels(len(names), 1.6 + 2.2 * len(names), sharex=True)
+    figure, panels = style.panels(len(names), 1.6 + 2.2 * len(names), sharex=True)
     for axes, name in zip(panels, names, strict=True):
         panel(axes, select(rows, set=name, method="greedy"))
         style.percent_axis(axes, f"level {level_of(name)}, greedy (%)")

@@ -13,7 +13,7 @@ from minireason.report import style, tables
 from minireason.report.figures import along
 from minireason.report.runs import group_by
 from minireason.report.style import BLACK, BLUE, GREEN, ORANGE, PURPLE, RED, SKY
-from minireason.studies import fits, shared
+from minireason.studies import fits
 from minireason.studies.fits import Fit
 
 LOOKS = ((BLUE, "o"), (ORANGE, "s"), (GREEN, "D"), (RED, "^"), (PURPLE, "v"), (SKY, "P"),
@@ -190,7 +190,7 @@ def testtime(curve: str, rows: list[dict], laws: dict[str, Fit]) -> Figure:
 
 def coverage(name: str, pairs: np.ndarray, laws: dict[str, Fit]) -> Figure:
     """Coverage with its law, and the histogram of pass@1 that explains how well it fits."""
-    figure, (top, bottom) = shared.panels(2, 5.4)
+    figure, (top, bottom) = style.panels(2, 5.4)
     n, correct = pairs.T
     ks = fits.powers(n)
     top.plot(ks, 100 * fits.pass_matrix(n, correct, ks).mean(0), color=RED, marker="v",
@@ -215,7 +215,7 @@ def exchange(rows: list[dict]) -> Figure:
     sets, ticks = group_by(rows, "set"), []
     for ratio, (row, *_) in group_by(rows, "R").items():
         ticks.append(f"R = {ratio}\nN = {row['samples']}{' (all drawn)' if row['capped'] else ''}")
-    figure, panels = shared.panels(len(sets), 0.6 + 1.9 * len(sets), sharex=True)
+    figure, panels = style.panels(len(sets), 0.6 + 1.9 * len(sets), sharex=True)
     for axes, (name, own) in zip(panels, sets.items(), strict=True):
         ratios = group_by(own, "R").values()
         for j, (key, (label, colour, marker)) in enumerate(EXCHANGED.items()):

@@ -20,7 +20,7 @@ from minireason.problems import Problem, countdown
 from minireason.problems.countdown_solver import chance
 from minireason.problems.frozen import load_frozen
 from minireason.report import style, tables
-from minireason.report.runs import group_by
+from minireason.report.runs import group_by, select
 from minireason.sampling.complete import prompt_ids, stream
 from minireason.sampling.sampler import Sampling
 from minireason.studies import shared
@@ -102,21 +102,20 @@ def greedy_table(cells: list[dict]) -> str:
         for name in names:
             line.append(tables.accuracy_text([cell["accuracy"][name] for cell in own]))
         table.append(line)
-    reference = {cell["seed"]: cell["accuracy"] for cell in arms.get("optimal_tokens", [])}
+    optimal = {cell["seed"]: cell for cell in arms.get("optimal_tokens", [])}
     for arm in ("sos", "guided"):
-        pairs = [(cell["accuracy"], reference[cell["seed"]]) for cell in arms.get(arm, [])
-                 if cell["seed"] in reference]
-        if pairs:
+        own = select(arms.get(arm, []), seed=tuple(optimal))
+        if own:
             table.append([f"{arm} - optimal_tokens, points (lowest 95% bound of any seed)",
-                          "", "", "", *(gain_text(pairs, name) for name in names)])
+                          "", "", "", *(gain_text(own, optimal, name) for name in names)])
     return tables.markdown(table)
 
 
-def gain_text(pairs: list[tuple[dict, dict]], name: str) -> str:
-    """Mean difference on a set over seeds and the lowest bound of any seed, unpaired."""
+def gain_text(cells: list[dict], optimal: dict[int, dict], name: str) -> str:
+    """Mean difference to optimal paths, unpaired, and the lowest bound of any seed."""
     gains, bounds = [], []
-    for ours, theirs in pairs:
-        a, b = ours[name], theirs[name]
+    for cell in cells:
+        a, b = cell["accuracy"][name], optimal[cell["seed"]]["accuracy"][name]
         variance = sum(x["accuracy"] * (1 - x["accuracy"]) / x["n"] for x in (a, b))
         gains.append(a["accuracy"] - b["accuracy"])
         bounds.append(gains[-1] - 1.96 * variance ** 0.5)
@@ -139,7 +138,7 @@ def samples_table(cells: list[dict]) -> str:
 def coverage(cells: list[dict]) -> Figure:
     """pass@k of every arm, one line per seed with its 95% interval, greedy at the left; chance."""
     names = list(cells[0]["curves"])
-    figure, panels = shared.panels(len(names), 1 + 2.6 * len(names), sharex=True)
+    figure, panels = style.panels(len(names), 1 + 2.6 * len(names), sharex=True)
     for axes, name in zip(panels, names, strict=True):
         ks = [point["n"] for point in cells[0]["curves"][name]]
         for cell in cells:
