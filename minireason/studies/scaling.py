@@ -26,7 +26,7 @@ from minireason.core.files import read_lines
 from minireason.core.runlog import RunLog
 from minireason.measure.estimates import Pool, expected_accuracy, share_interval
 from minireason.measure.evaluate import frozen_sets
-from minireason.measure.samples import read_records, sample_records
+from minireason.measure.samples import load_pools, sample_records
 from minireason.model import checkpoint
 from minireason.model.tokenizer import Tokenizer
 from minireason.model.transformer import Transformer
@@ -137,8 +137,8 @@ def read_runs(folders: dict[str, tuple[str, ...]]) -> dict:
             points += rows
             if kind == "testtime":
                 for name in group_by(rows, "set"):
-                    for record in read_records(folder, "samples", name):
-                        count = [len(record["correct"]), sum(record["correct"])]
+                    for pool in load_pools(folder / "pools.npz", name, temperature=1.0):
+                        count = [len(pool.correct), int(pool.correct.sum())]
                         right.setdefault(name, []).append(count)
     return {"points": points, "right": right}
 

@@ -95,8 +95,6 @@ def test_hinge_finds_where_it_saturates(monkeypatch):
     assert 28 <= hits
     rising = fits.hinge(x, 0.1 + 0.2 * np.log10(x))
     assert rising.values["x0"] == pytest.approx(1e4)
-    with pytest.raises(UserError, match="three different"):
-        fits.hinge([1, 1, 2, 2], [0, 0, 1, 1])
 
 
 def test_pass_matrix_is_the_unbiased_estimator():
@@ -130,8 +128,6 @@ def test_coverage_interval_is_over_problems():
     assert wider.high["b"] - wider.low["b"] > fit.high["b"] - fit.low["b"]
     rare = fits.coverage_law(np.full(20, 8), np.arange(20) // 19, draws=50)
     assert np.isfinite([*rare.low.values(), *rare.high.values()]).all()   # draws without any right
-    with pytest.raises(UserError, match="no curve"):
-        fits.coverage_law(n, np.zeros(200, int))
 
 
 def test_equal_total_flops():

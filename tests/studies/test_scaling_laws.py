@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from minireason.core.errors import UserError
-from minireason.core.files import write_checked
+from minireason.measure.samples import save_pools
 from minireason.studies import scaling, scaling_laws
 
 
@@ -66,8 +66,9 @@ def test_rows_of_other_runs_have_one_shape(tmp_path):
         folders[kind].mkdir()
         (folders[kind] / "rows.jsonl").write_text(
             "".join(json.dumps({"set": "k8", **row}) + "\n" for row in rows))
-    records = [{"correct": [1, 0, 1]}, {"correct": [0, 0, 0]}]
-    write_checked(tmp_path / "testtime/samples-k8-0.json", records)
+    drawn = {"answers": ["7"] * 3, "tokens": [9] * 3, "values": [0.5] * 3}
+    records = [{**drawn, "correct": [1, 0, 1]}, {**drawn, "correct": [0, 0, 0]}]
+    save_pools(tmp_path / "testtime/pools.npz", {1.0: {"k8": records}}, {})
     found = scaling.read_runs({kind: (folder, folder) for kind, folder in folders.items()})
     assert [(r["curve"], r["run"], r["method"], r["compute"]) for r in found["points"]] == [
         ("rl k8", 0, "greedy", 1e9), ("rl k8", 1, "greedy", 1e9),
