@@ -192,8 +192,8 @@ def coverage(name: str, pairs: np.ndarray, laws: dict[str, Fit]) -> Figure:
     """Coverage with its law, and the histogram of pass@1 that explains how well it fits."""
     figure, (top, bottom) = style.panels(2, 5.4)
     n, correct = pairs.T
-    ks = fits.powers(n)
-    top.plot(ks, 100 * fits.pass_matrix(n, correct, ks).mean(0), color=RED, marker="v",
+    ks, matrix = fits.pass_matrix(n, correct)
+    top.plot(ks, 100 * matrix.mean(axis=0), color=RED, marker="v",
              linestyle="none", label=f"coverage, {len(n)} problems")
     fit = laws.get(f"coverage {name}")
     if fit:
