@@ -109,14 +109,10 @@ def label_accuracy(policy: Transformer, tokenizer: Tokenizer, problems: list[Pro
     for n in (2 ** i for i in range(how.n.bit_length())):
         wins = right.reshape(len(ends), how.n // n, n).sum(axis=2)                    # (S, N / n)
         for name, label in (("mc_hard", wins > 0), ("mc_soft", 2 * wins > n)):
+            of_wrong, of_right = label[~truth], label[truth]
             rows.append({"set": "held-out", "method": name, "n": n, "count": len(ends),
                          "share_true": float(truth.mean()),
                          "accuracy": float((label == truth[:, None]).mean()),
-                         "false_positive": _share(label, ~truth),
-                         "false_negative": _share(~label, truth)})
+                         "false_positive": float(of_wrong.sum() / max(1, of_wrong.size)),
+                         "false_negative": float((~of_right).sum() / max(1, of_right.size))})
     return rows
-
-
-def _share(label: np.ndarray, among: np.ndarray) -> float:
-    """Share of true labels among some step ends; 0 if there are none."""
-    return float(label[among].mean()) if among.any() else 0.0

@@ -1,22 +1,28 @@
-"""A critic's values, P(correct | prefix) at the end of every step: taught, read, and judged."""
+"""A critic's values, P(correct | prefix) at the end of every step: read, judged, and taught."""
 
 import math
+from collections.abc import Callable
 from itertools import chain
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from minireason.core import flops, parallel
+from minireason.core.config import TrainingConfig
 from minireason.core.errors import check_choice
+from minireason.core.runlog import RunLog
+from minireason.model import checkpoint
 from minireason.model.tokenizer import OPENERS, STEP_ENDS, Tokenizer, padded_rows
 from minireason.model.transformer import ModelConfig, Transformer
 from minireason.problems import Problem
 from minireason.sampling.complete import prompt_ids
 from minireason.training.batches import Batch, Row
 from minireason.training.losses import gather_logprobs, value_bce
-from minireason.training.optim import autocast
+from minireason.training.optim import autocast, make_optimizer, schedule, train_step
 
+LabelledRow = tuple[list[int], int, list[float]]   # tokens, first counted index, a label per end
 AGGREGATIONS = {"last": lambda values: values[-1], "min": min, "product": math.prod}
 
 
@@ -130,9 +136,16 @@ def final_values(critic: Critic, tokenizer: Tokenizer, problems: list[Problem],
             for problem, texts in zip(problems, completions, strict=True)]
 
 
-def value_batches(rows: list[tuple[list[int], int, list[float]]], ends: Tensor,
-                  token_budget: int, pad: int) -> tuple[list[Batch], int]:
-    """This rank's (tokens, first, labels) rows as batches, and the GLOBAL count of step ends.
+def labelled_rows(tokenizer: Tokenizer, problems: list[Problem], completions: list[str],
+                  labels: list[list[float]]) -> list[LabelledRow]:
+    """Whole rows (prompt, opener, completion) with the label of every step end."""
+    ids = rollout_ids(tokenizer, problems, completions)
+    return [(tokens, first, ends) for (tokens, first), ends in zip(ids, labels, strict=True)]
+
+
+def value_batches(rows: list[LabelledRow], ends: Tensor, token_budget: int,
+                  pad: int) -> tuple[list[Batch], int]:
+    """This rank's rows as batches, and the GLOBAL count of step ends.
 
     The mask picks step ends at or after `first`; there, targets hold the labels, one each.
     """
@@ -164,3 +177,25 @@ def critic_loss(critic: Critic, batch: Batch, count: int, imitation: float) -> T
     led_there = good_end.flip(1).cummax(dim=1).values.flip(1)[:, 1:]      # (B, T - 1)
     return (value_bce(values, batch.targets, batch.loss_mask, count)
             - imitation * (led_there * logprobs).sum() / count)
+
+
+def fit_critic(log: RunLog, critic: Critic, tokenizer: Tokenizer, cfg: TrainingConfig,
+               rows: list[LabelledRow], rng_at: Callable[[int], np.random.Generator],
+               imitation: float) -> None:
+    """Train the value head and its backbone; rng_at(step) chooses the rows of a step.
+
+    imitation: weight of right thoughts' tokens beside the values (critic_loss).
+    """
+    ends = torch.tensor(tokenizer.ids_of(*STEP_ENDS))
+    optimizer = make_optimizer(critic, cfg.weight_decay)
+    for step in log.steps(checkpoint.resume(log, critic, optimizer), cfg.steps):
+        chosen = rng_at(step).integers(0, len(rows), cfg.rows_per_step)
+        batches, count = value_batches([rows[i] for i in chosen], ends, cfg.token_budget,
+                                       tokenizer.pad)
+        lr = schedule(step, cfg.steps, cfg.lr, cfg.warmup)
+        loss, grad_norm = train_step(
+            critic, optimizer, batches,
+            lambda batch, n=count: critic_loss(critic, batch, n, imitation), lr)
+        log.record(step, **{"train/loss": loss, "train/grad_norm": grad_norm, "train/lr": lr,
+                            "train/tokens": count})
+        checkpoint.save_state_every(log, cfg, step, critic, optimizer)

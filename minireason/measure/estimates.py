@@ -13,6 +13,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from minireason.core.config import rng
+
 T_QUANTILES = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)  # 97.5%, 1 to 9 df
 
 
@@ -35,12 +37,12 @@ def share_interval(successes: float, n: int) -> dict[str, float]:
     return {"accuracy": float(successes) / n, "low": low, "high": high}
 
 
-def paired_bootstrap(a: np.ndarray, b: np.ndarray, seed: int = 0,
+def paired_bootstrap(a: np.ndarray, b: np.ndarray,
                      draws: int = 10_000) -> tuple[float, float, float]:
     """mean(a - b) over problems with its 95% percentile interval; a and b (P,)."""
     assert a.shape == b.shape, "paired values need equal shapes"
     difference = np.asarray(a, dtype=float) - np.asarray(b, dtype=float)
-    generator = np.random.default_rng(seed)
+    generator = np.random.default_rng(0)
     n, means = len(difference), []
     for start in range(0, draws, 500):                                # bounds the memory
         rows = generator.integers(0, n, (min(500, draws - start), n))
@@ -57,7 +59,7 @@ def mean_interval(values: np.ndarray, others: np.ndarray | None = None,
     return {"accuracy": mean, "low": low, "high": high}
 
 
-def two_way_interval(a: np.ndarray, b: np.ndarray | None = None, seed: int = 0,
+def two_way_interval(a: np.ndarray, b: np.ndarray | None = None,
                      draws: int = 4000) -> dict[str, float]:
     """Mean of a, or of a - b, over S seeds and P problems, as {accuracy, low, high}; both (S, P).
 
@@ -76,7 +78,7 @@ def two_way_interval(a: np.ndarray, b: np.ndarray | None = None, seed: int = 0,
         t = T_QUANTILES[min(seeds - 2, len(T_QUANTILES) - 1)]
         widened = t / 1.959964 * math.sqrt(seeds / (seeds - 1))
         difference += (widened - 1) * (difference.mean(axis=1, keepdims=True) - mean)
-    generator = np.random.default_rng(seed)
+    generator = np.random.default_rng(0)
     shares = generator.multinomial(seeds, np.full(seeds, 1 / seeds), draws) / seeds  # (draws, S)
     means = []
     for part in np.array_split(shares, -(-draws // 500)):             # bounds the memory
@@ -208,3 +210,12 @@ class Pool:
             return best_of_n(self.correct, self.values, n)
         weights = np.ones(size) if method == "majority" else self.values
         return vote_at(self.answers, weights, self.correct, n, generator)
+
+
+def expected_accuracy(pools: Sequence[Pool], method: str, n: int, seed: int,
+                      *purpose: object) -> np.ndarray:
+    """(P,) accuracy of a method with n samples of each problem; seed and purpose name the draws."""
+    found = []
+    for i, pool in enumerate(pools):
+        found.append(pool.accuracy(method, n, rng(seed, *purpose, i, n)))
+    return np.array(found)

@@ -167,8 +167,8 @@ def show(model: Transformer, tokenizer: Tokenizer, problems: list[Problem], styl
     lines = []
     with flops.uncounted():
         completions = complete(model, tokenizer, problems, style, how)
-    for problem, (text,) in zip(problems, completions, strict=True):
-        verdict = FAMILIES[problem.family].verify(problem, text)
+    verdicts = verdicts_of(problems, completions)
+    for problem, (text,), (verdict,) in zip(problems, completions, verdicts, strict=True):
         mark = "right" if verdict.correct else "wrong"
         lines.append(f"{problem.prompt}{text}   [{mark}, answer {problem.answer}]")
     return "\n".join(lines)

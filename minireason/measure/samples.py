@@ -71,18 +71,6 @@ def sharded_records(log: RunLog, kind: str, sets: dict[str, list[Problem]], size
     return found
 
 
-def read_records(folder: Path, kind: str, name: str) -> list[dict]:
-    """The records of one frozen set in a finished run's folder, in the order of its problems."""
-    paths = sorted(folder.glob(f"{kind}-{name}-*.json"),
-                   key=lambda path: int(path.stem.rpartition("-")[2]))
-    records = []
-    for path in paths:
-        shard = read_checked(path)
-        assert isinstance(shard, list), "a shard holds a list of records"
-        records += shard
-    return records
-
-
 def save_pools(path: Path, drawn: dict[float, dict[str, list[dict]]],
                greedy: dict[str, np.ndarray]) -> None:
     """The numbers of the samples, some bytes each, from which every paired difference follows.

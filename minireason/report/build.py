@@ -32,7 +32,6 @@ from minireason.measure.evaluate import answer_of, marked_steps
 from minireason.problems import FAMILIES, corpus
 from minireason.report import figures, figures_testtime, seeds, style, tables
 from minireason.report import runs as results
-from minireason.report.diagnostics import signs_of
 
 BLOCKS = {   # block of RESULTS: the folders beside `reference` whose studies it shows
     "addition": ("reproduce/seed-*",), "studies": (
@@ -89,7 +88,7 @@ def write_page(folder: Path) -> Path:
     write_atomic(path, render(
         "page.html.j2", [run], folder / "figures", title=f"minireason: {folder.name}", run=run,
         machine=results.load_machine(folder), kinds=kinds, completions=completions,
-        marked_lines=marked_lines, signs_of=signs_of, band=seeds.committed_band(folder, run),
+        marked_lines=marked_lines, band=seeds.committed_band(folder, run),
         help={stage.name: stage.help for stage in stages.STAGES},
         missing=[s.name for s in stages.STAGES if s.in_run and s.name not in run]) + "\n")
     return path

@@ -226,15 +226,12 @@ def keep(run: Path | str, out: Path | str) -> None:
         target.parent.mkdir(parents=True, exist_ok=True)
         if path.name in COPIED:
             shutil.copyfile(path, target)
-            continue
-        if path.name == "metrics.jsonl":
+        elif path.name == "metrics.jsonl":
             lines = map(json.dumps, thin(files.read_lines(path), THIN))
+            files.write_atomic(target, "\n".join(lines) + "\n")
         elif path.match("samples-*-0.json"):
             records = files.read_checked(path)[:EXAMPLES]
             for record in records:             # of several samples the one that is shown
                 for field, value in record.items():
                     record[field] = value[:1] if isinstance(value, list) else value
-            lines = [files.checked_form(records)]
-        else:
-            continue
-        files.write_atomic(target, "\n".join(lines) + "\n")
+            files.write_checked(target, records)

@@ -12,8 +12,8 @@ import numpy as np
 
 from minireason import stages
 from minireason.core import files
-from minireason.core.config import PATHS, rng
-from minireason.measure.estimates import two_way_interval
+from minireason.core.config import PATHS
+from minireason.measure.estimates import expected_accuracy, two_way_interval
 from minireason.measure.samples import load_pools
 from minireason.problems import FAMILIES
 from minireason.problems.frozen import frozen_folder
@@ -51,7 +51,7 @@ def accuracies(stage: dict, name: str, method: str, n: int) -> np.ndarray:
     (row,) = select(stage["rows"], set=name, method=method, n=n)
     values = "outcome_values" if method.startswith("outcome") else "values"
     pools = load_pools(stage["pools"], name, row["temperature"], values)
-    return np.array([pool.accuracy(method, n, rng(0)) for pool in pools])
+    return expected_accuracy(pools, method, n, 0)
 
 
 def paired_rows(runs: list[dict], stage: str, name: str) -> list[dict]:

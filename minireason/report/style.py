@@ -89,10 +89,17 @@ def whiskers(axes: Axes, x: ArrayLike, rows: ArrayLike, color: str, marker: str 
                       marker=marker, linestyle=line, label=label or None, elinewidth=1, capsize=2)
 
 
-def canvas(height: float = 3.6) -> tuple[Figure, Axes]:
-    """An empty figure with one pair of axes, laid out so that nothing is cut."""
+def panels(n: int, height: float, sharex: bool = False) -> tuple[Figure, list[Axes]]:
+    """An empty figure of this height in inches, laid out so that nothing is cut, with n pairs of
+    axes one above the other."""
     figure = Figure(figsize=(WIDTH, height), layout="constrained")
-    return figure, figure.subplots()
+    return figure, list(figure.subplots(n, 1, sharex=sharex, squeeze=False).flat)
+
+
+def canvas(height: float = 3.6) -> tuple[Figure, Axes]:
+    """An empty figure with one pair of axes."""
+    figure, (axes,) = panels(1, height)
+    return figure, axes
 
 
 def legend_below(figure: Figure, axes: Axes, columns: int = 3) -> None:

@@ -4,6 +4,9 @@ A table is a list of lines of texts, the header first; an empty text stands wher
 measured.
 """
 
+from collections.abc import Callable
+from functools import partial
+
 import numpy as np
 
 from minireason.measure.estimates import two_way_interval
@@ -46,6 +49,12 @@ def accuracy_text(rows: list[dict], digits: int = 0) -> str:
     return text
 
 
+def range_text(values: list[float]) -> str:
+    """`77 (73 to 81)`: mean and range, or `77` of one value."""
+    text = f"{np.mean(values):.0f}"
+    return f"{text} ({min(values):.0f} to {max(values):.0f})" if len(values) > 1 else text
+
+
 def heading(row: dict, field: str) -> str:
     """A field's value as a heading: "level 6" of a test set, a method in words, "bin 1"."""
     value = row.get(field)
@@ -61,11 +70,14 @@ def heading(row: dict, field: str) -> str:
 
 
 def pivot(rows: list[dict], by: str, across: str, corner: str = "", digits: int = 0,
-          names: dict[object, str] | None = None) -> list[list[str]]:
+          names: dict[object, str] | None = None,
+          text: Callable[[list[dict]], str] | None = None) -> list[list[str]]:
     """One line per value of field `by`, one column per value of `across`, as they first appear.
 
-    names: the values of `across` that are shown, in this order, with their headings.
+    names: the values of `across` that are shown, in this order, with their headings. text: what
+    stands where rows meet, accuracy_text if not given.
     """
+    text = text or partial(accuracy_text, digits=digits)
     if names is None:
         names = {value: heading(members[0], across)
                  for value, members in group_by(rows, across).items()}
@@ -74,7 +86,7 @@ def pivot(rows: list[dict], by: str, across: str, corner: str = "", digits: int 
         columns = group_by(members, across)
         line = [heading(members[0], by)]
         for value in names:
-            line.append(accuracy_text(columns[value], digits) if value in columns else "")
+            line.append(text(columns[value]) if value in columns else "")
         table.append(line)
     return table
 

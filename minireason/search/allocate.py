@@ -21,11 +21,6 @@ class Strategy:
     correct: np.ndarray           # (P,) in [0, 1]: right, or the expected share of it
     tokens: np.ndarray            # (P,) drawn for it
 
-    @property
-    def name(self) -> str:
-        """`beam 16`."""
-        return f"{self.method} {self.n}"
-
 
 @dataclass(frozen=True)
 class Allocation:
@@ -33,7 +28,7 @@ class Allocation:
 
     correct: np.ndarray           # (P,)
     tokens: np.ndarray            # (P,)
-    chosen: list[list[str]]       # per fold and bin the strategy used there
+    chosen: list[list[str]]       # per fold and bin the strategy used there, as `beam 16`
 
 
 def stacked(strategies: list[Strategy]) -> tuple[np.ndarray, np.ndarray]:
@@ -112,7 +107,7 @@ def _crossed(strategies: list[Strategy], bins: np.ndarray, fold: np.ndarray,
     chosen = np.stack([choose_on(fold != 0), choose_on(fold != 1)])       # (2, bins)
     correct, tokens = stacked(strategies)
     strategy, problem = chosen[fold, bins], np.arange(len(bins))
-    names = [[strategies[s].name for s in of_fold] for of_fold in chosen]
+    names = [[f"{strategies[s].method} {strategies[s].n}" for s in of_fold] for of_fold in chosen]
     return Allocation(correct[strategy, problem], tokens[strategy, problem], names)
 
 

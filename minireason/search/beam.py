@@ -3,7 +3,7 @@
 At each step the best N / M prefixes are kept and M next steps are drawn after each: N steps in
 all. N is what the rest of the budget pays for, divided by what one completion still needs, so a
 budget of N samples' tokens searches with N. Equal prefixes are merged: they keep one place in the
-beam. With lookahead k, a prefix is judged by the value after k more greedy steps.
+beam. With lookahead, a prefix is judged by the value after one more greedy step.
 """
 
 from dataclasses import dataclass, replace
@@ -16,7 +16,7 @@ class BeamConfig:
     """How wide a beam."""
 
     width: int = 4                # M steps per beam; 0 means sqrt(N)
-    lookahead: int = 0            # k greedy steps before a prefix is judged
+    lookahead: bool = False       # one more greedy step before a prefix is judged
 
 
 def beam_search(stepper: Stepper, cfg: BeamConfig, tasks: list[Task]) -> None:
@@ -32,7 +32,7 @@ def beam_search(stepper: Stepper, cfg: BeamConfig, tasks: list[Task]) -> None:
         drawn = expand(stepper, requests, "beam", number)
         for request, nodes in zip(requests, drawn, strict=True):
             candidates[request.task] += nodes
-        scores = _look_ahead(stepper, cfg, candidates, number)
+        scores = _look_ahead(stepper, candidates, number) if cfg.lookahead else {}
         for task, nodes in candidates.items():
             task.add(nodes)
             beams[task] = [node for node in nodes if node.state == OPEN]
@@ -50,29 +50,20 @@ def _next_steps(cfg: BeamConfig, task: Task, nodes: list[Node]) -> list[Request]
     return [Request(task, node, rows // len(kept)) for node in kept]
 
 
-def _look_ahead(stepper: Stepper, cfg: BeamConfig, candidates: dict[Task, list[Node]],
+def _look_ahead(stepper: Stepper, candidates: dict[Task, list[Node]],
                 number: int) -> dict[Node, float]:
-    """Values after `lookahead` greedy steps, as far as the budget pays; {} without lookahead.
+    """Values after one greedy step, of as many open candidates as the budget pays for.
 
     A greedy completion is no candidate: it only lends its value to the step that it follows.
     """
-    greedy = replace(stepper, temperature=0)
-    scores: dict[Node, float] = {}
-    ahead = []                                     # (candidate, its next greedy step)
+    requests = []
     for task, nodes in candidates.items():
-        ahead += [(node, Request(task, node, 1)) for node in nodes if node.state == OPEN]
-    for k in range(cfg.lookahead):
-        paid, rows = [], {task: task.rows for task in candidates}
-        for origin, request in ahead:
-            if rows[request.task] > 0:
-                rows[request.task] -= 1
-                paid.append((origin, request))
-        ahead = []
-        drawn = expand(greedy, [request for _, request in paid], "lookahead", number, k)
-        for (origin, request), nodes in zip(paid, drawn, strict=True):
-            for node in nodes:
-                if node.state != DEAD:
-                    scores[origin] = node.value
-                if node.state == OPEN:
-                    ahead.append((origin, Request(request.task, node, 1)))
+        still_open = [node for node in nodes if node.state == OPEN]
+        requests += [Request(task, node, 1) for node in still_open[:task.rows]]
+    scores: dict[Node, float] = {}
+    drawn = expand(replace(stepper, temperature=0), requests, "lookahead", number)
+    for request, nodes in zip(requests, drawn, strict=True):
+        for node in nodes:
+            if node.state != DEAD:
+                scores[request.node] = node.value
     return scores

@@ -14,8 +14,14 @@ from minireason.core.config import rng, stream_seed
 from minireason.core.errors import UserError, check_choice
 from minireason.core.runlog import RunLog
 from minireason.critics import step_labels
-from minireason.critics.fit import fit_critic, labelled_rows
-from minireason.critics.value_head import AGGREGATIONS, Critic, aggregate, step_values
+from minireason.critics.value_head import (
+    AGGREGATIONS,
+    Critic,
+    aggregate,
+    fit_critic,
+    labelled_rows,
+    step_values,
+)
 from minireason.measure.estimates import auc
 from minireason.model import checkpoint
 from minireason.model.tokenizer import Tokenizer

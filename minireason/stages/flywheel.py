@@ -17,8 +17,8 @@ from itertools import chain
 
 from minireason.core.config import Share, rng
 from minireason.core.errors import UserError, check_choice
-from minireason.critics import fit, step_labels
-from minireason.critics.value_head import Critic, final_values
+from minireason.critics import step_labels
+from minireason.critics.value_head import Critic, final_values, fit_critic, labelled_rows
 from minireason.measure.estimates import auc, wilson
 from minireason.measure.evaluate import answer_keys, finish_policy, share_rows, verdicts_of
 from minireason.model import checkpoint
@@ -136,13 +136,13 @@ def refresh_critic(cfg: Config, number: int, out: str, policy_folder: str) -> di
                                         verdicts_of(problems, completions), strict=True):
         correct = [verdict.correct for verdict in verdicts]
         ends = labels_of(cfg.refresh, problem, texts, correct)
-        rows += fit.labelled_rows(tokenizer, [problem] * cfg.n, texts, ends)
+        rows += labelled_rows(tokenizer, [problem] * cfg.n, texts, ends)
         right += correct
         labels += ends
     taught = cfg.problems - cfg.held_out
     critic = Critic.from_policy(policy)
-    fit.fit_critic(log, critic, tokenizer, cfg, rows[:taught * cfg.n],
-                   lambda step: rng(cfg.seed, "flywheel critic", number, step), cfg.imitation)
+    fit_critic(log, critic, tokenizer, cfg, rows[:taught * cfg.n],
+               lambda step: rng(cfg.seed, "flywheel critic", number, step), cfg.imitation)
     sha256 = checkpoint.save(log.out, critic, tokenizer)
     values = final_values(critic, tokenizer, problems[taught:], completions[taught:])
     agree = [(ends[-1] > 0.5) == good for ends, good in zip(labels, right, strict=True) if ends]

@@ -150,7 +150,7 @@ def searched(cfg: Config, method: str, stepper: Stepper, prompts: list[list[int]
         revise_search(stepper, shape, tasks)
     else:
         shape = BeamConfig(width=0 if method == "beam_sqrt" else cfg.width,
-                           lookahead=int(method == "lookahead"))
+                           lookahead=method == "lookahead")
         beam_search(stepper, shape, tasks)
     return tasks
 

@@ -14,7 +14,6 @@ import importlib
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 from matplotlib.figure import Figure
 
 from minireason.core.config import from_dict
@@ -142,9 +141,7 @@ def extra_text(rows: list[dict]) -> str:
     """`77 (73 to 81)`, or `77` of one seed: a count, or a share over all sets in percent."""
     values = [row["count"] for row in rows if "count" in row]
     values = values or [100 * point["accuracy"] for point in pooled_by_seed(rows)]
-    if len(values) > 1:
-        return f"{np.mean(values):.0f} ({min(values):.0f} to {max(values):.0f})"
-    return f"{values[0]:.0f}" if values else ""
+    return tables.range_text(values) if values else ""
 
 
 def pooled_by_seed(rows: list[dict]) -> list[dict]:
@@ -165,7 +162,7 @@ def ablation_figure(stage: str, rows: list[dict]) -> Figure:
     variants = group_by(rows, "variant")
     if last > 1:
         variants.pop("before")                        # it stands in the panel of rounds
-    figure, (at_end, *by_round) = shared.panels(*((1, 3.6) if last == 1 else (2, 6.2)))
+    figure, (at_end, *by_round) = style.panels(*((1, 3.6) if last == 1 else (2, 6.2)))
     for (variant, own), look in zip(variants.items(), LOOKS, strict=False):
         ends = own if variant == "before" else select(own, round=last)
         bars = [style.spread(pooled_by_seed(select(ends, set=name))) for name in names]

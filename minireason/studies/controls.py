@@ -19,7 +19,7 @@ from typing import Annotated
 
 import tyro
 
-from minireason.core.config import TrainingConfig, check_numbers
+from minireason.core.config import TrainingConfig
 from minireason.core.errors import UserError
 from minireason.core.files import read_json
 from minireason.measure.estimates import share_interval
@@ -44,7 +44,6 @@ class Config(shared.Study):
     gold: tuple[int, ...] = (600, 2400)   # gold lines, beside as many as the run's own
 
     def __post_init__(self):
-        check_numbers(self)
         if not self.runs and not self.source:
             raise UserError("controls: give --run, a finished run folder, or --from")
 

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from minireason.measure.estimates import two_way_interval
 from minireason.report import style, tables
 from minireason.report.runs import group_by, level_of, select
-from minireason.studies import shared
+from minireason.report.seeds import verdicts_of
 
 METHODS = {"greedy": "greedy", "sampled": "one sample at T = 1"}
 
@@ -17,9 +17,11 @@ METHODS = {"greedy": "greedy", "sampled": "one sample at T = 1"}
 def text_of(rows: list[dict]) -> str:
     """All tables: rungs and arms, their paired differences, and the price of experts."""
     seeds, sizes = list(group_by(rows, "seed")), set(group_by(rows, "problems"))
+    numbers = ", ".join(map(str, seeds))
+    over_seeds = f"mean over seeds {numbers} (range)" if len(seeds) > 1 else f"seed {numbers}"
     parts = [
         tables.markdown(accuracy_table(rows)),
-        f"Accuracy in percent, greedy / one sample at T = 1, {spoken(seeds)}; n = "
+        f"Accuracy in percent, greedy / one sample at T = 1, {over_seeds}; n = "
         f"{', '.join(map(str, sorted(sizes)))} problems per level and seed. FLOPs: of the policy "
         "and all that it descends from; own: beyond the policy that the arm continues."]
     differences = difference_rows(rows)
@@ -35,30 +37,23 @@ def text_of(rows: list[dict]) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def spoken(seeds: list[int]) -> str:
-    """`seed 0`, or `mean over seeds 0, 1 (range)`."""
-    numbers = ", ".join(map(str, seeds))
-    return f"mean over seeds {numbers} (range)" if len(seeds) > 1 else f"seed {numbers}"
-
-
 def accuracy_table(rows: list[dict]) -> list[list[str]]:
     """One line per rung and arm: accuracies by level, FLOPs, gold lines."""
-    sets = group_by(rows, "set")
-    levels = [tables.heading(members[0], "set") for members in sets.values()]
-    table = [["policy", *levels, "FLOPs", "own FLOPs / rung's", "gold lines"]]
-    for arm, members in group_by(rows, "arm").items():
-        line = [arm]
-        for name in sets:
-            texts = []
-            for method in METHODS:
-                own = select(members, set=name, method=method)
-                mean, low, high = style.spread(own)
-                texts.append(f"{mean:.0f}" + f" ({low:.0f} to {high:.0f})" * (len(own) > 1))
-            line.append(" / ".join(texts))
+    table = tables.pivot(rows, "arm", "set", "policy", text=both_methods)
+    table[0] += ["FLOPs", "own FLOPs / rung's", "gold lines"]
+    for line, members in zip(table[1:], group_by(rows, "arm").values(), strict=True):
         flops = np.mean([row["flops"] for row in members])
-        table.append([*line, f"{flops:.2e}", share_text(rows, members),
-                      f"{members[0]['lines']:,}"])
+        line += [f"{flops:.2e}", share_text(rows, members), f"{members[0]['lines']:,}"]
     return table
+
+
+def both_methods(rows: list[dict]) -> str:
+    """`77 (73 to 81) / 70 (66 to 75)`: greedy and of one sample, over seeds."""
+    texts = []
+    for method in METHODS:
+        own = select(rows, method=method)
+        texts.append(tables.range_text([100 * row["accuracy"] for row in own]))
+    return " / ".join(texts)
 
 
 def share_text(rows: list[dict], arm: list[dict]) -> str:
@@ -70,15 +65,9 @@ def share_text(rows: list[dict], arm: list[dict]) -> str:
     return f"{(own - start) / (target - start):.2f} of {arm[0]['against']}"
 
 
-def correct(rows: list[dict]) -> np.ndarray:
-    """(S, P) 1 where right: one policy, set and method, a row per seed."""
-    rows = sorted(rows, key=lambda row: row["seed"])
-    return np.array([[digit != "0" for digit in row["digits"]] for row in rows], dtype=float)
-
-
 def difference_rows(rows: list[dict]) -> list[dict]:
     """Rung minus arm of equal FLOPs, paired by seed and problem, with a two-way interval."""
-    found = []
+    found, rows = [], sorted(rows, key=lambda row: row["seed"])
     for arm, members in group_by([row for row in rows if "against" in row], "arm").items():
         rung = select(rows, arm=members[0]["against"])
         for name, of_set in group_by(members, "set").items():
@@ -86,24 +75,22 @@ def difference_rows(rows: list[dict]) -> list[dict]:
                 other = select(rung, set=name, method=method)
                 found.append({"arm": f"{rung[0]['arm']} - {arm}", "set": name, "way": method,
                               "method": "rung - arm",
-                              **two_way_interval(correct(other), correct(own))})
+                              **two_way_interval(verdicts_of(other), verdicts_of(own))})
     return found
 
 
 def price_table(rows: list[dict]) -> list[list[str]]:
     """Gold lines that equal each rung after the base, by level."""
-    sets = group_by(rows, "set")
-    table = [["rung", *(tables.heading(members[0], "set") for members in sets.values())]]
-    rungs = list(group_by(select(rows, against=None), "arm"))
-    for rung in rungs[1:]:
-        line = [rung]
-        for name in sets:
-            curve = group_by(select(rows, gold=True, set=name, method="greedy"), "lines")
-            means = [style.spread(of_lines)[0] for of_lines in curve.values()]
-            wanted = style.spread(select(rows, arm=rung, set=name, method="greedy"))[0]
-            line.append(price(list(curve), means, wanted))
-        table.append(line)
-    return table
+    rows = select(rows, method="greedy")
+    rungs = select(rows, against=None)
+
+    def price_of(rung: list[dict]) -> str:
+        curve = group_by(select(rows, gold=True, set=rung[0]["set"]), "lines")
+        means = [style.spread(of_lines)[0] for of_lines in curve.values()]
+        return price(list(curve), means, style.spread(rung)[0])
+
+    above = [row for row in rungs if row["arm"] != rungs[0]["arm"]]
+    return tables.pivot(above, "arm", "set", "rung", text=price_of)
 
 
 def price(lines: list[int], accuracies: list[float], wanted: float) -> str:
@@ -120,7 +107,7 @@ def price(lines: list[int], accuracies: list[float], wanted: float) -> str:
 def figure_of(rows: list[dict]) -> Figure:
     """Greedy accuracy against cumulative FLOPs at the hardest two shown levels."""
     names = list(group_by(rows, "set"))[-2:]
-    figure, panels = shared.panels(len(names), 1.6 + 2.2 * len(names), sharex=True)
+    figure, panels = style.panels(len(names), 1.6 + 2.2 * len(names), sharex=True)
     for axes, name in zip(panels, names, strict=True):
         panel(axes, select(rows, set=name, method="greedy"))
         style.percent_axis(axes, f"level {level_of(name)}, greedy (%)")

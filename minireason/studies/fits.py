@@ -137,8 +137,6 @@ def hinge(x, y) -> Fit:
     """
     logs = np.log10(np.asarray(x, dtype=float))
     distinct = np.unique(logs)
-    if len(distinct) < 3:
-        raise UserError("a hinge needs at least three different x")
 
     def solve(ys):
         best, found = np.full(len(ys), np.inf), np.empty((len(ys), 3))
@@ -154,14 +152,13 @@ def hinge(x, y) -> Fit:
     return fit_points(solve, log_line, x, y, ("p", "q", "x0"), free=3)
 
 
-def powers(n: np.ndarray) -> np.ndarray:
-    """1, 2, 4, ... up to the samples that every problem has."""
-    return 2 ** np.arange(int(n.min()).bit_length())
+def pass_matrix(n: np.ndarray, correct: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """k = 1, 2, 4, ... up to the samples that every problem has (K,), and unbiased pass@k (P, K).
 
-
-def pass_matrix(n: np.ndarray, correct: np.ndarray, ks: np.ndarray) -> np.ndarray:
-    """(P, K) unbiased pass@k of problems with `correct` of n samples right; n, correct (P,)."""
-    return np.vectorize(pass_at_k, otypes=[float])(n[:, None], correct[:, None], ks)
+    n, correct (P,): samples of each problem, and how many of them are right.
+    """
+    ks = 2 ** np.arange(int(n.min()).bit_length())
+    return ks, np.vectorize(pass_at_k, otypes=[float])(n[:, None], correct[:, None], ks)
 
 
 def coverage(k, a, b):
@@ -177,11 +174,12 @@ def coverage_fit(ks: np.ndarray, mean: np.ndarray) -> np.ndarray:
 
 
 def coverage_law(n: np.ndarray, correct: np.ndarray, draws: int = 400) -> Fit:
-    """c = exp(a k^b) fitted to mean pass@k; bootstrap over problems. n, correct (P,)."""
-    matrix, ks = pass_matrix(n, correct, powers(n)), powers(n).astype(float)
+    """c = exp(a k^b) fitted to mean pass@k, which is neither 0 nor 1; n and correct (P,).
+
+    The bootstrap is over problems.
+    """
+    ks, matrix = pass_matrix(n, correct)
     mean = matrix.mean(axis=0)                                            # (K,)
-    if not 0 < mean[0] < 1:
-        raise UserError("coverage is 0 or 1 at the first k: there is no curve to fit")
     best, generator, drawn = coverage_fit(ks, mean), np.random.default_rng(0), []
     for _ in range(draws):
         chosen = generator.integers(0, len(matrix), len(matrix))

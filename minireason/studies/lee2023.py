@@ -26,7 +26,6 @@ from minireason.measure.evaluate import evaluate, frozen_sets
 from minireason.model.tokenizer import Tokenizer
 from minireason.problems import Problem, addition, split_of
 from minireason.report import tables
-from minireason.report.runs import group_by
 from minireason.sampling.sampler import Sampling
 from minireason.studies import shared
 from minireason.studies.shared import Recipe
@@ -147,14 +146,15 @@ def training_set(digits: int, n: int, seed: int) -> list[Problem]:
 def write(result: dict, out: Path) -> None:
     """table.md: measured % [95% Wilson interval] / published %, a row per number of examples."""
     cells = result["cells"]
-    table = [["examples", *group_by(cells, "style")]]
-    for n, row in group_by(cells, "examples").items():
-        line = [str(n)]
-        for cell in row:
-            published = dict(zip(COUNTS, PUBLISHED.get(cell["style"], ()), strict=False))
-            line.append(f"{tables.accuracy_text([cell], digits=1)} / {published.get(n, '–')}")
-        table.append(line)
+    table = tables.pivot(cells, "examples", "style", text=beside_published)
     text = (f"{result['split'].capitalize()} accuracy in % on {cells[0]['n']} problems of {DIGITS}-"
             "digit addition [95% Wilson interval]; after the slash, Lee 2023 (10.6M parameters). "
             f"Ours: {cells[0]['parameters'] / 1e6:.2f}M parameters.\n\n{tables.markdown(table)}\n")
     shared.write_table(out / "table.md", result, text)
+
+
+def beside_published(cells: list[dict]) -> str:
+    """`25.0 [20.0, 31.0] / 0.4`: the accuracy of one cell, and the paper's."""
+    published = dict(zip(COUNTS, PUBLISHED.get(cells[0]["style"], ()), strict=False))
+    paper = published.get(cells[0]["examples"], "–")
+    return f"{tables.accuracy_text(cells, digits=1)} / {paper}"

@@ -20,27 +20,30 @@ import numpy as np
 import torch
 
 from minireason.core import parallel
-from minireason.core.config import rng, stream_seed
+from minireason.core.config import stream_seed
 from minireason.core.errors import UserError, check_choice
 from minireason.core.files import read_lines
 from minireason.core.runlog import RunLog
-from minireason.measure.estimates import Pool, share_interval
+from minireason.measure.estimates import Pool, expected_accuracy, share_interval
 from minireason.measure.evaluate import frozen_sets
-from minireason.measure.samples import sample_records
+from minireason.measure.samples import load_pools, sample_records
 from minireason.model import checkpoint
 from minireason.model.tokenizer import Tokenizer
 from minireason.model.transformer import Transformer
 from minireason.problems import FAMILIES
 from minireason.problems.corpus import Mixture
-from minireason.report.runs import select
+from minireason.report import style
+from minireason.report.runs import group_by, select
 from minireason.sampling.sampler import Sampling
 from minireason.stages import pretrain
-from minireason.studies import fits, scaling_figures, scaling_laws, shared
+from minireason.studies import fits, scaling_laws, shared
 from minireason.training.batches import encode_lines, micro_batches
 from minireason.training.optim import batch_nll
 
 RATIOS = (0.16, 0.79, 22.0)           # R, inference tokens / pretraining tokens, as in Snell 2024
 METHODS = {"small_vote": "majority", "small_oracle": "coverage", "small_single": "single"}
+COMPUTE = {"rl": "flops", "testtime": "tokens", "search": "tokens"}     # of a row, by kind of run
+CURVES = {"rl": ("greedy", "sampled"), "testtime": style.METHODS, "search": style.METHODS}
 
 
 @dataclass(frozen=True)
@@ -95,7 +98,7 @@ def run(cfg: Config) -> dict:
 
 def measure(cfg: Config, log: RunLog, device: torch.device) -> dict:
     """{"cells", "exchange", "points", "right"}: what is measured here, and what other runs say."""
-    found = scaling_laws.read_runs(vars(cfg))
+    found = read_runs(vars(cfg))
     sweep, cells = SIZES[cfg.size], []
     for seed in cfg.seeds:
         for index in range(len(sweep.shapes)):
@@ -112,8 +115,32 @@ def write(result: dict, out: Path) -> None:
     """fits.json, table.md and every figure."""
     laws = scaling_laws.laws(result)
     shared.write_json(out / "fits.json", {name: asdict(fit) for name, fit in laws.items()})
-    scaling_figures.write(result, laws, out)
+    scaling_laws.write_figures(result, laws, out)
     shared.write_table(out / "table.md", result, scaling_laws.laws_table(laws) + "\n")
+
+
+# ---- (b) and (c) what other runs say ------------------------------------------------------------
+
+def read_runs(folders: dict[str, tuple[str, ...]]) -> dict:
+    """{"points", "right"} of finished runs {kind: folders}: rows that name a compute, and the
+    curve of each; {set: [samples, right ones] per problem} of the test-time runs, of all seeds."""
+    points, right = [], {}
+    for kind, compute in COMPUTE.items():
+        for run, folder in enumerate(map(Path, folders[kind])):
+            rows = []
+            for row in read_lines(folder / "rows.jsonl"):
+                if row.get(compute) and row["method"] in CURVES[kind]:
+                    rows.append({"curve": f"{kind} {row['set']}", "run": run, **row,
+                                 "compute": row[compute]})
+            if not rows:
+                raise UserError(f"{folder}: no finished {kind} run (rows.jsonl has no curve)")
+            points += rows
+            if kind == "testtime":
+                for name in group_by(rows, "set"):
+                    for pool in load_pools(folder / "pools.npz", name, temperature=1.0):
+                        count = [len(pool.correct), int(pool.correct.sum())]
+                        right.setdefault(name, []).append(count)
+    return {"points": points, "right": right}
 
 
 # ---- (a) one model of the sweep -----------------------------------------------------------------
@@ -178,11 +205,8 @@ def exchange(sweep: Sweep, cells: list[dict]) -> list[dict]:
                 row = {"set": name, "seed": small["seed"], "R": ratio, "times": times,
                        "samples": n, "capped": n < wanted, "problems": len(records)}
                 for key, method in METHODS.items():
-                    values = []
-                    for i, pool in enumerate(pools):
-                        generator = rng(small["seed"], "scale vote", name, i, n)
-                        values.append(pool.accuracy(method, n, generator))
-                    row[key] = share_interval(np.sum(values), len(values))
+                    values = expected_accuracy(pools, method, n, small["seed"], "scale vote", name)
+                    row[key] = share_interval(values.sum(), len(values))
                 row["large_greedy"] = share_interval(np.sum(greedy), len(greedy))
                 rows.append(row)
     return rows

@@ -13,10 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-import numpy as np
 import tyro
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from minireason.core import parallel
 from minireason.core.config import PATHS, TrainingConfig, from_dict, machine, stream_seed
@@ -25,7 +22,6 @@ from minireason.core.files import read_json, write_atomic
 from minireason.model import checkpoint
 from minireason.model.tokenizer import Tokenizer
 from minireason.model.transformer import ModelConfig, Transformer
-from minireason.report import style
 from minireason.stages import STAGES, pretrain
 
 
@@ -112,9 +108,3 @@ def write_table(path: Path, result: dict, text: str) -> None:
         text += " on: " + ", ".join(f"{name} {value}" for name, value in result["machine"].items())
     write_atomic(path, f"{text}.\n")
     print(f"{text}.")
-
-
-def panels(n: int, height: float, sharex: bool = False) -> tuple[Figure, list[Axes]]:
-    """An empty figure of this height in inches, with n pairs of axes one above the other."""
-    figure = Figure(figsize=(style.WIDTH, height), layout="constrained")
-    return figure, list(np.atleast_1d(figure.subplots(n, 1, sharex=sharex)))

@@ -12,20 +12,21 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 
-from minireason.core.config import rng, stream_seed
-from minireason.measure import estimates
+from minireason.core.config import stream_seed
+from minireason.measure.estimates import Pool, answer_ids, expected_accuracy, mean_interval
 from minireason.measure.evaluate import answer_keys
 from minireason.model import checkpoint
 from minireason.problems import Problem, countdown
 from minireason.problems.countdown_solver import chance
 from minireason.problems.frozen import load_frozen
 from minireason.report import style, tables
-from minireason.report.runs import group_by
+from minireason.report.runs import group_by, select
 from minireason.sampling.complete import prompt_ids, stream
 from minireason.sampling.sampler import Sampling
 from minireason.studies import shared
 
-METHODS = ("single", "majority", "likelihood", "self_check")
+METHODS = {                           # {name: that of measure/estimates.py}
+    "single": "single", "majority": "majority", "likelihood": "best_of_n", "self_check": "coverage"}
 LOOKS = {"sos": ("Stream of Search", style.BLUE, "o"),
          "guided": ("guided search", style.GREEN, "D"),
          "optimal_tokens": ("optimal paths, equal tokens", style.ORANGE, "s"),
@@ -66,7 +67,7 @@ def verdicts(problem: Problem, texts: list[str]) -> dict:
     answers: ids of equal expressions, -1 for none or given up.
     """
     return {"prompt": problem.prompt, "chance": chance(*countdown.given(problem)),
-            "answers": estimates.answer_ids(answer_keys(problem, texts)).tolist(),
+            "answers": answer_ids(answer_keys(problem, texts)).tolist(),
             "correct": [int(countdown.verify(problem, text).correct) for text in texts],
             "example": texts[0]}
 
@@ -74,29 +75,20 @@ def verdicts(problem: Problem, texts: list[str]) -> dict:
 def curve(records: list[dict], seed: int) -> list[dict]:
     """Every method at every N: accuracy with a 95% bootstrap interval over problems."""
     points, n = [], 1
-    tokens = float(np.mean([record["tokens"] for record in records]))
-    while n <= len(records[0]["answers"]):
+    pools = []
+    for record in records:
+        pools.append(Pool(*(np.array(record[field])
+                            for field in ("correct", "answers", "scores", "tokens"))))
+    tokens = float(np.mean([pool.tokens for pool in pools]))
+    chances = np.array([record["chance"] for record in records])
+    while n <= len(pools[0].answers):
         point = {"n": n, "tokens": n * tokens}
-        for method in METHODS:
-            values = [per_problem(record, n, method, seed, i) for i, record in enumerate(records)]
-            point[method] = estimates.mean_interval(np.array(values), draws=1000)
-        chances = np.array([1 - (1 - record["chance"]) ** n for record in records])
-        points.append({**point, "random": estimates.mean_interval(chances, draws=1000)})
+        for name, method in METHODS.items():
+            values = expected_accuracy(pools, method, n, seed, "subsets")
+            point[name] = mean_interval(values, draws=1000)
+        points.append({**point, "random": mean_interval(1 - (1 - chances) ** n, draws=1000)})
         n *= 2
     return points
-
-
-def per_problem(record: dict, n: int, method: str, seed: int, index: int) -> float:
-    """Expected accuracy of a method with n samples on one problem."""
-    correct, answers = np.array(record["correct"]), np.array(record["answers"])
-    if method == "single":
-        return float(correct.mean())
-    if method == "self_check":
-        return estimates.pass_at_k(len(correct), int(correct.sum()), n)
-    if method == "likelihood":
-        return estimates.best_of_n(correct, np.array(record["scores"]), n)
-    return estimates.vote_at(answers, np.ones(len(answers)), correct, n,
-                             rng(seed, "subsets", index, n))
 
 
 def greedy_table(cells: list[dict]) -> str:
@@ -110,21 +102,20 @@ def greedy_table(cells: list[dict]) -> str:
         for name in names:
             line.append(tables.accuracy_text([cell["accuracy"][name] for cell in own]))
         table.append(line)
-    reference = {cell["seed"]: cell["accuracy"] for cell in arms.get("optimal_tokens", [])}
+    optimal = {cell["seed"]: cell for cell in arms.get("optimal_tokens", [])}
     for arm in ("sos", "guided"):
-        pairs = [(cell["accuracy"], reference[cell["seed"]]) for cell in arms.get(arm, [])
-                 if cell["seed"] in reference]
-        if pairs:
+        own = select(arms.get(arm, []), seed=tuple(optimal))
+        if own:
             table.append([f"{arm} - optimal_tokens, points (lowest 95% bound of any seed)",
-                          "", "", "", *(gain_text(pairs, name) for name in names)])
+                          "", "", "", *(gain_text(own, optimal, name) for name in names)])
     return tables.markdown(table)
 
 
-def gain_text(pairs: list[tuple[dict, dict]], name: str) -> str:
-    """Mean difference on a set over seeds and the lowest bound of any seed, unpaired."""
+def gain_text(cells: list[dict], optimal: dict[int, dict], name: str) -> str:
+    """Mean difference to optimal paths, unpaired, and the lowest bound of any seed."""
     gains, bounds = [], []
-    for ours, theirs in pairs:
-        a, b = ours[name], theirs[name]
+    for cell in cells:
+        a, b = cell["accuracy"][name], optimal[cell["seed"]]["accuracy"][name]
         variance = sum(x["accuracy"] * (1 - x["accuracy"]) / x["n"] for x in (a, b))
         gains.append(a["accuracy"] - b["accuracy"])
         bounds.append(gains[-1] - 1.96 * variance ** 0.5)
@@ -147,7 +138,7 @@ def samples_table(cells: list[dict]) -> str:
 def coverage(cells: list[dict]) -> Figure:
     """pass@k of every arm, one line per seed with its 95% interval, greedy at the left; chance."""
     names = list(cells[0]["curves"])
-    figure, panels = shared.panels(len(names), 1 + 2.6 * len(names), sharex=True)
+    figure, panels = style.panels(len(names), 1 + 2.6 * len(names), sharex=True)
     for axes, name in zip(panels, names, strict=True):
         ks = [point["n"] for point in cells[0]["curves"][name]]
         for cell in cells:

@@ -9,8 +9,8 @@ import torch
 
 from minireason.core.errors import UserError
 from minireason.core.files import read_checked, read_lines
-from minireason.critics import fit
 from minireason.critics import step_labels as labels
+from minireason.critics import value_head
 from minireason.critics.step_labels import (
     exact_labels,
     label_accuracy,
@@ -182,8 +182,8 @@ def test_killed_among_its_labels_it_resumes_there(tiny, tmp_path, monkeypatch, r
 @pytest.mark.parametrize("kind", ["outcome", "exact", "mc_hard"])
 def test_every_kind_of_label_trains_a_critic(tiny, kind, tmp_path, monkeypatch):
     taught = []
-    original = fit.value_batches
-    monkeypatch.setattr(fit, "value_batches", lambda rows, *rest: (
+    original = value_head.value_batches
+    monkeypatch.setattr(value_head, "value_batches", lambda rows, *rest: (
         taught.extend(rows), original(rows, *rest))[1])
     result = critic.run(replace(tiny, labels=kind))
     assert {label for _, _, row in taught for label in row} <= {0.0, 1.0}

@@ -28,7 +28,7 @@ from minireason.search.tree import TreeConfig, tree_search
 TOKENIZER = Tokenizer.build(addition.TOKENS)
 END_THINK = TOKENIZER.end_think
 SEARCHES = {"beam": (beam_search, BeamConfig()), "wide": (beam_search, BeamConfig(width=0)),
-            "lookahead": (beam_search, BeamConfig(lookahead=1)),
+            "lookahead": (beam_search, BeamConfig(lookahead=True)),
             "tree": (tree_search, TreeConfig()),
             "uct": (tree_search, TreeConfig(uct=True, leaves=1))}
 

@@ -13,8 +13,7 @@ from minireason.core.config import rng
 from minireason.core.errors import UserError
 from minireason.core.files import read_checked
 from minireason.core.runlog import RunLog
-from minireason.critics.fit import fit_critic, labelled_rows
-from minireason.critics.value_head import Critic, step_values
+from minireason.critics.value_head import Critic, fit_critic, labelled_rows, step_values
 from minireason.model import checkpoint
 from minireason.problems import base, chain
 from minireason.search.vote import SEARCHES, agreement, choose

@@ -113,7 +113,7 @@ def made_up(n: int = 200) -> list[dict]:
 
 def test_strategies_count_what_fits_and_average_over_subsets():
     records = [record([1, 0, 0, 0] * 2, [0.9, 0.5, 0.1, 0.2] * 2, {})]
-    found = {s.name: (s.correct[0], s.tokens[0])
+    found = {f"{s.method} {s.n}": (s.correct[0], s.tokens[0])
              for s in compare.strategies_of(records, 10, [1, 2, 4], seed=0)}
     assert found["single 4"] == (0.25, 40) and found["coverage 2"] == (0.5, 20)
     assert found["best_of_n 1"] == (0.25, 10) and found["best_of_n 2"] == (0.5, 20)

@@ -4,10 +4,18 @@ import numpy as np
 import pytest
 
 from minireason.core.errors import UserError
-from minireason.core.files import read_lines
+from minireason.core.files import read_checked, read_lines
 from minireason.measure.estimates import Pool, chance_coverage, mean_interval, paired_bootstrap
-from minireason.measure.samples import read_records
 from minireason.stages import testtime
+
+
+def read_records(folder, kind: str, name: str) -> list[dict]:
+    """The samples of one set, shard by shard."""
+    paths = folder.glob(f"{kind}-{name}-*.json")
+    records = []
+    for path in sorted(paths, key=lambda path: int(path.stem.rpartition("-")[2])):
+        records += read_checked(path)
+    return records
 
 
 def test_rows_are_the_estimators_of_the_samples(ladder):

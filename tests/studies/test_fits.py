@@ -95,13 +95,12 @@ def test_hinge_finds_where_it_saturates(monkeypatch):
     assert 28 <= hits
     rising = fits.hinge(x, 0.1 + 0.2 * np.log10(x))
     assert rising.values["x0"] == pytest.approx(1e4)
-    with pytest.raises(UserError, match="three different"):
-        fits.hinge([1, 1, 2, 2], [0, 0, 1, 1])
 
 
 def test_pass_matrix_is_the_unbiased_estimator():
-    n, correct, ks = np.array([16, 16, 8]), np.array([0, 5, 8]), np.array([1, 4, 8])
-    table = fits.pass_matrix(n, correct, ks)
+    n, correct = np.array([16, 16, 8]), np.array([0, 5, 8])
+    ks, table = fits.pass_matrix(n, correct)
+    assert ks.tolist() == [1, 2, 4, 8]
     assert table == pytest.approx(np.array([[pass_at_k(size, right, k) for k in ks]
                                             for size, right in zip(n, correct, strict=True)]))
 
@@ -120,7 +119,7 @@ def test_coverage_interval_is_over_problems():
     generator = np.random.default_rng(0)
     p = generator.beta(0.3, 2.0, 200)
     correct, n = generator.binomial(256, p), np.full(200, 256)
-    ks = fits.powers(n)
+    ks = 2 ** np.arange(9)
     fit = fits.coverage_law(n, correct, draws=100)
     many = generator.beta(0.3, 2.0, 20_000)
     mean = np.array([(1 - (1 - many) ** k).mean() for k in ks])
@@ -130,8 +129,6 @@ def test_coverage_interval_is_over_problems():
     assert wider.high["b"] - wider.low["b"] > fit.high["b"] - fit.low["b"]
     rare = fits.coverage_law(np.full(20, 8), np.arange(20) // 19, draws=50)
     assert np.isfinite([*rare.low.values(), *rare.high.values()]).all()   # draws without any right
-    with pytest.raises(UserError, match="no curve"):
-        fits.coverage_law(n, np.zeros(200, int))
 
 
 def test_equal_total_flops():

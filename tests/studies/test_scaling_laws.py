@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from minireason.core.errors import UserError
-from minireason.core.files import write_checked
-from minireason.studies import scaling_laws
+from minireason.measure.samples import save_pools
+from minireason.studies import scaling, scaling_laws
 
 
 def measured() -> dict:
@@ -66,9 +66,10 @@ def test_rows_of_other_runs_have_one_shape(tmp_path):
         folders[kind].mkdir()
         (folders[kind] / "rows.jsonl").write_text(
             "".join(json.dumps({"set": "k8", **row}) + "\n" for row in rows))
-    records = [{"correct": [1, 0, 1]}, {"correct": [0, 0, 0]}]
-    write_checked(tmp_path / "testtime/samples-k8-0.json", records)
-    found = scaling_laws.read_runs({kind: (folder, folder) for kind, folder in folders.items()})
+    drawn = {"answers": ["7"] * 3, "tokens": [9] * 3, "values": [0.5] * 3}
+    records = [{**drawn, "correct": [1, 0, 1]}, {**drawn, "correct": [0, 0, 0]}]
+    save_pools(tmp_path / "testtime/pools.npz", {1.0: {"k8": records}}, {})
+    found = scaling.read_runs({kind: (folder, folder) for kind, folder in folders.items()})
     assert [(r["curve"], r["run"], r["method"], r["compute"]) for r in found["points"]] == [
         ("rl k8", 0, "greedy", 1e9), ("rl k8", 1, "greedy", 1e9),
         ("testtime k8", 0, "majority", 80.0), ("testtime k8", 1, "majority", 80.0),
@@ -76,8 +77,8 @@ def test_rows_of_other_runs_have_one_shape(tmp_path):
     assert found["right"] == {"k8": [[3, 2], [3, 0]] * 2}
 
 
-@pytest.mark.parametrize("kind", scaling_laws.COMPUTE)
+@pytest.mark.parametrize("kind", scaling.COMPUTE)
 def test_folders_without_curves_are_refused(tmp_path, kind):
     (Path(tmp_path) / "rows.jsonl").write_text('{"set": "k8", "method": "greedy", "accuracy": 1}\n')
     with pytest.raises(UserError, match=f"no finished {kind} run"):
-        scaling_laws.read_runs({**dict.fromkeys(scaling_laws.COMPUTE, ()), kind: (tmp_path,)})
+        scaling.read_runs({**dict.fromkeys(scaling.COMPUTE, ()), kind: (tmp_path,)})

@@ -30,10 +30,10 @@ def test_vote_and_self_check_of_many_right_answers():
     """Two different right expressions share one problem: both count, and so does their vote."""
     record = {"answers": [0, 1, 1, -1], "correct": [1, 1, 1, 0], "scores": [0.1, 0.2, 0.3, 0.9],
               "tokens": [9] * 4, "chance": 0.25}
-    score = {method: curves.per_problem(record, 4, method, 0, 0) for method in curves.METHODS}
-    assert score == {"single": 0.75, "majority": 1.0, "likelihood": 0.0, "self_check": 1.0}
-    assert curves.per_problem(record, 2, "self_check", 0, 0) == pass_at_k(4, 3, 2)
     points = curves.curve([record, {**record, "chance": 0.5}], seed=0)
+    score = {method: points[-1][method]["accuracy"] for method in curves.METHODS}
+    assert score == {"single": 0.75, "majority": 1.0, "likelihood": 0.0, "self_check": 1.0}
+    assert points[1]["self_check"]["accuracy"] == pass_at_k(4, 3, 2)
     assert [p["n"] for p in points] == [1, 2, 4] and points[1]["tokens"] == 18
     assert points[1]["random"]["accuracy"] == pytest.approx((1 - 0.75 ** 2 + 1 - 0.5 ** 2) / 2)
 
