@@ -144,7 +144,7 @@ def rl_curve(runs: list[dict]) -> Figure:
     for row in rows_of(runs, stage="rl"):
         if "step" in row:
             what = "one sample" if row["method"] == "sampled" else row["method"]
-            lines.setdefault(f"{row['set'].rpartition('-')[2]}, {what}", []).append(row)
+            lines.setdefault(f"level {level_of(row['set'])}, {what}", []).append(row)
     for i, (label, rows) in enumerate(lines.items()):
         tokens, spreads = along(rows, "step", "generated_tokens")
         one = rows[0]["method"] == "sampled"

@@ -83,13 +83,13 @@ def label_errors(runs: list[dict], stage: str) -> Figure:
 def climb_bars(runs: list[dict], name: str) -> dict[str, list[dict]]:
     """{label: rows}: every policy, then every method at its largest N, on one set.
 
-    The flywheel comes last: it learns from what search finds.
+    Votes are those of the first policy that was measured: RL leaves them nothing to add. The
+    flywheel comes last: it learns from what search finds.
     """
     rows = select(results.rung_rows(runs), set=name)
     measured = rows_of(runs, stage=results.TESTTIME, set=name)
     if measured:
-        last = measured[-1]["stage"]
-        sampled = results.sampled_rows(runs, stage=last, set=name)
+        sampled = results.sampled_rows(runs, stage=measured[0]["stage"], set=name)
         rows += select(results.at_largest_n(sampled), method=tuple(style.METHODS))
     searched = results.sampled_rows(runs, kind="search", set=name)
     for of_stage in group_by(select(searched, method=tuple(style.SEARCHES)), "stage").values():
