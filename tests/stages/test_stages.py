@@ -72,15 +72,15 @@ def test_a_folder_of_another_config_is_refused(ladder, stage):
 
 
 def test_first_ten_losses(ladder):
-    """Pinned at seed 0. They change only by a commit that says why (last: the model
-    reads the text of fallible authors).
+    """Pinned at seed 0. They change only by a commit that says why (last: Muon, and
+    authors who follow their rules more often).
 
     Threads, BLAS and the attention kernel differ between machines in the last bits of float32
-    sums; another kernel moved these by at most 1e-6, and 1e-4 leaves room for other processors.
+    sums, which Muon rounds to bfloat16: another order of sums moved losses by up to 1e-4.
     """
-    pinned = [4.904024, 4.820301, 4.657565, 4.459363, 4.244190,
-              4.038986, 3.894797, 3.688542, 3.664449, 3.522680]
-    assert losses(ladder / "pretrain")[:10] == pytest.approx(pinned, abs=1e-4)
+    pinned = [4.902294, 4.845341, 4.742380, 4.626487, 4.457846,
+              4.311410, 4.211755, 4.017075, 3.974743, 3.928527]
+    assert losses(ladder / "pretrain")[:10] == pytest.approx(pinned, abs=2e-3)
 
 
 def floor_of(rows: list[tuple[list[int], int]]) -> float:
