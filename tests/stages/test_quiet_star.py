@@ -159,30 +159,40 @@ def test_where_a_thought_tells_the_answer_the_head_learns_to_listen(config, monk
 
 
 def test_answers_are_those_of_greedy_decoding(config, policy):
-    """With w = 1 they are those of the policy's own completions, where these are well formed."""
+    """With w = 1 they are those of the policy's own completions, where these are well formed.
+
+    Every other problem takes the policy's answer for its own: so many are surely right.
+    """
     first, tokenizer = policy
     model = QuietModel.from_policy(first, 0)
     with torch.no_grad():
         model.mixing[2].bias.fill_(50.0)
-    sets = frozen_sets("chain", "test", 60, (1, 2))
+    greedy, sets = {}, {}
+    for name, problems in frozen_sets("chain", "test", 60, (1, 2)).items():
+        greedy[name], sets[name] = complete(first, tokenizer, problems, "cot",
+                                            Sampling(temperature=0)), []
+        for i, (problem, (text,)) in enumerate(zip(problems, greedy[name], strict=True)):
+            if i % 2 and (parsed := chain.parse(text)):
+                problem = replace(problem, answer=parsed[1])
+            sets[name].append(problem)
 
     def write(lines, roots, how):
         return think("own", model, tokenizer, lines, roots, how)
 
     rows, verdicts = quiet_thoughts.answer_rows(model, tokenizer, sets, (0, 40), write)
-    compared = 0
+    compared = {"0": 0, "1": 0}
     for name, problems in sets.items():
-        greedy = complete(first, tokenizer, problems, "cot", Sampling(temperature=0))
-        for problem, (text,), right in zip(problems, greedy, verdicts["40"][name], strict=True):
+        for problem, (text,), right in zip(problems, greedy[name], verdicts["40"][name],
+                                           strict=True):
             verdict = chain.verify(problem, text)
             if verdict.well_formed:
                 assert verdict.correct == (right == "1")
-                compared += 1
+                compared[right] += 1
         (sound,) = results.select(rows, set=name, method="sound")
-        valid = sum(chain.verify(p, t).steps_valid for p, (t,) in zip(problems, greedy,
+        valid = sum(chain.verify(p, t).steps_valid for p, (t,) in zip(problems, greedy[name],
                                                                       strict=True))
         assert sound["accuracy"] * len(problems) == pytest.approx(valid)
-    assert compared > 40 and "1" in verdicts["40"]["chain-test-k1"]
+    assert min(compared.values()) > 15
 
 
 def test_kinds_of_tokens(policy):
