@@ -213,24 +213,27 @@ def signs_of(metrics: list[dict]) -> list[tuple[str, str]]:
 
 
 def quiet_thoughts(runs: list[dict], stage: str = "quiet_star") -> Figure:
-    """Quiet thoughts: accuracy by thought length, w by kind of token, gain by decile of loss."""
-    figure = Figure(figsize=(style.WIDTH, 6.6), layout="constrained")
-    lengths, kinds, deciles = figure.subplots(3, 1, height_ratios=(3, 2, 2))
+    """Quiet thoughts: accuracy and loss by thought length, w by kind of token, gain by decile."""
+    figure = Figure(figsize=(style.WIDTH, 8), layout="constrained")
+    lengths, losses, kinds, deciles = figure.subplots(4, 1, height_ratios=(3, 2, 2, 2))
     sets = group_by(rows_of(runs, stage=stage, method="quiet"), "set")
     for i, (name, members) in enumerate(sets.items()):
         style.whiskers(lengths, *along(members, "tokens"), SEEDS[i % 5], "os^Dv"[i % 5],
                        f"level {level_of(name)}")
-    lengths.set_xlabel("tokens per thought at most")
+        by_length = group_by(members, "tokens").items()
+        losses.plot([length for length, _ in by_length],
+                    [np.mean([row["nats"] for row in rows]) for _, rows in by_length],
+                    color=SEEDS[i % 5], marker="os^Dv"[i % 5])
+    losses.set(xlabel="tokens per thought at most", ylabel="nats per answer")
     style.percent_axis(lengths)
     lengths.legend(fontsize=8)
     weights = group_by(rows_of(runs, stage=stage, method="weight"), "token")
     kinds.bar(list(weights), [np.mean([row["accuracy"] for row in members])
                               for members in weights.values()], color=BLUE)
-    kinds.set_ylim(0, 1)
-    kinds.set_ylabel("w after a token")
+    kinds.set(ylim=(0, 1), ylabel="w after a token")
     gains = group_by(rows_of(runs, stage=stage, method="gain"), "decile")
     deciles.bar(list(gains), [np.mean([row["gain"] for row in members])
                               for members in gains.values()], color=GREEN)
-    deciles.set_xlabel("decile of the line's own loss (10: the hardest tokens)")
-    deciles.set_ylabel("gain (nats)")
+    deciles.set(xlabel="decile of the line's own loss (10: the hardest tokens)",
+                ylabel="gain (nats)")
     return figure

@@ -48,21 +48,17 @@ def load_stage(folder: Path) -> dict:
     """One stage's records."""
     for path in folder.rglob(files.MANIFEST):      # of rounds, too; none in a thinned copy
         files.check_manifest(path.parent)
-    record, rows = files.read_json(folder / "config.json"), files.read_lines(folder / "rows.jsonl")
+    record, rows = files.read_json(folder / "config.json"), rows_with_verdicts(folder)
     labels = {stage.name: stage.label for stage in stages.STAGES}
     policy = labels.get(Path(record["config"].get("policy", "")).name, "")
     rung = labels.get(folder.name) or f"{policy}, greedy"
     rungs = {"direct": "direct answer", "greedy": rung, "sampled": rung}
-    verdicts = read_verdicts(folder)
     for row in rows:
         method = f"{policy}, {style.method_name(row, with_n='n' in row)}"
         if row["method"] in style.LIMITS:
             method = "its teachers"
         row |= {"stage": folder.name, "kind": record["stage"], "policy": policy,
                 "rung": rungs.get(row["method"], method)}
-        digits = verdicts.get((row.get("round"), row["method"], row["set"]))
-        if digits and "step" not in row:
-            row["digits"] = digits
     examples = {}
     for path in sorted(folder.glob("samples-*-0.json")):       # the first shard of each set
         name = path.stem.removeprefix("samples-").removesuffix("-0")
@@ -72,6 +68,16 @@ def load_stage(folder: Path) -> dict:
             "examples": examples, "metrics": files.read_lines(folder / "metrics.jsonl"),
             "trees": files.read_json(trees) if trees.exists() else {},
             "pools": pools if pools.exists() else None}
+
+
+def rows_with_verdicts(folder: Path) -> list[dict]:
+    """The rows of a stage, with digits where its verdicts were kept."""
+    rows, verdicts = files.read_lines(folder / "rows.jsonl"), read_verdicts(folder)
+    for row in rows:
+        digits = verdicts.get((row.get("round"), row["method"], row["set"]))
+        if digits and "step" not in row:
+            row["digits"] = digits
+    return rows
 
 
 def read_verdicts(folder: Path) -> dict[tuple, str]:

@@ -4,26 +4,30 @@
     --stage flywheel   who filters what the policy learns from its own search: the verifier, the
                        critic, nobody; and whether it continues from the last policy
     --stage revise     backtracking traces against fully right traces alone
+    --stage quiet_star whose thoughts, whether REINFORCE adds anything, and no thoughts at all at
+                       equal FLOPs (Zelikman 2024)
 
 A variant is data: the fields that it changes. All variants of a stage start from the same parents,
-stages of a finished run, with the sizes of the run's own stage (of its STaR for a stage that no run
-has). Finished variants are not run again; `--from FOLDER` makes table and figure from its JSON.
+stages of a finished run, with the settings of the run's own stage, or the defaults of a stage that
+no run has. Finished variants are not run again; `--from FOLDER` makes table and figure from its
+JSON.
 """
 
 import importlib
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from matplotlib.figure import Figure
 
 from minireason.core.config import from_dict
 from minireason.core.errors import UserError, check_choice
-from minireason.core.files import make_folder, read_json, read_lines
+from minireason.core.files import make_folder, read_json
 from minireason.measure.estimates import share_interval
 from minireason.report import style, tables
-from minireason.report.runs import group_by, level_of, select
+from minireason.report.runs import group_by, level_of, rows_with_verdicts, select
 from minireason.stages import STAGES, Stage
-from minireason.studies import shared
+from minireason.studies import quiet_tables, shared
 
 TURNS = {"turns": 3, "refresh": "exact", "filter": "verifier"}
 VARIANTS: dict[str, dict[str, dict]] = {      # {stage: {variant: what it changes}}
@@ -39,8 +43,15 @@ VARIANTS: dict[str, dict[str, dict]] = {      # {stage: {variant: what it change
         "no filter": TURNS | {"filter": "none"},
         "the verifier, restarting": TURNS | {"restart": True}},
     "revise": {
-        "backtracking traces": {},
-        "right traces only": {"mended": 0.0}},
+        "backtracking traces": {"steps": 150, "replay": 0.0},
+        "right traces only": {"steps": 150, "replay": 0.0, "mended": 0.0}},
+    "quiet_star": {
+        "own thoughts": {},
+        "REINFORCE 0": {"reinforce": 0.0},
+        "thoughts of the base": {"thoughts": "frozen"},
+        "random thoughts": {"thoughts": "random"},
+        "pause tokens": {"thoughts": "pause", "samples": 1, "steps": 540},
+        "ordinary training": {"thoughts": "none", "steps": 1090}},
 }
 EXTRAS = {          # of the last round or turn: name in its result -> heading
     "star": {"kept": "kept", "share_wrong_steps": "right answer, wrong steps (%)"},
@@ -48,9 +59,10 @@ EXTRAS = {          # of the last round or turn: name in its result -> heading
                  "steps_valid": "every step right (%)", "critic_auc": "critic's AUC (%)"},
     "revise": {"detection": "wrong steps withdrawn (%)", "false_alarm": "right ones withdrawn (%)",
                "mended": "of withdrawn, then right (%)"},
+    "quiet_star": dict.fromkeys(("quiet", "sound", "weight", "gain", "thought"), ""),
 }
-SHARED = ("family", "seed", "split", "device", "problems", "min_level", "max_level", "steps",
-          "rows_per_step", "token_budget", "save_every", "eval_n")    # what revise takes from STaR
+SHARED = ("family", "seed", "split", "device", "eval_n")  # what a stage outside of runs takes from
+                                                          # the run's STaR
 LOOKS = ((style.BLACK, "o"), (style.BLUE, "s"), (style.ORANGE, "D"), (style.GREEN, "^"),
          (style.PURPLE, "v"))
 
@@ -60,7 +72,7 @@ class Config(shared.Study):
     """A stage with one choice changed at a time, for every given run folder (one per seed)."""
 
     runs: tuple[str, ...] = ()    # finished `minireason run` folders of different seeds
-    stage: str = "star"           # star | flywheel | revise
+    stage: str = "star"           # star | flywheel | revise | quiet_star
 
     def __post_init__(self):
         check_choice("stage", self.stage, VARIANTS)
@@ -75,10 +87,16 @@ def run(cfg: Config) -> dict:
         result = read_json(Path(cfg.source) / f"{cfg.stage}.json")
     else:
         result = {**shared.made_with("ablate", cfg), "rows": variant_rows(cfg)}
+    rows, path = result["rows"], out / cfg.stage
     make_folder(out)
-    shared.write_json(out / f"{cfg.stage}.json", result)
-    shared.write_table(out / f"{cfg.stage}.md", result, ablation_table(cfg.stage, result["rows"]))
-    style.save(out / f"{cfg.stage}.png", ablation_figure, cfg.stage, result["rows"])
+    if cfg.stage == "quiet_star":
+        text, figure_of = quiet_tables.text_of(rows), quiet_tables.arms_figure
+        style.save(out / "quiet_star-thoughts.png", quiet_tables.thoughts_figure, rows)
+    else:
+        text, figure_of = ablation_table(cfg.stage, rows), partial(ablation_figure, cfg.stage)
+    shared.write_json(path.with_suffix(".json"), result)
+    shared.write_table(path.with_suffix(".md"), result, text)
+    style.save(path.with_suffix(".png"), figure_of, rows)
     return result
 
 
@@ -89,7 +107,7 @@ def variant_rows(cfg: Config) -> list[dict]:
     wanted, rows = ("greedy", "sampled", *EXTRAS[cfg.stage]), []
     for folder in map(Path, cfg.runs):
         settings = settings_of(stage, folder)
-        greedy = select(read_lines(folder / stage.parents["init"] / "rows.jsonl"),
+        greedy = select(rows_with_verdicts(folder / stage.parents["init"]),
                         method="greedy", step=None)          # a step: on validation problems
         last = max((row.get("round", 0) for row in greedy), default=0)
         rows += [{**row, "variant": "before", "round": 0} for row in greedy
@@ -99,8 +117,10 @@ def variant_rows(cfg: Config) -> list[dict]:
             if changes or not stage.in_run:           # else it is the run's own stage
                 words = variant.replace(",", "").replace(" ", "-")
                 held["out"] = str(folder / "ablations" / f"{cfg.stage}-{words}")
-            module.run(from_dict(module.Config, held))
-            found = read_lines(Path(held["out"]) / "rows.jsonl")
+            result = module.run(from_dict(module.Config, held))
+            found = rows_with_verdicts(Path(held["out"]))
+            if cfg.stage == "quiet_star":
+                quiet_tables.complete_rows(found, result)
             for row in select(found, method=wanted, level=None):      # a level: what it alone kept
                 rows.append({"round": 1, **row, "variant": variant})
     return rows

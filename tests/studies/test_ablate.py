@@ -12,7 +12,7 @@ from minireason.core.files import read_json
 from minireason.measure.estimates import wilson
 from minireason.report import style
 from minireason.stages import STAGES, flywheel, star
-from minireason.studies import ablate
+from minireason.studies import ablate, quiet_tables
 
 
 def row(variant: str, accuracy: float, **more) -> dict:
@@ -48,7 +48,7 @@ def test_a_variant_changes_what_it_names_and_nothing_else(tmp_path, name):
     own = ablate.settings_of(stage, run_folder(tmp_path))
     first, *changes = ablate.VARIANTS[name].values()
     reference, *others = (asdict(from_dict(config, own | part)) for part in (first, *changes))
-    assert reference["steps"] == 7 and reference["seed"] == 0
+    assert (reference["steps"] == 7) == stage.in_run and reference["seed"] == 0
     assert all(reference[key] == f"{tmp_path}/{parent}" for key, parent in stage.parents.items())
     for other, change in zip(others, changes, strict=True):
         changed = {key for key in other if other[key] != reference[key]}
@@ -128,3 +128,30 @@ def test_what_cannot_be_ablated_is_one_clear_line(tmp_path):
         ablate.Config(runs=("x",), stage="sft")
     with pytest.raises(UserError, match="--runs"):
         ablate.Config()
+
+
+def test_quiet_variants_meet_at_their_longest_thought_and_are_paired(tmp_path):
+    def arm(variant: str, seed: int, digits: dict[int, str]) -> list[dict]:
+        found = [row("", mean, seed=seed, method="quiet", tokens=length, nats=1.0)
+                 for length, mean in ((length, own.count("1") / 10)
+                                      for length, own in digits.items())]
+        verdicts = {str(length): {"chain-test-k2": own} for length, own in digits.items()}
+        thought = {"line": f"1+1={seed}", "thought": "1+1=2", "steps": [["1+1=2", "right"]],
+                   "weight": 0.5, "gain": 1.0}
+        quiet_tables.complete_rows(found, {"quiet_verdicts": verdicts, "flops": 1e9,
+                                           "thoughts": [thought]})
+        return [{**line, "variant": variant} for line in found]
+
+    rows = [row("before", 0.5, round=0, set=f"chain-test-k{k}") for k in (2, 9)]
+    for seed in (0, 1):
+        rows += arm("own thoughts", seed, {0: "1" * 10, 24: "1111110000"})
+        rows += arm("ordinary training", seed, {0: "1110000000"})
+    (tmp_path / "quiet_star.json").write_text(json.dumps({"command": "c", "rows": rows}))
+    ablate.run(ablate.Config(stage="quiet_star", source=str(tmp_path)))
+    text = (tmp_path / "quiet_star.md").read_text()
+    assert "| before | 50.0 [" in text and "level 9" not in text       # no quiet answers there
+    assert "| own thoughts | 60.0 [" in text and "| ordinary training | 30.0 [" in text
+    assert "| own thoughts - ordinary training | +30.0 [" in text and "| 1.0e+09 |" in text
+    assert "`1+1=0`" in text and "`1+1=1`" not in text                 # of the first seed
+    assert {path.name for path in tmp_path.glob("*.png")} == {"quiet_star.png",
+                                                              "quiet_star-thoughts.png"}
