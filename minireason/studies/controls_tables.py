@@ -105,8 +105,10 @@ def price(lines: list[int], accuracies: list[float], wanted: float) -> str:
 
 
 def figure_of(rows: list[dict]) -> Figure:
-    """Greedy accuracy against cumulative FLOPs at the hardest two shown levels."""
-    names = list(group_by(rows, "set"))[-2:]
+    """Greedy accuracy against cumulative FLOPs at the hardest two levels that anyone masters."""
+    sets = group_by(select(rows, method="greedy"), "set").items()
+    names = [name for name, of_set in sets
+             if max(row["accuracy"] for row in of_set) > 0.5][-2:] or [name for name, _ in sets][-2:]
     figure, panels = style.panels(len(names), 1.6 + 2.2 * len(names), sharex=True)
     for axes, name in zip(panels, names, strict=True):
         panel(axes, select(rows, set=name, method="greedy"))
@@ -128,14 +130,15 @@ def panel(axes: Axes, rows: list[dict]) -> None:
             style.whiskers(axes, [flops], [bars], *style.RUNGS.get(arm, (style.RED, "x")), arm)
             continue
         beside = places[own[0]["against"]]                       # stand side by side
-        flops += 0.02 * np.ptp(all_flops) * (beside.index(arm) - (len(beside) - 1) / 2)
+        flops += 0.04 * np.ptp(all_flops) * (beside.index(arm) - (len(beside) - 1) / 2)
         colour, marker = style.RUNGS.get(own[0]["start"], (style.RED, ""))[0], "X"
         label = f"control: {arm}"
         if "gold" in own[0]:
             colour, marker, label = style.RED, "o", "control: gold lines"
             if label in axes.get_legend_handles_labels()[1]:
                 label = ""
-            axes.annotate(f"{own[0]['lines']:,}", (flops, bars[0]), (1, 4), fontsize=7,
-                          rotation=90, textcoords="offset points", color=colour)
+            axes.annotate(f"{own[0]['lines']:,}", (flops, bars[0]), (0, -6), fontsize=7,
+                          rotation=90, textcoords="offset points", color=colour, ha="center",
+                          va="top")
         style.whiskers(axes, [flops], [bars], colour, marker, label)
     axes.plot(*zip(*path, strict=True), color=style.BLACK, linewidth=1, zorder=0)
