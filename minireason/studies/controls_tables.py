@@ -106,9 +106,10 @@ def price(lines: list[int], accuracies: list[float], wanted: float) -> str:
 
 def figure_of(rows: list[dict]) -> Figure:
     """Greedy accuracy against cumulative FLOPs at the hardest two levels that anyone masters."""
-    sets = group_by(select(rows, method="greedy"), "set").items()
-    names = [name for name, of_set in sets
-             if max(row["accuracy"] for row in of_set) > 0.5][-2:] or [name for name, _ in sets][-2:]
+    greedy = select(rows, method="greedy")
+    mastered = [row for row in greedy if row["accuracy"] > 0.5] or greedy
+    names = list(group_by(mastered, "set"))
+    names = [name for name in group_by(greedy, "set") if name in names][-2:]
     figure, panels = style.panels(len(names), 1.6 + 2.2 * len(names), sharex=True)
     for axes, name in zip(panels, names, strict=True):
         panel(axes, select(rows, set=name, method="greedy"))
