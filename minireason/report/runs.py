@@ -71,23 +71,17 @@ def load_stage(folder: Path) -> dict:
 
 
 def rows_with_verdicts(folder: Path) -> list[dict]:
-    """The rows of a stage, with digits where its verdicts were kept."""
-    rows, verdicts = files.read_lines(folder / "rows.jsonl"), read_verdicts(folder)
-    for row in rows:
-        digits = verdicts.get((row.get("round"), row["method"], row["set"]))
-        if digits and "step" not in row:
-            row["digits"] = digits
-    return rows
-
-
-def read_verdicts(folder: Path) -> dict[tuple, str]:
-    """{(round or None, method, set): a digit per problem} of a stage and of its rounds."""
-    found = {}
+    """The rows of a stage and its rounds, with a digit per problem where verdicts were kept."""
+    rows, found = files.read_lines(folder / "rows.jsonl"), {}
     for path in (*folder.glob("verdicts.json"), *folder.glob("*-*/verdicts.json")):
         number = None if path.parent == folder else int(path.parent.name.rpartition("-")[2])
         for method, sets in files.read_json(path).items():
             found |= {(number, method, name): digits for name, digits in sets.items()}
-    return found
+    for row in rows:
+        digits = found.get((row.get("round"), row["method"], row["set"]))
+        if digits and "step" not in row:
+            row["digits"] = digits
+    return rows
 
 
 def add_greedy(run: dict[str, dict], stage: dict) -> None:
