@@ -8,8 +8,9 @@ from minireason.report import figures, style, tables
 from minireason.report.runs import group_by, level_of, select, tagged
 from minireason.report.seeds import verdicts_of
 
-LOOKS = ((style.GREY, "x"), (style.BLUE, "o"), (style.SKY, "s"), (style.GREEN, "D"),
-         (style.BROWN, "^"), (style.PURPLE, "v"), (style.ORANGE, "P"))
+LOOKS = ((style.BLUE, "o"), (style.SKY, "s"), (style.GREEN, "D"), (style.BROWN, "^"),
+         (style.PURPLE, "v"), (style.ORANGE, "P"), (style.GREY, "x"))
+ALOUD = ("before", "own thoughts", "ordinary training")     # whose visible thoughts are shown, too
 
 
 def complete_rows(rows: list[dict], result: dict) -> None:
@@ -21,18 +22,19 @@ def complete_rows(rows: list[dict], result: dict) -> None:
 
 
 def at_longest(rows: list[dict], method: str = "quiet") -> list[dict]:
-    """The rows of a method at each variant's longest thought, and before training."""
+    """The rows of a method at each variant's longest thought; then what thinking aloud gives."""
     quiet, shown = select(rows, method=method), []
-    if method == "quiet":
-        shown = select(rows, variant="before", set=tuple(group_by(quiet, "set")))
     for own in group_by(quiet, "variant").values():
         shown += select(own, tokens=max(row["tokens"] for row in own))
+    if method == "quiet":
+        for row in select(rows, method="greedy", variant=ALOUD, set=tuple(group_by(quiet, "set"))):
+            shown.append({**row, "variant": f"{row['variant']}, thinking aloud"})
     return shown
 
 
 def difference_rows(rows: list[dict]) -> list[dict]:
     """The first variant minus each other, paired by seed and problem; last, over all sets."""
-    rows = select(at_longest(rows), method="quiet")
+    rows = at_longest(rows)
     (first, own), *others = group_by(rows, "variant").items()
     found = []
     for variant, other in others:
@@ -49,20 +51,21 @@ def text_of(rows: list[dict]) -> str:
     """All tables: answers, differences, right thoughts, thought length, w, and five thoughts."""
     seeds, sizes = list(group_by(rows, "seed")), set(group_by(at_longest(rows), "problems"))
     answers = tables.pivot(at_longest(rows), "variant", "set", "answers right (%)")
-    spent = {variant: np.mean([row["flops"] for row in own if "flops" in row] or [np.nan])
-             for variant, own in group_by(rows, "variant").items()}
     answers[0].append("FLOPs")
     for line in answers[1:]:
-        line.append("" if np.isnan(spent[line[0]]) else f"{spent[line[0]]:.1e}")
+        spent = [row["flops"] for row in select(rows, variant=line[0]) if "flops" in row]
+        line.append(f"{np.mean(spent):.1e}" if spent else "")
     own = select(rows, variant=first_variant(rows))
     weights = tagged(select(rows, method="weight"), method="percent")
     over = "seeds and problems (two_way_interval)" if len(seeds) > 1 else "problems"
     parts = [
         tables.markdown(answers),
-        f"Greedy, the thought after the question as long as it may be; before: the policy thinks "
-        f"aloud. Mean over seeds {', '.join(map(str, seeds))} [95% over {over}] (range); n = "
-        f"{', '.join(map(str, sorted(sizes)))} problems per level and seed. FLOPs: of the arm's "
-        "training.",
+        f"Greedy, the thought after the question as long as it may be, mixed by w; thinking aloud: "
+        f"the policy alone writes <think>, steps and answer. Mean over seeds "
+        f"{', '.join(map(str, seeds))} [95% over {over}] (range); n = "
+        f"{', '.join(map(str, sorted(sizes)))} problems per level and seed. Below, where single "
+        "problems or tokens are not kept: [mean of the seeds' intervals over them]. FLOPs: of the "
+        "arm's training.",
         tables.markdown(tables.pivot(difference_rows(rows), "variant", "set",
                                      "paired difference (points)")),
         tables.markdown(tables.pivot(at_longest(rows, "sound"), "variant", "set",
@@ -80,13 +83,15 @@ def text_of(rows: list[dict]) -> str:
 
 
 def arms_figure(rows: list[dict]) -> Figure:
-    """Every variant's accuracy by level at its longest thought."""
+    """Every variant's accuracy by level at its longest thought, and before, thinking aloud."""
     figure, axes = style.canvas(3.8)
-    variants = group_by(at_longest(rows), "variant").items()
-    for (variant, own), look in zip(variants, LOOKS, strict=False):
-        sets = group_by(own, "set")
-        style.whiskers(axes, [level_of(name) for name in sets],
-                       [style.spread(members) for members in sets.values()], *look, variant)
+    shown = group_by(at_longest(rows), "variant")
+    names = [name for name, own in shown.items() if own[0]["method"] == "quiet"]
+    names += [name for name in shown if name.startswith("before")]
+    for i, (name, look) in enumerate(zip(names, LOOKS, strict=False)):
+        sets = group_by(shown[name], "set")
+        style.whiskers(axes, [level_of(level) + 0.04 * (i - len(names) / 2) for level in sets],
+                       [style.spread(members) for members in sets.values()], *look, name)
     axes.set_xticks(sorted({level_of(row["set"]) for row in at_longest(rows)}))
     return style.finish(figure, axes, "level k (operations)", "answers right (%)", 2)
 

@@ -142,14 +142,17 @@ def test_quiet_variants_meet_at_their_longest_thought_and_are_paired(tmp_path):
                                            "thoughts": [thought]})
         return [{**line, "variant": variant} for line in found]
 
-    rows = [row("before", 0.5, round=0, set=f"chain-test-k{k}") for k in (2, 9)]
+    rows = []
     for seed in (0, 1):
+        rows += [row("before", 0.5, round=0, seed=seed, set=f"chain-test-k{k}",
+                     digits="0111110000") for k in (2, 9)]
         rows += arm("own thoughts", seed, {0: "1" * 10, 24: "1111110000"})
         rows += arm("ordinary training", seed, {0: "1110000000"})
     (tmp_path / "quiet_star.json").write_text(json.dumps({"command": "c", "rows": rows}))
     ablate.run(ablate.Config(stage="quiet_star", source=str(tmp_path)))
     text = (tmp_path / "quiet_star.md").read_text()
-    assert "| before | 50.0 [" in text and "level 9" not in text       # no quiet answers there
+    assert "| before, thinking aloud | 50.0 [" in text and "level 9" not in text
+    assert "| own thoughts - before, thinking aloud | +10.0 [" in text
     assert "| own thoughts | 60.0 [" in text and "| ordinary training | 30.0 [" in text
     assert "| own thoughts - ordinary training | +30.0 [" in text and "| 1.0e+09 |" in text
     assert "`1+1=0`" in text and "`1+1=1`" not in text                 # of the first seed
