@@ -11,6 +11,8 @@ import re
 import signal
 import sys
 import typing
+from collections.abc import Callable
+from typing import Any
 
 import tyro
 
@@ -29,6 +31,7 @@ OTHERS = {   # name: (its function of one `cfg`, one line of help)
     "ablate": ("minireason.studies.ablate:run", "a stage, one choice changed"),
     "controls": ("minireason.studies.controls:run", "every rung beside other uses of its FLOPs"),
     "countdown": ("minireason.studies.stream_of_search:run", "Stream of Search or optimal paths"),
+    "sweep": ("minireason.studies.sweep:run", "a grid of runs, on Ray"),
     "scale": ("minireason.studies.scaling:run", "the scaling laws: sweeps and fits"),
     "reproduce": ("minireason.studies.lee2023:run", "Lee 2023's addition table"),
 }
@@ -57,6 +60,17 @@ def parse(config_class: type, command: str, arguments: list[str]):
         raise UserError(f"{text} (see minireason {command} --help)") from None
 
 
+def read_command(arguments: list[str]) -> tuple[Callable, Any]:
+    """The function of a command line and its configuration, checked; UserError."""
+    (command, *rest), known = arguments, commands()
+    if command not in known:
+        raise UserError(f"unknown command {command!r}; have {', '.join(known)}")
+    function = pkgutil.resolve_name(known[command][0])
+    config = parse(typing.get_type_hints(function)["cfg"], command, rest)
+    check_config(config)
+    return function, config
+
+
 def stop(number: int, _frame: object) -> None:
     """Signal handler: end as Ctrl-C does, deaf to the same signal from then on."""
     signal.signal(number, signal.SIG_IGN)
@@ -79,12 +93,7 @@ def main(argv: list[str] | None = None) -> int:
             print(f"  {name:<10} {text}")
         return 0 if arguments else 2
     try:
-        command, *rest = arguments
-        if command not in known:
-            raise UserError(f"unknown command {command!r}; have {', '.join(known)}")
-        function = pkgutil.resolve_name(known[command][0])
-        config = parse(typing.get_type_hints(function)["cfg"], command, rest)
-        check_config(config)
+        function, config = read_command(arguments)
         function(config)
     except BrokenPipeError:           # whoever read the output has gone: __main__.py
         raise

@@ -1,0 +1,154 @@
+"""`minireason sweep`: a grid of runs as tasks on Ray, on this machine or on a cluster.
+
+    minireason sweep --fixed size=smoke --vary seed=0,1,2,3
+    minireason sweep --command pretrain --vary lr=1e-3,2e-3 d_model=64,96 seed=0,1 --workers 2
+
+Every combination of the varied fields is one task: that command with those flags, `--out` below the
+sweep's folder, what it prints in a log beside it, on one GPU where there are any, else on one core.
+A finished task is not run again. One whose worker is killed goes on elsewhere from its last saved
+state, so the machines of a cluster share a file system; and the same command goes on where a killed
+sweep stopped. Ray: Moritz 2018 (arXiv:1712.05889).
+"""
+
+import contextlib
+import itertools
+import os
+import re
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+from minireason import cli
+from minireason.core import locks
+from minireason.core.errors import UserError
+from minireason.core.files import make_folder, read_json
+from minireason.studies import shared
+
+RETRIES = 20                      # of a task whose worker was killed
+PATIENCE = 60.0                   # seconds until a killed worker's lock must have gone
+
+
+@dataclass(frozen=True)
+class Config:
+    """A grid of runs of one command as tasks on Ray, locally or on a cluster."""
+
+    command: str = "run"          # run, a stage or a study
+    vary: tuple[str, ...] = ()    # field=value,value,...: every combination is run
+    fixed: tuple[str, ...] = ()   # field=value: the same for all
+    workers: int = 0              # tasks at once on this machine; 0: one per GPU, or per core
+    address: str = ""             # of a Ray cluster, or auto; "": this machine alone
+    out: str = "runs/sweep"
+
+
+@dataclass(frozen=True)
+class Task:
+    """One command line; what it prints goes to a log beside its folder."""
+
+    words: tuple[str, ...]        # the command and its flags
+    folder: str
+    cwd: str                      # where relative paths of flags are meant
+
+    @property
+    def name(self) -> str:
+        """Of its folder, below the sweep's."""
+        return Path(self.folder).name
+
+    def record(self, wrong: str) -> dict:
+        """What sweep.json says of it."""
+        return {"words": [word for word in self.words if word != self.folder], "wrong": wrong}
+
+
+def run(cfg: Config) -> dict[str, dict]:
+    """Run every task that is not finished; {its folder's name: {"words", "wrong"}}."""
+    tasks, out = tasks_of(cfg), Path(cfg.out)
+    make_folder(out)
+    locks.lock_folder(out)
+    path = out / "sweep.json"
+    found = read_json(path)["tasks"] if path.exists() else {}
+    left = [task for task in tasks if found.get(task.name) != task.record("")
+            or not Path(task.folder).exists()]
+    for task, wrong in finished_tasks(left, cfg.workers, cfg.address):
+        found[task.name] = task.record(wrong)
+        shared.write_json(path, {**shared.made_with("sweep", cfg), "tasks": found})
+    locks.unlock_folder(out)
+    failed = [f"{task.name}: {found[task.name]['wrong']}" for task in tasks
+              if found[task.name]["wrong"]]
+    if failed:
+        raise UserError(f"{out}: {len(failed)} tasks failed; {'; '.join(failed)}")
+    print(f"{out}: {len(tasks)} tasks are finished, {len(left)} of them now")
+    return found
+
+
+def tasks_of(cfg: Config) -> list[Task]:
+    """The grid as command lines, all of them checked before the first one runs."""
+    varied, fixed = ([field_of(text) for text in texts] for texts in (cfg.vary, cfg.fixed))
+    names, tasks = [field for field, _ in (*varied, *fixed)], []
+    if len(set(names)) < len(names) or "out" in names or cfg.command == "sweep":
+        raise UserError(f"sweep of {cfg.command}, fields {', '.join(names)}: name each once, and "
+                        "neither out nor another sweep")
+    axes = [[(field, value) for value in text.split(",")] for field, text in varied]
+    for point in itertools.product(*axes):
+        name = "_".join(f"{field}={value}" for field, value in point) or "only"
+        folder = str(Path(cfg.out, re.sub("[/ ]", "-", name)).resolve())
+        words = [cfg.command, "--out", folder]
+        for field, value in (*fixed, *point):
+            words += [f"--{field.replace('_', '-')}", *value.split()]
+        cli.read_command(words)
+        tasks.append(Task(tuple(words), folder, os.getcwd()))
+    return tasks
+
+
+def field_of(text: str) -> tuple[str, str]:
+    """("lr", "1e-3,2e-3") of "lr=1e-3,2e-3"; UserError without a field or a value."""
+    field, _, value = text.partition("=")
+    if not field or not value:
+        raise UserError(f"{text!r}: must be FIELD=VALUE, of --vary also FIELD=VALUE,VALUE,...")
+    return field, value
+
+
+def finished_tasks(tasks: Sequence[Task], workers: int = 0,
+                   address: str = "") -> Iterator[tuple[Task, str]]:
+    """Run tasks on Ray; each when it is finished, with "" or what went wrong."""
+    if not tasks:
+        return
+    try:
+        import ray
+    except ImportError:
+        raise UserError("sweep: needs Ray; pip install 'minireason[sweep]'") from None
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    kind = "num_gpus" if torch.cuda.is_available() else "num_cpus"
+    try:
+        ray.init(**({"address": address} if address else {kind: workers or None}),
+                 include_dashboard=False, log_to_driver=False, logging_level="error")
+        gpu = ray.cluster_resources().get("GPU", 0) > 0
+        remote = ray.remote(num_cpus=int(not gpu), num_gpus=int(gpu), max_retries=RETRIES,
+                            max_calls=1)(run_task)        # each in a process of its own
+        running = {remote.remote(task): task for task in tasks}
+        for _ in tqdm(tasks, desc="sweep", unit="task"):
+            (done, *_), _ = ray.wait(list(running))
+            try:
+                wrong = ray.get(done)
+            except ray.exceptions.RayError as error:
+                wrong = f"{type(error).__name__}, see its log"
+            yield running.pop(done), wrong
+    finally:
+        ray.shutdown()            # and what runs on it
+
+
+def run_task(task: Task) -> str:
+    """Run one command in this process; "" or the line that says what went wrong."""
+    deadline, log = time.monotonic() + PATIENCE, Path(f"{task.folder}.log")
+    while True:
+        with open(log, "a", encoding="utf-8") as file, contextlib.redirect_stdout(file), \
+                contextlib.redirect_stderr(file), contextlib.chdir(task.cwd):
+            code = cli.main(list(task.words))
+        if code == 0:
+            return ""
+        last = log.read_text(encoding="utf-8", errors="replace").rstrip().splitlines()[-1]
+        if "works in this folder" not in last or time.monotonic() > deadline:
+            return f"exit code {code}, {last}"
+        time.sleep(1)             # the killed worker that held it is about to end

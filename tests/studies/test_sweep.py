@@ -1,0 +1,109 @@
+"""Sweeps: the grid, and a real Ray of two workers that loses a worker, then its driver."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from minireason import cli
+from minireason.core.errors import UserError
+from minireason.core.files import read_json
+from minireason.stages import pretrain
+from minireason.studies import sweep
+
+TINY = ("d_model=32", "n_layers=1", "n_heads=1", "d_ff=32", "eval_n=2", "save_every=5", "lr=1e-3")
+
+
+def config(out, *vary: str, **more) -> sweep.Config:
+    return sweep.Config(**{"command": "pretrain", "vary": vary, "fixed": TINY, "out": str(out),
+                           **more})
+
+
+def test_every_combination_is_one_command_line(tmp_path):
+    tasks = sweep.tasks_of(config(tmp_path, "seed=0,1", "steps=3,4"))
+    assert [task.name for task in tasks] == [f"seed={s}_steps={n}" for s in (0, 1) for n in (3, 4)]
+    function, read = cli.read_command(list(tasks[2].words))
+    assert (read.seed, read.steps, read.d_model, read.lr) == (1, 3, 32, 1e-3)
+    assert Path(read.out) == tmp_path / "seed=1_steps=3" and function is pretrain.run
+    (only,) = sweep.tasks_of(config(tmp_path))
+    assert only.name == "only"
+    (several,) = sweep.tasks_of(sweep.Config(
+        command="quiet_star", out=str(tmp_path), fixed=("lengths=6 12", "init=a/b", "base=c")))
+    assert cli.read_command(list(several.words))[1].lengths == (6, 12)
+
+
+@pytest.mark.parametrize(("changes", "said"), [
+    ({"vary": ("seed",)}, "must be FIELD=VALUE"), ({"vary": ("seed=0,x",)}, "seed"),
+    ({"vary": ("lr=1,2",)}, "name each once"), ({"fixed": ("out=a",)}, "name each once"),
+    ({"vary": ("sead=0",)}, "sead"), ({"command": "sweep"}, "another sweep"),
+    ({"command": "nothing"}, "unknown command"), ({"command": "chat"}, "--out")])
+def test_a_wrong_grid_is_refused_before_anything_runs(tmp_path, changes, said):
+    with pytest.raises(UserError, match=said):
+        sweep.run(config(tmp_path / "out", **changes))
+    assert not (tmp_path / "out").exists()
+
+
+def until(true, seconds: float = 120.0):
+    """The first true value of a function; it must come."""
+    end = time.monotonic() + seconds
+    while not (value := true()):
+        assert time.monotonic() < end, "did not come"
+        time.sleep(0.05)
+    return value
+
+
+@pytest.mark.slow
+def test_killed_workers_and_drivers_change_nothing_and_nothing_runs_twice(tmp_path):
+    pytest.importorskip("ray")
+    out = tmp_path / "swept"
+    command = [sys.executable, "-m", "minireason", "sweep", "--command", "pretrain", "--workers",
+               "2", "--vary", "seed=0,1,2", "steps=40,41", "--fixed", *TINY, "--out", str(out)]
+
+    def start() -> subprocess.Popen:
+        return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                                text=True)
+
+    def at_work() -> tuple[str, int] | None:      # a task that has saved a state, its worker
+        for path in out.glob("*/state.safetensors"):
+            lock = path.parent / ".lock"
+            number = lock.read_text() if lock.exists() else ""
+            if number and Path("/proc", number).exists():
+                return path.parent.name, int(number)
+        return None
+
+    def finished() -> dict:
+        return read_json(out / "sweep.json")["tasks"] if (out / "sweep.json").exists() else {}
+
+    driver = start()
+    until(finished)
+    os.kill(driver.pid, signal.SIGKILL)
+    driver.wait()
+    until(lambda: not at_work())                                       # its workers end with it
+    before = {path: path.stat().st_mtime_ns for task in finished()
+              for path in (out / task).iterdir()}
+    driver, left = start(), 6 - len({path.parent for path in before})
+    name, worker = until(at_work)
+    os.kill(worker, signal.SIGKILL)
+    said = driver.communicate(timeout=240)[0]
+    assert f"6 tasks are finished, {left} of them now" in said and 0 < left < 6
+    assert "resuming from step" in (out / f"{name}.log").read_text()   # it went on elsewhere
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+    whole = tmp_path / "whole"
+    seed, steps = name.split("_")
+    (task,) = sweep.tasks_of(config(whole, seed, steps))
+    assert cli.main(list(task.words)) == 0
+    assert (out / name / "rows.jsonl").read_bytes() == (whole / name / "rows.jsonl").read_bytes()
+    assert len({read_json(path / name / "result.json")["weights"] for path in (out, whole)}) == 1
+
+
+@pytest.mark.slow
+def test_a_task_that_fails_is_named_and_the_others_end(tmp_path):
+    pytest.importorskip("ray")
+    cfg = sweep.Config(command="sft", out=str(tmp_path / "out"), workers=1,
+                       vary=(f"init={tmp_path}/a,{tmp_path}/b",))
+    with pytest.raises(UserError, match=r"2 tasks failed; .*a: exit code 2, .*no such"):
+        sweep.run(cfg)
