@@ -3,11 +3,15 @@
 One greedy completion per problem, or N samples: then also pass@k (at least one of k is right, the
 oracle bound; Chen 2021) and maj@k (the vote of k is right; Wang 2022), unbiased over subsets.
 Lines that are too long for the model are named and left out of every share.
+
+With --gym the problems are reasoning-gym's own (Stojanovski 2025, arXiv:2505.24760), as many as can
+be written in our grammar, and its own scorer judges the answers: right is a score of exactly 1.
 """
 
 import itertools
 import json
 import re
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,16 +19,17 @@ import numpy as np
 
 from minireason.core import config, files, parallel
 from minireason.core.errors import UserError, check_choice
-from minireason.measure.estimates import Pool, answer_ids, mean_interval
+from minireason.measure.estimates import Pool, answer_ids, mean_interval, share_interval
 from minireason.measure.evaluate import accuracy_of, answer_keys, verdicts_of
 from minireason.model import checkpoint
 from minireason.model.tokenizer import Tokenizer
-from minireason.problems import FAMILIES, Problem
-from minireason.problems.frozen import frozen_path, numbered_problems
+from minireason.problems import FAMILIES, Problem, split_of
+from minireason.problems.frozen import frozen_path, numbered_problems, problem_of
 from minireason.sampling.complete import complete
 from minireason.sampling.sampler import Sampling
 
 MOST_NAMED = 20                   # lines that the table names of each kind
+GYM = {"chain_sum": "chain", "basic_arithmetic": "chain", "countdown": "countdown"}   # our family
 
 
 @dataclass(frozen=True)
@@ -32,12 +37,14 @@ class Config:
     """Accuracy with n and a 95% interval, level by level."""
 
     checkpoint: str               # folder of a policy
-    problems: str                 # a frozen set such as chain-test-k6, or a JSONL file
+    problems: str = ""            # a frozen set such as chain-test-k6, or a JSONL file
+    gym: str = ""                 # in their place, chain_sum | basic_arithmetic | countdown
+    gym_settings: tuple[str, ...] = ()   # of that generator, such as max_digits=1 max_terms=4
     style: str = "cot"            # cot | direct, or another style of the family
     n: int = 1                    # samples per problem; above 1 also pass@k and maj@k
     temperature: float = 0.0      # 0 is greedy; with --n above 1 give for instance 1
     max_new: int = 0              # tokens per completion at most; 0: the family's
-    limit: int = 0                # the first problems only; 0 means all
+    limit: int = 0                # the first problems only; 0 means all, of --gym 500
     out: str = ""                 # JSON of the result, if given
     seed: int = 0
     device: str = "auto"
@@ -45,6 +52,10 @@ class Config:
     def __post_init__(self):
         if self.n < 1 or (self.n > 1 and self.temperature == 0):
             raise UserError(f"--n {self.n}: several samples need --temperature above 0, such as 1")
+        if bool(self.problems) == bool(self.gym):
+            raise UserError("give --problems or --gym")
+        if self.gym:
+            check_choice("gym", self.gym, GYM)
 
 
 def run(cfg: Config) -> dict:
@@ -54,7 +65,9 @@ def run(cfg: Config) -> dict:
     if cfg.out:                       # before the work: can it be written?
         files.make_folder(Path(cfg.out).parent)
         check_replaceable(Path(cfg.out))
-    lines = dict(list(read(cfg.problems).items())[:max(0, cfg.limit) or None])
+    gym = make_gym(cfg) if cfg.gym else []
+    lines = written_in_our_grammar(cfg, gym) if cfg.gym else read(cfg.problems)
+    lines = dict(list(lines.items())[:max(0, cfg.limit) or None])
     for problem in lines.values():
         check_choice("style", cfg.style, FAMILIES[problem.family].OPENER)
     policy, tokenizer = checkpoint.load(cfg.checkpoint, device)
@@ -68,12 +81,15 @@ def run(cfg: Config) -> dict:
         groups.setdefault(f"{problem.family} level {problem.level}", []).append(i)
     if len(groups) > 1:
         groups["all"] = list(range(len(problems)))
-    result = {"checkpoint": cfg.checkpoint, "problems": cfg.problems, "style": cfg.style,
+    result = {"checkpoint": cfg.checkpoint, "problems": cfg.problems or cfg.gym, "style": cfg.style,
               "n": cfg.n, "temperature": cfg.temperature, "seed": cfg.seed, "lines": len(lines),
               "too_long": long, "repeated": repeated(lines), "groups": {}}
     for name, members in groups.items():
         result["groups"][name] = measure(cfg, [problems[i] for i in members],
                                          [completions[i] for i in members])
+    if cfg.gym:
+        numbers = sorted(set(lines) - set(long))
+        result["gym"] = gym_scores(gym, dict(zip(numbers, completions, strict=True)), problems)
     if parallel.is_main():
         try:                          # whichever of the two fails, the other is there
             if cfg.out:
@@ -99,6 +115,55 @@ def read(name: str) -> dict[int, Problem]:
     """{line: problem} of a frozen set by name, else of a JSONL file by path."""
     frozen = re.fullmatch(r"[a-z]+-[a-z]+-[a-z]\d+", name) and not Path(name).exists()
     return numbered_problems(frozen_path(name) if frozen else name)
+
+
+def make_gym(cfg: Config):
+    """reasoning-gym's data set; UserError if it, or a setting of it, is not there."""
+    try:
+        import reasoning_gym
+    except ImportError:
+        raise UserError("--gym: needs reasoning-gym; pip install 'minireason[gym]'") from None
+    settings = {}
+    for text in cfg.gym_settings:
+        field, _, value = text.partition("=")
+        if not value.lstrip("-").isdigit():
+            raise UserError(f"--gym-settings {text}: must be FIELD=NUMBER")
+        settings[field] = int(value)
+    try:
+        return reasoning_gym.create_dataset(cfg.gym, size=cfg.limit or 500, seed=cfg.seed,
+                                            **settings)
+    except (TypeError, AssertionError, ValueError) as error:
+        raise UserError(f"--gym-settings: reasoning-gym says {error}") from None
+
+
+def written_in_our_grammar(cfg: Config, gym) -> dict[int, Problem]:
+    """{number from 1: problem} of those of reasoning-gym's problems that our families can read."""
+    problems = {}
+    for number, entry in enumerate(gym, 1):
+        about, record = entry["metadata"], {"family": GYM[cfg.gym]}
+        if cfg.gym == "countdown":
+            record |= {"nums": about["numbers"], "target": about["target"]}
+        else:
+            record["prompt"] = about["expression"]
+        with suppress(UserError):
+            problems[number] = problem_of(record)
+    if not problems:
+        raise UserError(f"--gym {cfg.gym}: none of {len(gym)} problems can be written in our "
+                        "grammar; try --gym-settings, such as max_digits=1")
+    return problems
+
+
+def gym_scores(gym, completions: dict[int, list[str]], problems: list[Problem]) -> dict:
+    """Share of answers that reasoning-gym scores with exactly 1, and of its problems we can ask."""
+    right = 0.0
+    for (number, texts), problem in zip(completions.items(), problems, strict=True):
+        for text in texts:
+            parsed = FAMILIES[problem.family].parse(text)
+            score = gym.score_answer(parsed and parsed[1], gym[number - 1])
+            right += (score == 1.0) / len(texts)
+    known = sum(split_of(problem) == "train" for problem in problems)
+    return {"asked": len(problems), "of": len(gym), "train_split": known,
+            **share_interval(right, len(problems))}
 
 
 def too_long(lines: dict[int, Problem], style: str, tokenizer: Tokenizer,
@@ -153,6 +218,12 @@ def accuracy_table(result: dict) -> str:
         for kind in ("pass_at", "maj_at"):
             for k, point in group.get(kind, {}).items():
                 lines.append(f"  {kind.replace('_at', '@')}{k:<11}{percent(point)}")
+    if "gym" in result:
+        found = result["gym"]
+        lines.append(f"reasoning-gym's scorer: {percent(found).strip()} of the {found['asked']} of "
+                     f"its {found['of']} problems that our grammar can write "
+                     f"({found['asked'] / found['of']:.1%}); {found['train_split']} of them are of "
+                     "the split that training draws from")
     for what, named in (("too long for this model, counted apart", result["too_long"]),
                         ("the same problem as an earlier line, counted again",
                          [f"{line} (as {first})" for line, first in result["repeated"]])):

@@ -153,3 +153,51 @@ def test_mistakes_are_named(ladder, tmp_path):
         read("chain-test-k99")
     with pytest.raises(UserError, match="nowhere"):
         read(str(tmp_path / "nowhere.jsonl"))
+
+
+class Gym(list):
+    """Three problems as reasoning-gym gives them; its scorer gives 0.9 to 81 and 1 to 8."""
+
+    def __init__(self):
+        super().__init__({"metadata": {"expression": text}, "answer": ""}
+                         for text in ("( 23 + 4 ) * 3", "4 - 1 - 700", "( 9 - 5 ) * 2"))
+
+    def score_answer(self, answer, entry):
+        return {"81": 0.9, "8": 1.0, None: 0.0}[answer]
+
+
+def test_a_gym_problem_counts_where_its_own_scorer_says_exactly_one():
+    cfg = EvalConfig("c", gym="chain_sum")
+    problems = evalset.written_in_our_grammar(cfg, Gym())
+    assert {number: p.prompt for number, p in problems.items()} == {
+        1: "((23+4)*3)=", 3: "((9-5)*2)="}                      # 700 is no number of ours
+    found = evalset.gym_scores(Gym(), {1: [RIGHT[0]], 3: [RIGHT[1]]}, list(problems.values()))
+    assert (found["accuracy"], found["asked"], found["of"]) == (0.5, 2, 3)
+    rambling = evalset.gym_scores(Gym(), {3: [RIGHT[1], "<think>"]}, [problems[3]])
+    assert rambling["accuracy"] == 0.5
+
+
+def test_reasoning_gym_itself(ladder, capsys):
+    pytest.importorskip("reasoning_gym")
+    for task, settings in (("chain_sum", ("max_digits=1", "max_terms=3")),
+                           ("basic_arithmetic", ("max_digits=1",))):
+        found = run(EvalConfig(str(ladder / "sft"), gym=task, gym_settings=settings, limit=40))
+        assert 0 < found["gym"]["asked"] < found["gym"]["of"] == 40
+        assert f"the {found['gym']['asked']} of its 40 problems" in capsys.readouterr().out
+    gym = evalset.make_gym(EvalConfig("c", gym="chain_sum", limit=9))
+    assert all(gym.score_answer(entry["answer"], entry) == 1.0 for entry in gym)
+    gym = evalset.make_gym(EvalConfig("c", gym="countdown", limit=20, gym_settings=(
+        "min_target=10", "max_target=99", "max_numbers=4", "max_value=50")))
+    problems = evalset.written_in_our_grammar(EvalConfig("c", gym="countdown"), gym)
+    own = {number: [f"</think>{p.answer}<eos>"] for number, p in problems.items()}
+    assert evalset.gym_scores(gym, own, list(problems.values()))["accuracy"] == 1.0
+    for settings, said in ((("digits=1",), "unexpected"), (("max_digits=x",), "FIELD=NUMBER"),
+                           (("max_digits=0",), "reasoning-gym says")):
+        with pytest.raises(UserError, match=said):
+            evalset.make_gym(EvalConfig("c", gym="chain_sum", gym_settings=settings))
+
+
+@pytest.mark.parametrize("given", [{}, {"problems": "p", "gym": "chain_sum"}, {"gym": "sudoku"}])
+def test_problems_come_from_one_place(given):
+    with pytest.raises(UserError, match="gym"):
+        EvalConfig("c", **given)

@@ -21,7 +21,7 @@ def numbered_problems(path: Path | str) -> dict[int, Problem]:
         if line.strip():
             record = parsed(line, where := f"{path}, line {number}")
             try:
-                problems[number] = _problem_of(record)
+                problems[number] = problem_of(record)
             except UserError as error:
                 raise UserError(f"{where}: {error}") from None
     if not problems:
@@ -59,8 +59,8 @@ def load_frozen(name: str) -> list[Problem]:
     return list(numbered_problems(frozen_path(name)).values())
 
 
-def _problem_of(record: object) -> Problem:
-    """The problem of a line; of several families that could read it, the one it names."""
+def problem_of(record: object) -> Problem:
+    """The problem of a record; of several families that could read it, the one it names."""
     if not isinstance(record, dict):
         raise UserError('needs an object with a string "prompt"')
     prompts = [(record.get("family", next(iter(FAMILIES))), record[key])
