@@ -12,8 +12,10 @@ sweep stopped. Ray: Moritz 2018 (arXiv:1712.05889).
 
 import contextlib
 import itertools
+import logging
 import os
 import re
+import socket
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -117,13 +119,22 @@ def finished_tasks(tasks: Sequence[Task], workers: int = 0,
         return
     try:
         import ray
+        from ray.exceptions import RayError
     except ImportError:
         raise UserError("sweep: needs Ray; pip install 'minireason[sweep]'") from None
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    kind = "num_gpus" if torch.cuda.is_available() else "num_cpus"
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if host:                          # Ray itself would try for a quarter of an hour
+        try:
+            socket.create_connection((host, int(port)), timeout=10).close()
+        except (OSError, ValueError) as error:
+            raise UserError(f"--address {address}: no Ray cluster answers ({error})") from None
+    at_once = None if address else workers or None
+    on_gpu = torch.cuda.is_available()
     try:
-        ray.init(**({"address": address} if address else {kind: workers or None}),
-                 include_dashboard=False, log_to_driver=False, logging_level="error")
+        ray.init(address or "local", num_cpus=None if on_gpu else at_once,
+                 num_gpus=at_once if on_gpu else None, include_dashboard=False,
+                 log_to_driver=False, logging_level=logging.ERROR)
         gpu = ray.cluster_resources().get("GPU", 0) > 0
         remote = ray.remote(num_cpus=int(not gpu), num_gpus=int(gpu), max_retries=RETRIES,
                             max_calls=1)(run_task)        # each in a process of its own
@@ -132,9 +143,11 @@ def finished_tasks(tasks: Sequence[Task], workers: int = 0,
             (done, *_), _ = ray.wait(list(running))
             try:
                 wrong = ray.get(done)
-            except ray.exceptions.RayError as error:
+            except RayError as error:
                 wrong = f"{type(error).__name__}, see its log"
             yield running.pop(done), wrong
+    except ConnectionError as error:
+        raise UserError(f"--address {address}: {error}") from None
     finally:
         ray.shutdown()            # and what runs on it
 

@@ -107,3 +107,10 @@ def test_a_task_that_fails_is_named_and_the_others_end(tmp_path):
                        vary=(f"init={tmp_path}/a,{tmp_path}/b",))
     with pytest.raises(UserError, match=r"2 tasks failed; .*a: exit code 2, .*no such"):
         sweep.run(cfg)
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:1", "127.0.0.1:x", "no.such.host.invalid:1"])
+def test_a_cluster_that_is_not_there_is_one_line(tmp_path, address):
+    pytest.importorskip("ray")
+    with pytest.raises(UserError, match=f"--address {address}: no Ray cluster"):
+        list(sweep.finished_tasks(sweep.tasks_of(config(tmp_path)), address=address))
