@@ -82,9 +82,9 @@ def rollout_ids(tokenizer: Tokenizer, problems: list[Problem],
 
     completions include their opener, as `complete` returns them.
     """
-    heads = prompt_ids(tokenizer, problems, "cot")
+    heads = prompt_ids(tokenizer, problems, "auto")
     tails = tokenizer.encode_batch(completions)
-    return [(head + tail[1:], len(head)) for head, tail in zip(heads, tails, strict=True)]
+    return [(head + tail, len(head) + 1) for head, tail in zip(heads, tails, strict=True)]
 
 
 @torch.inference_mode()

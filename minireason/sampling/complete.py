@@ -22,19 +22,20 @@ from minireason.sampling.sampler import (
 
 
 def stream(model: Transformer, tokenizer: Tokenizer, prompts: list[list[int]],
-           how: Sampling, numbers: list[int] | None = None,
-           limits: list[int] | None = None) -> Iterator[Samples]:
+           how: Sampling, numbers: list[int] | None = None, limits: list[int] | None = None,
+           starts: list[int] | None = None) -> Iterator[Samples]:
     """Yield the completions of all prompts chunk by chunk; memory is that of one chunk.
 
     numbers (P,) name the prompts' random streams, 0, 1, 2, ... if not given: a rank that holds
     every second prompt draws for them what one process with all of them draws. limits (P,): tokens
-    per completion of each prompt at most, how.max_new if not given.
+    per completion of each prompt at most, how.max_new if not given. starts (P,): the place in its
+    random stream of each prompt's first token, for a completion that is continued.
     """
     room = row_limits(prompts, how, model.config.max_len, limits)
     decoder = (graph_decoder(model, tokenizer, prompts, how, room)   # on a GPU with our kernels
                or native_decoder(model, tokenizer, how))             # on a CPU with a compiler
     used["decoder"] = getattr(decoder, "NAME", "torch")
-    for chunk in split_into_chunks(prompts, how, room, numbers):
+    for chunk in split_into_chunks(prompts, how, room, numbers, starts):
         samples = decoder.run(chunk) if decoder else decode_chunk(model, tokenizer, how, chunk)
         flops.count(flops.READ, model.n_params,
                     sum(map(len, chunk.prompts)) + int(samples.mask.sum()))
@@ -51,6 +52,11 @@ def sample(model: Transformer, tokenizer: Tokenizer, prompts: list[list[int]],
     return texts
 
 
+def opener_of(problem: Problem, style: str) -> str:
+    """The opener of the problem's family in a style; none for "auto", where the policy chooses."""
+    return "" if style == "auto" else FAMILIES[problem.family].OPENER[style]
+
+
 def prompt_ids(tokenizer: Tokenizer, problems: list[Problem], style: str,
                hinted: bool = False) -> list[list[int]]:
     """Prompt tokens, the style's opener included: the sampler starts after it.
@@ -60,7 +66,7 @@ def prompt_ids(tokenizer: Tokenizer, problems: list[Problem], style: str,
     texts = []
     for p in problems:
         hint = f"<hint>{p.answer}" if hinted else ""
-        texts.append("<bos>" + p.prompt + hint + FAMILIES[p.family].OPENER[style])
+        texts.append("<bos>" + p.prompt + hint + opener_of(p, style))
     return tokenizer.encode_batch(texts)
 
 
@@ -83,6 +89,6 @@ def complete(model: Transformer, tokenizer: Tokenizer, problems: list[Problem], 
                    limits_of(how, chosen))
     grouped = []
     for i, problem in enumerate(chosen):
-        opener = FAMILIES[problem.family].OPENER[style]
+        opener = opener_of(problem, style)
         grouped.append([opener + text for text in texts[i * how.n:(i + 1) * how.n]])
     return grouped if alone else parallel.gather(grouped)

@@ -71,10 +71,11 @@ class Samples:
                 for row, length in zip(self.tokens.tolist(), lengths, strict=True)]
 
 
-def uniforms(seed: int, rows: np.ndarray, steps: int) -> np.ndarray:
+def uniforms(seed: int, rows: np.ndarray, steps: int, starts: np.ndarray | int = 0) -> np.ndarray:
     """(B, steps) uniform numbers in [0, 1) for row numbers (B,): splitmix64 of (seed, row, step).
 
-    Steele 2014, "Fast splittable pseudorandom number generators", figure 15.
+    starts (B,): the first step of each row. Steele 2014, "Fast splittable pseudorandom number
+    generators", figure 15.
     """
     def mix(z: np.ndarray) -> np.ndarray:
         z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
@@ -83,7 +84,8 @@ def uniforms(seed: int, rows: np.ndarray, steps: int) -> np.ndarray:
 
     golden = np.uint64(0x9E3779B97F4A7C15)
     row = np.asarray(rows, dtype=np.uint64)[:, None]
-    step = np.arange(1, steps + 1, dtype=np.uint64)
+    first = np.broadcast_to(np.asarray(starts, dtype=np.uint64), len(rows))[:, None]
+    step = first + np.arange(1, steps + 1, dtype=np.uint64)
     base = mix(np.full((1, 1), seed % 2 ** 64, dtype=np.uint64) + golden)
     bits = mix(mix(base + (row + np.uint64(1)) * golden) + step * golden)
     return (bits >> np.uint64(11)) * 2.0 ** -53
@@ -105,12 +107,15 @@ def row_limits(prompts: list[list[int]], how: Sampling, max_len: int,
 
 
 def split_into_chunks(prompts: list[list[int]], how: Sampling, limits: np.ndarray,
-                      numbers: list[int] | None = None) -> Iterator[Chunk]:
+                      numbers: list[int] | None = None,
+                      starts: list[int] | None = None) -> Iterator[Chunk]:
     """N rows per prompt, how.chunk at a time; limits (P,) as row_limits gives them.
 
-    numbers (P,) name the prompts' random streams, 0, 1, 2, ... if not given.
+    numbers (P,) name the prompts' random streams, 0, 1, 2, ... if not given, and starts (P,) the
+    place in them of the first token drawn, 0 if not given.
     """
     of_prompt = np.arange(len(prompts)) if numbers is None else np.asarray(numbers)
+    places = np.zeros(len(prompts), np.int64) if starts is None else np.asarray(starts)
     total = len(prompts) * how.n
     if total > MOST_ROWS:
         raise UserError(f"{len(prompts)} problems with {how.n} samples each are more completions "
@@ -119,7 +124,8 @@ def split_into_chunks(prompts: list[list[int]], how: Sampling, limits: np.ndarra
         rows = np.arange(start, min(start + how.chunk, total))
         prompt, sample = np.divmod(rows, how.n)
         mine = prompts[prompt[0]:prompt[-1] + 1]
-        u = uniforms(how.seed, of_prompt[prompt] * how.n + sample, limits[prompt].max())
+        u = uniforms(how.seed, of_prompt[prompt] * how.n + sample, limits[prompt].max(),
+                     places[prompt])
         yield Chunk(start, mine, prompt - prompt[0], limits[prompt], u)
 
 

@@ -17,7 +17,7 @@ from minireason.model.tokenizer import STEP_ENDS, Tokenizer
 from minireason.model.transformer import Transformer
 from minireason.problems import FAMILIES, Problem, Verdict
 from minireason.problems.base import MALFORMED
-from minireason.sampling.complete import prompt_ids, stream
+from minireason.sampling.complete import opener_of, prompt_ids, stream
 from minireason.sampling.sampler import Sampling
 from minireason.training.batches import Batch, micro_batches
 from minireason.training.losses import gather_logprobs, group_advantages, truncate_logits
@@ -26,11 +26,12 @@ from minireason.training.optim import autocast
 
 @dataclass(frozen=True)
 class Rewards:
-    """What a completion earns; every part is the exact verifier's."""
+    """What a completion earns by the exact verifier, and what its tokens cost."""
 
     outcome: float = 1.0          # for the right answer
     format: float = 0.0           # for matching the grammar to the end
     process: float = 1.0          # for each exactly right step, credited to its own tokens only
+    price: float = 0.0            # taken off for every drawn token
 
 
 @dataclass
@@ -61,9 +62,13 @@ Span = tuple[int, int, float]         # begin and end among the drawn tokens, re
 
 
 def sample_groups(policy: Transformer, tokenizer: Tokenizer, problems: list[Problem],
-                  how: Sampling, numbers: list[int] | None = None) -> list[Group]:
-    """Pass 1: how.n completions of each problem; numbers as for sampling.stream."""
-    prompts = prompt_ids(tokenizer, problems, "cot")
+                  how: Sampling, numbers: list[int] | None = None,
+                  style: str = "cot") -> list[Group]:
+    """Pass 1: how.n completions of each problem; numbers as for sampling.stream.
+
+    In style "auto" the opener is drawn, too, and learns.
+    """
+    prompts = prompt_ids(tokenizer, problems, style)
     groups: list[Group] = [[] for _ in problems]
     for chunk in stream(policy, tokenizer, prompts, how, numbers):
         for i, length in enumerate(chunk.mask.sum(dim=1).tolist()):
@@ -74,14 +79,17 @@ def sample_groups(policy: Transformer, tokenizer: Tokenizer, problems: list[Prob
     return groups
 
 
-def reward_groups(groups: list[Group], tokenizer: Tokenizer, rewards: Rewards) -> None:
+def reward_groups(groups: list[Group], tokenizer: Tokenizer, rewards: Rewards,
+                  style: str = "cot") -> None:
     """Pass 2: the exact verdict on every rollout, and what it earns as a whole."""
     for rollout in chain(*groups):
         family = FAMILIES[rollout.problem.family]
-        text = family.OPENER["cot"] + tokenizer.decode(rollout.tokens[rollout.first:])
+        drawn = tokenizer.decode(rollout.tokens[rollout.first:])
+        text = opener_of(rollout.problem, style) + drawn
         verdict = family.verify(rollout.problem, text)
         rollout.verdict = verdict
-        rollout.reward = rewards.outcome * verdict.correct + rewards.format * verdict.well_formed
+        rollout.reward = (rewards.outcome * verdict.correct + rewards.format * verdict.well_formed
+                          - rewards.price * rollout.length)
 
 
 def credit_groups(groups: list[Group], tokenizer: Tokenizer, advantage: str,
