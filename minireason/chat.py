@@ -1,13 +1,17 @@
 """`minireason chat`: type a problem, see the answer; the thought stays hidden unless asked for.
 
-The mark beside each step is the exact verifier's, which the model never sees. With several samples
-the answer is chosen as at test time: by vote, weighted with the critic's values if one is there.
+While it thinks, a bar moves on a terminal; a hidden thought leaves one line on standard error, such
+as `5 steps, 1 withdrawn, 31 tokens`. --think says whether and how long it may think. The mark
+beside each step is the exact verifier's, which the model never sees. With several samples the
+answer is chosen as at test time: by vote, weighted with the critic's values if one is there.
 """
 
 import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+
+from tqdm import tqdm
 
 from minireason import stages
 from minireason.core.config import check_numbers, resolve_device, stream_seed
@@ -16,9 +20,14 @@ from minireason.core.files import read_json
 from minireason.critics.value_head import Critic, final_values
 from minireason.measure.evaluate import answer_keys, answer_of, marked_steps
 from minireason.model import checkpoint
+from minireason.model.tokenizer import Tokenizer
+from minireason.model.transformer import Transformer
 from minireason.problems import FAMILIES, Problem
-from minireason.sampling.complete import complete
+from minireason.sampling.complete import limits_of
+from minireason.sampling.forcing import Forcing, drafts_of, think_on
 from minireason.sampling.sampler import Sampling
+
+MODES = {"always": Forcing(), "never": Forcing("direct"), "auto": Forcing("auto")}
 
 
 @dataclass(frozen=True)
@@ -29,6 +38,7 @@ class Config:
     checkpoint: str = ""          # another checkpoint than the run's last policy
     critic: str = ""              # default: the run's critic, if it has one
     show_thoughts: bool = False   # print every step with the verifier's mark
+    think: str = "always"         # always | never | auto (the policy chooses) | tokens at most
     n: int = 1                    # samples; above 1 they vote
     temperature: float = 0.0      # 0 is greedy; with --n above 1 give for instance 1
     family: str = ""              # default: what the checkpoint was trained on
@@ -38,6 +48,14 @@ class Config:
     def __post_init__(self):
         if self.n < 1 or (self.n > 1 and self.temperature == 0):
             raise UserError(f"--n {self.n}: several samples need --temperature above 0, such as 1")
+        if self.think not in MODES and not self.think.isdecimal():
+            raise UserError(f"--think {self.think}: must be one of {', '.join(MODES)}, or a "
+                            "number of tokens")
+
+    @property
+    def forcing(self) -> Forcing:
+        """What --think forces on a completion."""
+        return MODES[self.think] if self.think in MODES else Forcing(budget=int(self.think))
 
 
 def run(cfg: Config) -> int:
@@ -62,10 +80,13 @@ def run(cfg: Config) -> int:
             problem = family.read(line)
             how = Sampling(n=cfg.n, temperature=cfg.temperature,
                            seed=stream_seed(cfg.seed, "chat", answered))
-            texts = complete(policy, tokenizer, [problem], "cot", how)[0]
+            texts = think_visibly(policy, tokenizer, problem, how, cfg.forcing)
             values = [1.0] * cfg.n
             if critic:
                 (values,) = final_values(critic, tokenizer, [problem], [texts])
+            if not cfg.show_thoughts:
+                best = texts[choose(answer_keys(problem, texts), values)]
+                print(summary(tokenizer, problem, best), file=sys.stderr, flush=True)
             print(reply(cfg, problem, texts, values), flush=True)
             answered += 1
         except UserError as error:
@@ -115,6 +136,30 @@ def choose(keys: list[str | None], values: list[float]) -> int:
             mass[key] = mass.get(key, 0.0) + value
     winner = max(mass, key=mass.__getitem__, default=None)
     return max((i for i, key in enumerate(keys) if key == winner), key=values.__getitem__)
+
+
+def think_visibly(policy: Transformer, tokenizer: Tokenizer, problem: Problem, how: Sampling,
+                  forcing: Forcing) -> list[str]:
+    """how.n completions, opener included; a bar of tokens moves where stderr is a terminal."""
+    drafts = drafts_of(tokenizer, [problem], how, forcing)
+    most = sum(limits_of(how, [draft.problem for draft in drafts]))
+    with tqdm(total=most, desc="thinking", unit="token", leave=False, disable=None,
+              mininterval=0, file=sys.stderr) as bar:
+        for _ in think_on(policy, tokenizer, drafts, how, forcing, ";"):
+            bar.update(sum(len(draft.tokens) for draft in drafts) - bar.n)
+    return [tokenizer.decode(draft.completion) for draft in drafts]
+
+
+def summary(tokenizer: Tokenizer, problem: Problem, text: str) -> str:
+    """A hidden thought in one line: its steps, withdrawn ones, tokens of the thought itself."""
+    thought = text.removeprefix("<think>").partition("</think>")[0]
+    if not thought:
+        return "no thought"
+    marks = [mark for _, mark in marked_steps(problem, text)]
+    counts = {"steps": len(marks) - marks.count("withdrawn"), "withdrawn": marks.count("withdrawn"),
+              "tokens": len(tokenizer.encode(thought.removesuffix("<eos>")))}
+    return ", ".join(f"{count} {name.removesuffix('s') if count == 1 else name}"
+                     for name, count in counts.items() if count)
 
 
 def reply(cfg: Config, problem: Problem, texts: list[str], values: list[float]) -> str:

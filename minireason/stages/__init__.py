@@ -45,6 +45,8 @@ STAGES = (
           {"init": "star", "base": "pretrain"}, in_run=False),
     Stage("quiet_star", f"{_STAGES}.quiet_star", "thoughts judged by the text that follows them",
           {"init": "pretrain", "base": "pretrain"}, in_run=False),
+    Stage("think_budget", f"{_STAGES}.think_budget", "a policy that thinks when it pays",
+          {"init": "rl", "critic": "rl_critic"}, in_run=False),
     Stage("internalize", f"{_STAGES}.internalize", "a thought removed token by token",
           in_run=False),
     Stage("search", f"{_STAGES}.guided_search", "beam and tree search at equal tokens",
