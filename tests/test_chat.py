@@ -1,8 +1,10 @@
 """Chat: the thought is hidden until asked for, marks are the verifier's, mistakes do not end it."""
 
 import io
+import re
 import shutil
 import sys
+from dataclasses import replace
 
 import pytest
 
@@ -10,6 +12,7 @@ from minireason import chat
 from minireason.chat import Config as ChatConfig
 from minireason.chat import choose, find_policy, reply
 from minireason.core.errors import UserError
+from minireason.model import checkpoint
 from minireason.problems import chain, countdown
 
 PROBLEM = chain.read("(23+4)*3")
@@ -73,6 +76,49 @@ def test_answers_line_by_line_and_names_who_answers(monkeypatch, capsys, ladder)
     out, err, code = talk(monkeypatch, capsys, "(2+3)*2\n7-4\n\n9-9\n", ChatConfig(str(ladder)))
     assert len(out.splitlines()) == 2 and code == 0             # the empty line ended it
     assert f"{ladder}/star answers" in err and "judges" not in err
+
+
+def test_a_hidden_thought_leaves_one_line_and_a_pipe_has_no_bar(monkeypatch, capsys, ladder):
+    cfg = ChatConfig(str(ladder))
+    out, err, _ = talk(monkeypatch, capsys, "(2+3)*2\n", cfg)
+    assert re.search(r"^\d+ steps?, (\d+ withdrawn, )?\d+ tokens$|^\d+ tokens$", err, re.MULTILINE)
+    assert "\r" not in out + err and "thinking:" not in err and "<think>" not in out + err
+    shown = talk(monkeypatch, capsys, "(2+3)*2\n", replace(cfg, show_thoughts=True))
+    assert "tokens" not in shown[1]
+
+
+def test_the_summary_counts_steps_withdrawn_ones_and_tokens(ladder):
+    tokenizer = checkpoint.load(ladder / "star")[1]
+    told = {text: chat.summary(tokenizer, PROBLEM, text) for text in (
+        RIGHT, "<think>23+4=28<wrong>23+4=27;27*3=81</think>81<eos>", "</think>81<eos>",
+        "<think>23+4=27</think>27<eos>", "<think>23+4=2")}
+    assert list(told.values()) == ["2 steps, 11 tokens", "2 steps, 1 withdrawn, 17 tokens",
+                                   "no thought", "1 step, 5 tokens", "5 tokens"]
+
+
+def test_think_says_whether_and_how_long(monkeypatch, capsys, ladder):
+    said = {}
+    for think in ("always", "never", "auto", "0", "6"):
+        cfg = ChatConfig(str(ladder), think=think)
+        said[think] = talk(monkeypatch, capsys, "(2+3)*2\n(8-3)*7\n", cfg)
+        assert len(said[think][0].splitlines()) == 2 and said[think][2] == 0
+    assert said["never"][1].count("no thought") == 2 and said["never"] == said["0"]
+    assert "no thought" not in said["always"][1]
+    for count in re.findall(r"(\d+) tokens?$", said["6"][1], re.MULTILINE):
+        assert int(count) <= 6
+    with pytest.raises(UserError, match="--think sometimes: must be one of always, never, auto"):
+        ChatConfig(think="sometimes")
+
+
+def test_a_bar_moves_while_it_thinks_on_a_terminal(monkeypatch, capsys, ladder):
+    class Terminal(io.StringIO):
+        def isatty(self):
+            return True
+
+    monkeypatch.setattr(sys, "stderr", screen := Terminal())
+    talk(monkeypatch, capsys, "(2+3)*2\n", ChatConfig(str(ladder)))
+    bars = re.findall(r"thinking: +(\d+)%", screen.getvalue())
+    assert bars[0] == "0" and len(set(bars)) > 1
 
 
 def test_unreadable_line_is_one_error_line_and_the_rest_is_answered(monkeypatch, capsys, ladder):

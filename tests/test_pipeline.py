@@ -93,12 +93,13 @@ def test_two_processes_give_the_losses_of_one(whole, tmp_path):
     """
     under_torchrun(tmp_path / "run", whole)
     parts = tiny_stages(whole)
-    for name in ("quiet_star", "internalize"):                         # parts of no pipeline
+    for name in ("quiet_star", "think_budget", "internalize"):         # parts of no pipeline
         run, config = parts[name]
         run(dataclasses.replace(config, out=str(tmp_path / "apart" / name)))
     compared = 0
     for root, stage in ((whole, "pretrain"), (whole, "sft"), (whole, "star/round-1"),
                         (whole, "critic"), (tmp_path / "apart", "quiet_star"),
+                        (tmp_path / "apart", "think_budget"),
                         (tmp_path / "apart", "internalize")):
         one, two = ([json.loads(line) for line in (folder / stage / "metrics.jsonl").open()]
                     for folder in (root, tmp_path / "run"))

@@ -14,7 +14,17 @@ from minireason import pipeline
 from minireason.presets import SIZES
 from minireason.problems.corpus import Mixture
 from minireason.report import style
-from minireason.stages import critic, internalize, pretrain, quiet_star, sft, star, testtime
+from minireason.stages import (
+    critic,
+    internalize,
+    pretrain,
+    quiet_star,
+    sft,
+    star,
+    testtime,
+    think_budget,
+)
+from minireason.training.rollouts import Rewards
 
 style.STYLE["savefig.dpi"] = 40   # no test looks at pixels
 MIXTURE = Mixture(facts=0.2, direct=0.2, facts_per_line=3, max_level=2)
@@ -25,7 +35,8 @@ WIRED = ("family", "init", "base", "policy", "critic", "outcome", "out", "seed",
 def tiny_stages(root: Path | str) -> dict:
     """{stage: (run, config)} in order, each in its folder below root."""
     at = {name: f"{root}/{name}" for name in (
-        "pretrain", "sft", "star", "critic", "testtime", "quiet_star", "internalize")}
+        "pretrain", "sft", "star", "critic", "testtime", "quiet_star", "think_budget",
+        "internalize")}
     return {
         "pretrain": (pretrain.run, pretrain.Config(
             out=at["pretrain"], device="cpu", mixture=MIXTURE, d_model=32, n_layers=1, n_heads=2,
@@ -51,6 +62,12 @@ def tiny_stages(root: Path | str) -> dict:
             init=at["sft"], base=at["pretrain"], out=at["quiet_star"], device="cpu", lines=40,
             min_level=1, max_level=2, samples=2, lengths=(3, 6), steps=12, rows_per_step=12,
             token_budget=256, warmup=2, save_every=3, weighed=2, eval_n=2)),
+        "think_budget": (think_budget.run, think_budget.Config(
+            init=at["star"], critic=at["critic"], out=at["think_budget"], device="cpu",
+            problems=24, min_level=1, max_level=2, n=4, warm_steps=6, steps=10, rows_per_step=8,
+            prompts_per_step=3, group_size=2, rewards=Rewards(process=0.0, price=0.01),
+            token_budget=256, warmup=2, save_every=4, eval_n=2, measured=2, budgets=(0, 6),
+            waits=(1,), tries=2)),
         "internalize": (internalize.run, internalize.Config(
             out=at["internalize"], device="cpu", min_level=1, max_level=2, d_model=32, n_layers=1,
             n_heads=2, head_dim=16, d_ff=32, max_len=64, steps=20, explicit_steps=5,
@@ -96,7 +113,7 @@ def tiny_pipeline(out: Path | str) -> dict:
 
 def apart(out: str, parents: str) -> None:
     """Every trained stage into a folder below `out`, from the parents of a finished tiny run."""
-    for name in ("pretrain", "sft", "star", "critic", "quiet_star", "internalize"):
+    for name in ("pretrain", "sft", "star", "critic", "quiet_star", "think_budget", "internalize"):
         run, config = tiny_stages(parents)[name]
         run(dataclasses.replace(config, out=f"{out}/{name}"))
 

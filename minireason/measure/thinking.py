@@ -35,7 +35,7 @@ def greedy_forced(model: Transformer, tokenizer: Tokenizer, problems: list[Probl
     return [row[0] for row in complete_forced(model, tokenizer, problems, GREEDY, forcing)]
 
 
-def rights(problems: list[Problem], written: Written) -> np.ndarray:
+def rights(problems: list[Problem], written: Sequence[tuple[str, float]]) -> np.ndarray:
     """(P,) 1 where the answer is right."""
     return np.array([int(FAMILIES[p.family].verify(p, text).correct)
                      for p, (text, _) in zip(problems, written, strict=True)])
@@ -51,21 +51,21 @@ def thought_lengths(tokenizer: Tokenizer, written: Written) -> np.ndarray:
 def mode_row(name: str, method: str, problems: list[Problem], written: Written,
              **extra: object) -> dict:
     """Accuracy, tokens per problem and share of thinking on one set, as a row."""
-    right, count = rights(problems, written), len(problems)
-    thinking = sum(text.startswith("<think>") for text, _ in written) / count
-    return {"set": name, "method": method, "n": 1, "tokens": sum(t for _, t in written) / count,
-            "thinking": thinking, "problems": count, **share_interval(int(right.sum()), count),
-            **extra}
+    texts, tokens = zip(*written, strict=True)
+    thinking = np.mean([text.startswith("<think>") for text in texts])
+    return {"set": name, "method": method, "n": 1, "tokens": float(np.mean(tokens)),
+            "thinking": float(thinking), "problems": len(problems),
+            **share_interval(int(rights(problems, written).sum()), len(problems)), **extra}
 
 
 def rows_by_level(sets: dict[str, list[Problem]], method: str, written: Written,
                   **extra: object) -> list[dict]:
     """A row per set, and one over all of them; written in the order of the sets' problems."""
-    rows, done = [], 0
+    rows, everything = [], []
     for name, problems in sets.items():
-        rows.append(mode_row(name, method, problems, written[done:done + len(problems)], **extra))
-        done += len(problems)
-    everything = [problem for problems in sets.values() for problem in problems]
+        own = written[len(everything):len(everything) + len(problems)]
+        rows.append(mode_row(name, method, problems, own, **extra))
+        everything += problems
     return [*rows, mode_row(ALL, method, everything, written, **extra)]
 
 
@@ -77,28 +77,28 @@ def threshold_rows(sets: dict[str, list[Problem]], direct: Written, always: Writ
     direct answer as well.
     """
     rows = []
-    for share in np.linspace(0, 1, 11):
-        least = float(np.quantile(values, share))
+    for decile in range(11):
+        least = float(np.quantile(values, decile / 10))
         written = [short if value >= least else (long[0], short[1] + long[1])
                    for short, long, value in zip(direct, always, values, strict=True)]
-        rows += rows_by_level(sets, "critic_threshold", written, threshold=round(least, 6))
+        rows += rows_by_level(sets, "critic_threshold", written, decile=decile,
+                              threshold=round(least, 6))
     return rows
 
 
 def scaling(points: Sequence[tuple[float, float]]) -> float:
     """s1's scaling: the mean slope between any two (tokens, accuracy), accuracy per token."""
-    slopes = [(b[1] - a[1]) / (b[0] - a[0]) for a, b in combinations(sorted(points), 2)
-              if b[0] > a[0]]
+    pairs = combinations(sorted(points), 2)
+    slopes = [(b[1] - a[1]) / (b[0] - a[0]) for a, b in pairs if b[0] > a[0]]
     return float(np.mean(slopes)) if slopes else 0.0
 
 
 def forcing_rows(policies: dict[str, Transformer], tokenizer: Tokenizer, problems: list[Problem],
-                 budgets: Sequence[int], waits: Sequence[int], tries: int,
-                 seed: int) -> list[dict]:
+                 budgets: Sequence[int], waits: Sequence[int], rejected: Sampling) -> list[dict]:
     """Accuracy at every budget of tokens, forced, asked for, or rejected by; control in each row.
 
-    policies {method: policy}: "forced..." and "asked" by their names. Rejection draws up to `tries`
-    samples of the policy "forced" until a thought fits; without one the last sample counts.
+    policies {method: policy}: "forced..." and "asked" by their names. Rejection takes the first of
+    the policy "forced"'s samples whose thought fits, the last one if none does.
     """
     rows = []
     for method, policy in policies.items():
@@ -109,8 +109,7 @@ def forcing_rows(policies: dict[str, Transformer], tokenizer: Tokenizer, problem
         for count in waits if method != "asked" else ():
             written = greedy_forced(policy, tokenizer, problems, Forcing(waits=count))
             rows.append(mode_row(ALL, method, problems, written, waits=count))
-    samples = complete_forced(policies["forced"], tokenizer, problems,
-                              Sampling(n=tries, seed=seed), Forcing())
+    samples = complete_forced(policies["forced"], tokenizer, problems, rejected, Forcing())
     for budget in budgets:
         written = [first_that_fits(tokenizer, own, budget) for own in samples]
         rows.append(controlled_row(tokenizer, "rejected", problems, written, budget))
@@ -135,19 +134,18 @@ def first_that_fits(tokenizer: Tokenizer, samples: Written, budget: int) -> tupl
 def forcing_summary(rows: list[dict]) -> dict[str, dict[str, float]]:
     """{method: control, scaling (points of accuracy per thought token), performance} as in s1.
 
-    `rises_to`: the largest budget up to which accuracy has never fallen.
+    rises_to: the largest budget up to which accuracy has never fallen.
     """
-    found = {}
-    for method in dict.fromkeys(row["method"] for row in rows):
-        own = [row for row in rows if row["method"] == method and "budget" in row]
-        rises = own[0]["budget"]
-        for before, after in pairwise(own):
-            if after["accuracy"] < before["accuracy"]:
-                break
-            rises = after["budget"]
+    found, groups = {}, {}
+    for row in rows:
+        if "budget" in row:
+            groups.setdefault(row["method"], []).append(row)
+    for method, own in groups.items():
+        falls = [before["budget"] for before, after in pairwise(own)
+                 if after["accuracy"] < before["accuracy"]]
         points = [(row["thought"], 100 * row["accuracy"]) for row in own]
         found[method] = {"control": float(np.mean([row["control"] for row in own])),
-                         "scaling": scaling(points), "rises_to": rises,
+                         "scaling": scaling(points), "rises_to": min([*falls, own[-1]["budget"]]),
                          "performance": max(row["accuracy"] for row in own)}
     return found
 
@@ -168,15 +166,14 @@ def exit_rows(policy: Transformer, critic: Critic, tokenizer: Tokenizer,
             heads.append((f"<think>{';'.join(steps[:count])}" if count else "") + "</think>")
     owners = [problems[i] for i in probed]
     answers = answers_after(policy, tokenizer, owners, heads)
-    written = [(text, 0) for text, _ in answers]
-    values = [row[0] for row in final_values(critic, tokenizer, owners,
-                                             [[text] for text, _ in written])]
-    right = rights(owners, written)
+    texts, sureness = zip(*answers, strict=True)
+    right = rights(owners, answers)
+    values = final_values(critic, tokenizer, owners, [[text] for text in texts])
     lengths = np.array([len(ids) for ids in tokenizer.encode_batch(heads)])
-    paid = np.array([len(ids) for ids in tokenizer.encode_batch([t for t, _ in written])]) - lengths
+    paid = np.array([len(ids) for ids in tokenizer.encode_batch([*texts])]) - lengths
     rows, starts = [], np.flatnonzero(np.diff(probed, prepend=-1))
-    for method, sure in (("exit_probability", np.array([p for _, p in answers])),
-                         ("exit_critic", np.array(values))):
+    for method, sure in (("exit_probability", np.array(sureness)),
+                         ("exit_critic", np.array(values)[:, 0])):
         for least in THRESHOLDS:
             ends, tokens = [], 0
             for start, stop in zip(starts, [*starts[1:], len(probed)], strict=True):
@@ -195,16 +192,14 @@ def exit_rows(policy: Transformer, critic: Critic, tokenizer: Tokenizer,
 def answers_after(policy: Transformer, tokenizer: Tokenizer, problems: list[Problem],
                   heads: list[str]) -> list[tuple[str, float]]:
     """(completion, probability of its answer) after each head, a thought that is closed; greedy."""
-    drafts = drafts_of(tokenizer, problems, GREEDY, Forcing("auto"))
+    drafts, found = drafts_of(tokenizer, problems, GREEDY, Forcing("auto")), []
     for draft, head in zip(drafts, tokenizer.encode_batch(heads), strict=True):
         draft.tokens = head
+    firsts = [len(draft.prompt + draft.tokens) for draft in drafts]
     draw_on(policy, tokenizer, drafts, GREEDY, [draft.limit for draft in drafts])
-    rows = [(draft.prompt + draft.tokens, len(draft.prompt) + len(head))
-            for draft, head in zip(drafts, tokenizer.encode_batch(heads), strict=True)]
-    found = []
-    for start in range(0, len(rows), 256):
-        part = rows[start:start + 256]
-        logprobs = drawn_logprobs(policy, pack(part, tokenizer.pad), temperature=1.0)
+    rows = [(d.prompt + d.tokens, first) for d, first in zip(drafts, firsts, strict=True)]
+    for part in (rows[i:i + 256] for i in range(0, len(rows), 256)):
+        logprobs = drawn_logprobs(policy, pack(part, tokenizer.pad), temperature=1.0).cpu()
         counts = [len(tokens) - first for tokens, first in part]
-        found += [math.exp(own.sum()) for own in logprobs.cpu().split(counts)]
+        found += [math.exp(own.sum()) for own in logprobs.split(counts)]
     return [(tokenizer.decode(draft.tokens), p) for draft, p in zip(drafts, found, strict=True)]

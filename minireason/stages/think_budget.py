@@ -54,8 +54,7 @@ class Config(OwnSamplesConfig):
     warm_steps: int = 150         # of `steps`: the warm-up; the rest is reinforcement learning
     steps: int = 400
     cut: Share = 0.25             # share of warm-up rows cut after a random number of steps
-    thinned: Share = 0.5          # share of warm-up rows without some steps; the rest is whole
-    left_out: Share = 0.5         # chance that a step of these is left out, never two in a row
+    thinned: Share = 0.5          # share of them without every second step; the rest is whole
     asked: Share = 0.25           # share of warm-up rows whose prompt asks for the length
     prompts_per_step: int = 64    # P of the reinforcement learning
     group_size: int = 4           # G
@@ -137,18 +136,13 @@ def rows_of_step(cfg: Config, step: int, pool: list[list[str]], tokenizer: Token
 
 
 def shortened(cfg: Config, text: str, generator: np.random.Generator) -> str:
-    """The completion whole, or cut after a random number of steps, or without some of its steps."""
+    """The completion whole, or cut after a random number of steps, or with every second step."""
     thought, _, answer = text.removeprefix("<think>").partition("</think>")
     steps, kind = thought.split(";"), generator.random()
     if kind < cfg.cut:
         steps = steps[:generator.integers(0, len(steps) + 1)]
     elif kind < cfg.cut + cfg.thinned:
-        kept: list[str] = []
-        was_left_out = False
-        for step in steps:
-            was_left_out = not was_left_out and generator.random() < cfg.left_out
-            kept += [] if was_left_out else [step]
-        steps = kept
+        steps = steps[generator.integers(0, 2)::2]
     return (f"<think>{';'.join(steps)}" if steps else "") + f"</think>{answer}"
 
 
@@ -206,6 +200,6 @@ def measure(cfg: Config, policy: Transformer, warm: Transformer,
     rows += thinking.threshold_rows(sets, written["never"], written["always"], values)
     few = list(chain(*(members[:cfg.measured] for members in sets.values())))
     policies = {"forced": warm, "forced_untaught": init, "asked": warm}
-    rows += thinking.forcing_rows(policies, tokenizer, few, cfg.budgets, cfg.waits, cfg.tries,
-                                  stream_seed(cfg.seed, "think budget rejected"))
+    how = Sampling(cfg.tries, seed=stream_seed(cfg.seed, "think budget rejected"))
+    rows += thinking.forcing_rows(policies, tokenizer, few, cfg.budgets, cfg.waits, how)
     return rows + thinking.exit_rows(warm, critic, tokenizer, few)

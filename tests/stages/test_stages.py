@@ -14,12 +14,21 @@ from minireason.critics.value_head import Critic, step_values
 from minireason.model import checkpoint
 from minireason.problems import chain, split_of
 from minireason.problems.corpus import corpus_lines
-from minireason.stages import critic, internalize, pretrain, quiet_star, sft, star, testtime
+from minireason.stages import (
+    critic,
+    internalize,
+    pretrain,
+    quiet_star,
+    sft,
+    star,
+    testtime,
+    think_budget,
+)
 from minireason.training import imitate
 from minireason.training.batches import encode_lines
 
 MODULES = {"pretrain": pretrain, "sft": sft, "star": star, "critic": critic, "testtime": testtime,
-           "quiet_star": quiet_star, "internalize": internalize}
+           "quiet_star": quiet_star, "think_budget": think_budget, "internalize": internalize}
 TRAINED = {"config.json", "model.safetensors", "tokenizer.json", "metrics.jsonl", "result.json"}
 
 
@@ -47,7 +56,8 @@ def test_a_stage_writes_what_it_promises(ladder, stage):
             assert key.startswith("time/") or "seconds" not in key, f"{key}: wall-clock"
 
 
-@pytest.mark.parametrize("stage", ["sft", "star", "critic", "testtime", "quiet_star"])
+@pytest.mark.parametrize("stage", ["sft", "star", "critic", "testtime", "quiet_star",
+                                   "think_budget"])
 def test_a_stage_names_its_parents_by_their_weights(ladder, stage):
     record = json.loads((ladder / stage / "config.json").read_text())
     for name, sha256 in record["parents"].items():
