@@ -49,18 +49,19 @@ class Config(OwnSamplesConfig):
 
     critic: str                   # folder of the critic whose threshold is compared
     out: str = "runs/think_budget"
-    problems: int = 2000          # train problems that the policy is sampled on for the warm-up
-    n: int = 2                    # samples of each
-    warm_steps: int = 150         # of `steps`: the warm-up; the rest is reinforcement learning
-    steps: int = 400
-    cut: Share = 0.25             # share of warm-up rows cut after a random number of steps
-    thinned: Share = 0.5          # share of them without every second step; the rest is whole
-    asked: Share = 0.25           # share of warm-up rows whose prompt asks for the length
+    problems: int = 4000          # train problems that the policy is sampled on for the warm-up
+    n: int = 1                    # samples of each
+    warm_steps: int = 1000        # of `steps`: the warm-up; the rest is reinforcement learning
+    steps: int = 1250
+    cut: Share = 0.2              # share of warm-up rows cut after a random number of steps
+    thinned: Share = 0.6          # share of them without every second step; the rest is whole
+    asked: Share = 0.15           # share of warm-up rows whose prompt asks for the length
     prompts_per_step: int = 64    # P of the reinforcement learning
     group_size: int = 4           # G
     rewards: Rewards = field(default_factory=lambda: Rewards(process=0.0, price=0.01))
     token_budget: int = 4096      # tokens per micro-batch; never changes the gradient
-    lr: float = 5e-4              # peak learning rate of both parts
+    warm_lr: float = 1.5e-3       # peak learning rate of the warm-up
+    lr: float = 5e-4              # that of reinforcement learning
     weight_decay: float = 0.0
     save_every: int = 50          # steps between saved states
     measured: int = 200           # problems per level for forced budgets and early exits
@@ -92,7 +93,7 @@ def run(cfg: Config) -> dict:
     optimizer, warm = make_optimizer(policy, cfg.weight_decay), log.out / "warm"
     for step in log.steps(checkpoint.resume(log, policy, optimizer), cfg.steps):
         if step < cfg.warm_steps:
-            lr = schedule(step, cfg.warm_steps, cfg.lr, cfg.warmup)
+            lr = schedule(step, cfg.warm_steps, cfg.warm_lr, cfg.warmup)
             rows = rows_of_step(cfg, step, pool, tokenizer)
             record = supervised_step(policy, optimizer, rows, lr, cfg.token_budget, tokenizer.pad)
         else:

@@ -65,6 +65,9 @@ def test_rows_begin_as_the_sampler_saw_them():
     (ids, first), = rollout_ids(tokenizer, PROBLEMS[:1], TEXTS[:1])
     assert tokenizer.decode(ids) == "<bos>(2+3)=<think>2+3=5</think>5<eos>"
     assert tokenizer.decode(ids[first:]) == "2+3=5</think>5<eos>"
+    (ids, first), = rollout_ids(tokenizer, PROBLEMS[:1], ["</think>5<eos>"])
+    assert tokenizer.decode(ids) == "<bos>(2+3)=</think>5<eos>"
+    assert tokenizer.decode(ids[first:]) == "5<eos>"
 
 
 def test_every_completion_has_its_own_last_value(ladder):

@@ -111,6 +111,9 @@ def test_uniform_numbers_depend_on_seed_row_and_step_alone():
     assert u.shape == (1000, 50) and (u >= 0).all() and (u < 1).all()
     assert len(np.unique(u)) == u.size and not np.isin(uniforms(8, rows, 50), u).any()
     assert (uniforms(7, rows[500:], 20) == u[500:, :20]).all()
+    starts = rows % 30
+    later = np.take_along_axis(u, starts[:, None] + np.arange(20), axis=1)
+    assert (uniforms(7, rows, 20, starts) == later).all()
     assert abs(u.mean() - 0.5) < 5 * (12 * u.size) ** -0.5       # five standard errors
 
 
