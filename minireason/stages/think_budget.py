@@ -16,7 +16,8 @@ threshold on the critic's value, forced budgets (s1, Muennighoff 2025, arXiv:250
 exits of the policy as its warm-up left it.
 """
 
-from dataclasses import dataclass, field
+import time
+from dataclasses import dataclass, field, replace
 from itertools import chain
 
 import numpy as np
@@ -26,7 +27,6 @@ from torch import Tensor
 from minireason.core import flops, parallel
 from minireason.core.config import Share, rng, stream_seed
 from minireason.core.errors import UserError
-from minireason.core.files import make_folder
 from minireason.critics.value_head import Critic, final_values
 from minireason.measure import thinking
 from minireason.measure.evaluate import finish_policy, frozen_sets, verdicts_of
@@ -38,8 +38,8 @@ from minireason.sampling.forcing import Forcing
 from minireason.sampling.sampler import Sampling
 from minireason.training import losses, rollouts
 from minireason.training.batches import Batch, Row, check_longest, encode_lines
-from minireason.training.imitate import OwnSamplesConfig, sample_own
-from minireason.training.optim import make_optimizer, schedule, supervised_step, train_step
+from minireason.training.imitate import OwnSamplesConfig, imitate, sample_own
+from minireason.training.optim import make_optimizer, schedule, train_step
 from minireason.training.rollouts import Rewards
 
 
@@ -51,8 +51,8 @@ class Config(OwnSamplesConfig):
     out: str = "runs/think_budget"
     problems: int = 4000          # train problems that the policy is sampled on for the warm-up
     n: int = 1                    # samples of each
-    warm_steps: int = 1000        # of `steps`: the warm-up; the rest is reinforcement learning
-    steps: int = 1250
+    warm_steps: int = 600         # steps of the warm-up
+    steps: int = 250              # steps of reinforcement learning
     cut: Share = 0.2              # share of warm-up rows cut after a random number of steps
     thinned: Share = 0.6          # share of them without every second step; the rest is whole
     asked: Share = 0.15           # share of warm-up rows whose prompt asks for the length
@@ -72,9 +72,8 @@ class Config(OwnSamplesConfig):
     def __post_init__(self):
         if self.cut + self.thinned > 1:
             raise UserError(f"--cut {self.cut} --thinned {self.thinned}: are more than all rows")
-        if self.warm_steps >= self.steps or self.group_size < 2:
-            raise UserError(f"--warm-steps {self.warm_steps}: must be below --steps {self.steps}, "
-                            "and --group-size at least 2")
+        if self.group_size < 2:
+            raise UserError(f"--group-size {self.group_size}: must be at least 2")
 
 
 def run(cfg: Config) -> dict:
@@ -86,27 +85,35 @@ def run(cfg: Config) -> dict:
     policy, tokenizer = checkpoint.load(cfg.init, device)
     check_longest(policy.config.max_len, tokenizer, FAMILIES[cfg.family], cfg.max_level)
     log.start(policy, device)
+    begun = warm_up(cfg)
+    log.started, log.flops_at_start = time.perf_counter(), flops.spent()   # it counts its own
+    policy, _ = checkpoint.load(log.out / "warm", device)
+    optimizer = make_optimizer(policy, cfg.weight_decay)
+    for step in log.steps(checkpoint.resume(log, policy, optimizer), cfg.steps):
+        log.record(step, **reinforce(cfg, step, policy, optimizer, tokenizer))
+        checkpoint.save_state_every(log, cfg, step, policy, optimizer)
+    with flops.uncounted():
+        rows = measure(cfg, policy, checkpoint.load(log.out / "warm", device)[0], tokenizer)
+    return finish_policy(log, cfg, policy, tokenizer, rows, style="auto",
+                         forcing=thinking.forcing_summary(rows),
+                         seconds=log.seconds() + begun["seconds"],
+                         flops=log.flops() + begun["flops"])
+
+
+def warm_up(cfg: Config) -> dict:
+    """The policy of all shapes, in the folder `warm` below `out`; returns its result.json."""
+    log, device = checkpoint.open_stage("think_budget warm-up", cfg, f"{cfg.out}/warm",
+                                        init=cfg.init)
+    if log.done:
+        return log.done
+    policy, tokenizer = checkpoint.load(cfg.init, device)
     pool = log.once("pool.json", lambda: sample_pool(cfg, policy, tokenizer))["pool"]
     if not pool:
         raise UserError(f"{log.out}: the policy has no right sample to learn from; lower "
                         "--min-level or raise --n")
-    optimizer, warm = make_optimizer(policy, cfg.weight_decay), log.out / "warm"
-    for step in log.steps(checkpoint.resume(log, policy, optimizer), cfg.steps):
-        if step < cfg.warm_steps:
-            lr = schedule(step, cfg.warm_steps, cfg.warm_lr, cfg.warmup)
-            rows = rows_of_step(cfg, step, pool, tokenizer)
-            record = supervised_step(policy, optimizer, rows, lr, cfg.token_budget, tokenizer.pad)
-        else:
-            record = reinforce(cfg, step, policy, optimizer, tokenizer)
-        log.record(step, **record)
-        if step + 1 == cfg.warm_steps:
-            make_folder(warm)
-            checkpoint.save(warm, policy, tokenizer)
-        checkpoint.save_state_every(log, cfg, step, policy, optimizer)
-    with flops.uncounted():
-        rows = measure(cfg, policy, checkpoint.load(warm, device)[0], tokenizer)
-    return finish_policy(log, cfg, policy, tokenizer, rows, style="auto",
-                         forcing=thinking.forcing_summary(rows))
+    imitate(log, policy, tokenizer, replace(cfg, steps=cfg.warm_steps, lr=cfg.warm_lr),
+            lambda step: rows_of_step(cfg, step, pool, tokenizer), muon=True)
+    return log.finish(weights=checkpoint.save(log.out, policy, tokenizer))
 
 
 def sample_pool(cfg: Config, policy: Transformer, tokenizer: Tokenizer) -> dict:
@@ -171,7 +178,7 @@ def reinforce(cfg: Config, step: int, policy: Transformer, optimizer: torch.opti
         return losses.policy_gradient_loss(logprobs, logprobs.detach(), batch.advantages,
                                            batch.weights, 0.2, 0.28)     # the ratio is 1
 
-    lr = schedule(step - cfg.warm_steps, cfg.steps - cfg.warm_steps, cfg.lr, cfg.warmup)
+    lr = schedule(step, cfg.steps, cfg.lr, cfg.warmup)
     loss, grad_norm = train_step(policy, optimizer, batches, loss_of, lr)
     record = rollouts.diagnostics(groups, tokenizer.eos) | {
         "loss": loss, "grad_norm": grad_norm, "lr": lr, "thinking": float(np.mean(

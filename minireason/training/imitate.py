@@ -63,12 +63,12 @@ def sample_own(cfg: OwnSamplesConfig, policy: Transformer, tokenizer: Tokenizer,
 
 def imitate(log: RunLog, model: Transformer, tokenizer: Tokenizer, cfg: TrainingConfig,
             rows_at: Callable[[int], list[Row]], betas: tuple[float, float] = (0.9, 0.95),
-            floor: float = 0.05) -> None:
+            floor: float = 0.05, muon: bool = False) -> None:
     """Train the model on rows_at(step) for cfg.steps steps; resumes a run that was killed.
 
-    betas: AdamW's; floor: the last learning rate / cfg.lr.
+    betas: AdamW's; floor: the last learning rate / cfg.lr; muon: for the blocks' matrices.
     """
-    optimizer = make_optimizer(model, cfg.weight_decay, betas)
+    optimizer = make_optimizer(model, cfg.weight_decay, betas, muon)
     for step in log.steps(checkpoint.resume(log, model, optimizer), cfg.steps):
         lr = schedule(step, cfg.steps, cfg.lr, cfg.warmup, floor)
         log.record(step, **supervised_step(model, optimizer, rows_at(step), lr, cfg.token_budget,

@@ -65,7 +65,7 @@ def test_a_prompt_asks_for_the_length_that_follows(config, ladder):
 
 
 def test_the_pool_holds_right_samples_of_train_problems(ladder):
-    pool = read_checked(ladder / "think_budget" / "pool.json")["pool"]
+    pool = read_checked(ladder / "think_budget" / "warm" / "pool.json")["pool"]
     assert pool and len({tuple(pair) for pair in pool}) == len(pool)
     for prompt, text in pool:
         problem = chain.read(prompt)
@@ -92,11 +92,11 @@ def test_the_opener_is_drawn_and_every_token_is_paid_for(ladder):
 def test_a_price_alone_teaches_to_answer_at_once(config, ladder):
     """Where no answer pays, the cheapest completions win: the opener itself learns."""
     policy, tokenizer = checkpoint.load(ladder / "think_budget" / "warm")
-    cfg = replace(config, warm_steps=1, steps=31, prompts_per_step=8, group_size=8, lr=3e-3,
+    cfg = replace(config, steps=30, prompts_per_step=8, group_size=8, lr=3e-3,
                   warmup=1, rewards=Rewards(outcome=0.0, process=0.0, price=0.1))
     optimizer = make_optimizer(policy, 0.0)
     records = [think_budget.reinforce(cfg, step, policy, optimizer, tokenizer)
-               for step in range(1, 31)]
+               for step in range(30)]
     before, after = records[0], records[-1]
     assert before["train/thinking"] > 0.3 > 2 * after["train/thinking"]
     assert after["train/generated_tokens"] < 0.5 * before["train/generated_tokens"]
@@ -142,7 +142,7 @@ def test_the_page_shows_every_way_to_spend_tokens(ladder, tmp_path, monkeypatch)
 def test_bad_settings_are_refused(config, ladder):
     with pytest.raises(UserError, match=r"--cut 0\.6 --thinned 0\.5"):
         replace(config, cut=0.6, thinned=0.5)
-    with pytest.raises(UserError, match="--warm-steps 10: must be below --steps 10"):
-        replace(config, warm_steps=10)
+    with pytest.raises(UserError, match="--group-size 1: must be at least 2"):
+        replace(config, group_size=1)
     with pytest.raises(UserError, match="holds a policy; give the folder of a critic"):
         think_budget.run(replace(config, critic=str(Path(ladder) / "star")))
