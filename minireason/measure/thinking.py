@@ -1,9 +1,8 @@
 """What thinking costs and gains: modes of answering, forced budgets, and early exits.
 
-Budget forcing is judged as s1 does it (Muennighoff 2025, arXiv:2501.19393, section 3.2), over runs
-that ask for thoughts of different lengths: control, the share of thoughts that keep to the length;
-scaling, the mean slope between any two of the runs; performance, the best accuracy of any.
-Tokens are those written per problem, opener, discarded tokens and probes included.
+Budgets are judged as in s1 (Muennighoff 2025, arXiv:2501.19393, section 3.2): control, the share of
+thoughts that keep to theirs; scaling, the mean slope between any two; performance, the best
+accuracy at any. Tokens are those written per problem, opener, discarded tokens and probes included.
 """
 
 import math
@@ -73,8 +72,7 @@ def threshold_rows(sets: dict[str, list[Problem]], direct: Written, always: Writ
                    values: Sequence[float]) -> list[dict]:
     """Think only where the critic's value (P,) of the direct answer is below a threshold.
 
-    The thresholds are the deciles of the values; a problem that is thought about has paid for its
-    direct answer as well.
+    The thresholds are the deciles of the values; a doubted direct answer is paid for, too.
     """
     rows = []
     for decile in range(11):
@@ -97,8 +95,7 @@ def forcing_rows(policies: dict[str, Transformer], tokenizer: Tokenizer, problem
                  budgets: Sequence[int], waits: Sequence[int], rejected: Sampling) -> list[dict]:
     """Accuracy at every budget of tokens, forced, asked for, or rejected by; control in each row.
 
-    policies {method: policy}: "forced..." and "asked" by their names. Rejection takes the first of
-    the policy "forced"'s samples whose thought fits, the last one if none does.
+    policies {method: policy}, of which "forced" draws the samples of rejection.
     """
     rows = []
     for method, policy in policies.items():
@@ -126,8 +123,8 @@ def controlled_row(tokenizer: Tokenizer, method: str, problems: list[Problem], w
 
 def first_that_fits(tokenizer: Tokenizer, samples: Written, budget: int) -> tuple[str, int]:
     """The first sample whose thought has at most `budget` tokens, else the last; all are paid."""
-    fits = thought_lengths(tokenizer, samples) <= budget
-    at = int(fits.argmax()) if fits.any() else len(samples) - 1
+    fits = [*(thought_lengths(tokenizer, samples) <= budget)[:-1], True]
+    at = fits.index(True)
     return samples[at][0], sum(tokens for _, tokens in samples[:at + 1])
 
 
@@ -154,8 +151,7 @@ def exit_rows(policy: Transformer, critic: Critic, tokenizer: Tokenizer,
               problems: list[Problem]) -> list[dict]:
     """Stop at the first step end whose forced answer is sure enough; rows by threshold.
 
-    Sure by the answer's own probability, or by the critic's value of the completion that ends
-    there. Every probe is paid for, the one at the thought's own end, too.
+    Sure by the answer's own probability, or by the critic's value. Every probe is paid for.
     """
     thoughts = greedy_forced(policy, tokenizer, problems, Forcing())
     probed, heads = [], []                        # problem of each probe; its row up to the answer
