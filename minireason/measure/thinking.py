@@ -123,8 +123,7 @@ def controlled_row(tokenizer: Tokenizer, method: str, problems: list[Problem], w
 
 def first_that_fits(tokenizer: Tokenizer, samples: Written, budget: int) -> tuple[str, int]:
     """The first sample whose thought has at most `budget` tokens, else the last; all are paid."""
-    fits = [*(thought_lengths(tokenizer, samples) <= budget)[:-1], True]
-    at = fits.index(True)
+    at = [*(thought_lengths(tokenizer, samples) <= budget)[:-1], True].index(True)
     return samples[at][0], sum(tokens for _, tokens in samples[:at + 1])
 
 
