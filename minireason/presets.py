@@ -30,6 +30,9 @@ SIZES: dict[str, dict[str, dict]] = {
                "save_every": 2, "eval_every": 3, "validation_n": 40, "eval_n": 40},
         "rl_critic": {**_SMOKE_CRITIC, "steps": 20},
         "rl_testtime": _SMOKE_TESTTIME,
+        "think_budget": {"problems": 150, "max_level": 2, "n": 8, "warm_steps": 40, "steps": 6,
+                         "prompts_per_step": 8, "save_every": 15, "eval_n": 40, "measured": 10,
+                         "budgets": (0, 6, 12), "tries": 2},
         "search": {"levels": (2,), "problems": 20, "samples": (2, 8), "shard": 10},
         "flywheel": {"turns": 1, "problems": 100, "max_level": 2, "n": 4, "steps": 20,
                      "filter": "none",          # so small a policy is right by luck alone
@@ -52,6 +55,8 @@ SIZES: dict[str, dict[str, dict]] = {
         "rl": {"prompts_per_step": 512, "max_level": 16, "token_budget": 65536, "lr": 3e-4},
         "rl_critic": {**_GPU_CRITIC, "steps": 300},
         "rl_testtime": {"n": 256},
+        "think_budget": {**_GPU, "problems": 20_000, "prompts_per_step": 512, "lr": 3e-4,
+                         "budgets": tuple(range(0, 97, 12))},
         "search": {"problems": 500},
         "flywheel": {**_GPU, "turns": 2, "problems": 8_000, "steps": 300, "refresh": "no"},
     },
@@ -65,7 +70,8 @@ def _levels(lowest: int, highest: int, shown: tuple[int, ...], max_step: int, mi
     max_step: tokens of the longest step, with a little room.
     """
     settings: dict[str, dict] = {"pretrain": {"mixture": mixture, **pretrain}}
-    for name in ("sft", "star", "critic", "outcome", "rl", "rl_critic", "flywheel"):
+    for name in ("sft", "star", "critic", "outcome", "rl", "rl_critic", "flywheel",
+                 "think_budget"):
         settings[name] = {"min_level": lowest, "max_level": highest}
     for name in ("testtime", "rl_testtime", "search"):
         settings[name] = {"levels": shown}
@@ -80,6 +86,7 @@ def _longer(settings: dict[str, dict]) -> dict[str, dict]:
 
 _COUNTDOWN = _levels(3, 4, (4,), 24, Mixture(facts_per_line=4, min_level=2, max_level=4),
                      max_len=384)
+_COUNTDOWN["think_budget"]["thinned"] = 0.0    # its steps are a search: each needs the one before
 _DIGITS = _levels(1, 4, (3, 4), 24, Mixture(facts_per_line=2, max_level=4))
 FAMILY_SIZES: dict[str, dict[str, dict[str, dict]]] = {
     "addition": {                 # the longest step is `A->5 , C->1.</think>`

@@ -24,8 +24,7 @@ CHANGED = {
                "labels": "mc_hard", "mc_n": 1, "shard": 3},
     "testtime": {"problems": 2, "n": 2, "shard": 1},
     "quiet_star": {**FEW, "steps": 5, "lines": 8, "weighed": 1},
-    "think_budget": {**FEW, "steps": 3, "warm_steps": 3, "problems": 8, "prompts_per_step": 2,
-                     "measured": 1},
+    "think_budget": {**FEW, "steps": 3, "warm_steps": 3, "prompts_per_step": 2, "measured": 1},
     "internalize": {**FEW, "steps": 7, "explicit_steps": 1, "max_level": 1},
 }
 

@@ -1,5 +1,6 @@
 """Bad input gives one clear line and a non-zero exit code, and nothing is lost (issue 2, H)."""
 
+import importlib
 import io
 import json
 import os
@@ -17,7 +18,7 @@ from minireason import __version__, cli, evalset, pipeline
 from minireason.cli import commands, main
 from minireason.core.files import check_manifest
 from minireason.core.locks import unlock_folder
-from minireason.presets import FAMILY_SIZES, SIZES
+from minireason.presets import FAMILY_SIZES, SIZES, settings_of
 from minireason.problems import FAMILIES, check_config
 from minireason.stages import STAGES
 from minireason.training import optim
@@ -419,6 +420,16 @@ def test_presets_build_their_configs(size, family):
     assert [name for name, _ in plan] == [stage.name for stage in STAGES if stage.in_run]
     for _, run_stage in plan:
         check_config(*run_stage.args)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("size", SIZES)
+def test_presets_of_stages_that_run_by_themselves_build_their_configs(size, family):
+    for stage in STAGES:
+        if settings := settings_of(family, size, stage.name):
+            module = importlib.import_module(stage.module)
+            own = {"family": family, **dict.fromkeys(stage.parents, "x"), **stage.settings}
+            check_config(module.Config(**own, **settings))
 
 
 def test_presets_name_stages_that_are_there():

@@ -37,7 +37,7 @@ from minireason.problems import FAMILIES, sample_levels
 from minireason.sampling.forcing import Forcing
 from minireason.sampling.sampler import Sampling
 from minireason.training import losses, rollouts
-from minireason.training.batches import Batch, Row, check_longest, encode_lines
+from minireason.training.batches import Row, check_longest, encode_lines
 from minireason.training.imitate import OwnSamplesConfig, imitate, sample_own
 from minireason.training.optim import make_optimizer, schedule, train_step
 from minireason.training.rollouts import Rewards
@@ -173,7 +173,7 @@ def reinforce(cfg: Config, step: int, policy: Transformer, optimizer: torch.opti
     batches = rollouts.rollout_batches(flat, losses.token_weights(lengths, "token", 1).tolist(),
                                        cfg.temperature, cfg.token_budget, tokenizer.pad)
 
-    def loss_of(batch: Batch) -> Tensor:
+    def loss_of(batch: rollouts.RolloutBatch) -> Tensor:
         logprobs = rollouts.drawn_logprobs(policy, batch, cfg.temperature)
         return losses.policy_gradient_loss(logprobs, logprobs.detach(), batch.advantages,
                                            batch.weights, 0.2, 0.28)     # the ratio is 1

@@ -7,7 +7,8 @@ gradients is all there is.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +18,8 @@ from minireason.core.errors import UserError
 from minireason.model.transformer import Transformer
 from minireason.training.batches import Batch, Row, micro_batches
 from minireason.training.losses import nll
+
+AnyBatch = TypeVar("AnyBatch", bound=Batch)
 
 
 class Together(torch.optim.Optimizer):
@@ -89,8 +92,8 @@ def batch_nll(model: Transformer, batch: Batch, count: float) -> Tensor:
     return nll(logits, batch.targets, batch.loss_mask, count)
 
 
-def train_step(model: nn.Module, optimizer: torch.optim.Optimizer, batches: list[Batch],
-               loss_of: Callable[[Batch], Tensor], lr: float) -> tuple[float, float]:
+def train_step(model: nn.Module, optimizer: torch.optim.Optimizer, batches: Sequence[AnyBatch],
+               loss_of: Callable[[AnyBatch], Tensor], lr: float) -> tuple[float, float]:
     """Forward, backward and update over the micro-batches; returns (loss, grad_norm).
 
     loss_of(batch) is a sum over counted tokens divided by the step's global count. A loss or a

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from tiny_run import tiny_stages
 
 from minireason.core.config import rng
@@ -74,6 +75,9 @@ def test_the_pool_holds_right_samples_of_train_problems(ladder):
 
 def test_the_opener_is_drawn_and_every_token_is_paid_for(ladder):
     policy, tokenizer = checkpoint.load(ladder / "think_budget" / "warm")
+    with torch.no_grad():             # as fond of one opener as of the other
+        weight = policy.embedding.weight
+        weight[tokenizer.end_think] = weight[tokenizer.think]
     problems = sample_levels(chain, rng(0, "paid"), (1, 2), 20)
     how = think_budget.Sampling(4, 40, seed=1)
     groups = rollouts.sample_groups(policy, tokenizer, problems, how, style="auto")
