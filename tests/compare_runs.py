@@ -46,6 +46,9 @@ STAGES = {   # {folder: (command, parents {flag: folder}, other flags)}: the qui
                "--problems 200 --min-level 1 --max-level 3 --steps 40 --eval-n 60"),
     "quiet_star": ("quiet_star", {"init": "pretrain", "base": "pretrain"},
                    "--steps 20 --eval-n 60 --weighed 10"),
+    "think_budget": ("think_budget", {"init": "rl", "critic": "critic"},
+                     "--problems 100 --min-level 1 --max-level 3 --warm-steps 20 --steps 5 "
+                     "--prompts-per-step 8 --eval-n 60 --measured 10 --tries 2"),
 }
 
 
