@@ -99,6 +99,7 @@ def test_two_processes_give_the_losses_of_one(whole, tmp_path):
     compared = 0
     for root, stage in ((whole, "pretrain"), (whole, "sft"), (whole, "star/round-1"),
                         (whole, "critic"), (tmp_path / "apart", "quiet_star"),
+                        (tmp_path / "apart", "think_budget/warm"),
                         (tmp_path / "apart", "think_budget"),
                         (tmp_path / "apart", "internalize")):
         one, two = ([json.loads(line) for line in (folder / stage / "metrics.jsonl").open()]
@@ -109,7 +110,7 @@ def test_two_processes_give_the_losses_of_one(whole, tmp_path):
                 near = 2e-3 if stage == "pretrain" else 1e-4
                 assert a[key] == pytest.approx(b[key], rel=0, abs=near), (stage, a, b)
                 compared += 1
-    assert compared >= 2 * (20 + 20 + 6 + 6) + 12 + 2 * 20
+    assert compared >= 2 * (20 + 20 + 6 + 6) + 12 + 2 * 6 + 4 + 2 * 20
     for name in ("star/round-1/rationales.json", "critic/rollouts.json"):
         one, two = (timeless(read_checked(root / name)) for root in (whole, tmp_path / "run"))
         spent, other = one.pop("spent"), two.pop("spent")

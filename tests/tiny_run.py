@@ -64,7 +64,7 @@ def tiny_stages(root: Path | str) -> dict:
             token_budget=256, warmup=2, save_every=3, weighed=2, eval_n=2)),
         "think_budget": (think_budget.run, think_budget.Config(
             init=at["star"], critic=at["critic"], out=at["think_budget"], device="cpu",
-            problems=60, min_level=1, max_level=2, n=8, warm_steps=6, steps=4, rows_per_step=8,
+            problems=120, min_level=1, max_level=2, n=8, warm_steps=6, steps=4, rows_per_step=8,
             prompts_per_step=3, group_size=2, rewards=Rewards(process=0.0, price=0.01),
             token_budget=256, warmup=2, save_every=2, eval_n=2, measured=2, budgets=(0, 6),
             waits=(1,), tries=2)),
