@@ -7,6 +7,7 @@ import sys
 from dataclasses import replace
 
 import pytest
+import torch
 
 from minireason import chat
 from minireason.chat import Config as ChatConfig
@@ -14,6 +15,8 @@ from minireason.chat import choose, find_policy, reply
 from minireason.core.errors import UserError
 from minireason.model import checkpoint
 from minireason.problems import chain, countdown
+from minireason.sampling.forcing import Forcing
+from minireason.sampling.sampler import Sampling
 
 PROBLEM = chain.read("(23+4)*3")
 RIGHT = "<think>23+4=27;27*3=81</think>81<eos>"
@@ -110,15 +113,20 @@ def test_think_says_whether_and_how_long(monkeypatch, capsys, ladder):
         ChatConfig(think="sometimes")
 
 
-def test_a_bar_moves_while_it_thinks_on_a_terminal(monkeypatch, capsys, ladder):
+def test_a_bar_moves_while_it_thinks_on_a_terminal(monkeypatch, ladder):
     class Terminal(io.StringIO):
         def isatty(self):
             return True
 
+    policy, tokenizer = checkpoint.load(ladder / "star")
+    with torch.no_grad():             # it would rather end one step after another than its thought
+        weight = policy.embedding.weight
+        weight[tokenizer.ids_of(";")] = weight[tokenizer.eos].clone()
+        weight[[tokenizer.eos, tokenizer.end_think]] *= -1
     monkeypatch.setattr(sys, "stderr", screen := Terminal())
-    talk(monkeypatch, capsys, "(2+3)*2\n", ChatConfig(str(ladder)))
+    chat.think_visibly(policy, tokenizer, PROBLEM, Sampling(temperature=0), Forcing())
     bars = re.findall(r"thinking: +(\d+)%", screen.getvalue())
-    assert bars[0] == "0" and len(set(bars)) > 1
+    assert bars[0] == "0" and len(set(bars)) > 3     # at steps, not at the ends of thoughts alone
 
 
 def test_unreadable_line_is_one_error_line_and_the_rest_is_answered(monkeypatch, capsys, ladder):
