@@ -39,18 +39,6 @@ LITTLE_ENTROPY = 0.5  # nats per completion: two samples are the same text with 
 MUCH_LONGER = 1.5     # last length / first; levels are drawn alike throughout, which moves it by 5%
 SOLVED = 0.95         # share of right samples above which little entropy is no loss
 
-THINKING = {  # method of think_budget's rows: (colour, marker, label, what tells its points apart)
-    "always": (BLACK, "s", "always, the policy before", "n"),
-    "never": (RED, "v", "never", "n"),
-    "auto": (BLUE, "D", "as the policy chooses", "n"),
-    "critic_threshold": (ORANGE, "^", "if the critic doubts the direct answer", "decile"),
-    "forced": (GREEN, "o", "closed at a budget", "budget"),
-    "forced_untaught": (style.GREY, "o", "closed, policy before", "budget"),
-    "asked": (style.PURPLE, "P", "asked in the prompt", "budget"),
-    "rejected": (style.SKY, "X", "rejected by length", "budget"),
-    "exit_probability": (style.BROWN, "<", "exit by the answer's probability", "threshold"),
-    "exit_critic": (style.SILVER, ">", "exit by the critic", "threshold")}
-
 
 def along(rows: list[dict], field: str, x: str = "") -> tuple[np.ndarray, list[tuple]]:
     """Field x (mean over seeds) and (mean, low, high) in percent at each value of a field."""
@@ -248,32 +236,4 @@ def quiet_thoughts(runs: list[dict], stage: str = "quiet_star") -> Figure:
                               for members in gains.values()], color=GREEN)
     deciles.set(xlabel="decile of the line's own loss (10: the hardest tokens)",
                 ylabel="gain (nats)")
-    return figure
-
-
-def thinking(runs: list[dict], stage: str = "think_budget") -> Figure:
-    """Accuracy against tokens of every way to spend them, and what the policy spends by level."""
-    figure = Figure(figsize=(style.WIDTH, 7.2), layout="constrained")
-    costs, levels = figure.subplots(2, 1, height_ratios=(3, 2))
-    rows = rows_of(runs, stage=stage, set="all levels", waits=None)
-    for method, (colour, marker, label, field) in THINKING.items():
-        if own := select(rows, method=method):
-            style.whiskers(costs, *along(own, field, "tokens"), colour, marker, label)
-    costs.set_xlabel("tokens per problem")
-    style.percent_axis(costs)
-    own = [{**row, "level": level_of(row["set"])}
-           for row in rows_of(runs, stage=stage, method="auto") if row["set"] != "all levels"]
-    places = list(group_by(own, "level"))
-    for field, of, colour, label in (("tokens", "always", BLUE, "tokens, of always thinking's"),
-                                     ("thinking", "", GREEN, "answers with a thought")):
-        shares = []
-        for name, members in group_by(own, "set").items():
-            whole = rows_of(runs, stage=stage, method=of, set=name) if of else [{field: 1.0}]
-            shares.append(100 * np.mean([row[field] for row in members])
-                          / np.mean([row[field] for row in whole]))
-        levels.plot(places, shares, color=colour, marker="o", label=label)
-    levels.set_xlabel("level")
-    style.percent_axis(levels, "share (%)")
-    levels.legend(fontsize=8)
-    style.legend_below(figure, costs, 2)
     return figure

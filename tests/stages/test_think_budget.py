@@ -15,7 +15,7 @@ from minireason.core.errors import UserError
 from minireason.core.files import read_checked, read_lines
 from minireason.model import checkpoint
 from minireason.problems import chain, sample_levels, split_of
-from minireason.report import build, figures, style
+from minireason.report import build, figures_testtime, style
 from minireason.report import runs as results
 from minireason.stages import think_budget
 from minireason.training import rollouts
@@ -137,9 +137,9 @@ def test_the_page_shows_every_way_to_spend_tokens(ladder, tmp_path, monkeypatch)
     part = page[page.index("Price 0.01 per token"):]
     assert "forced untaught" in part and "rises up to" in part
     assert (tmp_path / "run" / "figures" / "think_budget.png").exists()
-    costs, levels = figures.thinking([results.load_run(tmp_path / "run")]).axes
+    costs, levels = figures_testtime.thinking([results.load_run(tmp_path / "run")]).axes
     labels = costs.get_legend_handles_labels()[1]
-    assert len(labels) == len(figures.THINKING) and len(levels.lines) == 2
+    assert len(labels) == len(figures_testtime.THINKING) and len(levels.lines) == 2
     assert [len(line.get_xdata()) for line in levels.lines] == [2, 2]
 
 
