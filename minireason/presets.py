@@ -86,7 +86,7 @@ def _longer(settings: dict[str, dict]) -> dict[str, dict]:
 
 _COUNTDOWN = _levels(3, 4, (4,), 24, Mixture(facts_per_line=4, min_level=2, max_level=4),
                      max_len=384)
-_COUNTDOWN["think_budget"]["thinned"] = 0.0    # its steps are a search: each needs the one before
+_COUNTDOWN["think_budget"]["omitted"] = 0.0    # its steps are a search: each needs the one before
 _DIGITS = _levels(1, 4, (3, 4), 24, Mixture(facts_per_line=2, max_level=4))
 FAMILY_SIZES: dict[str, dict[str, dict[str, dict]]] = {
     "addition": {                 # the longest step is `A->5 , C->1.</think>`

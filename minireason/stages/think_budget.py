@@ -2,18 +2,17 @@
 
     direct    </think>81<eos>                        thinking  <think>23+4=27;...</think>81<eos>
 
-A warm-up teaches every shape between the two from the policy's own samples whose answer the
-verifier finds right: whole thoughts, thoughts cut after some steps, and thoughts with steps left
-out (randomized traces: Dualformer, Su 2024, arXiv:2410.09918). Reinforcement learning then rewards
-the right answer minus a price per token, opener included, so that the policy learns when a thought
-pays and which steps of it do (AdaptThink, Zhang 2025, arXiv:2505.13417):
+A model that holds one operation per forward pass cannot do without a thought, but the token after
+`<think>` can stand for the first step and the answer for the last. A warm-up teaches to leave them
+out, from the policy's own samples whose answer the verifier finds right (randomized traces:
+Dualformer, Su 2024, arXiv:2410.09918). Reinforcement learning then rewards the right answer minus
+a price per token, opener included, so that the policy learns when a thought pays and which steps of
+it do (AdaptThink, Zhang 2025, arXiv:2505.13417):
 
     r = correct - price * tokens
 
-A model that holds one operation per forward pass gains little by not thinking, and much by leaving
-out every step that the next token can stand for. Measured beside it: always and never thinking, a
-threshold on the critic's value, forced budgets (s1, Muennighoff 2025, arXiv:2501.19393) and early
-exits of the policy as its warm-up left it.
+Measured beside it: always and never thinking, a threshold on the critic's value, forced budgets
+(s1, Muennighoff 2025, arXiv:2501.19393) and early exits of the policy as its warm-up left it.
 """
 
 import time
@@ -45,22 +44,21 @@ from minireason.training.rollouts import Rewards
 
 @dataclass(frozen=True, kw_only=True)
 class Config(OwnSamplesConfig):
-    """A warm-up in all shapes of a thought, then reinforcement learning with a price per token."""
+    """A warm-up in shorter thoughts, then reinforcement learning with a price per token."""
 
     critic: str                   # folder of the critic whose threshold is compared
     out: str = "runs/think_budget"
-    problems: int = 4000          # train problems that the policy is sampled on for the warm-up
+    problems: int = 16_000        # train problems that the policy is sampled on for the warm-up
     n: int = 1                    # samples of each
-    warm_steps: int = 600         # steps of the warm-up
-    steps: int = 250              # steps of reinforcement learning
-    cut: Share = 0.2              # share of warm-up rows cut after a random number of steps
-    thinned: Share = 0.6          # share of them without every second step; the rest is whole
+    warm_steps: int = 1000        # steps of the warm-up
+    steps: int = 150              # steps of reinforcement learning
+    omitted: Share = 0.9          # of the warm-up's first steps, and of its last ones
     asked: Share = 0.15           # share of warm-up rows whose prompt asks for the length
     prompts_per_step: int = 64    # P of the reinforcement learning
     group_size: int = 4           # G
-    rewards: Rewards = field(default_factory=lambda: Rewards(process=0.0, price=0.01))
+    rewards: Rewards = field(default_factory=lambda: Rewards(process=0.0, price=0.002))
     token_budget: int = 4096      # tokens per micro-batch; never changes the gradient
-    warm_lr: float = 1.5e-3       # peak learning rate of the warm-up
+    warm_lr: float = 2e-3         # peak learning rate of the warm-up
     lr: float = 5e-4              # that of reinforcement learning
     weight_decay: float = 0.0
     save_every: int = 50          # steps between saved states
@@ -70,8 +68,6 @@ class Config(OwnSamplesConfig):
     tries: int = 8                # samples per problem of rejection by length
 
     def __post_init__(self):
-        if self.cut + self.thinned > 1:
-            raise UserError(f"--cut {self.cut} --thinned {self.thinned}: are more than all rows")
         if self.group_size < 2:
             raise UserError(f"--group-size {self.group_size}: must be at least 2")
 
@@ -144,13 +140,11 @@ def rows_of_step(cfg: Config, step: int, pool: list[list[str]], tokenizer: Token
 
 
 def shortened(cfg: Config, text: str, generator: np.random.Generator) -> str:
-    """The completion whole, or cut after a random number of steps, or with every second step."""
+    """The completion whole, or without its first step, its last one, or both; of two one stays."""
     thought, _, answer = text.removeprefix("<think>").partition("</think>")
-    steps, kind = thought.split(";"), generator.random()
-    if kind < cfg.cut:
-        steps = steps[:generator.integers(0, len(steps) + 1)]
-    elif kind < cfg.cut + cfg.thinned:
-        steps = steps[generator.integers(0, 2)::2]
+    steps = thought.split(";")
+    first, last = (generator.random(2) < cfg.omitted).tolist()
+    steps = steps[first and not (last and len(steps) == 2):len(steps) - last]
     return (f"<think>{';'.join(steps)}" if steps else "") + f"</think>{answer}"
 
 

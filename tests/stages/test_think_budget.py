@@ -30,29 +30,29 @@ def config(ladder, tmp_path) -> think_budget.Config:
     return replace(tiny_stages(ladder)["think_budget"][1], out=str(tmp_path / "think_budget"))
 
 
-def shapes(cfg: think_budget.Config, n: int = 400) -> Counter:
-    """How often each shape of TEXT comes out."""
+def test_a_thought_is_whole_or_lacks_its_ends(config):
     generator = rng(0, "shapes")
-    return Counter(think_budget.shortened(cfg, TEXT, generator) for _ in range(n))
 
+    def shapes(text: str, omitted: float) -> Counter:
+        cfg = replace(config, omitted=omitted)
+        return Counter(think_budget.shortened(cfg, text, generator) for _ in range(400))
 
-def test_a_thought_is_whole_or_cut_or_has_every_second_step(config):
-    assert shapes(replace(config, cut=0.0, thinned=0.0)) == {TEXT: 400}
-    cut = shapes(replace(config, cut=1.0, thinned=0.0))
-    assert set(cut) == {"</think>6<eos>", "<think>2+3=5</think>6<eos>",
-                        "<think>2+3=5;5*2=10</think>6<eos>", TEXT}
-    assert min(cut.values()) > 60
-    thinned = shapes(replace(config, cut=0.0, thinned=1.0))
-    assert set(thinned) == {"<think>2+3=5;10-4=6</think>6<eos>", "<think>5*2=10</think>6<eos>"}
-    mixed = shapes(replace(config, cut=0.2, thinned=0.3))
-    assert mixed[TEXT] == pytest.approx(400 * (0.5 + 0.2 / 4), abs=50)
-    for text in cut | thinned:
+    assert shapes(TEXT, 0.0) == {TEXT: 400}
+    assert shapes(TEXT, 1.0) == {"<think>5*2=10</think>6<eos>": 400}
+    mixed = shapes(TEXT, 0.5)
+    assert len(mixed) == 4 and min(mixed.values()) > 60
+    for text in mixed:
         assert chain.verify(chain.read("((2+3)*2)-4"), text).correct
+    two, one = "<think>2+3=5;5*2=10</think>10<eos>", "<think>2+3=5</think>5<eos>"
+    assert shapes(two, 1.0) == {"<think>2+3=5</think>10<eos>": 400}     # never both
+    assert set(shapes(two, 0.5)) == {two, "<think>2+3=5</think>10<eos>",
+                                     "<think>5*2=10</think>10<eos>"}
+    assert shapes(one, 1.0) == {"</think>5<eos>": 400}
 
 
 def test_a_prompt_asks_for_the_length_that_follows(config, ladder):
     tokenizer = checkpoint.load(ladder / "star")[1]
-    cfg = replace(config, asked=0.5, rows_per_step=200, cut=1.0, thinned=0.0)
+    cfg = replace(config, asked=0.5, rows_per_step=200, omitted=0.5)
     hinted = 0
     for tokens, first in think_budget.rows_of_step(cfg, 0, [["(((2+3)*2)-4)=", TEXT]], tokenizer):
         prompt, text = tokenizer.decode(tokens[:first]), tokenizer.decode(tokens[first:])
@@ -144,8 +144,6 @@ def test_the_page_shows_every_way_to_spend_tokens(ladder, tmp_path, monkeypatch)
 
 
 def test_bad_settings_are_refused(config, ladder):
-    with pytest.raises(UserError, match=r"--cut 0\.6 --thinned 0\.5"):
-        replace(config, cut=0.6, thinned=0.5)
     with pytest.raises(UserError, match="--group-size 1: must be at least 2"):
         replace(config, group_size=1)
     with pytest.raises(UserError, match="holds a policy; give the folder of a critic"):
