@@ -57,18 +57,17 @@ def mode_row(name: str, method: str, problems: list[Problem], written: Written,
             **share_interval(int(rights(problems, written).sum()), len(problems)), **extra}
 
 
-def rows_by_level(sets: dict[str, list[Problem]], method: str, written: Written,
-                  **extra: object) -> list[dict]:
+def rows_by_level(sets: dict[str, list[Problem]], method: str, written: Written) -> list[dict]:
     """A row per set, and one over all of them; written in the order of the sets' problems."""
     rows, everything = [], []
     for name, problems in sets.items():
         own = written[len(everything):len(everything) + len(problems)]
-        rows.append(mode_row(name, method, problems, own, **extra))
+        rows.append(mode_row(name, method, problems, own))
         everything += problems
-    return [*rows, mode_row(ALL, method, everything, written, **extra)]
+    return [*rows, mode_row(ALL, method, everything, written)]
 
 
-def threshold_rows(sets: dict[str, list[Problem]], direct: Written, always: Written,
+def threshold_rows(problems: list[Problem], direct: Written, always: Written,
                    values: Sequence[float]) -> list[dict]:
     """Think only where the critic's value (P,) of the direct answer is below a threshold.
 
@@ -79,8 +78,8 @@ def threshold_rows(sets: dict[str, list[Problem]], direct: Written, always: Writ
         least = float(np.quantile(values, decile / 10))
         written = [short if value >= least else (long[0], short[1] + long[1])
                    for short, long, value in zip(direct, always, values, strict=True)]
-        rows += rows_by_level(sets, "critic_threshold", written, decile=decile,
-                              threshold=round(least, 6))
+        rows.append(mode_row(ALL, "critic_threshold", problems, written, decile=decile,
+                             threshold=round(least, 6)))
     return rows
 
 

@@ -199,7 +199,7 @@ def measure(cfg: Config, policy: Transformer, warm: Transformer,
         rows += thinking.rows_by_level(sets, method, texts)
     direct = [[text] for text, _ in written["never"]]
     values = [row[0] for row in final_values(critic, tokenizer, problems, direct)]
-    rows += thinking.threshold_rows(sets, written["never"], written["always"], values)
+    rows += thinking.threshold_rows(problems, written["never"], written["always"], values)
     few = list(chain(*(members[:cfg.measured] for members in sets.values())))
     policies = {"forced": warm, "forced_untaught": init, "asked": warm}
     how = Sampling(cfg.tries, seed=stream_seed(cfg.seed, "think budget rejected"))

@@ -43,8 +43,8 @@ def test_rows_hold_accuracy_tokens_and_share_of_thinking():
 
 
 def test_a_doubted_direct_answer_is_paid_for_as_well():
-    rows = thinking.threshold_rows({"one": PROBLEMS}, DIRECT, WHOLE, [0.9, 0.1, 0.5])
-    whole = {row["decile"]: row for row in rows if row["set"] == ALL}
+    rows = thinking.threshold_rows(PROBLEMS, DIRECT, WHOLE, [0.9, 0.1, 0.5])
+    whole = {row["decile"]: row for row in rows}
     assert [whole[i]["accuracy"] for i in (0, 5, 10)] == pytest.approx([2 / 3, 1, 1])
     assert whole[0]["tokens"] == 3 and whole[0]["thinking"] == 0
     assert whole[5]["tokens"] == pytest.approx(3 + 20 / 3)         # the second alone is below

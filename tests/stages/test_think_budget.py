@@ -109,7 +109,7 @@ def test_a_price_alone_teaches_to_answer_at_once(config, ladder):
 def test_what_is_measured(ladder):
     folder = ladder / "think_budget"
     rows = read_lines(folder / "rows.jsonl")
-    for method, count in {"always": 3, "never": 3, "warm": 3, "auto": 3, "critic_threshold": 33,
+    for method, count in {"always": 3, "never": 3, "warm": 3, "auto": 3, "critic_threshold": 11,
                           "forced": 3, "forced_untaught": 3, "asked": 2, "rejected": 2,
                           "exit_probability": 10, "exit_critic": 10}.items():
         assert len(results.select(rows, method=method)) == count, method
