@@ -5,7 +5,14 @@ import re
 import pytest
 from verifier_fuzz import LEVELS, fuzz
 
-from minireason.problems import addition, arithmetic, chain, countdown, multiplication
+from minireason.problems import (
+    addition,
+    arithmetic,
+    chain,
+    countdown,
+    modular,
+    multiplication,
+)
 from minireason.problems.base import Verdict
 
 SIZE = 4000                           # mutants; `python tests/verifier_fuzz.py` makes a million
@@ -64,6 +71,7 @@ PLANTED = {
     "sums from the truth, not from the step before": (
         "multiplication", multiplication, "check_steps", lambda problem, steps: [
             i < problem.level and step == problem.steps[i] for i, step in enumerate(steps)]),
+    "results above 9": ("modular", modular, "MODULUS", 100),
     "giving up is right": ("countdown", countdown, "is_right", lambda problem, answer:
                            answer in (problem.answer, countdown.GAVE_UP)),
 }
