@@ -1,6 +1,7 @@
 """Mutated completions: the verifiers and the judge agree, and a planted bug is found."""
 
 import re
+from functools import partial
 
 import pytest
 from verifier_fuzz import LEVELS, fuzz
@@ -56,7 +57,7 @@ PLANTED = {
                           loosened(chain._COMPLETION, "<eos>", "<eos>(?:.*)")),
     "steps unread": ("chain", chain, "verify", answer_alone),
     "one withdrawal more": ("chain", chain, "MAX_WITHDRAWN", 9),
-    "division with a remainder": ("chain", chain, "compute", floor),
+    "division with a remainder": ("chain", chain, "verify", partial(chain.verify, compute=floor)),
     "leading zeros": ("addition", addition, "_COMPLETION",
                       loosened(addition._COMPLETION, "(?:0|[1-9][0-9]*)", "[0-9]+")),
     "reversed answers without $": ("addition", addition, "is_right", lambda problem, answer:
