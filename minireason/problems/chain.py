@@ -105,8 +105,9 @@ def read(text: str, build: Callable[[int, list], Problem] = build,
         node = node.left
     first = node.value if isinstance(node, ast.Constant) else None
     if not moves or not isinstance(first, int) or not 1 <= first <= highest:
-        raise UserError(f"cannot read {text[:80]!r}: {why}write a chain such as ((7+4)*3): a "
-                        f"number 1 to {highest}, then + - * / with 2 to 9, innermost first")
+        raise UserError(f"cannot read {text[:80]!r}: {why}write a chain such as "
+                        f"(({min(23, highest)}+4)*3): a number 1 to {highest}, then + - * / with "
+                        "2 to 9, innermost first")
     return build(first, moves[::-1])
 
 
