@@ -101,6 +101,11 @@ FAMILY_SIZES: dict[str, dict[str, dict[str, dict]]] = {
         "quickstart": _longer(_COUNTDOWN),
         "gpu": _COUNTDOWN,
     },
+    "modular": {
+        "smoke": _levels(1, 2, (2,), 12, Mixture(0.1, 0.1, max_level=2)),
+        "quickstart": _longer(_levels(1, 4, (3, 4), 12, Mixture(max_level=4))),
+        "gpu": _levels(1, 4, (4,), 12, Mixture(max_level=4)),
+    },
     "multiplication": {           # the longest step is `0075111(1397921)`
         "smoke": _levels(1, 2, (2,), 24, Mixture(0.1, 0.1, 2, max_level=2)),
         "quickstart": _longer(_DIGITS),

@@ -26,7 +26,7 @@ PIECES = [*"0123456789+-*/()=;,:>. $[]ACDEN<\n\x00", "<wrong>", "<think>", "</th
 STRANGE = str.maketrans("0123456789", "０١２३４৫６٧８９")     # digits to others, not to us
 OPERATIONS = {"+": operator.add, "-": operator.sub, "*": operator.mul, "/": operator.truediv}
 LEVELS = {"chain": (1, 9), "addition": (1, 8), "countdown": (2, 5),
-          "multiplication": (1, 6)}
+          "multiplication": (1, 6), "modular": (1, 6)}
 PER_PROBLEM = 25                      # mutants per problem
 
 def writings(answer: str) -> list[str]:

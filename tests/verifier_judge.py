@@ -14,7 +14,7 @@ def judge(problem: Problem, text: str) -> Verdict:
     if not text.endswith("<eos>") or len(parts) != 2 or parts[0][:7] not in ("", "<think>"):
         return REFUSED
     thought = parts[0][7:] if parts[0] else None
-    return {"chain": judge_chain, "addition": judge_addition,
+    return {"chain": judge_chain, "modular": judge_modular, "addition": judge_addition,
             "countdown": judge_countdown, "multiplication": judge_multiplication}[
                 problem.family](problem, thought, parts[1])
 
@@ -45,7 +45,16 @@ def operation(text: str) -> tuple | None:
     return None
 
 
-def judge_chain(problem: Problem, thought: str | None, answer: str) -> Verdict:
+def last_digit(a: int, operator: str, b: int) -> int:
+    """The result modulo 10, of which + - * leave a digit in 0..9."""
+    return int(str({"+": a + b, "-": a - b + 100, "*": a * b}[operator])[-1])
+
+
+def judge_modular(problem: Problem, thought: str | None, answer: str) -> Verdict:
+    return judge_chain(problem, thought, answer, last_digit)
+
+
+def judge_chain(problem: Problem, thought: str | None, answer: str, value=value) -> Verdict:
     words = re.findall(r"\d+|[-+*/]", problem.prompt)         # innermost first is left to right
     state, ideal = int(words[0]), []
     for operator, right in zip(words[1::2], map(int, words[2::2]), strict=True):

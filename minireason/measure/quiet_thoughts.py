@@ -6,6 +6,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from minireason.core.errors import UserError
 from minireason.measure.estimates import mean_interval, share_interval
 from minireason.measure.evaluate import marked_steps
 from minireason.model.tokenizer import Tokenizer
@@ -30,6 +31,7 @@ class Readings(NamedTuple):
 
     line: np.ndarray              # its index
     root: np.ndarray              # the token of the line that the thought stands after
+    at: np.ndarray                # its own place in the line
     before: np.ndarray            # log p in the line alone
     mixed: np.ndarray             # log p of the mixture
     right_before: np.ndarray      # is it the most probable token?
@@ -43,6 +45,14 @@ def lines_of(tokenizer: Tokenizer, problems: list[Problem]) -> list[Row]:
                         [p.answer + "<eos>" for p in problems])
 
 
+def root_of(tokens: list[int], after: str, tokenizer: Tokenizer) -> int:
+    """Where the first token `after` of a line stands; UserError if the line has none."""
+    (wanted,) = tokenizer.ids_of(after)
+    if wanted not in tokens:
+        raise UserError(f"--after {after!r}: not in the line {tokenizer.decode(tokens)!r}")
+    return tokens.index(wanted)
+
+
 @torch.no_grad()
 def readings(model: QuietModel, tokenizer: Tokenizer, lines: list[Row],
              thoughts: list[list[Thought]], true_tokens: int) -> Readings:
@@ -54,7 +64,7 @@ def readings(model: QuietModel, tokenizer: Tokenizer, lines: list[Row],
         with autocast(device):
             found = predictions(model, shared_hidden(model, batch), batch)
         mixed, true = found.mixed(), found.targets[:, None]
-        part = (found.row + done, found.root, found.before.gather(1, true)[:, 0],
+        part = (found.row + done, found.root, found.at, found.before.gather(1, true)[:, 0],
                 mixed.gather(1, true)[:, 0], found.before.argmax(1) == found.targets,
                 mixed.argmax(1) == found.targets, found.logit.sigmoid())
         parts.append([x.cpu().numpy() for x in part])
@@ -63,24 +73,25 @@ def readings(model: QuietModel, tokenizer: Tokenizer, lines: list[Row],
 
 
 def answer_rows(model: QuietModel, tokenizer: Tokenizer, sets: dict[str, list[Problem]],
-                lengths: tuple[int, ...], write: Write) -> tuple[list[dict], dict]:
+                lengths: tuple[int, ...], write: Write, after: str = "=",
+                ) -> tuple[list[dict], dict]:
     """Accuracy, nats per answer and share of exactly right thoughts by set and thought length.
 
-    Thoughts stand after the question and are greedy; length 0 is the line alone. An answer is right
-    if each of its tokens is the most probable one, given those before it: what greedy decoding
-    writes. Also {length: {set: a digit per problem}}, 1 where right.
+    Thoughts stand after the first token `after` and are greedy; length 0 is the line alone. An
+    answer is right if each of its tokens is the most probable one, given those before it: what
+    greedy decoding writes. Also {length: {set: a digit per problem}}, 1 where right.
     """
     rows, verdicts = [], {}
     for length in lengths:
         verdicts[str(length)] = {}
         for name, problems in sets.items():
             lines = lines_of(tokenizer, problems)
-            roots = [[first - 1] for _, first in lines]
+            roots = [[root_of(tokens, after, tokenizer)] for tokens, _ in lines]
             thoughts = [[Thought(root, [])] for (root,) in roots]
             if length:
                 thoughts = write(lines, roots, Sampling(max_new=length, temperature=0,
                                                         stop=(tokenizer.end_think,)))
-            found = readings(model, tokenizer, lines, thoughts, max(len(t) for t, _ in lines))
+            found = answer_readings(model, tokenizer, lines, thoughts)
             right = np.ones(len(lines), dtype=int)
             np.minimum.at(right, found.line, found.right if length else found.right_before)
             nats = -(found.mixed if length else found.before).sum() / len(lines)
@@ -93,6 +104,14 @@ def answer_rows(model: QuietModel, tokenizer: Tokenizer, sets: dict[str, list[Pr
                 rows.append({**row, "method": "sound", **share_interval(sound, len(lines))})
             verdicts[str(length)][name] = "".join(map(str, right))
     return rows, verdicts
+
+
+def answer_readings(model: QuietModel, tokenizer: Tokenizer, lines: list[Row],
+                    thoughts: list[list[Thought]]) -> Readings:
+    """`readings` of the answers' tokens alone."""
+    found = readings(model, tokenizer, lines, thoughts, max(len(tokens) for tokens, _ in lines))
+    firsts = np.array([first for _, first in lines])
+    return Readings(*(values[found.at >= firsts[found.line]] for values in found))
 
 
 def completion(tokenizer: Tokenizer, problem: Problem, thought: Thought) -> str:
@@ -134,17 +153,21 @@ def kind_of(tokenizer: Tokenizer, line: Row, at: int) -> str:
 
 
 def marked_thoughts(model: QuietModel, tokenizer: Tokenizer, problems: list[Problem],
-                    write: Write, length: int) -> list[dict]:
-    """The greedy thought after each question: its steps marked by the verifier, w, and the gain."""
+                    write: Write, length: int, after: str = "=") -> list[dict]:
+    """The greedy thought of each line, its steps marked by the verifier; w and gain at the answer.
+
+    The answer stands for its first token.
+    """
     lines = lines_of(tokenizer, problems)
-    thoughts = write(lines, [[first - 1] for _, first in lines],
+    thoughts = write(lines, [[root_of(tokens, after, tokenizer)] for tokens, _ in lines],
                      Sampling(max_new=length, temperature=0, stop=(tokenizer.end_think,)))
-    found = readings(model, tokenizer, lines, thoughts, 1)
-    shown = []
+    found = answer_readings(model, tokenizer, lines, thoughts)
+    starts, shown = np.unique(found.line, return_index=True)[1], []
     for i, (problem, (own,)) in enumerate(zip(problems, thoughts, strict=True)):
+        at = starts[i]
         shown.append({"line": problem.prompt + problem.answer,
                       "thought": tokenizer.decode(own.tokens),
                       "steps": marked_steps(problem, completion(tokenizer, problem, own)),
-                      "weight": float(found.weight[i]), "right": bool(found.right[i]),
-                      "gain": float(found.mixed[i] - found.before[i])})
+                      "weight": float(found.weight[at]), "right": bool(found.right[at]),
+                      "gain": float(found.mixed[at] - found.before[at])})
     return shown

@@ -15,7 +15,7 @@ import ast
 import math
 import re
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import product
 
 import numpy as np
@@ -37,6 +37,7 @@ LEVEL_NAME: str = "operations in the expression"
 STYLES: tuple[str, ...] = ("direct", "cot")
 OPENER = {"cot": "<think>", "direct": "</think>"}
 TOKENS = (*number_tokens(2), *SYMBOLS)    # 0..99: one token per number
+Compute = Callable[[int, str, int], int | None]    # (value, operator, operand) -> its result
 MAX_WITHDRAWN = 8                     # steps that a completion may withdraw
 
 _STEP = re.compile(rf"({NUMBER})([-+*/])({NUMBER})=({NUMBER})")
@@ -68,8 +69,12 @@ def max_new(level: int) -> int:
     return max(64, 8 * level)
 
 
-def build(first: int, moves: list[tuple[str, int]]) -> Problem:
-    """The problem that starts at `first` and applies the moves; each must be possible."""
+def build(first: int, moves: list[tuple[str, int]], compute: Compute = compute,
+          name: str = NAME) -> Problem:
+    """The problem that starts at `first` and applies the moves; each must be possible.
+
+    compute, name: of the family; modular.py has others.
+    """
     value, text, steps = first, str(first), []
     for operator, right in moves:
         result = compute(value, operator, right)
@@ -80,11 +85,12 @@ def build(first: int, moves: list[tuple[str, int]]) -> Problem:
         value = result
     operator, right = moves[0]              # equal problems: a first sum may be written either way
     head = sorted((first, right)) if operator in "+*" else (first, right)
-    key = f"chain {head[0]}{operator}{head[1]}" + "".join(f" {o}{r}" for o, r in moves[1:])
-    return Problem(text + "=", str(value), tuple(steps), NAME, len(moves), key)
+    key = f"{name} {head[0]}{operator}{head[1]}" + "".join(f" {o}{r}" for o, r in moves[1:])
+    return Problem(text + "=", str(value), tuple(steps), name, len(moves), key)
 
 
-def read(text: str) -> Problem:
+def read(text: str, build: Callable[[int, list], Problem] = build,
+         highest: int = HIGHEST) -> Problem:
     """A problem from typed text such as `(23 + 4) * 3`, `((23+4)*3)=` or `23+4-7`."""
     plain = plain_text(text).removesuffix("=")
     node, why = parse_expression(plain), ""
@@ -98,9 +104,10 @@ def read(text: str) -> Problem:
         moves.append((operator, int(right)))
         node = node.left
     first = node.value if isinstance(node, ast.Constant) else None
-    if not moves or not isinstance(first, int) or not 1 <= first <= HIGHEST:
-        raise UserError(f"cannot read {text[:80]!r}: {why}write a chain such as ((23+4)*3): a "
-                        "number 1 to 99, then + - * / with 2 to 9, innermost first")
+    if not moves or not isinstance(first, int) or not 1 <= first <= highest:
+        raise UserError(f"cannot read {text[:80]!r}: {why}write a chain such as "
+                        f"(({min(23, highest)}+4)*3): a number 1 to {highest}, then + - * / with "
+                        "2 to 9, innermost first")
     return build(first, moves[::-1])
 
 
@@ -135,7 +142,8 @@ def withdrawn(completion: str) -> list[tuple[int, str]]:
     return found
 
 
-def check_steps(problem: Problem, steps: tuple[str, ...]) -> list[bool]:
+def check_steps(problem: Problem, steps: tuple[str, ...],
+                compute: Compute = compute) -> list[bool]:
     """For each step: is it the next operation on the state before it, computed exactly?
 
     The state is the value that the step before it claimed, so that one wrong step is counted once.
@@ -157,14 +165,14 @@ def facts(problem: Problem) -> tuple[str, ...]:
     return problem.steps
 
 
-def verify(problem: Problem, completion: str) -> Verdict:
+def verify(problem: Problem, completion: str, compute: Compute = compute) -> Verdict:
     """Exact verdict on everything that follows the prompt, opener and <eos> included."""
     if (parsed := parse(completion)) is None:
         return MALFORMED
     steps, answer = parsed
     correct = is_right(problem, answer)
     return Verdict(correct, correct and steps == problem.steps, True,
-                   tuple(check_steps(problem, steps)))
+                   tuple(check_steps(problem, steps, compute)))
 
 
 # ---- fallible authors (authors.py): a state is the author's own value ----------------------------

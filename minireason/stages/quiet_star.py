@@ -28,9 +28,15 @@ from minireason.core.config import Share, TrainingConfig, rng, stream_seed
 from minireason.core.errors import UserError, check_choice
 from minireason.core.runlog import RunLog
 from minireason.measure.evaluate import finish_policy, frozen_sets
-from minireason.measure.quiet_thoughts import answer_rows, lines_of, marked_thoughts, token_rows
+from minireason.measure.quiet_thoughts import (
+    answer_rows,
+    lines_of,
+    marked_thoughts,
+    root_of,
+    token_rows,
+)
 from minireason.model import checkpoint
-from minireason.model.tokenizer import Tokenizer
+from minireason.model.tokenizer import OPENERS, Tokenizer
 from minireason.model.transformer import Transformer
 from minireason.problems import FAMILIES, sample_levels
 from minireason.problems.corpus import Mixture, corpus_lines
@@ -60,6 +66,9 @@ class Config(TrainingConfig):
     base: str                     # pretrained folder whose mixture is replayed
     out: str = "runs/quiet_star"
     thoughts: str = "own"         # own | frozen (by the first policy) | random | pause | none
+    after: str = "="              # thoughts stand after the first such token of a line
+    elsewhere: bool = True        # and after one more, drawn at random
+    marks: tuple[str, ...] = ()   # tokens whose embeddings `<think>` and `</think>` start as
     lines: int = 4000             # of the text, read in turn, again when all are read
     min_level: int = 2
     max_level: int = 4
@@ -78,6 +87,9 @@ class Config(TrainingConfig):
 
     def __post_init__(self):
         check_choice("thoughts", self.thoughts, ("own", "frozen", "random", "pause", "none"))
+        if len(self.marks) not in (0, 2):
+            raise UserError(f"--marks {' '.join(self.marks)}: give two tokens, which <think> and "
+                            "</think> start as")
 
 
 def run(cfg: Config) -> dict:
@@ -87,6 +99,9 @@ def run(cfg: Config) -> dict:
         return log.done
     mixture, family = Mixture.of(cfg.base), FAMILIES[cfg.family]
     first, tokenizer = checkpoint.load(cfg.init, device)
+    with torch.no_grad():
+        for mark, like in zip(OPENERS, tokenizer.ids_of(*cfg.marks), strict=False):
+            first.embedding.weight[mark] = first.embedding.weight[like]
     model = QuietModel.from_policy(first, stream_seed(cfg.seed, "mixing"))
     log.start(model, device)
     text = lines_of(tokenizer, sample_levels(family, rng(cfg.seed, "quiet text"),
@@ -127,15 +142,15 @@ def run(cfg: Config) -> dict:
 def batches_of_step(cfg: Config, step: int, generator: np.random.Generator, lines: list[Row],
                     thinker: Transformer, tokenizer: Tokenizer,
                     ) -> tuple[list[ThoughtBatch], tuple[int, int, int]]:
-    """This rank's lines with thoughts after the question and after one other token of each.
+    """This rank's lines with thoughts after their roots, and what the losses are divided by.
 
-    With what the losses are divided by, over all ranks: the tokens of the lines, the true tokens
-    after thoughts, the thoughts.
+    Over all ranks: the tokens of the lines, the true tokens after thoughts, the thoughts.
     """
     length, roots = int(generator.choice(cfg.lengths)), []
-    for tokens, first in lines:
-        others = [t for t in range(1, len(tokens) - 1) if t != first - 1]
-        roots.append([first - 1, int(generator.choice(others))])
+    for tokens, _ in lines:
+        roots.append([root_of(tokens, cfg.after, tokenizer)])
+        others = [t for t in range(1, len(tokens) - 1) if t != roots[-1][0]]
+        roots[-1] += [int(generator.choice(others))] if cfg.elsewhere else []
     if cfg.thoughts == "none":
         roots = [[] for _ in lines]
     ahead = [min(cfg.true_tokens, len(tokens) - 1 - root)
@@ -186,14 +201,14 @@ def finish(log: RunLog, cfg: Config, model: QuietModel, thinker: Transformer,
     lengths = (0,) if cfg.thoughts == "none" else (0, *cfg.lengths)
     write = partial(think, cfg.thoughts, thinker, tokenizer)
     with flops.uncounted():
-        rows, verdicts = answer_rows(model, tokenizer, sets, lengths, write)
+        rows, verdicts = answer_rows(model, tokenizer, sets, lengths, write, cfg.after)
         samples: list[dict] = []
         if cfg.thoughts != "none":
             some = [p for problems in sets.values() for p in problems[:cfg.weighed]]
             rows += token_rows(model, tokenizer, some, write, max(lengths),
                                stream_seed(cfg.seed, "quiet every token"))
             samples = marked_thoughts(model, tokenizer, list(sets.values())[-1][:SHOWN], write,
-                                      max(lengths))
+                                      max(lengths), cfg.after)
     if parallel.is_main():
         checkpoint.write_tensors(log.out / "mixing.safetensors", model.mixing.state_dict())
     return finish_policy(log, cfg, model.policy(), tokenizer, rows, quiet_verdicts=verdicts,

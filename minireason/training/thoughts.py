@@ -190,6 +190,7 @@ class Predictions(NamedTuple):
     targets: Tensor               # (K,)
     row: Tensor                   # (K,) of the batch
     root: Tensor                  # (K,) the token of the line that the thought stands after
+    at: Tensor                    # (K,) the place in the line of the token that is predicted
     thought: Tensor               # (K,) its number in the batch
     before: Tensor                # (K, V) logprobs where the line itself predicts the token
     after: Tensor                 # (K, V) logprobs after the thought
@@ -206,5 +207,6 @@ def predictions(model: QuietModel, hidden: Tensor, batch: ThoughtBatch) -> Predi
     row, at = (batch.role == AFTER).nonzero(as_tuple=True)                # (K,)
     after, before = hidden[row, at], hidden[row, batch.twin[row, at]]     # (K, d_model)
     logit = model.mixing(torch.cat((before, after), dim=-1).detach()).squeeze(-1).float()
-    return Predictions(batch.targets[row, at], row, batch.root[row, at], batch.thought()[row, at],
+    return Predictions(batch.targets[row, at], row, batch.root[row, at],
+                       batch.twin[row, at] + 1, batch.thought()[row, at],
                        text_logprobs(model, before), text_logprobs(model, after), logit)

@@ -25,6 +25,7 @@ from minireason.problems import (
     chain,
     countdown,
     frozen,
+    modular,
     multiplication,
     split_of,
 )
@@ -35,6 +36,7 @@ from minireason.studies import lee2023
 ROOT = Path(__file__).resolve().parents[2]
 NAMES = sorted(FAMILIES)
 SCRATCHPADS = [("chain", "cot"), ("countdown", "optimal"), ("multiplication", "cot"),
+               ("modular", "cot"),
                *(("addition", s) for s in ("simplified", "detailed", "star"))]
 ALL_STYLES = [(name, style) for name in NAMES for style in FAMILIES[name].STYLES]
 fast = settings(max_examples=60, deadline=None, derandomize=True)
@@ -136,6 +138,18 @@ def test_multiplication_is_written_as_in_the_paper():
     assert multiplication.render(multiplication.read("12*34"), "direct") == "</think>(8040)<eos>"
     assert multiplication.facts(multiplication.read("12*34")) == (
         "2*4=8", "1*4=4", "2*3=6", "1*3=3")
+
+
+def test_modular_is_chain_modulo_ten():
+    """Grammar and text are chain's; a result above 9 is well formed and wrong."""
+    problem = modular.read("(3+4)*5")
+    assert modular.render(problem, "cot") == "<think>3+4=7;7*5=5</think>5<eos>"
+    assert problem.answer == "5" and modular.read("3-9").answer == "4"
+    exact = "<think>3+4=7;7*5=35</think>35<eos>"
+    assert modular.verify(problem, exact) == base.Verdict(False, False, True, (True, False))
+    for text in ("12+4", "0+4", "3+1", "8/4"):
+        with pytest.raises(UserError):
+            modular.read(text)
 
 
 @given(sampled("multiplication"))
@@ -686,8 +700,8 @@ def test_frozen_sets_hold_their_split_and_level():
         assert len({p.key for p in found}) == len(found)
         assert {(p.family, split_of(p), p.level) for p in found} == {
             (family, "test" if split == "targets" else split, int(level[1:]))}
-        small = name.endswith(("k1", "d1", "targets-n3")) or (family, level) == (
-            "multiplication", "d2")
+        small = name.endswith(("k1", "d1", "targets-n3")) or (family, level) in (
+            ("multiplication", "d2"), ("modular", "k2"))
         assert len(found) == 500 or (small and len(found) < 500)
     listed = {line.split("  ")[1] for line in (ROOT / "data/SHA256SUMS").read_text().splitlines()}
     assert listed == {f"{name}.jsonl" for name in frozen_names()}

@@ -1,11 +1,19 @@
 """Mutated completions: the verifiers and the judge agree, and a planted bug is found."""
 
 import re
+from functools import partial
 
 import pytest
 from verifier_fuzz import LEVELS, fuzz
 
-from minireason.problems import addition, arithmetic, chain, countdown, multiplication
+from minireason.problems import (
+    addition,
+    arithmetic,
+    chain,
+    countdown,
+    modular,
+    multiplication,
+)
 from minireason.problems.base import Verdict
 
 SIZE = 4000                           # mutants; `python tests/verifier_fuzz.py` makes a million
@@ -49,7 +57,7 @@ PLANTED = {
                           loosened(chain._COMPLETION, "<eos>", "<eos>(?:.*)")),
     "steps unread": ("chain", chain, "verify", answer_alone),
     "one withdrawal more": ("chain", chain, "MAX_WITHDRAWN", 9),
-    "division with a remainder": ("chain", chain, "compute", floor),
+    "division with a remainder": ("chain", chain, "verify", partial(chain.verify, compute=floor)),
     "leading zeros": ("addition", addition, "_COMPLETION",
                       loosened(addition._COMPLETION, "(?:0|[1-9][0-9]*)", "[0-9]+")),
     "reversed answers without $": ("addition", addition, "is_right", lambda problem, answer:
@@ -64,6 +72,7 @@ PLANTED = {
     "sums from the truth, not from the step before": (
         "multiplication", multiplication, "check_steps", lambda problem, steps: [
             i < problem.level and step == problem.steps[i] for i, step in enumerate(steps)]),
+    "results above 9": ("modular", modular, "MODULUS", 100),
     "giving up is right": ("countdown", countdown, "is_right", lambda problem, answer:
                            answer in (problem.answer, countdown.GAVE_UP)),
 }

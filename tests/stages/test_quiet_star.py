@@ -3,6 +3,7 @@
 import json
 import shutil
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -68,6 +69,39 @@ def test_thoughts_stand_after_the_question_and_after_one_other_token(config, pol
             assert roots[0] == roots[1] and roots[2] == roots[3] != roots[0] and roots[2] > 0
             others.add(tokenizer.decode([batch.inputs[b][roots[2]].item()]))
     assert {"(", ")"} <= others and len(others) > 5
+
+
+def test_thoughts_may_stand_after_the_first_bracket_alone(config, policy):
+    """The line alone answers the same wherever a thought would stand."""
+    cfg = replace(config, after=")", elsewhere=False)
+    _, batches, counts = step_of(cfg, policy, n=30)
+    for batch in batches:
+        for inputs, root, owner in zip(batch.inputs, batch.root, batch.owner, strict=True):
+            assert set(root[owner > 0].tolist()) == {inputs.tolist().index(
+                policy[1].ids_of(")")[0])}
+    assert counts[2] == 30 * config.samples
+    model, sets = QuietModel.from_policy(policy[0], 0), frozen_sets("chain", "test", 20, (1, 2))
+    write = partial(think, "pause", model, policy[1])
+    found = [quiet_thoughts.answer_rows(model, policy[1], sets, (0, 3), write, after)[0]
+             for after in ("=", ")")]
+    alone = [[row for row in rows if row["tokens"] == 0] for rows in found]
+    assert alone[0] == [{**row, "nats": pytest.approx(row["nats"])} for row in alone[1]]
+    assert found[0] != found[1]
+    with pytest.raises(UserError, match="--after '/': not in the line"):
+        quiet_thoughts.root_of([1], "/", policy[1])
+
+
+def test_marks_start_as_the_tokens_given(config, monkeypatch):
+    seen = []
+    real = QuietModel.from_policy
+    monkeypatch.setattr(QuietModel, "from_policy", lambda policy, seed: seen.append(
+        policy.embedding.weight.clone()) or real(policy, seed))
+    quiet_star.run(replace(config, marks=("=", ")"), steps=1, eval_n=1))
+    _, tokenizer = checkpoint.load(config.init)
+    (rows,), ids = seen, tokenizer.ids_of("=", ")")
+    assert torch.equal(rows[[tokenizer.think, tokenizer.end_think]], rows[ids])
+    with pytest.raises(UserError, match="--marks =: give two"):
+        replace(config, marks=("=",))
 
 
 def test_micro_batches_and_ranks_share_one_gradient(config, policy, monkeypatch):
