@@ -13,6 +13,7 @@ from minireason.core import parallel
 from minireason.core.config import rng
 from minireason.core.errors import UserError
 from minireason.core.files import read_lines
+from minireason.core.runlog import RunLog
 from minireason.measure import quiet_thoughts
 from minireason.measure.evaluate import frozen_sets
 from minireason.model import checkpoint
@@ -238,8 +239,51 @@ def test_the_page_shows_the_thoughts(ladder, tmp_path, monkeypatch):
     assert (tmp_path / "run" / "figures" / "quiet_star.png").exists()
 
 
-def test_bad_settings_are_refused(config):
-    with pytest.raises(UserError, match="--thoughts fancy"):
-        replace(config, thoughts="fancy")
-    with pytest.raises(UserError, match=r"--lengths 60: .* leaves \d+ tokens"):
-        quiet_star.run(replace(config, lengths=(6, 60)))
+def test_the_head_of_the_init_folder_is_kept(ladder, config):
+    """And checked: a run that changes nothing ends with the weights that it starts from."""
+    first = ladder / "quiet_star"
+    still = replace(config, init=str(first), lr=0.0, steps=1, eval_n=1)
+    quiet_star.run(still)
+    for name in ("mixing.safetensors", "model.safetensors"):
+        before, after = (checkpoint.read_tensors(folder / name)[0]
+                         for folder in (first, Path(still.out)))
+        assert all(torch.equal(before[key], after[key]) for key in before), name
+    copy = Path(config.out).parent / "copy"
+    shutil.copytree(first, copy)
+    head = bytearray((copy / "mixing.safetensors").read_bytes())
+    head[-1] ^= 1
+    (copy / "mixing.safetensors").write_bytes(head)
+    with pytest.raises(UserError, match=r"mixing\.safetensors: is not what its stage wrote"):
+        quiet_star.run(replace(still, init=str(copy), out=f"{config.out}-damaged"))
+
+
+@pytest.mark.parametrize(("changes", "message"), [
+    ({"thoughts": "fancy"}, "--thoughts fancy: must be one of own, "),
+    ({"samples": 1}, "--samples 1: REINFORCE .* --reinforce 0"),
+    ({"replay": 1.0}, "--replay 1 --rows-per-step 12: leaves no row"),
+    ({"rows_per_step": 1, "replay": 0.6}, "--replay 0.6 --rows-per-step 1: leaves no row"),
+    ({"max_level": 13}, "--max-level 13: must be one of 1, 2, .*, 12$"),
+    ({"family": "countdown"}, "--min-level 1: must be one of 3, 4$"),
+    ({"family": "none"}, "--family none: must be one of chain, "),
+])
+def test_settings_that_cannot_work_are_refused_at_once(config, changes, message):
+    with pytest.raises(UserError, match=message) as error:
+        replace(config, **changes)
+    assert "\n" not in str(error.value)
+
+
+def test_one_thought_is_enough_where_none_is_compared(config):
+    for changes in ({"reinforce": 0.0}, {"thoughts": "pause"}, {"thoughts": "none"}):
+        replace(config, samples=1, **changes)
+
+
+@pytest.mark.parametrize(("changes", "message"), [
+    ({"lengths": (6, 60)}, r"--lengths 60: .* leaves \d+ tokens"),
+    ({"max_level": 12}, r"--lengths 6: .* leaves -?\d+ tokens"),
+    ({"split": "nowhere"}, "--split nowhere"),
+    ({"family": "multiplication", "min_level": 2}, "the mixture of levels up to 2: "),
+])
+def test_what_does_not_fit_is_refused_before_the_first_step(config, changes, message, monkeypatch):
+    monkeypatch.setattr(RunLog, "start", lambda *_: pytest.fail("started"))
+    with pytest.raises(UserError, match=message):
+        quiet_star.run(replace(config, **changes))
