@@ -221,10 +221,11 @@ def test_the_policy_loads_alone_and_five_thoughts_are_marked(ladder, config):
 
 def test_the_figure_shows_every_level_kind_and_decile(ladder):
     figure = figures.quiet_thoughts([results.load_run(ladder)])
-    lengths, kinds, deciles = figure.axes
+    lengths, losses, kinds, deciles = figure.axes
     labels = lengths.get_legend_handles_labels()[1]
     assert labels == ["level 1", "level 2"]
-    assert len(kinds.patches) == 5 and len(deciles.patches) == 10
+    assert len(losses.lines) == 2 and len(kinds.patches) == 5 and len(deciles.patches) == 10
+    assert all(axes.get_xlabel() and axes.get_ylabel() for axes in figure.axes)
 
 
 def test_the_page_shows_the_thoughts(ladder, tmp_path, monkeypatch):
