@@ -278,13 +278,16 @@ def test_one_thought_is_enough_where_none_is_compared(config):
         replace(config, samples=1, **changes)
 
 
-@pytest.mark.parametrize(("changes", "message"), [
-    ({"lengths": (6, 60)}, r"--lengths 60: .* leaves \d+ tokens"),
-    ({"max_level": 12}, r"--lengths 6: .* leaves -?\d+ tokens"),
-    ({"split": "nowhere"}, "--split nowhere"),
-    ({"family": "multiplication", "min_level": 2}, "the mixture of levels up to 2: "),
+@pytest.mark.parametrize(("changes", "replayed", "message"), [
+    ({"lengths": (6, 60)}, 2, r"--lengths 60: .* leaves \d+ tokens"),
+    ({"max_level": 12}, 2, r"--lengths 6: .* leaves -?\d+ tokens"),
+    ({}, 8, "the mixture of levels up to 8: .* longer than the model's max_len 64"),
+    ({"family": "countdown", "min_level": 3, "max_level": 4}, 8, "countdown has levels 2 to 6"),
 ])
-def test_what_does_not_fit_is_refused_before_the_first_step(config, changes, message, monkeypatch):
+def test_what_does_not_fit_is_refused_before_the_first_step(config, changes, replayed, message,
+                                                            monkeypatch):
+    mixture = replace(quiet_star.Mixture.of(config.base), max_level=replayed)
+    monkeypatch.setattr(quiet_star.Mixture, "of", lambda _: mixture)
     monkeypatch.setattr(RunLog, "start", lambda *_: pytest.fail("started"))
     with pytest.raises(UserError, match=message):
         quiet_star.run(replace(config, **changes))
