@@ -88,7 +88,7 @@ class Config(TrainingConfig):
         if self.samples < 2 and self.thoughts == "own" and self.reinforce:
             raise UserError(f"--samples {self.samples}: REINFORCE compares the thoughts after a "
                             "token, so it needs at least 2; or give --reinforce 0")
-        if self.n_replay >= self.rows_per_step:
+        if 0 < self.replay <= 1 and self.n_replay >= self.rows_per_step:
             raise UserError(f"--replay {self.replay:g} --rows-per-step {self.rows_per_step}: "
                             "leaves no row for the text; lower --replay")
 
