@@ -153,8 +153,8 @@ print(f"silent groups, whose thoughts are all the same: {share(silent, N)}")
 # %%
 SHARED = {"base": str(RUN / "pretrain"), "init": str(RUN / "pretrain"), "min_level": LEVELS[0],
           "max_level": LEVELS[-1], "lines": 2000, "lengths": (LENGTH,), "lr": 1e-3,
-          "eval_n": EVAL_N, "weighed": 2 if SMALL else 20, "device": "cpu", "split": "validation"}
-ARMS = {"own thoughts": {"steps": STEPS},
+          "eval_n": EVAL_N, "weighed": 1, "device": "cpu", "split": "validation"}
+ARMS = {"own thoughts": {"steps": STEPS, "weighed": 2 if SMALL else 20},
         "REINFORCE 0": {"steps": STEPS, "reinforce": 0.0},
         "no thoughts": {"thoughts": "none", "steps": 7 * STEPS // 6, "rows_per_step": 64}}
 results, rows, aloud = {}, {}, {}
@@ -246,7 +246,7 @@ assert SMALL or weights["="]["accuracy"] > 2 * elsewhere
 
 # %% [markdown]
 # What is not claimed: that these thoughts are better than the base's own. The runs of seeds 0 to 3
-# ended between 11 points below and 11 above the base thinking aloud: so few steps of REINFORCE do
+# ended between 11 points below and 14 above the base thinking aloud: so few steps of REINFORCE do
 # little more than make up for what the other losses spoil. The stage's 250 steps end 12 points
 # [1, 23] above it (docs/RESULTS.md, three seeds, levels 2 to 4). Where answers can be checked, STaR
 # (tutorial 5) is far better and cheaper.
@@ -277,7 +277,7 @@ assert SMALL or weights["="]["accuracy"] > 2 * elsewhere
 #    computed; pauses only add positions.
 # 3. None: six tokens hold one step, and a thought that is cut ends nowhere. Level 2 needs 12
 #    tokens, level 3 needs 18.
-# 4. No: for seeds 0 to 3 it came to 17% from about 11, still 27 to 53 points behind own thoughts.
+# 4. No: for seeds 0 to 3 it came to 18% from about 12, still 27 to 53 points behind own thoughts.
 #    Answering at once asks for all steps in one pass, which bare answers teach slowly.
 #
 # </details>
