@@ -227,7 +227,6 @@ def test_one_thought_is_enough_where_none_is_compared(config):
 
 @pytest.mark.parametrize(("changes", "replayed", "message"), [
     ({"lengths": (6, 60)}, 2, r"--lengths 60: .* leaves \d+ tokens"),
-    ({"max_level": 12}, 2, r"--lengths 6: .* leaves -?\d+ tokens"),
     ({}, 8, "the mixture of levels up to 8: .* longer than the model's max_len 64"),
     ({"family": "countdown", "min_level": 3, "max_level": 4}, 8, "countdown has levels 2 to 6"),
 ])
