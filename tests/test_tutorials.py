@@ -30,7 +30,8 @@ KEY_LINES = {   # tutorial: what it must print
                              "coverage (oracle bound) - critic best-of-N"),
     "08_search_and_flywheel": ("charged ", "tree - best-of-N: ", "filter critic "),
     "09_quiet_thoughts": ("flat against shared: ", "thought with a wrong step, nats: ",
-                          "own thoughts - no thoughts: "),
+                          "silent groups, ", "own thoughts - base, thinking aloud: ",
+                          "own thoughts - no thoughts, at once: "),
 }
 
 NEED_A_RUN = [name for name in KEY_LINES if name >= "04"]

@@ -1,4 +1,4 @@
-"""What the tutorials share: the finished run that they read, percentages, figures."""
+"""What the tutorials share: the finished run that they read, numbers with intervals, figures."""
 
 from pathlib import Path
 
@@ -37,6 +37,19 @@ def mean(values, others=None) -> str:
     others = np.zeros(len(values)) if others is None else np.asarray(others, dtype=float)
     middle, low, high = (100 * x for x in paired_bootstrap(values, others, draws=2000))
     return f"{middle:.1f} [{low:.1f}, {high:.1f}], n = {len(values)}"
+
+
+def nats(values: np.ndarray, chosen: np.ndarray | None = None) -> str:
+    """The mean of values (P, M) in nats, or of those chosen, with its 95% bootstrap interval; whole
+    problems are drawn, as the M thoughts of one are no independent trials."""
+    chosen = np.ones(values.shape) if chosen is None else chosen
+    totals, counts = (values * chosen).sum(axis=1), chosen.sum(axis=1)        # (P,)
+    if not counts.sum():
+        return "–, n = 0"
+    rows = np.random.default_rng(0).integers(0, len(values), (2000, len(values)))
+    rows = rows[counts[rows].sum(axis=1) > 0]
+    low, high = np.quantile(totals[rows].sum(axis=1) / counts[rows].sum(axis=1), (0.025, 0.975))
+    return f"{totals.sum() / counts.sum():+.2f} [{low:+.2f}, {high:+.2f}], n = {counts.sum():.0f}"
 
 
 def panels(columns: int = 1, height: float = 3.6) -> tuple[Figure, object]:

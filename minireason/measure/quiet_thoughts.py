@@ -1,4 +1,9 @@
-"""What quiet thoughts are worth: answers by thought length, where they help, what they say."""
+"""What quiet thoughts are worth: answers by thought length, where they help, what they say.
+
+w and `gain` compare with the same model's prediction without a thought, which training with
+thoughts hardly trains, not with a model trained without thoughts: w shows where a thought is read,
+and even pause tokens reach a high one. What thoughts are worth, the arms tell (studies/ablate.py).
+"""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -121,7 +126,8 @@ def completion(tokenizer: Tokenizer, problem: Problem, thought: Thought) -> str:
 
 def token_rows(model: QuietModel, tokenizer: Tokenizer, problems: list[Problem], write: Write,
                length: int, seed: int) -> list[dict]:
-    """Mean w by kind of token, and gain in nats by decile of the line's own loss.
+    """Mean w by kind of token, and gain of the mixture over the line, in nats, by decile of the
+    line's own loss.
 
     One thought is sampled after every token of every problem's line and judged by the next one.
     """

@@ -224,13 +224,14 @@ def quiet_thoughts(runs: list[dict], stage: str = "quiet_star") -> Figure:
         losses.plot([length for length, _ in by_length],
                     [np.mean([row["nats"] for row in rows]) for _, rows in by_length],
                     color=SEEDS[i % 5], marker="os^Dv"[i % 5])
-    losses.set(xlabel="tokens per thought at most", ylabel="nats per answer")
+    for axes in (lengths, losses):
+        axes.set(xlabel="tokens per thought at most", ylabel="nats per answer")
     style.percent_axis(lengths)
     lengths.legend(fontsize=8)
     weights = group_by(rows_of(runs, stage=stage, method="weight"), "token")
     kinds.bar(list(weights), [np.mean([row["accuracy"] for row in members])
                               for members in weights.values()], color=BLUE)
-    kinds.set(ylim=(0, 1), ylabel="w after a token")
+    kinds.set(ylim=(0, 1), xlabel="kind of token", ylabel="mean w after it")
     gains = group_by(rows_of(runs, stage=stage, method="gain"), "decile")
     deciles.bar(list(gains), [np.mean([row["gain"] for row in members])
                               for members in gains.values()], color=GREEN)

@@ -10,14 +10,18 @@ against what the line alone predicts (Zelikman 2024, arXiv:2403.09629, section 4
     loss = NLL(line) + NLL(x | line, thought) + NLL(mixture) - reinforce * E[A log p(thought)]
 
 with A the log-probability of the next true tokens after the thought, minus its mean over the M.
+
 Unlike the paper's, the loss is decoupled: NLL(mixture) trains the head alone. Trained through the
 mixture, the reader of thoughts starves before it can read. Thoughts that do worse than the mean
-count, too; the paper drops them. The text is a fixed corpus of questions
-with exact bare answers; the mixture of the pretraining text is replayed.
+count, too; the paper drops them. The paper thinks after every token; here the places are given:
+after the question, and after one other token of each line. And the text is no web page but a fixed
+corpus of questions with exact bare answers, so its likelihood tells a thought what a reward for the
+outcome would. The mixture of the pretraining text is replayed.
 """
 
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -38,10 +42,10 @@ from minireason.measure.quiet_thoughts import (
 from minireason.model import checkpoint
 from minireason.model.tokenizer import OPENERS, Tokenizer
 from minireason.model.transformer import Transformer
-from minireason.problems import FAMILIES, sample_levels
+from minireason.problems import FAMILIES, Problem, sample_levels
 from minireason.problems.corpus import Mixture, corpus_lines
 from minireason.sampling.sampler import Sampling
-from minireason.training.batches import Batch, Row, encode_lines, micro_batches
+from minireason.training.batches import Batch, Row, check_longest, encode_lines, micro_batches
 from minireason.training.losses import gather_logprobs, group_advantages
 from minireason.training.optim import batch_nll, make_optimizer, schedule, train_step
 from minireason.training.thoughts import (
@@ -56,13 +60,14 @@ from minireason.training.thoughts import (
 )
 
 SHOWN = 5                         # thoughts that are kept to be shown
+HEAD = "mixing.safetensors"       # what computes w, beside the policy
 
 
 @dataclass(frozen=True, kw_only=True)
 class Config(TrainingConfig):
     """Quiet thoughts on a fixed text of bare answers, and the controls."""
 
-    init: str                     # folder of the policy to start from
+    init: str                     # folder of the policy to start from; its head, too, if it has one
     base: str                     # pretrained folder whose mixture is replayed
     out: str = "runs/quiet_star"
     thoughts: str = "own"         # own | frozen (by the first policy) | random | pause | none
@@ -90,6 +95,19 @@ class Config(TrainingConfig):
         if len(self.marks) not in (0, 2):
             raise UserError(f"--marks {' '.join(self.marks)}: give two tokens, which <think> and "
                             "</think> start as")
+        for flag, level in (("min-level", self.min_level), ("max-level", self.max_level)):
+            check_choice(flag, str(level), map(str, FAMILIES[self.family].LEVELS))
+        if self.samples < 2 and self.thoughts == "own" and self.reinforce:
+            raise UserError(f"--samples {self.samples}: REINFORCE compares the thoughts after a "
+                            "token, so it needs at least 2; or give --reinforce 0")
+        if 0 < self.replay <= 1 and self.n_replay >= self.rows_per_step:
+            raise UserError(f"--replay {self.replay:g} --rows-per-step {self.rows_per_step}: "
+                            "leaves no row for the text; lower --replay")
+
+    @property
+    def n_replay(self) -> int:
+        """Rows per step from the pretraining mixture."""
+        return round(self.replay * self.rows_per_step)
 
 
 def run(cfg: Config) -> dict:
@@ -103,23 +121,27 @@ def run(cfg: Config) -> dict:
         for mark, like in zip(OPENERS, tokenizer.ids_of(*cfg.marks), strict=False):
             first.embedding.weight[mark] = first.embedding.weight[like]
     model = QuietModel.from_policy(first, stream_seed(cfg.seed, "mixing"))
-    log.start(model, device)
+    if (head := Path(cfg.init) / HEAD).exists():
+        model.mixing.load_state_dict(checkpoint.read_tensors(head)[0])
+    check_longest(model.config.max_len, tokenizer, family, mixture=mixture)
     text = lines_of(tokenizer, sample_levels(family, rng(cfg.seed, "quiet text"),
                                              (cfg.min_level, cfg.max_level), cfg.lines))
     room = model.config.max_len - max(len(tokens) for tokens, _ in text) - 2
     if max(cfg.lengths) > room:
         raise UserError(f"--lengths {max(cfg.lengths)}: beside a line the model's max_len leaves "
                         f"{room} tokens for a thought")
-    n_replay = round(cfg.replay * cfg.rows_per_step)
-    n_lines = cfg.rows_per_step - n_replay
+    levels = tuple(range(cfg.min_level, cfg.max_level + 1))
+    sets = frozen_sets(cfg.family, cfg.split, cfg.eval_n, levels)
+    log.start(model, device)
+    n_lines = cfg.rows_per_step - cfg.n_replay
     optimizer = make_optimizer(model, cfg.weight_decay)
     for step in log.steps(checkpoint.resume(log, model, optimizer), cfg.steps):
         generator = rng(cfg.seed, "quiet star", step)
-        replayed = corpus_lines(mixture, family, generator, n_replay)
+        replayed = corpus_lines(mixture, family, generator, cfg.n_replay)
         read = [text[(step * n_lines + i) % len(text)] for i in range(n_lines)]
         thinker = first if cfg.thoughts == "frozen" else model
         batches, counts = batches_of_step(cfg, step, generator, read, thinker, tokenizer)
-        plain, n_plain = micro_batches(encode_lines(tokenizer, [""] * n_replay, replayed),
+        plain, n_plain = micro_batches(encode_lines(tokenizer, [""] * cfg.n_replay, replayed),
                                        cfg.token_budget, tokenizer.pad)
         sums = torch.zeros(4, device=device)
 
@@ -136,7 +158,7 @@ def run(cfg: Config) -> dict:
                    **{f"train/{name}": value for name, value in zip(names, sums.tolist(),
                                                                     strict=True)})
         checkpoint.save_state_every(log, cfg, step, model, optimizer)
-    return finish(log, cfg, model, first if cfg.thoughts == "frozen" else model, tokenizer)
+    return finish(log, cfg, model, first if cfg.thoughts == "frozen" else model, tokenizer, sets)
 
 
 def batches_of_step(cfg: Config, step: int, generator: np.random.Generator, lines: list[Row],
@@ -194,10 +216,8 @@ def thought_loss(model: QuietModel, batch: ThoughtBatch, cfg: Config,
 
 
 def finish(log: RunLog, cfg: Config, model: QuietModel, thinker: Transformer,
-           tokenizer: Tokenizer) -> dict:
+           tokenizer: Tokenizer, sets: dict[str, list[Problem]]) -> dict:
     """Measure what the thoughts are worth, save the policy and its head; result.json's content."""
-    levels = tuple(range(cfg.min_level, cfg.max_level + 1))
-    sets = frozen_sets(cfg.family, cfg.split, cfg.eval_n, levels)
     lengths = (0,) if cfg.thoughts == "none" else (0, *cfg.lengths)
     write = partial(think, cfg.thoughts, thinker, tokenizer)
     with flops.uncounted():
@@ -210,6 +230,6 @@ def finish(log: RunLog, cfg: Config, model: QuietModel, thinker: Transformer,
             samples = marked_thoughts(model, tokenizer, list(sets.values())[-1][:SHOWN], write,
                                       max(lengths), cfg.after)
     if parallel.is_main():
-        checkpoint.write_tensors(log.out / "mixing.safetensors", model.mixing.state_dict())
+        checkpoint.write_tensors(log.out / HEAD, model.mixing.state_dict())
     return finish_policy(log, cfg, model.policy(), tokenizer, rows, quiet_verdicts=verdicts,
                          thoughts=samples)

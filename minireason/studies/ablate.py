@@ -62,7 +62,7 @@ EXTRAS = {          # of the last round or turn: name in its result -> heading
     "quiet_star": dict.fromkeys(("quiet", "sound", "weight", "gain", "thought"), ""),
 }
 SHARED = ("family", "seed", "split", "device", "eval_n")  # what a stage outside of runs takes from
-                                                          # the run's STaR
+                                                          # the stage that it starts from
 LOOKS = ((style.BLACK, "o"), (style.BLUE, "s"), (style.ORANGE, "D"), (style.GREEN, "^"),
          (style.PURPLE, "v"))
 
@@ -127,8 +127,8 @@ def variant_rows(cfg: Config) -> list[dict]:
 
 
 def settings_of(stage: Stage, folder: Path) -> dict:
-    """The run's own configuration of the stage; what a stage outside of runs shares with STaR."""
-    own = vars(shared.config_of(folder, stage.name if stage.in_run else "star"))
+    """The run's own configuration of the stage; what a stage outside of runs shares with `init`."""
+    own = vars(shared.config_of(folder, stage.name if stage.in_run else stage.parents["init"]))
     if stage.in_run:
         return own
     settings = {key: own[key] for key in SHARED}

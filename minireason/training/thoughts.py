@@ -87,6 +87,8 @@ def think(kind: str, policy: Transformer, tokenizer: Tokenizer, lines: list[Row]
         ends = (tokenizer.end_think, tokenizer.eos)
         for chunk in stream(policy, tokenizer, prompts, how, numbers):
             for row, length in zip(chunk.tokens.tolist(), chunk.mask.sum(1).tolist(), strict=True):
+                # <eos> in place of `</think>` is dropped: the tokens before it get the advantage,
+                # the choice of <eos> gets none
                 written = row[:length - (row[length - 1] in ends)]
                 chosen = len(written) + (row[length - 1] == tokenizer.end_think)
                 found.append((written, chosen))

@@ -14,17 +14,15 @@ from minireason.core import parallel
 from minireason.core.config import rng
 from minireason.core.errors import UserError
 from minireason.core.files import read_lines
+from minireason.core.runlog import RunLog
 from minireason.measure import quiet_thoughts
-from minireason.measure.evaluate import frozen_sets
 from minireason.model import checkpoint
 from minireason.problems import chain, sample_levels
 from minireason.report import build, figures, style
 from minireason.report import runs as results
-from minireason.sampling.complete import complete
-from minireason.sampling.sampler import Sampling
 from minireason.stages import quiet_star
 from minireason.training.losses import gather_logprobs
-from minireason.training.thoughts import UNSAID, QuietModel, Thought, think
+from minireason.training.thoughts import UNSAID, QuietModel, Thought
 
 
 @pytest.fixture
@@ -192,52 +190,7 @@ def test_where_a_thought_tells_the_answer_the_head_learns_to_listen(config, monk
     assert list(gains) == list(range(1, 11)) and gains[10] > 0.5 > abs(gains[1])
 
 
-def test_answers_are_those_of_greedy_decoding(config, policy):
-    """With w = 1 they are those of the policy's own completions, where these are well formed.
-
-    Every other problem takes the policy's answer for its own: so many are surely right.
-    """
-    first, tokenizer = policy
-    model = QuietModel.from_policy(first, 0)
-    with torch.no_grad():
-        model.mixing[2].bias.fill_(50.0)
-    greedy, sets = {}, {}
-    for name, problems in frozen_sets("chain", "test", 60, (1, 2)).items():
-        greedy[name], sets[name] = complete(first, tokenizer, problems, "cot",
-                                            Sampling(temperature=0)), []
-        for i, (problem, (text,)) in enumerate(zip(problems, greedy[name], strict=True)):
-            if i % 2 and (parsed := chain.parse(text)):
-                problem = replace(problem, answer=parsed[1])
-            sets[name].append(problem)
-
-    def write(lines, roots, how):
-        return think("own", model, tokenizer, lines, roots, how)
-
-    rows, verdicts = quiet_thoughts.answer_rows(model, tokenizer, sets, (0, 40), write)
-    compared = {"0": 0, "1": 0}
-    for name, problems in sets.items():
-        for problem, (text,), right in zip(problems, greedy[name], verdicts["40"][name],
-                                           strict=True):
-            verdict = chain.verify(problem, text)
-            if verdict.well_formed:
-                assert verdict.correct == (right == "1")
-                compared[right] += 1
-        (sound,) = results.select(rows, set=name, method="sound")
-        valid = sum(chain.verify(p, t).steps_valid for p, (t,) in zip(problems, greedy[name],
-                                                                      strict=True))
-        assert sound["accuracy"] * len(problems) == pytest.approx(valid)
-    assert min(compared.values()) > 15
-
-
-def test_kinds_of_tokens(policy):
-    tokenizer = policy[1]
-    (line,) = quiet_thoughts.lines_of(tokenizer, [chain.read("((23+4)*3)")])
-    kinds = [quiet_thoughts.kind_of(tokenizer, line, t) for t in range(1, len(line[0]) - 1)]
-    assert kinds == ["bracket", "bracket", "operand", "operator", "operand", "bracket", "operator",
-                     "operand", "bracket", "=", "answer"]
-
-
-def test_the_policy_loads_alone_and_five_thoughts_are_marked(ladder, config):
+def test_the_policy_loads_alone_and_thoughts_are_kept(ladder):
     folder = ladder / "quiet_star"
     checkpoint.load(folder)
     tensors, _, _ = checkpoint.read_tensors(folder / "mixing.safetensors")
@@ -245,19 +198,15 @@ def test_the_policy_loads_alone_and_five_thoughts_are_marked(ladder, config):
     result = json.loads((folder / "result.json").read_text())
     assert len(result["thoughts"]) == 2 and {"thought", "steps", "weight", "gain"} <= set(
         result["thoughts"][0])
-    thought = Thought(9, checkpoint.load(folder)[1].encode("23+4=27;27*3=82"))
-    problem = chain.read("((23+4)*3)")
-    text = quiet_thoughts.completion(checkpoint.load(folder)[1], problem, thought)
-    assert quiet_thoughts.marked_steps(problem, text) == [("23+4=27", "right"),
-                                                          ("27*3=82", "wrong")]
 
 
 def test_the_figure_shows_every_level_kind_and_decile(ladder):
     figure = figures.quiet_thoughts([results.load_run(ladder)])
-    lengths, kinds, deciles = figure.axes
+    lengths, losses, kinds, deciles = figure.axes
     labels = lengths.get_legend_handles_labels()[1]
     assert labels == ["level 1", "level 2"]
-    assert len(kinds.patches) == 5 and len(deciles.patches) == 10
+    assert len(losses.lines) == 2 and len(kinds.patches) == 5 and len(deciles.patches) == 10
+    assert all(axes.get_xlabel() and axes.get_ylabel() for axes in figure.axes)
 
 
 def test_the_page_shows_the_thoughts(ladder, tmp_path, monkeypatch):
@@ -272,8 +221,53 @@ def test_the_page_shows_the_thoughts(ladder, tmp_path, monkeypatch):
     assert (tmp_path / "run" / "figures" / "quiet_star.png").exists()
 
 
-def test_bad_settings_are_refused(config):
-    with pytest.raises(UserError, match="--thoughts fancy"):
-        replace(config, thoughts="fancy")
-    with pytest.raises(UserError, match=r"--lengths 60: .* leaves \d+ tokens"):
-        quiet_star.run(replace(config, lengths=(6, 60)))
+def test_the_head_of_the_init_folder_is_kept(ladder, config):
+    """And checked: a run that changes nothing ends with the weights that it starts from."""
+    first = ladder / "quiet_star"
+    still = replace(config, init=str(first), lr=0.0, steps=1, eval_n=1)
+    quiet_star.run(still)
+    for name in ("mixing.safetensors", "model.safetensors"):
+        before, after = (checkpoint.read_tensors(folder / name)[0]
+                         for folder in (first, Path(still.out)))
+        assert all(torch.equal(before[key], after[key]) for key in before), name
+    copy = Path(config.out).parent / "copy"
+    shutil.copytree(first, copy)
+    head = bytearray((copy / "mixing.safetensors").read_bytes())
+    head[-1] ^= 1
+    (copy / "mixing.safetensors").write_bytes(head)
+    with pytest.raises(UserError, match=r"mixing\.safetensors: is not what its stage wrote"):
+        quiet_star.run(replace(still, init=str(copy), out=f"{config.out}-damaged"))
+
+
+@pytest.mark.parametrize(("changes", "message"), [
+    ({"thoughts": "fancy"}, "--thoughts fancy: must be one of own, "),
+    ({"samples": 1}, "--samples 1: REINFORCE .* --reinforce 0"),
+    ({"replay": 1.0}, "--replay 1 --rows-per-step 12: leaves no row"),
+    ({"rows_per_step": 1, "replay": 0.6}, "--replay 0.6 --rows-per-step 1: leaves no row"),
+    ({"max_level": 13}, "--max-level 13: must be one of 1, 2, .*, 12$"),
+    ({"family": "countdown"}, "--min-level 1: must be one of 3, 4$"),
+    ({"family": "none"}, "--family none: must be one of chain, "),
+])
+def test_settings_that_cannot_work_are_refused_at_once(config, changes, message):
+    with pytest.raises(UserError, match=message) as error:
+        replace(config, **changes)
+    assert "\n" not in str(error.value)
+
+
+def test_one_thought_is_enough_where_none_is_compared(config):
+    for changes in ({"reinforce": 0.0}, {"thoughts": "pause"}, {"thoughts": "none"}):
+        replace(config, samples=1, **changes)
+
+
+@pytest.mark.parametrize(("changes", "replayed", "message"), [
+    ({"lengths": (6, 60)}, 2, r"--lengths 60: .* leaves \d+ tokens"),
+    ({}, 8, "the mixture of levels up to 8: .* longer than the model's max_len 64"),
+    ({"family": "countdown", "min_level": 3, "max_level": 4}, 8, "countdown has levels 2 to 6"),
+])
+def test_what_does_not_fit_is_refused_before_the_first_step(config, changes, replayed, message,
+                                                            monkeypatch):
+    mixture = replace(quiet_star.Mixture.of(config.base), max_level=replayed)
+    monkeypatch.setattr(quiet_star.Mixture, "of", lambda _: mixture)
+    monkeypatch.setattr(RunLog, "start", lambda *_: pytest.fail("started"))
+    with pytest.raises(UserError, match=message):
+        quiet_star.run(replace(config, **changes))

@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import shutil
 from dataclasses import asdict, replace
 
 import pytest
@@ -11,7 +12,7 @@ from minireason.core.errors import UserError
 from minireason.core.files import read_json
 from minireason.measure.estimates import wilson
 from minireason.report import style
-from minireason.stages import STAGES, flywheel, star
+from minireason.stages import STAGES, flywheel, pretrain, star
 from minireason.studies import ablate, quiet_tables
 
 
@@ -23,9 +24,10 @@ def row(variant: str, accuracy: float, **more) -> dict:
 
 
 def run_folder(root, parents: tuple[str, ...] = ()):
-    """A run folder with the two configurations that ablate reads, and its parents' rows."""
+    """A run folder with the configurations that ablate reads, and its parents' rows."""
     base, critic = f"{root}/pretrain", f"{root}/rl_critic"
-    records = {"star": star.Config(init=f"{root}/sft", base=base, out=f"{root}/star", steps=7),
+    records = {"pretrain": pretrain.Config(out=base, steps=7, eval_n=9),
+               "star": star.Config(init=f"{root}/sft", base=base, out=f"{root}/star", steps=7),
                "flywheel": flywheel.Config(init=f"{root}/rl", base=base, critic=critic,
                                            out=f"{root}/flywheel", steps=7)}
     for name in (*records, *parents):
@@ -54,6 +56,15 @@ def test_a_variant_changes_what_it_names_and_nothing_else(tmp_path, name):
         changed = {key for key in other if other[key] != reference[key]}
         assert changed == {key for key, value in change.items() if first.get(key) != value}
         assert changed and all(other[key] == change[key] for key in change)
+
+
+def test_a_stage_outside_of_runs_shares_the_settings_of_its_own_parent(tmp_path):
+    """Not of STaR, which a run folder of quiet thoughts need not hold."""
+    stages, root = {stage.name: stage for stage in STAGES}, run_folder(tmp_path)
+    assert ablate.settings_of(stages["revise"], root)["eval_n"] == 500
+    shutil.rmtree(root / "star")
+    settings = ablate.settings_of(stages["quiet_star"], root)
+    assert settings["eval_n"] == 9 and settings["init"] == settings["base"] == f"{root}/pretrain"
 
 
 def test_variants_run_from_their_parents_and_their_rows_are_kept(tmp_path, monkeypatch):
