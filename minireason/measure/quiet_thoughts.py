@@ -29,6 +29,7 @@ from minireason.training.thoughts import (
 
 Write = Callable[[list[Row], list[list[int]], Sampling], list[list[Thought]]]
 DECILES = 10
+SHOWN = 5                         # thoughts that are kept to be shown
 
 
 class Readings(NamedTuple):
@@ -75,6 +76,23 @@ def readings(model: QuietModel, tokenizer: Tokenizer, lines: list[Row],
         parts.append([x.cpu().numpy() for x in part])
         done += len(batch.inputs)
     return Readings(*(np.concatenate(x) for x in zip(*parts, strict=True)))
+
+
+def measured_thoughts(model: QuietModel, tokenizer: Tokenizer, sets: dict[str, list[Problem]],
+                      lengths: tuple[int, ...], write: Write, after: str, weighed: int,
+                      seed: int) -> tuple[list[dict], dict, list[dict]]:
+    """(rows, verdicts, shown thoughts) of a trained model; lengths (0,): of one without thoughts.
+
+    weighed: problems per set that are thought about at every token.
+    """
+    rows, verdicts = answer_rows(model, tokenizer, sets, lengths, write, after)
+    if max(lengths) == 0:
+        return rows, verdicts, []
+    some = [problem for problems in sets.values() for problem in problems[:weighed]]
+    rows += token_rows(model, tokenizer, some, write, max(lengths), seed)
+    *_, hardest = sets.values()
+    return rows, verdicts, marked_thoughts(model, tokenizer, hardest[:SHOWN], write, max(lengths),
+                                           after)
 
 
 def answer_rows(model: QuietModel, tokenizer: Tokenizer, sets: dict[str, list[Problem]],

@@ -10,7 +10,6 @@ against what the line alone predicts (Zelikman 2024, arXiv:2403.09629, section 4
     loss = NLL(line) + NLL(x | line, thought) + NLL(mixture) - reinforce * E[A log p(thought)]
 
 with A the log-probability of the next true tokens after the thought, minus its mean over the M.
-
 Unlike the paper's, the loss is decoupled: NLL(mixture) trains the head alone. Trained through the
 mixture, the reader of thoughts starves before it can read. Thoughts that do worse than the mean
 count, too; the paper drops them. The paper thinks after every token; here the places are given:
@@ -32,13 +31,7 @@ from minireason.core.config import Share, TrainingConfig, rng, stream_seed
 from minireason.core.errors import UserError, check_choice
 from minireason.core.runlog import RunLog
 from minireason.measure.evaluate import finish_policy, frozen_sets
-from minireason.measure.quiet_thoughts import (
-    answer_rows,
-    lines_of,
-    marked_thoughts,
-    root_of,
-    token_rows,
-)
+from minireason.measure.quiet_thoughts import lines_of, measured_thoughts, root_of
 from minireason.model import checkpoint
 from minireason.model.tokenizer import OPENERS, Tokenizer
 from minireason.model.transformer import Transformer
@@ -59,7 +52,7 @@ from minireason.training.thoughts import (
     thought_batches,
 )
 
-SHOWN = 5                         # thoughts that are kept to be shown
+RECORDED = ("loss", "grad_norm", "lr", "nll_line", "nll_after", "nll_mixture", "reward")
 HEAD = "mixing.safetensors"       # what computes w, beside the policy
 
 
@@ -100,14 +93,9 @@ class Config(TrainingConfig):
         if self.samples < 2 and self.thoughts == "own" and self.reinforce:
             raise UserError(f"--samples {self.samples}: REINFORCE compares the thoughts after a "
                             "token, so it needs at least 2; or give --reinforce 0")
-        if 0 < self.replay <= 1 and self.n_replay >= self.rows_per_step:
+        if 0 < self.replay <= 1 and round(self.replay * self.rows_per_step) >= self.rows_per_step:
             raise UserError(f"--replay {self.replay:g} --rows-per-step {self.rows_per_step}: "
                             "leaves no row for the text; lower --replay")
-
-    @property
-    def n_replay(self) -> int:
-        """Rows per step from the pretraining mixture."""
-        return round(self.replay * self.rows_per_step)
 
 
 def run(cfg: Config) -> dict:
@@ -133,15 +121,16 @@ def run(cfg: Config) -> dict:
     levels = tuple(range(cfg.min_level, cfg.max_level + 1))
     sets = frozen_sets(cfg.family, cfg.split, cfg.eval_n, levels)
     log.start(model, device)
-    n_lines = cfg.rows_per_step - cfg.n_replay
+    n_replay = round(cfg.replay * cfg.rows_per_step)
+    n_lines = cfg.rows_per_step - n_replay
     optimizer = make_optimizer(model, cfg.weight_decay)
     for step in log.steps(checkpoint.resume(log, model, optimizer), cfg.steps):
         generator = rng(cfg.seed, "quiet star", step)
-        replayed = corpus_lines(mixture, family, generator, cfg.n_replay)
+        replayed = corpus_lines(mixture, family, generator, n_replay)
         read = [text[(step * n_lines + i) % len(text)] for i in range(n_lines)]
         thinker = first if cfg.thoughts == "frozen" else model
         batches, counts = batches_of_step(cfg, step, generator, read, thinker, tokenizer)
-        plain, n_plain = micro_batches(encode_lines(tokenizer, [""] * cfg.n_replay, replayed),
+        plain, n_plain = micro_batches(encode_lines(tokenizer, [""] * n_replay, replayed),
                                        cfg.token_budget, tokenizer.pad)
         sums = torch.zeros(4, device=device)
 
@@ -153,10 +142,8 @@ def run(cfg: Config) -> dict:
         lr = schedule(step, cfg.steps, cfg.lr, cfg.warmup)
         loss, grad_norm = train_step(model, optimizer, [*batches, *plain], loss_of, lr)
         parallel.all_sum([sums])
-        names = ("nll_line", "nll_after", "nll_mixture", "reward")
-        log.record(step, **{"train/loss": loss, "train/grad_norm": grad_norm, "train/lr": lr},
-                   **{f"train/{name}": value for name, value in zip(names, sums.tolist(),
-                                                                    strict=True)})
+        record = dict(zip(RECORDED, (loss, grad_norm, lr, *sums.tolist()), strict=True))
+        log.record(step, **{f"train/{name}": value for name, value in record.items()})
         checkpoint.save_state_every(log, cfg, step, model, optimizer)
     return finish(log, cfg, model, first if cfg.thoughts == "frozen" else model, tokenizer, sets)
 
@@ -221,15 +208,10 @@ def finish(log: RunLog, cfg: Config, model: QuietModel, thinker: Transformer,
     lengths = (0,) if cfg.thoughts == "none" else (0, *cfg.lengths)
     write = partial(think, cfg.thoughts, thinker, tokenizer)
     with flops.uncounted():
-        rows, verdicts = answer_rows(model, tokenizer, sets, lengths, write, cfg.after)
-        samples: list[dict] = []
-        if cfg.thoughts != "none":
-            some = [p for problems in sets.values() for p in problems[:cfg.weighed]]
-            rows += token_rows(model, tokenizer, some, write, max(lengths),
-                               stream_seed(cfg.seed, "quiet every token"))
-            samples = marked_thoughts(model, tokenizer, list(sets.values())[-1][:SHOWN], write,
-                                      max(lengths), cfg.after)
+        rows, verdicts, shown = measured_thoughts(
+            model, tokenizer, sets, lengths, write, cfg.after, cfg.weighed,
+            stream_seed(cfg.seed, "quiet every token"))
     if parallel.is_main():
         checkpoint.write_tensors(log.out / HEAD, model.mixing.state_dict())
     return finish_policy(log, cfg, model.policy(), tokenizer, rows, quiet_verdicts=verdicts,
-                         thoughts=samples)
+                         thoughts=shown)

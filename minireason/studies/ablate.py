@@ -6,6 +6,7 @@
     --stage revise     backtracking traces against fully right traces alone
     --stage quiet_star whose thoughts, whether REINFORCE adds anything, and no thoughts at all at
                        equal FLOPs (Zelikman 2024)
+    --stage think_budget   a price per token against none (AdaptThink, Zhang 2025)
 
 A variant is data: the fields that it changes. All variants of a stage start from the same parents,
 stages of a finished run, with the settings of the run's own stage, or the defaults of a stage that
@@ -27,7 +28,7 @@ from minireason.measure.estimates import share_interval
 from minireason.report import style, tables
 from minireason.report.runs import group_by, level_of, rows_with_verdicts, select
 from minireason.stages import STAGES, Stage
-from minireason.studies import quiet_tables, shared
+from minireason.studies import quiet_tables, shared, thinking_tables
 
 TURNS = {"turns": 3, "refresh": "exact", "filter": "verifier"}
 VARIANTS: dict[str, dict[str, dict]] = {      # {stage: {variant: what it changes}}
@@ -52,6 +53,9 @@ VARIANTS: dict[str, dict[str, dict]] = {      # {stage: {variant: what it change
         "random thoughts": {"thoughts": "random"},
         "pause tokens": {"thoughts": "pause", "samples": 1, "steps": 540},
         "ordinary training": {"thoughts": "none", "steps": 1090}},
+    "think_budget": {
+        "a price per token": {},
+        "no price": {"rewards": {"process": 0.0, "price": 0.0}}},
 }
 EXTRAS = {          # of the last round or turn: name in its result -> heading
     "star": {"kept": "kept", "share_wrong_steps": "right answer, wrong steps (%)"},
@@ -60,7 +64,13 @@ EXTRAS = {          # of the last round or turn: name in its result -> heading
     "revise": {"detection": "wrong steps withdrawn (%)", "false_alarm": "right ones withdrawn (%)",
                "mended": "of withdrawn, then right (%)"},
     "quiet_star": dict.fromkeys(("quiet", "sound", "weight", "gain", "thought"), ""),
+    "think_budget": dict.fromkeys((*thinking_tables.MODES, *thinking_tables.OTHERS,
+                                   *thinking_tables.BUDGETS), ""),
 }
+OWN = {             # tables and pictures of a stage's own: (text, {end of a name: picture})
+    "quiet_star": (quiet_tables.text_of, {"": quiet_tables.arms_figure,
+                                          "-thoughts": quiet_tables.thoughts_figure}),
+    "think_budget": (thinking_tables.text_of, {"": thinking_tables.figure_of})}
 SHARED = ("family", "seed", "split", "device", "eval_n")  # what a stage outside of runs takes from
                                                           # the stage that it starts from
 LOOKS = ((style.BLACK, "o"), (style.BLUE, "s"), (style.ORANGE, "D"), (style.GREEN, "^"),
@@ -72,7 +82,7 @@ class Config(shared.Study):
     """A stage with one choice changed at a time, for every given run folder (one per seed)."""
 
     runs: tuple[str, ...] = ()    # finished `minireason run` folders of different seeds
-    stage: str = "star"           # star | flywheel | revise | quiet_star
+    stage: str = "star"           # star | flywheel | revise | quiet_star | think_budget
 
     def __post_init__(self):
         check_choice("stage", self.stage, VARIANTS)
@@ -88,15 +98,13 @@ def run(cfg: Config) -> dict:
     else:
         result = {**shared.made_with("ablate", cfg), "rows": variant_rows(cfg)}
     rows, path = result["rows"], out / cfg.stage
+    text_of, figures = OWN.get(cfg.stage, (partial(ablation_table, cfg.stage),
+                                           {"": partial(ablation_figure, cfg.stage)}))
     make_folder(out)
-    if cfg.stage == "quiet_star":
-        text, figure_of = quiet_tables.text_of(rows), quiet_tables.arms_figure
-        style.save(out / "quiet_star-thoughts.png", quiet_tables.thoughts_figure, rows)
-    else:
-        text, figure_of = ablation_table(cfg.stage, rows), partial(ablation_figure, cfg.stage)
     shared.write_json(path.with_suffix(".json"), result)
-    shared.write_table(path.with_suffix(".md"), result, text)
-    style.save(path.with_suffix(".png"), figure_of, rows)
+    shared.write_table(path.with_suffix(".md"), result, text_of(rows))
+    for name, figure_of in figures.items():
+        style.save(Path(f"{path}{name}.png"), figure_of, rows)
     return result
 
 

@@ -16,13 +16,14 @@ from minireason.core.errors import UserError
 from minireason.core.files import read_lines
 from minireason.core.runlog import RunLog
 from minireason.measure import quiet_thoughts
+from minireason.measure.evaluate import frozen_sets
 from minireason.model import checkpoint
 from minireason.problems import chain, sample_levels
 from minireason.report import build, figures, style
 from minireason.report import runs as results
 from minireason.stages import quiet_star
 from minireason.training.losses import gather_logprobs
-from minireason.training.thoughts import UNSAID, QuietModel, Thought
+from minireason.training.thoughts import UNSAID, QuietModel, Thought, think
 
 
 @pytest.fixture

@@ -10,9 +10,10 @@ import pytest
 from minireason.core.config import from_dict, portable
 from minireason.core.errors import UserError
 from minireason.core.files import read_json
+from minireason.measure import thinking
 from minireason.measure.estimates import wilson
 from minireason.report import style
-from minireason.stages import STAGES, flywheel, pretrain, star
+from minireason.stages import STAGES, flywheel, pretrain, rl, star
 from minireason.studies import ablate, quiet_tables
 
 
@@ -28,6 +29,7 @@ def run_folder(root, parents: tuple[str, ...] = ()):
     base, critic = f"{root}/pretrain", f"{root}/rl_critic"
     records = {"pretrain": pretrain.Config(out=base, steps=7, eval_n=9),
                "star": star.Config(init=f"{root}/sft", base=base, out=f"{root}/star", steps=7),
+               "rl": rl.Config(init=f"{root}/star", out=f"{root}/rl", steps=7),
                "flywheel": flywheel.Config(init=f"{root}/rl", base=base, critic=critic,
                                            out=f"{root}/flywheel", steps=7)}
     for name in (*records, *parents):
@@ -55,7 +57,9 @@ def test_a_variant_changes_what_it_names_and_nothing_else(tmp_path, name):
     for other, change in zip(others, changes, strict=True):
         changed = {key for key in other if other[key] != reference[key]}
         assert changed == {key for key, value in change.items() if first.get(key) != value}
-        assert changed and all(other[key] == change[key] for key in change)
+        for key, value in change.items():
+            inner = isinstance(value, dict)       # of rewards, some fields
+            assert value.items() <= other[key].items() if inner else other[key] == value
 
 
 def test_a_stage_outside_of_runs_shares_the_settings_of_its_own_parent(tmp_path):
@@ -169,3 +173,34 @@ def test_quiet_variants_meet_at_their_longest_thought_and_are_paired(tmp_path):
     assert "`1+1=0`" in text and "`1+1=1`" not in text                 # of the first seed
     assert {path.name for path in tmp_path.glob("*.png")} == {"quiet_star.png",
                                                               "quiet_star-thoughts.png"}
+
+
+def test_thinking_variants_are_paired_with_the_policy_before(tmp_path):
+    def mode(method: str, seed: int, accuracy: float, tokens: float, name: str, **more) -> dict:
+        return row("a price per token", accuracy, seed=seed, method=method, tokens=tokens, set=name,
+                   thinking=0.5, **more)
+
+    rows = []
+    for seed in (0, 1):
+        for k in (1, 2):
+            name = f"chain-test-k{k}"
+            rows += [row("before", 0.9, round=0, seed=seed, set=name, digits="1111111110"),
+                     row("a price per token", 0.8, seed=seed, set=name, digits="1111111100"),
+                     mode("always", seed, 0.9, 10.0 * k, name)]
+        everything = thinking.ALL
+        rows += [mode("always", seed, 0.9, 15.0, everything),
+                 mode("auto", seed, 0.8, 9.0, everything),
+                 mode("exit_critic", seed, 0.895, 12.0, everything),
+                 mode("exit_critic", seed, 0.7, 3.0, everything),
+                 mode("exit_probability", seed, 0.5, 3.0, everything)]
+        for budget, accuracy in ((0, 0.2), (6, 0.4), (12, 0.3)):
+            rows.append(mode("forced", seed, accuracy, budget, everything, budget=budget,
+                             control=1.0, thought=budget))
+    (tmp_path / "think_budget.json").write_text(json.dumps({"command": "c", "rows": rows}))
+    ablate.run(ablate.Config(stage="think_budget", source=str(tmp_path)))
+    text = (tmp_path / "think_budget.md").read_text()
+    assert "| all levels | 90.0 / 15.0 / 50 |  |  | 80.0 / 9.0 / 50 |" in text
+    assert "| a price per token, choosing - before | -10.0 [" in text          # 16 - 18 of 20
+    assert "| forced | 100 | +0.8 | 6 | 40.0 |" in text     # slopes 20/6, 10/12, -10/6 points
+    assert "| exit critic | 80% | 80% |" in text and "| exit probability | none | none |" in text
+    assert (tmp_path / "think_budget.png").exists()
