@@ -5,6 +5,7 @@ Every greedy accuracy in this project comes from here, with n and a 95% interval
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 
 from minireason.core import flops, parallel
 from minireason.core.config import TrainingConfig, stream_seed
@@ -54,12 +55,19 @@ def answer_keys(problem: Problem, completions: list[str]) -> list[str | None]:
 
 
 def marked_steps(problem: Problem, completion: str) -> list[tuple[str, str]]:
-    """(step, "right" | "wrong" | "withdrawn") as written; [] if the completion is malformed."""
+    """(step, "right" | "wrong" | "withdrawn") as written; [] if the completion is malformed.
+
+    Of a thought that is shorter than the solution, as after think_budget, the first steps may have
+    been left out: it is held against the part of the solution that suits it best.
+    """
     family = FAMILIES[problem.family]
     parsed = family.parse(completion)
     if parsed is None:
         return []
     marks = family.verify(problem, completion).marks
+    for first in range(1, len(problem.steps) - len(parsed[0]) + 1):
+        rest = replace(problem, steps=problem.steps[first:])
+        marks = max(marks, family.check_steps(rest, parsed[0]), key=sum)
     withdrawn = getattr(family, "withdrawn", lambda text: [])(completion)
     shown = []
     for i, (step, good) in enumerate(zip(parsed[0], marks, strict=True)):

@@ -9,6 +9,7 @@ from minireason.measure.evaluate import (
     answer_of,
     evaluate,
     frozen_sets,
+    marked_steps,
     rows_of,
     show,
     verdicts_of,
@@ -71,6 +72,15 @@ def test_evaluate_reads_the_models_completions(monkeypatch):
         name: (share, 6) for name, share in zip(sets, (1 / 2, 1 / 3), strict=True)}
     text = show(None, tokenizer, sets["chain-test-k1"][:2], "cot", Sampling(temperature=0))
     assert text.count("[right") == text.count("[wrong") == 1
+
+
+@pytest.mark.parametrize(("thought", "marks"), [
+    ("9-5=4;4*2=8;8+1=9", "rrr"), ("4*2=8", "r"), ("9-5=4;4*2=8", "rr"), ("4*2=8;8+1=9", "rr"),
+    ("4*2=9", "w"), ("4*2=8;8+1=8", "rw"), ("8+1=9", "r"), ("5-4=1;4*2=8", "wr")])
+def test_the_first_steps_of_a_thought_may_be_left_out(thought, marks):
+    found = marked_steps(chain.read("((9-5)*2)+1"), f"<think>{thought}</think>9<eos>")
+    assert [step for step, _ in found] == thought.split(";")
+    assert "".join(mark[0] for _, mark in found) == marks
 
 
 def test_answers_are_read_without_the_truth():
