@@ -76,7 +76,7 @@ def test_evaluate_reads_the_models_completions(monkeypatch):
 
 @pytest.mark.parametrize(("thought", "marks"), [
     ("9-5=4;4*2=8;8+3=11", "rrr"), ("4*2=8", "r"), ("9-5=4;4*2=8", "rr"), ("4*2=8;8+3=11", "rr"),
-    ("4*2=9", "w"), ("4*2=8;8+3=10", "rw"), ("8+3=11", "r"), ("5-4=1;4*2=8", "wr")])
+    ("4*2=9", "w"), ("4*2=8;8+3=10", "rw"), ("8+3=11", "r"), ("9-5=3;3*2=6", "wr")])
 def test_the_first_steps_of_a_thought_may_be_left_out(thought, marks):
     found = marked_steps(chain.read("((9-5)*2)+3"), f"<think>{thought}</think>11<eos>")
     assert [step for step, _ in found] == thought.split(";")
