@@ -71,6 +71,8 @@ def thinking(runs: list[dict], stage: str = "think_budget") -> Figure:
         if own := select(rows, method=method):
             style.whiskers(costs, *along(own, field, "tokens"), colour, marker, label)
     costs.set_xlabel("tokens per problem")
+    costs.set_xscale("log", base=2)
+    costs.xaxis.set_major_formatter("{x:g}")
     style.percent_axis(costs)
     own = [{**row, "level": level_of(row["set"])}
            for row in rows_of(runs, stage=stage, method="auto") if row["set"] != "all levels"]
