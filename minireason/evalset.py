@@ -8,6 +8,7 @@ With --gym the problems are reasoning-gym's own (Stojanovski 2025, arXiv:2505.24
 be written in our grammar, and its own scorer judges the answers: right is a score of exactly 1.
 """
 
+import importlib
 import itertools
 import json
 import re
@@ -120,7 +121,7 @@ def read(name: str) -> dict[int, Problem]:
 def make_gym(cfg: Config):
     """reasoning-gym's data set; UserError if it, or a setting of it, is not there."""
     try:
-        import reasoning_gym
+        reasoning_gym = importlib.import_module("reasoning_gym")
     except ImportError:
         raise UserError("--gym: needs reasoning-gym; pip install 'minireason[gym]'") from None
     settings = {}
