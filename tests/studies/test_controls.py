@@ -86,7 +86,7 @@ def test_an_arm_is_its_stage_from_the_rung_that_it_names(finished, measured):
     for n in (4, 200):
         assert trained[f"{n}-gold-lines"]["config"]["traces"] == n
     rewards = trained["RL-by-outcome-and-process"]["config"]["rewards"]
-    assert rewards == {"outcome": 1.0, "format": 0.0, "process": 1.0}
+    assert rewards == {"outcome": 1.0, "format": 0.0, "process": 1.0, "price": 0.0}
     lines = {row["arm"]: row["lines"] for row in measured["rows"]}
     assert lines["pretraining continued"] == 0 and lines["4 gold lines"] == 4
     assert lines["RL"] == lines["STaR, more rounds"] == lines["replay alone"] == 200
