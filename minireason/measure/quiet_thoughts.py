@@ -122,11 +122,19 @@ def answer_rows(model: QuietModel, tokenizer: Tokenizer, sets: dict[str, list[Pr
             rows.append({**row, "method": "quiet", "nats": float(nats),
                          **share_interval(int(right.sum()), len(lines))})
             if length:
-                sound = sum(FAMILIES[p.family].verify(p, completion(tokenizer, p, own)).steps_valid
-                            for p, (own,) in zip(problems, thoughts, strict=True))
+                sound = sum(is_sound(tokenizer, problem, own, length)
+                            for problem, (own,) in zip(problems, thoughts, strict=True))
                 rows.append({**row, "method": "sound", **share_interval(sound, len(lines))})
             verdicts[str(length)][name] = "".join(map(str, right))
     return rows, verdicts
+
+
+def is_sound(tokenizer: Tokenizer, problem: Problem, thought: Thought, length: int) -> bool:
+    """Is every step right; where there is room for one token only, is it the first step's value?"""
+    if length == 1:
+        return problem.steps[0].endswith("=" + tokenizer.decode(thought.tokens))
+    return FAMILIES[problem.family].verify(
+        problem, completion(tokenizer, problem, thought)).steps_valid
 
 
 def answer_readings(model: QuietModel, tokenizer: Tokenizer, lines: list[Row],

@@ -6,6 +6,7 @@
     --stage revise     backtracking traces against fully right traces alone
     --stage quiet_star whose thoughts, whether REINFORCE adds anything, and no thoughts at all at
                        equal FLOPs (Zelikman 2024)
+    --stage from_nothing   quiet thoughts of a base that never read one: who invents them
     --stage think_budget   a price per token against none (AdaptThink, Zhang 2025)
 
 A variant is data: the fields that it changes. All variants of a stage start from the same parents,
@@ -31,6 +32,10 @@ from minireason.stages import STAGES, Stage
 from minireason.studies import quiet_tables, shared, thinking_tables
 
 TURNS = {"turns": 3, "refresh": "exact", "filter": "verifier"}
+NOTHING = {         # one token after the inner bracket, whose marks start as `=` and `)`
+    "after": ")", "elsewhere": False, "marks": ("=", ")"), "lengths": (1,), "true_tokens": 6,
+    "samples": 8, "reinforce": 0.5, "replay": 0.25, "min_level": 2, "max_level": 2,
+    "lines": 20_000, "steps": 800, "lr": 2e-3, "token_budget": 8192}
 VARIANTS: dict[str, dict[str, dict]] = {      # {stage: {variant: what it changes}}
     "star": {
         "reference": {},
@@ -53,6 +58,13 @@ VARIANTS: dict[str, dict[str, dict]] = {      # {stage: {variant: what it change
         "random thoughts": {"thoughts": "random"},
         "pause tokens": {"thoughts": "pause", "samples": 1, "steps": 540},
         "ordinary training": {"thoughts": "none", "steps": 1090}},
+    "from_nothing": {                     # the best place for a pause token is after `=`
+        "own thoughts": NOTHING,
+        "REINFORCE 0": NOTHING | {"reinforce": 0.0},
+        "thoughts of the base": NOTHING | {"thoughts": "frozen"},
+        "pause tokens": NOTHING | {"thoughts": "pause", "after": "=", "marks": (), "samples": 1,
+                                   "true_tokens": 2, "steps": 3000},
+        "ordinary training": NOTHING | {"thoughts": "none", "steps": 4000}},
     "think_budget": {
         "a price per token": {},
         "no price": {"rewards": {"process": 0.0, "price": 0.0}}},
@@ -64,13 +76,16 @@ EXTRAS = {          # of the last round or turn: name in its result -> heading
     "revise": {"detection": "wrong steps withdrawn (%)", "false_alarm": "right ones withdrawn (%)",
                "mended": "of withdrawn, then right (%)"},
     "quiet_star": dict.fromkeys(("quiet", "sound", "weight", "gain", "thought"), ""),
+    "from_nothing": dict.fromkeys(("quiet", "sound", "weight", "thought"), ""),
     "think_budget": dict.fromkeys((*thinking_tables.MODES, *thinking_tables.OTHERS,
                                    *thinking_tables.BUDGETS), ""),
 }
 OWN = {             # tables and pictures of a stage's own: (text, {end of a name: picture})
     "quiet_star": (quiet_tables.text_of, {"": quiet_tables.arms_figure,
                                           "-thoughts": quiet_tables.thoughts_figure}),
+    "from_nothing": (quiet_tables.text_of, {"": quiet_tables.arms_figure}),
     "think_budget": (thinking_tables.text_of, {"": thinking_tables.figure_of})}
+STAGE_OF = {"from_nothing": "quiet_star"}     # of variants that are not named by their stage
 SHARED = ("family", "seed", "split", "device", "eval_n")  # what a stage outside of runs takes from
                                                           # the stage that it starts from
 LOOKS = ((style.BLACK, "o"), (style.BLUE, "s"), (style.ORANGE, "D"), (style.GREEN, "^"),
@@ -82,7 +97,8 @@ class Config(shared.Study):
     """A stage with one choice changed at a time, for every given run folder (one per seed)."""
 
     runs: tuple[str, ...] = ()    # finished `minireason run` folders of different seeds
-    stage: str = "star"           # star | flywheel | revise | quiet_star | think_budget
+    # star | flywheel | revise | quiet_star | from_nothing | think_budget
+    stage: str = "star"
 
     def __post_init__(self):
         check_choice("stage", self.stage, VARIANTS)
@@ -110,15 +126,17 @@ def run(cfg: Config) -> dict:
 
 def variant_rows(cfg: Config) -> list[dict]:
     """Every variant's rows with its name and seed; "before" is the parent's last, as round 0."""
-    (stage,) = (stage for stage in STAGES if stage.name == cfg.stage)
+    name = STAGE_OF.get(cfg.stage, cfg.stage)
+    (stage,) = (stage for stage in STAGES if stage.name == name)
     module = importlib.import_module(stage.module)
-    wanted, rows = ("greedy", "sampled", *EXTRAS[cfg.stage]), []
+    answers = "direct" if cfg.stage == "from_nothing" else "greedy"
+    wanted, rows = (answers, "sampled", *EXTRAS[cfg.stage]), []
     for folder in map(Path, cfg.runs):
         settings = settings_of(stage, folder)
-        greedy = select(rows_with_verdicts(folder / stage.parents["init"]),
-                        method="greedy", step=None)          # a step: on validation problems
-        last = max((row.get("round", 0) for row in greedy), default=0)
-        rows += [{**row, "variant": "before", "round": 0} for row in greedy
+        before = select(rows_with_verdicts(folder / stage.parents["init"]),
+                        method=answers, step=None)           # a step: on validation problems
+        last = max((row.get("round", 0) for row in before), default=0)
+        rows += [{**row, "variant": "before", "round": 0} for row in before
                  if row.get("round", 0) == last]
         for variant, changes in VARIANTS[cfg.stage].items():
             held = settings | changes
@@ -127,7 +145,7 @@ def variant_rows(cfg: Config) -> list[dict]:
                 held["out"] = str(folder / "ablations" / f"{cfg.stage}-{words}")
             result = module.run(from_dict(module.Config, held))
             found = rows_with_verdicts(Path(held["out"]))
-            if cfg.stage == "quiet_star":
+            if name == "quiet_star":
                 quiet_tables.complete_rows(found, result)
             for row in select(found, method=wanted, level=None):      # a level: what it alone kept
                 rows.append({"round": 1, **row, "variant": variant})

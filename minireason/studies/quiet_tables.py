@@ -10,7 +10,8 @@ from minireason.report.seeds import verdicts_of
 
 LOOKS = ((style.BLUE, "o"), (style.SKY, "s"), (style.GREEN, "D"), (style.BROWN, "^"),
          (style.PURPLE, "v"), (style.ORANGE, "P"), (style.GREY, "x"))
-ALOUD = ("before", "own thoughts", "ordinary training")     # whose visible thoughts are shown, too
+ALOUD = ("before", "own thoughts", "ordinary training")     # that are shown without quiet thoughts,
+HOW = {"greedy": "thinking aloud", "direct": "answering at once"}      # too, and how they answer
 
 
 def complete_rows(rows: list[dict], result: dict) -> None:
@@ -22,13 +23,14 @@ def complete_rows(rows: list[dict], result: dict) -> None:
 
 
 def at_longest(rows: list[dict], method: str = "quiet") -> list[dict]:
-    """The rows of a method at each variant's longest thought; then what thinking aloud gives."""
+    """The rows of a method at each variant's longest thought; then answers without quiet ones."""
     quiet, shown = select(rows, method=method), []
     for own in group_by(quiet, "variant").values():
         shown += select(own, tokens=max(row["tokens"] for row in own))
     if method == "quiet":
-        for row in select(rows, method="greedy", variant=ALOUD, set=tuple(group_by(quiet, "set"))):
-            shown.append({**row, "variant": f"{row['variant']}, thinking aloud"})
+        for row in select(rows, method=tuple(HOW), variant=ALOUD,
+                          set=tuple(group_by(quiet, "set"))):
+            shown.append({**row, "variant": f"{row['variant']}, {HOW[row['method']]}"})
     return shown
 
 
@@ -41,7 +43,8 @@ def difference_rows(rows: list[dict]) -> list[dict]:
         pairs = [(name, verdicts_of(members), verdicts_of(select(other, set=name)))
                  for name, members in group_by(own, "set").items()]
         ours, theirs = (np.concatenate([pair[i] for pair in pairs], axis=1) for i in (1, 2))
-        for name, a, b in [*pairs, ("all levels", ours, theirs)]:
+        pairs += [("all levels", ours, theirs)] if len(pairs) > 1 else []
+        for name, a, b in pairs:
             found.append({"variant": f"{first} - {variant}", "set": name,
                           "method": "quiet - quiet", **two_way_interval(a, b)})
     return found
@@ -60,8 +63,8 @@ def text_of(rows: list[dict]) -> str:
     over = "seeds and problems (two_way_interval)" if len(seeds) > 1 else "problems"
     parts = [
         tables.markdown(answers),
-        f"Greedy, the thought after the question as long as it may be, mixed by w; thinking aloud: "
-        f"the policy alone writes <think>, steps and answer. Mean over seeds "
+        f"Greedy, the thought after the question as long as it may be, mixed by w; thinking aloud "
+        f"or answering at once: what the policy alone writes. Mean over seeds "
         f"{', '.join(map(str, seeds))} [95% over {over}] (range); n = "
         f"{', '.join(map(str, sorted(sizes)))} problems per level and seed. Below, where single "
         "problems or tokens are not kept: [mean of the seeds' intervals over them]. FLOPs: of the "
@@ -69,17 +72,18 @@ def text_of(rows: list[dict]) -> str:
         tables.markdown(tables.pivot(difference_rows(rows), "variant", "set",
                                      "paired difference (points)")),
         tables.markdown(tables.pivot(at_longest(rows, "sound"), "variant", "set",
-                                     "every step of the thought right (%)")),
+                                     "every step of the thought right; of one token: the "
+                                     "first step's value (%)")),
         tables.markdown(tables.pivot(select(own, method="quiet"), "set", "tokens",
                                      f"{own[0]['variant']}: tokens per thought at most")),
         tables.markdown(tables.pivot(weights, "variant", "token", "w after a token (%)", 1)),
-        "Thoughts of the first seed after the question, w, and the gain for the answer's first "
-        "token in nats:"]
+        "Thoughts of the first seed, w, and the gain for the answer's first token in nats:"]
+    shown = []
     for row in select(own, method="thought", seed=seeds[0]):
         steps = "; ".join(f"{step} {mark}" for step, mark in row["steps"])
-        parts.append(f"- `{row['line']}` w = {row['weight']:.2f}, gain {row['gain']:+.2f}: "
-                     f"`{row['thought']}` ({steps})")
-    return "\n\n".join(parts).replace(")\n\n- ", ")\n- ") + "\n"
+        shown.append(f"- `{row['line']}` w = {row['weight']:.2f}, gain {row['gain']:+.2f}: "
+                     f"`{row['thought']}`" + (f" ({steps})" if steps else ""))
+    return "\n\n".join([*parts, "\n".join(shown)]) + "\n"
 
 
 def arms_figure(rows: list[dict]) -> Figure:

@@ -57,6 +57,14 @@ def test_answers_are_those_of_greedy_decoding(policy):
     assert min(compared.values()) > 15
 
 
+def test_a_thought_of_one_token_is_sound_if_it_is_the_first_value(policy):
+    tokenizer, problem = policy[1], chain.read("(3+4)*5")
+    for text, length, sound in (("7", 1, True), ("35", 1, False), ("7", 12, False),
+                                ("3+4=7;7*5=35", 12, True)):
+        thought = Thought(0, tokenizer.encode(text))
+        assert quiet_thoughts.is_sound(tokenizer, problem, thought, length) == sound
+
+
 def test_kinds_of_tokens(policy):
     tokenizer = policy[1]
     (line,) = quiet_thoughts.lines_of(tokenizer, [chain.read("((23+4)*3)")])

@@ -47,7 +47,7 @@ def run_folder(root, parents: tuple[str, ...] = ()):
 
 @pytest.mark.parametrize("name", ablate.VARIANTS)
 def test_a_variant_changes_what_it_names_and_nothing_else(tmp_path, name):
-    (stage,) = (stage for stage in STAGES if stage.name == name)
+    (stage,) = (stage for stage in STAGES if stage.name == ablate.STAGE_OF.get(name, name))
     config = importlib.import_module(stage.module).Config
     own = ablate.settings_of(stage, run_folder(tmp_path))
     first, *changes = ablate.VARIANTS[name].values()
