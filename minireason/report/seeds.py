@@ -70,10 +70,13 @@ def paired_rows(runs: list[dict], stage: str, name: str) -> list[dict]:
 
 def control_rows(reference: Path, method: str = "greedy") -> list[dict]:
     """The arms of equal FLOPs that `minireason controls` left beside the reference; [] if none."""
-    path = reference.parent / "controls" / "controls.json"
-    rows = files.read_json(path)["rows"] if path.exists() else []
-    return [{**row, "rung": f"control: {row['arm']} (FLOPs of {row['against']})"}
-            for row in select(rows, method=method) if "against" in row]
+    path, found = reference.parent / "controls" / "controls.json", []
+    for row in select(files.read_json(path)["rows"] if path.exists() else [], method=method):
+        if "against" in row:
+            times = row.get("times", 1.0)
+            flops = f"{times:g} times the FLOPs" if times != 1 else f"FLOPs of {row['against']}"
+            found.append({**row, "rung": f"control: {row['arm']} ({flops})"})
+    return found
 
 
 def settings_of(run: dict[str, dict]) -> dict[str, dict]:

@@ -1,6 +1,7 @@
 """`minireason controls`: what else the FLOPs of a rung would have bought.
 
     pretraining continued   the base on new lines of its mixture, up to RL's FLOPs
+    pretraining twice as long   from random weights, with a schedule of twice the steps
     n gold lines            SFT of the base on n exact traces, up to RL's FLOPs; where they reach a
                             rung's accuracy is its price in lines of experts
     STaR, more rounds       up to RL's FLOPs
@@ -54,10 +55,11 @@ class Arm:
 
     name: str
     train: Callable[..., dict]    # run of the stage that trains it
-    start: str                    # rung whose policy it continues
+    start: str                    # rung whose policy it continues; "": random weights
     against: str                  # rung whose cumulative FLOPs it gets
     config: TrainingConfig
     cost: float                   # FLOPs expected of this config as it stands
+    times: float = 1.0            # so many times those FLOPs
 
 
 def run(cfg: Config) -> dict:
@@ -97,7 +99,9 @@ def arms_of(cfg: Config, folder: Path) -> list[Arm]:
     cost = {name: read_json(folder / name / "result.json")["flops"] for name in names}
     line = cost["pretrain"] / (base.steps * base.rows_per_step)   # FLOPs of a row of the mixture
     arms = [Arm("pretraining continued", pretrain.run, "pretrain", "rl",
-                replace(base, init=str(folder / "pretrain")), cost["pretrain"])]
+                replace(base, init=str(folder / "pretrain")), cost["pretrain"]),
+            Arm("pretraining twice as long", pretrain.run, "", "pretrain", base, cost["pretrain"],
+                times=2.0)]
     for n in sorted({tuned.traces, *cfg.gold}):
         arms.append(Arm(f"{n:,} gold lines", sft.run, "pretrain", "rl",
                         replace(tuned, traces=n), cost["sft"]))
@@ -141,11 +145,13 @@ def arm_rows(cfg: Config, folder: Path, out: Path) -> list[dict]:
     """Train every arm of a run; its rows, with FLOPs, target and gold lines."""
     rows = []
     for arm in arms_of(cfg, folder):
-        before, target = (cumulative_flops(folder, name) for name in (arm.start, arm.against))
+        before = cumulative_flops(folder, arm.start) if arm.start else 0.0
+        target = cumulative_flops(folder, arm.against)
         words = arm.name.replace(",", "").replace(" ", "-")
-        policy, spent = train_at(arm, target - before, out / words)
-        about = {"flops": before + spent, "target": target, "start": LABELS[arm.start],
-                 "against": LABELS[arm.against], "lines": gold_lines(folder, arm.start)}
+        policy, spent = train_at(arm, arm.times * target - before, out / words)
+        about = {"flops": before + spent, "target": target, "start": LABELS.get(arm.start, ""),
+                 "against": LABELS[arm.against], "times": arm.times,
+                 "lines": gold_lines(folder, arm.start)}
         if isinstance(arm.config, sft.Config):
             about |= {"lines": arm.config.traces, "gold": True}
         rows += policy_rows(policy, arm.name, **about)
@@ -163,7 +169,7 @@ def rung_rows(folder: Path) -> list[dict]:
 
 def gold_lines(folder: Path, name: str) -> int:
     """Gold lines that a rung of a run has seen."""
-    return 0 if name == "pretrain" else shared.config_of(folder, "sft").traces
+    return 0 if name in ("", "pretrain") else shared.config_of(folder, "sft").traces
 
 
 def policy_rows(folder: Path, arm: str, **about: object) -> list[dict]:

@@ -29,8 +29,8 @@ def text_of(rows: list[dict]) -> str:
         parts.append(tables.markdown(tables.pivot(select(differences, way=method), "arm", "set",
                                                   f"difference, {words}")))
     over = "seeds and problems (two_way_interval)" if len(seeds) > 1 else "problems"
-    parts += [f"Points of accuracy between a rung and an arm of equal FLOPs, paired, [95% "
-              f"bootstrap interval over {over}].",
+    parts += [f"Points of accuracy between a rung and an arm of equal FLOPs (of twice its FLOPs: "
+              f"pretraining twice as long), paired, [95% bootstrap interval over {over}].",
               tables.markdown(price_table(rows)),
               "The price of experts: gold lines whose SFT, at the FLOPs of the gold arms, reaches "
               "the rung's greedy accuracy; between two arms log-linear in lines."]
@@ -61,12 +61,12 @@ def share_text(rows: list[dict], arm: list[dict]) -> str:
     if "against" not in arm[0]:
         return ""
     own, target = (np.mean([row[field] for row in arm]) for field in ("flops", "target"))
-    start = np.mean([row["flops"] for row in select(rows, arm=arm[0]["start"])])
+    start = np.mean([row["flops"] for row in select(rows, arm=arm[0]["start"])] or [0.0])
     return f"{(own - start) / (target - start):.2f} of {arm[0]['against']}"
 
 
 def difference_rows(rows: list[dict]) -> list[dict]:
-    """Rung minus arm of equal FLOPs, paired by seed and problem, with a two-way interval."""
+    """Rung minus arm held against it, paired by seed and problem, with a two-way interval."""
     found, rows = [], sorted(rows, key=lambda row: row["seed"])
     for arm, members in group_by([row for row in rows if "against" in row], "arm").items():
         rung = select(rows, arm=members[0]["against"])

@@ -121,11 +121,14 @@ def test_other_settings_and_other_sizes_are_not_compared(three, committed, tmp_p
 def test_controls_of_equal_flops_stand_in_the_table(tmp_path):
     rows = [{"arm": "pretraining continued", "set": "chain-test-k8", "method": "greedy",
              "accuracy": 0.41, "against": "RL"},
+            {"arm": "twice", "set": "chain-test-k8", "method": "greedy", "accuracy": 0.2,
+             "against": "pretrained", "times": 2.0},
             {"arm": "RL", "set": "chain-test-k8", "method": "greedy", "accuracy": 0.9}]
     (tmp_path / "controls").mkdir()
     (tmp_path / "controls/controls.json").write_text(json.dumps({"rows": rows}))
-    (row,) = seeds.control_rows(tmp_path / "quickstart")
+    row, twice = seeds.control_rows(tmp_path / "quickstart")
     assert row["rung"] == "control: pretraining continued (FLOPs of RL)"
+    assert twice["rung"] == "control: twice (2 times the FLOPs)"
     assert seeds.control_rows(tmp_path / "quickstart", "sampled") == []
     assert seeds.control_rows(tmp_path / "elsewhere/quickstart") == []
 

@@ -48,7 +48,7 @@ def test_every_arm_has_the_flops_of_its_rung(finished, measured):
     first = select(measured["rows"], method="greedy", set="chain-test-k2")
     assert [row["arm"] for row in first] == [
         "pretrained, step by step", "SFT", "STaR", "RL", "flywheel", "pretraining continued",
-        "4 gold lines", "200 gold lines", "STaR, more rounds", "RL by outcome and process",
+        "pretraining twice as long", "4 gold lines", "200 gold lines", "STaR, more rounds", "RL by outcome and process",
         "replay alone"]
     rungs = {row["arm"]: row["flops"] for row in first if "against" not in row}
     to_rl = sum(flops_of(finished / name) for name in ("pretrain", "sft", "star", "rl"))
@@ -57,8 +57,11 @@ def test_every_arm_has_the_flops_of_its_rung(finished, measured):
         finished / "flywheel")
     for row in first[5:]:
         assert row["target"] == rungs[row["against"]]
-        need = row["target"] - rungs[row["start"]]
-        assert abs(row["flops"] - row["target"]) <= 0.05 * need, row["arm"]
+        twice = row["arm"] == "pretraining twice as long"
+        assert row["start"] == "" if twice else row["times"] == 1
+        wanted = 2 * row["target"] if twice else row["target"]
+        need = wanted - rungs.get(row["start"], 0)
+        assert abs(row["flops"] - wanted) <= 0.05 * need, row["arm"]
 
 
 def test_an_arm_is_its_stage_from_the_rung_that_it_names(finished, measured):
@@ -67,7 +70,7 @@ def test_an_arm_is_its_stage_from_the_rung_that_it_names(finished, measured):
         if path.is_dir():
             last = max(path.iterdir(), key=lambda one: int(one.name.removeprefix("try-")))
             trained[path.name] = read_json(last / "config.json")
-    assert len(trained) == 6
+    assert len(trained) == 7
     parent = {name: checkpoint.weights_hash(finished / name) for name in ("pretrain", "sft", "star",
                                                                          "rl")}
     for name, rung in {"pretraining-continued": "pretrain", "4-gold-lines": "pretrain",
@@ -82,6 +85,8 @@ def test_an_arm_is_its_stage_from_the_rung_that_it_names(finished, measured):
             controls.cumulative_flops(finished, rung) + flops_of(tries[-1])}
     own = shared.config_of(finished, "pretrain")
     assert trained["pretraining-continued"]["config"]["lr"] == own.lr
+    twice = trained["pretraining-twice-as-long"]
+    assert not twice["parents"] and twice["config"]["steps"] == 2 * own.steps
     assert trained["replay-alone"]["config"]["lr"] == 3e-4
     for n in (4, 200):
         assert trained[f"{n}-gold-lines"]["config"]["traces"] == n
