@@ -48,8 +48,8 @@ def test_every_arm_has_the_flops_of_its_rung(finished, measured):
     first = select(measured["rows"], method="greedy", set="chain-test-k2")
     assert [row["arm"] for row in first] == [
         "pretrained, step by step", "SFT", "STaR", "RL", "flywheel", "pretraining continued",
-        "pretraining twice as long", "4 gold lines", "200 gold lines", "STaR, more rounds", "RL by outcome and process",
-        "replay alone"]
+        "pretraining twice as long", "4 gold lines", "200 gold lines", "STaR, more rounds",
+        "RL by outcome and process", "replay alone"]
     rungs = {row["arm"]: row["flops"] for row in first if "against" not in row}
     to_rl = sum(flops_of(finished / name) for name in ("pretrain", "sft", "star", "rl"))
     assert rungs["RL"] == to_rl
