@@ -9,6 +9,7 @@ or be refused by one line that names a file. Prints the counts; ends non-zero ot
 
 import argparse
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -66,6 +67,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     torch.set_num_threads(1)
+    signal.signal(signal.SIGINT, signal.default_int_handler)   # which the background ignores
     evaluate.load_frozen = cache(evaluate.load_frozen)   # read a thousand times, never changed
     base = Path(tempfile.mkdtemp(prefix="fault-run-")).resolve()
     whole, started = made_ladder(base / "whole"), time.monotonic()
