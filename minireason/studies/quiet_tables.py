@@ -35,8 +35,11 @@ def at_longest(rows: list[dict], method: str = "quiet") -> list[dict]:
 
 
 def difference_rows(rows: list[dict]) -> list[dict]:
-    """The first variant minus each other, paired by seed and problem; last, over all sets."""
-    rows = at_longest(rows)
+    """The first variant minus each other, paired by seed and problem; last, over all sets.
+
+    Answers at once are left out: their verdicts per problem are not kept.
+    """
+    rows = [row for row in at_longest(rows) if "digits" in row]
     (first, own), *others = group_by(rows, "variant").items()
     found = []
     for variant, other in others:
