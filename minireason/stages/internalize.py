@@ -59,6 +59,7 @@ class Config(TrainingConfig):
     d_ff: int = 256
     max_len: int = 128            # tokens per row at most
     rows_per_step: int = 64       # B whole lines; shorter lines are more, of equally many tokens
+    optimizer: str = "muon"       # of the blocks' matrices: muon | adamw
     lr: float = 2e-3              # peak learning rate
     warmup: int = 20              # steps, at the start and after each reset
     weight_decay: float = 0.01
@@ -66,6 +67,7 @@ class Config(TrainingConfig):
 
     def __post_init__(self):
         check_choice("arm", self.arm, ARMS)
+        check_choice("optimizer", self.optimizer, ("muon", "adamw"))
         if self.smoothing == 0:
             raise UserError("--smoothing 0: must be above 0; 99 is as good as none")
         if self.arm == "auxiliary" and not hasattr(FAMILIES.get(self.family), "running_sums"):
@@ -98,7 +100,7 @@ def run(cfg: Config) -> dict:
     kind = SumReader if cfg.arm == "auxiliary" else Transformer
     model = kind.random(shape, stream_seed(cfg.seed, "weights")).to(device)
     log.start(model, device)
-    optimizer = make_optimizer(model, cfg.weight_decay)
+    optimizer = make_optimizer(model, cfg.weight_decay, muon=cfg.optimizer == "muon")
     for step in log.steps(checkpoint.resume(log, model, optimizer), cfg.steps):
         lr = schedule(step, cfg.steps, cfg.lr, cfg.warmup)
         past = [removal for removal in removals if removal <= step]
