@@ -1,16 +1,17 @@
-"""Stepwise internalization: a thought removed token by token while training goes on.
+"""Stepwise internalization: a thought removed piece by piece while training goes on.
 
-Training begins with whole thoughts. From then on one more token is cut from their left every few
-steps, and the model must hold in its forward pass what it may no longer write:
+Training begins with whole thoughts. Every few hundred steps one more piece is cut from their left,
+and the model must hold in its forward pass what it may no longer write:
 
-    <think>t1 t2 t3</think>answer    <think>t2 t3</think>answer    ...    </think>answer
+    <think>1746;06782(13243);007512</think>(139052)
+    <think>06782(13243);007512</think>(139052)    ...    </think>(139052)
 
-(Deng 2024, arXiv:2405.14838). At each removal the optimizer starts anew, because its moments belong
-to another task, and a few rows are ahead of the others by o tokens, P(o) ~ exp(-lambda o) (removal
-smoothing), which softens the change. The controls read equally many tokens per step: `direct`
-never sees a thought, `explicit` always sees a whole one, and `auxiliary` is `direct` with a linear
-head that learns to read the running sum off the state before each digit of the answer (Bai 2025,
-arXiv:2510.00184; there it reads the last layer's attention heads, here the final state).
+(Deng 2024, arXiv:2405.14838). The paper counts tokens, `--unit token`. A piece ends where a number
+does, so what is left begins with a lowest digit, which needs no carry. Some rows are ahead of the
+others by o pieces, P(o) ~ exp(-lambda o) (removal smoothing). The controls read equally many tokens
+per step: `direct` never sees a thought, `explicit` always a whole one, and `auxiliary` is `direct`
+with a linear head that learns to read the running sum off the state before each digit of the answer
+(Bai 2025, arXiv:2510.00184; there off the last layer's attention heads, here the final state).
 """
 
 import math
@@ -20,7 +21,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from minireason.core.config import TrainingConfig, rng, stream_seed
+from minireason.core.config import Share, TrainingConfig, rng, stream_seed
 from minireason.core.errors import UserError, check_choice
 from minireason.measure.evaluate import finish_policy
 from minireason.model import checkpoint
@@ -29,10 +30,10 @@ from minireason.model.transformer import ModelConfig, Transformer
 from minireason.problems import FAMILIES, Problem, sample_levels
 from minireason.training.batches import Batch, Row, encode_lines, micro_batches
 from minireason.training.losses import nll
-from minireason.training.optim import make_optimizer, schedule, train_step
+from minireason.training.optim import make_optimizer, train_step
 
 ARMS = ("internalize", "direct", "explicit", "auxiliary")
-EVERYTHING = 2 ** 31                  # more tokens than any thought has
+EVERYTHING = 2 ** 31                  # more pieces than any thought has
 
 # of a row, its last token left out: (index, number that is read off the state there)
 Sums = dict[tuple[int, ...], list[tuple[int, float]]]
@@ -46,11 +47,12 @@ class Config(TrainingConfig):
     arm: str = "internalize"      # internalize | direct | explicit | auxiliary
     min_level: int = 3
     max_level: int = 3
-    steps: int = 6000
-    explicit_steps: int = 1000    # before the first removal
-    steps_per_removal: int = 100
+    steps: int = 12_000
+    explicit_steps: int = 400     # before the first removal
+    steps_per_removal: int = 800
+    unit: str = "piece"           # what a removal takes: piece | token
     smoothing: float = 4.0        # lambda
-    reset: bool = True            # the optimizer, at each removal
+    reset: bool = False           # the optimizer starts anew at each removal, as in the paper
     head_weight: float = 1.0      # of the auxiliary loss; the sums are counted in tens
     d_model: int = 128
     n_layers: int = 4             # L
@@ -60,13 +62,15 @@ class Config(TrainingConfig):
     max_len: int = 128            # tokens per row at most
     rows_per_step: int = 64       # B whole lines; shorter lines are more, of equally many tokens
     optimizer: str = "muon"       # of the blocks' matrices: muon | adamw
-    lr: float = 2e-3              # peak learning rate
-    warmup: int = 20              # steps, at the start and after each reset
+    lr: float = 2e-3              # constant until it falls to nothing in a last share, `decay`
+    decay: Share = 0.15
+    warmup: int = 100             # steps, at the start and after each reset
     weight_decay: float = 0.01
-    save_every: int = 200         # steps between saved states
+    save_every: int = 200
 
     def __post_init__(self):
         check_choice("arm", self.arm, ARMS)
+        check_choice("unit", self.unit, ("piece", "token"))
         check_choice("optimizer", self.optimizer, ("muon", "adamw"))
         if self.smoothing == 0:
             raise UserError("--smoothing 0: must be above 0; 99 is as good as none")
@@ -80,12 +84,6 @@ class SumReader(Transformer):
     def __init__(self, config: ModelConfig):
         super().__init__(config)
         self.running_sum = nn.Linear(config.d_model, 1, bias=False)
-
-    def policy(self) -> Transformer:
-        """The transformer alone, on the same device."""
-        policy = Transformer(self.config)
-        policy.load_state_dict(self.state_dict(), strict=False)
-        return policy.to(self.embedding.weight.device)
 
 
 def run(cfg: Config) -> dict:
@@ -102,55 +100,58 @@ def run(cfg: Config) -> dict:
     log.start(model, device)
     optimizer = make_optimizer(model, cfg.weight_decay, muon=cfg.optimizer == "muon")
     for step in log.steps(checkpoint.resume(log, model, optimizer), cfg.steps):
-        lr = schedule(step, cfg.steps, cfg.lr, cfg.warmup)
         past = [removal for removal in removals if removal <= step]
-        if past and cfg.reset:
-            lr *= min(1.0, (step - past[-1] + 1) / max(1, cfg.warmup))
-            if step == past[-1]:
-                optimizer.state.clear()
+        since = step - past[-1] if past and cfg.reset else step
+        if since == 0:
+            optimizer.state.clear()
+        lr = cfg.lr * min(1.0, (since + 1) / max(1, cfg.warmup),
+                          (cfg.steps - step) / max(1.0, cfg.decay * cfg.steps))
         removed = EVERYTHING if len(past) == len(removals) else len(past)
         rows, sums = rows_of_step(cfg, step, 0 if cfg.arm == "explicit" else removed, tokenizer)
         metrics = learn(model, optimizer, rows, sums, lr, cfg, tokenizer.pad)
-        left = sum(thought_length(tokens, tokenizer) for tokens, *_ in rows) / len(rows)
+        left = sum(len(cuts(tokens, "token", tokenizer)) - 1 for tokens, *_ in rows) / len(rows)
         log.record(step, **metrics, **{"train/rows": len(rows), "train/thought_tokens": left})
         checkpoint.save_state_every(log, cfg, step, model, optimizer)
-    policy = model.policy() if isinstance(model, SumReader) else model
+    policy = Transformer(shape).to(device)
+    policy.load_state_dict(model.state_dict(), strict=False)              # without the head
     style = "cot" if cfg.arm == "explicit" else "direct"
     return finish_policy(log, cfg, policy, tokenizer, style=style, parameters=policy.n_params)
 
 
-# ---- what is removed, and when -------------------------------------------------------------------
-
 def removal_steps(cfg: Config, tokenizer: Tokenizer) -> range:
-    """The steps from which one more token of every thought is gone; none but for `internalize`.
-
-    UserError if there is no step after the last of them.
-    """
+    """The steps at which one more piece of every thought goes; UserError if --steps ends before."""
     if cfg.arm != "internalize":
         return range(0)
     longest, family, levels = 0, FAMILIES[cfg.family], (cfg.max_level, cfg.max_level)
     for problem in sample_levels(family, rng(cfg.seed, "longest"), levels, 64):
         tokens = tokenizer.encode(family.render(problem, "cot"))
-        longest = max(longest, thought_length(tokens, tokenizer))
+        longest = max(longest, len(cuts(tokens, cfg.unit, tokenizer)) - 1)
     stop = cfg.explicit_steps + longest * cfg.steps_per_removal
     if stop > cfg.steps:
-        raise UserError(f"--steps {cfg.steps}: {longest} tokens of thought are gone only after "
-                        f"{stop}; raise it, or lower --explicit-steps or --steps-per-removal")
+        raise UserError(f"--steps {cfg.steps}: {longest} {cfg.unit}s of thought are gone only "
+                        f"after {stop}; raise it, or lower --explicit-steps or --steps-per-removal")
     return range(cfg.explicit_steps, stop, cfg.steps_per_removal)
 
 
-def thought_length(tokens: list[int], tokenizer: Tokenizer) -> int:
-    """Tokens of a row between <think> and </think>, 0 if it has no thought."""
-    thinks = tokenizer.think in tokens
-    return tokens.index(tokenizer.end_think) - tokens.index(tokenizer.think) - 1 if thinks else 0
+def cuts(tokens: list[int], unit: str, tokenizer: Tokenizer) -> list[int]:
+    """Indices where what is left of a row's thought begins after 0, 1, ... removals.
+
+    A piece ends behind `;`, before `(` and with the thought. A row without a thought: [its end].
+    """
+    end = tokens.index(tokenizer.end_think)
+    start = tokens.index(tokenizer.think) + 1 if tokenizer.think in tokens else end
+    semicolon, bracket = tokenizer.ids_of(";", "(")
+    inner = range(start + 1, end)
+    if unit == "piece":
+        inner = [i for i in inner if tokens[i - 1] == semicolon or tokens[i] == bracket]
+    return sorted({start, *inner, end})
 
 
-def without(tokens: list[int], removed: int, tokenizer: Tokenizer) -> list[int]:
-    """A row whose thought has lost its first tokens; the opener goes with the last of them."""
-    start, end = tokens.index(tokenizer.think), tokens.index(tokenizer.end_think)
-    if start + 1 + removed >= end:
-        return tokens[:start] + tokens[end:]
-    return tokens[:start + 1] + tokens[start + 1 + removed:]
+def without(tokens: list[int], removals: int, unit: str, tokenizer: Tokenizer) -> list[int]:
+    """A row whose thought has lost its first pieces; the opener goes with the last of them."""
+    places = cuts(tokens, unit, tokenizer)
+    left = places[min(removals, len(places) - 1)]
+    return tokens[:places[0] - (left == places[-1])] + tokens[left:]
 
 
 def rows_of_step(cfg: Config, step: int, removed: int,
@@ -170,7 +171,7 @@ def rows_of_step(cfg: Config, step: int, removed: int,
             if room <= 0:
                 break
             if removed or cfg.arm == "internalize":
-                tokens = without(tokens, removed + int(more), tokenizer)
+                tokens = without(tokens, removed + int(more), cfg.unit, tokenizer)
             if cfg.arm == "auxiliary":
                 sums[tuple(tokens[:-1])] = sums_of(problem, tokens, first, tokenizer)
             rows.append((tokens, first))
@@ -178,18 +179,15 @@ def rows_of_step(cfg: Config, step: int, removed: int,
     return rows, sums
 
 
-# ---- the auxiliary head --------------------------------------------------------------------------
-
 def sums_of(problem: Problem, tokens: list[int], first: int,
             tokenizer: Tokenizer) -> list[tuple[int, float]]:
     """[(index before a digit of the answer, its running sum in tens)] of a direct row."""
-    running_sums, found = getattr(FAMILIES[problem.family], "running_sums", None), []
+    running_sums = getattr(FAMILIES[problem.family], "running_sums", None)
     assert running_sums is not None, "Config refuses such a family"
     digits = tokenizer.ids_of(*"0123456789")
     places = [i - 1 for i in range(first, len(tokens)) if tokens[i] in digits]
-    for place, total in zip(places, running_sums(problem), strict=True):
-        found.append((place, total / 10))
-    return found
+    tens = [total / 10 for total in running_sums(problem)]
+    return list(zip(places, tens, strict=True))
 
 
 def learn(model: Transformer, optimizer: torch.optim.Optimizer, rows: list[Row], sums: Sums,

@@ -18,13 +18,13 @@ from minireason.presets import FAMILY_SIZES, SIZES, settings_of
 from minireason.problems import FAMILIES, check_config, multiplication, split_of
 from minireason.stages import internalize
 from minireason.training.batches import encode_lines
-from minireason.training.optim import make_optimizer, schedule
+from minireason.training.optim import make_optimizer
 
 TOKENIZER = Tokenizer.build(multiplication.TOKENS)
 FIELDS = {"family": "multiplication", "device": "cpu", "min_level": 2, "max_level": 2,
           "d_model": 32, "n_layers": 1, "n_heads": 2, "head_dim": 16, "d_ff": 32, "max_len": 64,
-          "steps": 16, "explicit_steps": 3, "steps_per_removal": 1, "rows_per_step": 8,
-          "token_budget": 128, "warmup": 2, "save_every": 5, "eval_n": 2}
+          "steps": 16, "explicit_steps": 3, "steps_per_removal": 1, "unit": "token",
+          "rows_per_step": 8, "token_budget": 128, "warmup": 2, "save_every": 5, "eval_n": 2}
 
 
 def settings(**changes) -> internalize.Config:
@@ -35,16 +35,31 @@ def metrics(folder) -> list[dict]:
     return [json.loads(line) for line in (folder / "metrics.jsonl").open()]
 
 
+def thought_length(tokens) -> int:
+    return len(internalize.cuts(tokens, "token", TOKENIZER)) - 1
+
+
 # ---- what is removed, and when ------------------------------------------------------------------
 
 def test_tokens_go_from_the_left_and_the_opener_with_the_last():
     ((row, first),) = encode_lines(TOKENIZER, ["12*34="], ["<think>84;036</think>(804)<eos>"])
-    kept = [TOKENIZER.decode(internalize.without(row, n, TOKENIZER))[11:] for n in range(8)]
+    kept = [TOKENIZER.decode(internalize.without(row, n, "token", TOKENIZER))[11:]
+            for n in range(8)]
     assert first == 7
     assert kept == ["<think>84;036</think>(804)<eos>", "<think>4;036</think>(804)<eos>",
                     "<think>;036</think>(804)<eos>", "<think>036</think>(804)<eos>",
                     "<think>36</think>(804)<eos>", "<think>6</think>(804)<eos>",
                     "</think>(804)<eos>", "</think>(804)<eos>"]
+
+
+def test_pieces_end_behind_semicolons_and_before_brackets():
+    text = "<think>1746;06782(13243);007512</think>(139052)<eos>"
+    ((row, _),) = encode_lines(TOKENIZER, ["719*349="], [text])
+    kept = [TOKENIZER.decode(internalize.without(row, n, "piece", TOKENIZER))[13:]
+            for n in range(6)]
+    assert kept == [text, "<think>06782(13243);007512</think>(139052)<eos>",
+                    "<think>(13243);007512</think>(139052)<eos>",
+                    "<think>007512</think>(139052)<eos>", *["</think>(139052)<eos>"] * 2]
 
 
 def test_one_token_at_a_time_until_none_is_left(tmp_path):
@@ -75,12 +90,12 @@ def test_arms_read_equally_many_tokens_of_train_problems():
 def test_smoothing_is_ahead_by_o_tokens_with_exponential_chances():
     cfg = settings(smoothing=1.0, rows_per_step=4000)
     rows, _ = internalize.rows_of_step(cfg, 0, 2, TOKENIZER)
-    ahead = Counter(6 - internalize.thought_length(tokens, TOKENIZER) for tokens, _ in rows)
+    ahead = Counter(6 - thought_length(tokens) for tokens, _ in rows)
     for o in range(4):
         assert ahead[o] / len(rows) == pytest.approx(0.632 * 0.368 ** o, abs=0.03)
     for arm, removed in (("explicit", 0), ("direct", 10 ** 6)):
         rows, _ = internalize.rows_of_step(settings(arm=arm, smoothing=1.0), 0, removed, TOKENIZER)
-        assert len({internalize.thought_length(tokens, TOKENIZER) for tokens, _ in rows}) == 1
+        assert len({thought_length(tokens) for tokens, _ in rows}) == 1
 
 
 @pytest.mark.parametrize("reset", [True, False])
@@ -92,14 +107,20 @@ def test_the_optimizer_starts_anew_and_warms_up_at_each_removal(tmp_path, monkey
         return learn(model, optimizer, rows, sums, lr, *more)
 
     monkeypatch.setattr(internalize, "learn", noted)
-    cfg = settings(out=str(tmp_path / "run"), reset=reset, steps=40, steps_per_removal=4, warmup=3)
+    cfg = settings(out=str(tmp_path / "run"), reset=reset, steps=40, steps_per_removal=4, warmup=3,
+                   decay=0.05)
     internalize.run(cfg)
     new = [step for step, (fresh, _) in enumerate(seen) if fresh]
     assert new == [0, *(range(3, 35, 4) if reset else ())]            # 8 tokens, 8 removals
     for step in new[1:]:
         for share, since in ((1 / 3, 0), (2 / 3, 1), (1, 2), (1, 3)):
-            full = schedule(step + since, cfg.steps, cfg.lr, cfg.warmup)
-            assert seen[step + since][1] == pytest.approx(share * full)
+            assert seen[step + since][1] == pytest.approx(share * cfg.lr)
+
+
+def test_the_learning_rate_is_constant_and_falls_in_the_last_share(tmp_path):
+    internalize.run(settings(out=str(tmp_path / "run"), decay=0.25, lr=1e-3))
+    rates = [line["train/lr"] for line in metrics(tmp_path / "run")]
+    assert rates == pytest.approx([5e-4, *[1e-3] * 12, 7.5e-4, 5e-4, 2.5e-4])
 
 
 def test_a_recipe_that_leaves_thoughts_is_refused(tmp_path):
@@ -167,7 +188,6 @@ def test_the_head_is_no_part_of_the_policy(tmp_path):
     plain = Transformer.random(model.config, 5)
     for name, weight in plain.state_dict().items():
         assert weight.equal(with_head.state_dict()[name])
-        assert weight.equal(with_head.policy().state_dict()[name])
 
 
 @pytest.mark.parametrize("arm", ["auxiliary", "internalize"])
