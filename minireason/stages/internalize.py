@@ -51,6 +51,7 @@ class Config(TrainingConfig):
     explicit_steps: int = 400     # before the first removal
     steps_per_removal: int = 800
     unit: str = "piece"           # what a removal takes: piece | token
+    merge: bool = True            # at the last removal `</think>` starts anew, as `<think>`
     smoothing: float = 4.0        # lambda
     reset: bool = False           # the optimizer starts anew at each removal, as in the paper
     head_weight: float = 1.0      # of the auxiliary loss; the sums are counted in tens
@@ -104,6 +105,9 @@ def run(cfg: Config) -> dict:
         since = step - past[-1] if past and cfg.reset else step
         if since == 0:
             optimizer.state.clear()
+        if cfg.merge and removals and step == removals[-1]:
+            with torch.no_grad():
+                model.embedding.weight[tokenizer.end_think] = model.embedding.weight[tokenizer.think]
         lr = cfg.lr * min(1.0, (since + 1) / max(1, cfg.warmup),
                           (cfg.steps - step) / max(1.0, cfg.decay * cfg.steps))
         removed = EVERYTHING if len(past) == len(removals) else len(past)
@@ -136,14 +140,16 @@ def removal_steps(cfg: Config, tokenizer: Tokenizer) -> range:
 def cuts(tokens: list[int], unit: str, tokenizer: Tokenizer) -> list[int]:
     """Indices where what is left of a row's thought begins after 0, 1, ... removals.
 
-    A piece ends behind `;`, before `(` and with the thought. A row without a thought: [its end].
+    A piece ends with the thought, and before each running sum, `(`; without sums behind each `;`.
+    A row without a thought: [its end].
     """
     end = tokens.index(tokenizer.end_think)
     start = tokens.index(tokenizer.think) + 1 if tokenizer.think in tokens else end
     semicolon, bracket = tokenizer.ids_of(";", "(")
-    inner = range(start + 1, end)
+    inner = list(range(start + 1, end))
     if unit == "piece":
-        inner = [i for i in inner if tokens[i - 1] == semicolon or tokens[i] == bracket]
+        sums = [i for i in inner if tokens[i] == bracket]
+        inner = sums or [i for i in inner if tokens[i - 1] == semicolon]
     return sorted({start, *inner, end})
 
 

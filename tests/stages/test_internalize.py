@@ -52,14 +52,16 @@ def test_tokens_go_from_the_left_and_the_opener_with_the_last():
                     "</think>(804)<eos>", "</think>(804)<eos>"]
 
 
-def test_pieces_end_behind_semicolons_and_before_brackets():
+def test_pieces_end_before_running_sums_or_behind_semicolons():
     text = "<think>1746;06782(13243);007512</think>(139052)<eos>"
-    ((row, _),) = encode_lines(TOKENIZER, ["719*349="], [text])
-    kept = [TOKENIZER.decode(internalize.without(row, n, "piece", TOKENIZER))[13:]
-            for n in range(6)]
-    assert kept == [text, "<think>06782(13243);007512</think>(139052)<eos>",
-                    "<think>(13243);007512</think>(139052)<eos>",
-                    "<think>007512</think>(139052)<eos>", *["</think>(139052)<eos>"] * 2]
+    for prompt, text, pieces in (
+            ("719*349=", text, ["(13243);007512</think>(139052)<eos>"]),
+            ("12*34=", "<think>84;063</think>(804)<eos>", ["063</think>(804)<eos>"])):
+        ((row, first),) = encode_lines(TOKENIZER, [prompt], [text])
+        kept = [TOKENIZER.decode(internalize.without(row, n, "piece", TOKENIZER)[first:])
+                for n in range(4)]
+        answer = text[text.index("</think>"):]
+        assert kept == [text, *(f"<think>{piece}" for piece in pieces), answer, answer][:4]
 
 
 def test_one_token_at_a_time_until_none_is_left(tmp_path):
@@ -115,6 +117,20 @@ def test_the_optimizer_starts_anew_and_warms_up_at_each_removal(tmp_path, monkey
     for step in new[1:]:
         for share, since in ((1 / 3, 0), (2 / 3, 1), (1, 2), (1, 3)):
             assert seen[step + since][1] == pytest.approx(share * cfg.lr)
+
+
+@pytest.mark.parametrize("merge", [True, False])
+def test_the_closing_opener_starts_anew_at_the_last_removal(tmp_path, monkeypatch, merge):
+    learn, equal = internalize.learn, []
+
+    def noted(model, *more):
+        weight = model.embedding.weight
+        equal.append(weight[TOKENIZER.think].equal(weight[TOKENIZER.end_think]))
+        return learn(model, *more)
+
+    monkeypatch.setattr(internalize, "learn", noted)
+    internalize.run(settings(out=str(tmp_path / "run"), merge=merge, unit="piece"))
+    assert [step for step, same in enumerate(equal) if same] == ([4] if merge else [])
 
 
 def test_the_learning_rate_is_constant_and_falls_in_the_last_share(tmp_path):
