@@ -4,14 +4,15 @@ Training begins with whole thoughts. Every few hundred steps one more piece is c
 and the model must hold in its forward pass what it may no longer write:
 
     <think>1746;06782(13243);007512</think>(139052)
-    <think>06782(13243);007512</think>(139052)    ...    </think>(139052)
+    <think>(13243);007512</think>(139052)    ...    </think>(139052)
 
-(Deng 2024, arXiv:2405.14838). The paper counts tokens, `--unit token`. A piece ends where a number
-does, so what is left begins with a lowest digit, which needs no carry. Some rows are ahead of the
-others by o pieces, P(o) ~ exp(-lambda o) (removal smoothing). The controls read equally many tokens
-per step: `direct` never sees a thought, `explicit` always a whole one, and `auxiliary` is `direct`
-with a linear head that learns to read the running sum off the state before each digit of the answer
-(Bai 2025, arXiv:2510.00184; there off the last layer's attention heads, here the final state).
+(Deng 2024, arXiv:2405.14838). The paper counts tokens, `--unit token`; a piece ends before each
+running sum, so what is left starts with a number that the question determines. A policy computes
+after `<think>` and reads its thought after `</think>`; when nothing is left to read, `</think>`
+starts anew as `<think>` (not in the paper; `--no-merge`). Some rows are ahead by o pieces,
+P(o) ~ exp(-lambda o). The controls read equally many tokens per step: `direct` never sees a
+thought, `explicit` always a whole one, and `auxiliary` is `direct` with a linear head that reads
+the running sum off the state before each digit of the answer (Bai 2025, arXiv:2510.00184).
 """
 
 import math
@@ -32,11 +33,9 @@ from minireason.training.batches import Batch, Row, encode_lines, micro_batches
 from minireason.training.losses import nll
 from minireason.training.optim import make_optimizer, train_step
 
-ARMS = ("internalize", "direct", "explicit", "auxiliary")
-EVERYTHING = 2 ** 31                  # more pieces than any thought has
-
-# of a row, its last token left out: (index, number that is read off the state there)
-Sums = dict[tuple[int, ...], list[tuple[int, float]]]
+ARMS, UNITS = ("internalize", "direct", "explicit", "auxiliary"), ("piece", "token")
+EVERYTHING = 2 ** 31                                    # more pieces than any thought has
+Sums = dict[tuple[int, ...], list[tuple[int, float]]]   # {row without its end: [(index, sum)]}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,8 +47,8 @@ class Config(TrainingConfig):
     min_level: int = 3
     max_level: int = 3
     steps: int = 12_000
-    explicit_steps: int = 400     # before the first removal
-    steps_per_removal: int = 800
+    explicit_steps: int = 600     # before the first removal
+    steps_per_removal: int = 1800
     unit: str = "piece"           # what a removal takes: piece | token
     merge: bool = True            # at the last removal `</think>` starts anew, as `<think>`
     smoothing: float = 4.0        # lambda
@@ -70,9 +69,8 @@ class Config(TrainingConfig):
     save_every: int = 200
 
     def __post_init__(self):
-        check_choice("arm", self.arm, ARMS)
-        check_choice("unit", self.unit, ("piece", "token"))
-        check_choice("optimizer", self.optimizer, ("muon", "adamw"))
+        for field, words in (("arm", ARMS), ("unit", UNITS), ("optimizer", ("muon", "adamw"))):
+            check_choice(field, getattr(self, field), words)
         if self.smoothing == 0:
             raise UserError("--smoothing 0: must be above 0; 99 is as good as none")
         if self.arm == "auxiliary" and not hasattr(FAMILIES.get(self.family), "running_sums"):
@@ -106,30 +104,30 @@ def run(cfg: Config) -> dict:
         if since == 0:
             optimizer.state.clear()
         if cfg.merge and removals and step == removals[-1]:
-            with torch.no_grad():
-                model.embedding.weight[tokenizer.end_think] = model.embedding.weight[tokenizer.think]
+            weight = model.embedding.weight.data
+            weight[tokenizer.end_think] = weight[tokenizer.think]
         lr = cfg.lr * min(1.0, (since + 1) / max(1, cfg.warmup),
                           (cfg.steps - step) / max(1.0, cfg.decay * cfg.steps))
         removed = EVERYTHING if len(past) == len(removals) else len(past)
         rows, sums = rows_of_step(cfg, step, 0 if cfg.arm == "explicit" else removed, tokenizer)
-        metrics = learn(model, optimizer, rows, sums, lr, cfg, tokenizer.pad)
         left = sum(len(cuts(tokens, "token", tokenizer)) - 1 for tokens, *_ in rows) / len(rows)
-        log.record(step, **metrics, **{"train/rows": len(rows), "train/thought_tokens": left})
+        log.record(step, **learn(model, optimizer, rows, sums, lr, cfg, tokenizer.pad),
+                   **{"train/rows": len(rows), "train/thought_tokens": left})
         checkpoint.save_state_every(log, cfg, step, model, optimizer)
     policy = Transformer(shape).to(device)
     policy.load_state_dict(model.state_dict(), strict=False)              # without the head
-    style = "cot" if cfg.arm == "explicit" else "direct"
-    return finish_policy(log, cfg, policy, tokenizer, style=style, parameters=policy.n_params)
+    return finish_policy(log, cfg, policy, tokenizer, parameters=policy.n_params,
+                         style="cot" if cfg.arm == "explicit" else "direct")
 
 
 def removal_steps(cfg: Config, tokenizer: Tokenizer) -> range:
     """The steps at which one more piece of every thought goes; UserError if --steps ends before."""
     if cfg.arm != "internalize":
         return range(0)
-    longest, family, levels = 0, FAMILIES[cfg.family], (cfg.max_level, cfg.max_level)
-    for problem in sample_levels(family, rng(cfg.seed, "longest"), levels, 64):
-        tokens = tokenizer.encode(family.render(problem, "cot"))
-        longest = max(longest, len(cuts(tokens, cfg.unit, tokenizer)) - 1)
+    family, levels = FAMILIES[cfg.family], (cfg.max_level, cfg.max_level)
+    thoughts = [tokenizer.encode(family.render(problem, "cot"))
+                for problem in sample_levels(family, rng(cfg.seed, "longest"), levels, 64)]
+    longest = max(len(cuts(tokens, cfg.unit, tokenizer)) - 1 for tokens in thoughts)
     stop = cfg.explicit_steps + longest * cfg.steps_per_removal
     if stop > cfg.steps:
         raise UserError(f"--steps {cfg.steps}: {longest} {cfg.unit}s of thought are gone only "
@@ -188,12 +186,10 @@ def rows_of_step(cfg: Config, step: int, removed: int,
 def sums_of(problem: Problem, tokens: list[int], first: int,
             tokenizer: Tokenizer) -> list[tuple[int, float]]:
     """[(index before a digit of the answer, its running sum in tens)] of a direct row."""
-    running_sums = getattr(FAMILIES[problem.family], "running_sums", None)
-    assert running_sums is not None, "Config refuses such a family"
     digits = tokenizer.ids_of(*"0123456789")
     places = [i - 1 for i in range(first, len(tokens)) if tokens[i] in digits]
-    tens = [total / 10 for total in running_sums(problem)]
-    return list(zip(places, tens, strict=True))
+    totals = getattr(FAMILIES[problem.family], "running_sums")(problem)         # noqa: B009
+    return [(place, total / 10) for place, total in zip(places, totals, strict=True)]
 
 
 def learn(model: Transformer, optimizer: torch.optim.Optimizer, rows: list[Row], sums: Sums,

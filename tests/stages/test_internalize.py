@@ -53,15 +53,15 @@ def test_tokens_go_from_the_left_and_the_opener_with_the_last():
 
 
 def test_pieces_end_before_running_sums_or_behind_semicolons():
-    text = "<think>1746;06782(13243);007512</think>(139052)<eos>"
     for prompt, text, pieces in (
-            ("719*349=", text, ["(13243);007512</think>(139052)<eos>"]),
+            ("719*349=", "<think>1746;06782(13243);007512</think>(139052)<eos>",
+             ["(13243);007512</think>(139052)<eos>"]),
             ("12*34=", "<think>84;063</think>(804)<eos>", ["063</think>(804)<eos>"])):
         ((row, first),) = encode_lines(TOKENIZER, [prompt], [text])
         kept = [TOKENIZER.decode(internalize.without(row, n, "piece", TOKENIZER)[first:])
                 for n in range(4)]
         answer = text[text.index("</think>"):]
-        assert kept == [text, *(f"<think>{piece}" for piece in pieces), answer, answer][:4]
+        assert kept == [text, *(f"<think>{piece}" for piece in pieces), answer, answer]
 
 
 def test_one_token_at_a_time_until_none_is_left(tmp_path):
