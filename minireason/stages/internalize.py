@@ -48,7 +48,7 @@ class Config(TrainingConfig):
     max_level: int = 3
     steps: int = 12_000
     explicit_steps: int = 600     # before the first removal
-    steps_per_removal: int = 1800
+    steps_per_removal: int = 1000
     unit: str = "piece"           # what a removal takes: piece | token
     merge: bool = True            # at the last removal `</think>` starts anew, as `<think>`
     smoothing: float = 4.0        # lambda
@@ -138,16 +138,17 @@ def removal_steps(cfg: Config, tokenizer: Tokenizer) -> range:
 def cuts(tokens: list[int], unit: str, tokenizer: Tokenizer) -> list[int]:
     """Indices where what is left of a row's thought begins after 0, 1, ... removals.
 
-    A piece ends with the thought, and before each running sum, `(`; without sums behind each `;`.
-    A row without a thought: [its end].
+    A piece ends with the thought, before each running sum, `(`, and behind each `;` before the
+    first sum. A row without a thought: [its end].
     """
     end = tokens.index(tokenizer.end_think)
     start = tokens.index(tokenizer.think) + 1 if tokenizer.think in tokens else end
     semicolon, bracket = tokenizer.ids_of(";", "(")
     inner = list(range(start + 1, end))
     if unit == "piece":
-        sums = [i for i in inner if tokens[i] == bracket]
-        inner = sums or [i for i in inner if tokens[i - 1] == semicolon]
+        first = tokens.index(bracket) if bracket in tokens[:end] else end
+        inner = [i for i in inner if tokens[i] == bracket
+                 or (tokens[i - 1] == semicolon and i < first)]
     return sorted({start, *inner, end})
 
 

@@ -55,11 +55,11 @@ def test_tokens_go_from_the_left_and_the_opener_with_the_last():
 def test_pieces_end_before_running_sums_or_behind_semicolons():
     for prompt, text, pieces in (
             ("719*349=", "<think>1746;06782(13243);007512</think>(139052)<eos>",
-             ["(13243);007512</think>(139052)<eos>"]),
+             ["06782(13243);007512</think>(139052)<eos>", "(13243);007512</think>(139052)<eos>"]),
             ("12*34=", "<think>84;063</think>(804)<eos>", ["063</think>(804)<eos>"])):
         ((row, first),) = encode_lines(TOKENIZER, [prompt], [text])
         kept = [TOKENIZER.decode(internalize.without(row, n, "piece", TOKENIZER)[first:])
-                for n in range(4)]
+                for n in range(len(pieces) + 3)]
         answer = text[text.index("</think>"):]
         assert kept == [text, *(f"<think>{piece}" for piece in pieces), answer, answer]
 
