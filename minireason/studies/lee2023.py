@@ -5,8 +5,9 @@ random weights on 1,000 to 10,000 examples. Published (arXiv:2307.03381, `sample
 the authors' repository): written plainly, 2,000 sums teach nothing; worked out in detail, 1,000
 teach everything.
 
-Unlike the paper's NanoGPT ours has RMSNorm, RoPE, SwiGLU and no dropout, sees one example per row
-instead of windows cut from running text, and is tested on our frozen set. Size "paper" has the
+Unlike the paper's NanoGPT ours has RMSNorm, RoPE, SwiGLU and no dropout, is tested on our frozen
+set, and sees one example per row; with `--window 256` it sees, as the paper's, windows cut from
+running text, which takes away what it knows from few examples. Size "paper" has the
 paper's parameters, steps and tokens per step; "cpu" a 70th of the parameters and a 40th of the
 tokens. Both keep its rule: equal tokens, and four times the steps for scratchpads; but "cpu" gives
 `detailed` twice as many, as its rows are five times as long.
@@ -66,6 +67,7 @@ class Config(shared.Study):
     size: str = "cpu"             # cpu: a small model; paper: 10.6M parameters, for a GPU
     styles: tuple[str, ...] = ("plain", "reverse", "simplified", "detailed")
     examples: tuple[int, ...] = (1000, 2000, 5000, 10_000)
+    window: int = 0               # tokens per row, cut from all examples in turn; 0: one example
     split: str = "test"           # of the frozen set; validation: to choose a recipe
     eval_n: int = 500             # problems per model
     seeds: tuple[int, ...] = (0, 1, 2)
@@ -113,15 +115,23 @@ def trained(cfg: Config, log: RunLog, device: torch.device) -> dict:
     rows = encode_lines(tokenizer, [""] * n, lines)            # all tokens count, as in the paper
     lengths = [len(row) for row, _ in rows]
     cut = 4 if addition.OPENER[style] == "<think>" else 1      # tokens per step, of a scratchpad
-    per_step = max(1, round(recipe.tokens_per_step // cut * n / (sum(lengths) - n)))
+    row_tokens = cfg.window or sum(lengths) / n - 1
+    per_step = max(1, round(recipe.tokens_per_step // cut / row_tokens))
     steps = recipe.steps * cut * LONGER.get(style, {}).get(cfg.size, 1)
     recipe = replace(recipe, rows_per_step=per_step, steps=steps)
-    model = shared.random_model(tokenizer, recipe, seed, 2 * max(lengths), recipe.rope_theta)
+    text = [token for row, _ in rows for token in row]
+    if len(text) <= cfg.window:
+        raise UserError(f"--window {cfg.window}: {n} examples have {len(text)} tokens; give fewer")
+    model = shared.random_model(tokenizer, recipe, seed, max(2 * max(lengths), cfg.window),
+                                recipe.rope_theta)
     log.start(model.to(device), device)
 
     def rows_at(step: int) -> list[Row]:
-        chosen = rng(seed, "rows", style, n, step).integers(0, n, per_step)
-        return [rows[i] for i in chosen]
+        generator = rng(seed, "rows", style, n, step)
+        if cfg.window:
+            starts = generator.integers(0, len(text) - cfg.window, per_step)
+            return [(text[i:i + cfg.window + 1], 1) for i in starts]
+        return [rows[i] for i in generator.integers(0, n, per_step)]
 
     imitate(log, model, tokenizer, recipe, rows_at, betas=(0.9, 0.99), floor=0.1)
     sets = frozen_sets("addition", cfg.split, cfg.eval_n, (DIGITS,))
@@ -130,7 +140,8 @@ def trained(cfg: Config, log: RunLog, device: torch.device) -> dict:
     graded, _ = grade(model, tokenizer, sets, style, Sampling(temperature=0, max_new=longest + 8))
     (verdicts,) = graded.values()
     return {"style": style, "examples": n, "seed": seed, "parameters": model.n_params,
-            "passes": round(steps * per_step / n, 1), **accuracy_of(verdicts),
+            "passes": round(steps * per_step * row_tokens / (len(text) - n), 1),
+            **accuracy_of(verdicts),
             "digits": "".join(str(int(verdict.correct)) for verdict in verdicts)}
 
 
