@@ -200,9 +200,8 @@ def published(cells: list[dict]) -> float | None:
 
 def is_near(cells: list[dict]) -> bool:
     """Is the mean over seeds within NEAR points of the published accuracy?"""
-    paper = published(cells)
-    return paper is not None and abs(
-        100 * np.mean([cell["accuracy"] for cell in cells]) - paper) <= NEAR
+    paper, measured = published(cells), float(np.mean([cell["accuracy"] for cell in cells]))
+    return paper is not None and abs(100 * measured - paper) <= NEAR
 
 
 def beside_published(cells: list[dict]) -> str:

@@ -114,7 +114,7 @@ def random_tries(name: str) -> tuple[np.ndarray, float]:
             float(np.mean([len(ids) - 1 for ids in paths])))
 
 
-def random_row(name: str, problems: int, budget: float) -> dict:
+def random_row(name: str, problems: int, budget: int) -> dict:
     """The random policy on a set, with as many tries as the budget pays for."""
     chances, tokens = random_tries(name)
     n = affordable(budget, tokens, 10 ** 9)
