@@ -5,8 +5,9 @@
 
 500 different problems per level, fewer only where the split holds fewer. They come from the test
 and validation splits, which are cut by hash of the canonical key: no stage can train on them.
-A family's EXTRA_SETS are further test sets: the targets of `countdown-targets`, too, appear
-nowhere in training.
+A family's EXTRA_SETS are further test sets, of the validation split where their name says so: the
+targets of `countdown-targets` and of its twin `countdown-targets-validation`, too, appear nowhere
+in training.
 """
 
 import argparse
@@ -50,8 +51,9 @@ def make(folder: Path) -> str:
         extra = getattr(family, "EXTRA_SETS", {})
         for kind, level in itertools.product(("test", "validation", *extra), family.LEVELS):
             title = f"{name}-{kind}-{family.LEVEL_SYMBOL}{level}"
-            problems = sample_unique(family, rng(SEED, title), level,
-                                     "test" if kind in extra else kind, PER_LEVEL, extra.get(kind))
+            split = "validation" if kind.endswith("validation") else "test"
+            problems = sample_unique(family, rng(SEED, title), level, split, PER_LEVEL,
+                                     extra.get(kind))
             problems.sort(key=lambda p: hashlib.sha256(p.key.encode()).digest())
             text = ""
             for p in problems:

@@ -52,7 +52,7 @@ class Family(Protocol):
     """What a family module provides.
 
     Optional: `withdrawn(completion)`, the steps that `<wrong>` took back (chain.py); EXTRA_SETS,
-    {name: sampler} of further frozen test sets, and `prompt_of(record)`, the prompt of a record as
+    {name: sampler} of further frozen sets, and `prompt_of(record)`, the prompt of a record as
     other projects write it, None if it is none (countdown.py); `running_sums(problem)`, a number to
     be read off before each digit of a direct answer (multiplication.py); what fallible authors
     write, as authors.AuthoredFamily has it.

@@ -6,7 +6,8 @@ number may be compared with the target: `49-46=3` (larger minus smaller) changes
 
     direct   </think>(18*2)+(7+3)<eos>
     optimal  <think>7+3=10,2,18;18*2=36,10;36+10=46</think>(18*2)+(7+3)<eos>
-    sos      <think>18+7=25,3,2;25-3=22,2;22*2=44;<wrong>25,3,2:25-2=23,3;...</think><wrong><eos>
+    checked  <think>7+3=10,2,18;18*2=36,10;36+10=46;46-46=0</think>(18*2)+(7+3)<eos>
+    sos      <think>18+7=25,3,2;25-3=22,2;22*2=44;46-44=2;<wrong>25,3,2:...</think><wrong><eos>
     guided   <think>7+3=10,18,2;18*2=36,10;36+10=46;46-46=0</think>(18*2)+(7+3)<eos>
 
 `sos` is a Stream of Search (Gandhi 2024, arXiv:2404.03683): one of several solvers drawn at
@@ -34,14 +35,14 @@ from minireason.problems.arithmetic import (
 )
 from minireason.problems.base import MALFORMED, SYMBOLS, Problem, Verdict, number_tokens, plain_text
 from minireason.problems.countdown_authors import allowed, given
-from minireason.problems.countdown_solver import BUDGET, guided, moves, solve, stream
+from minireason.problems.countdown_solver import BUDGET, comparison, guided, moves, solve, stream
 
 NAME: str = "countdown"
 LEVELS: tuple[int, ...] = (3, 4)      # levels with a frozen set: how many numbers
 SAMPLED: tuple[int, int] = (2, MOST_NUMBERS)
 LEVEL_SYMBOL: str = "n"
 LEVEL_NAME: str = "numbers given"
-STYLES: tuple[str, ...] = ("direct", "optimal", "sos", "guided")
+STYLES: tuple[str, ...] = ("direct", "optimal", "checked", "sos", "guided")
 OPENER = dict.fromkeys((*STYLES, "cot"), "<think>") | {"direct": "</think>"}
 TOKENS = (*number_tokens(2), *SYMBOLS)    # chain's: a policy that can calculate may start it
 GAVE_UP = "<wrong>"                   # the answer of a search that found nothing
@@ -69,7 +70,7 @@ def sample(generator: np.random.Generator, level: int, held_out: bool = False) -
             return build(numbers, state[0])
 
 
-EXTRA_SETS = {"targets": partial(sample, held_out=True)}
+EXTRA_SETS = dict.fromkeys(("targets", "targets-validation"), partial(sample, held_out=True))
 
 
 def max_new(level: int) -> int:
@@ -113,8 +114,10 @@ def render(problem: Problem, style: str) -> str:
     """The completion in the style, opener to <eos>; for `sos` of the prompt's own random stream."""
     if style == "direct":
         return f"</think>{problem.answer}<eos>"
-    if style == "optimal":
-        return f"<think>{';'.join(problem.steps)}</think>{problem.answer}<eos>"
+    if style in ("optimal", "checked"):
+        target = given(problem)[1]
+        checks = (str(comparison(target, target)),) if style == "checked" else ()
+        return f"<think>{';'.join(problem.steps + checks)}</think>{problem.answer}<eos>"
     if style not in OPENER:
         raise UserError(f"countdown has no style {style!r}; choose from {', '.join(STYLES)}")
     return search_text(problem, rng(0, "countdown", problem.prompt), style)

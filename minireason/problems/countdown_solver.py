@@ -97,11 +97,20 @@ def chance(state: State, target: int) -> float:
     return sum(chance(move.after, target) for move in choices) / max(1, len(choices))
 
 
+def comparison(result: int, target: int) -> Move | None:
+    """A last result compared with the target, larger minus smaller, as `49-46=3`.
+
+    None where it is not within NEAR: that it misses is seen without calculating.
+    """
+    high, low = max(result, target), min(result, target)
+    return Move(high, "-", low, (high - low,)) if high - low <= NEAR else None
+
+
 def stream(numbers: State, target: int, generator: np.random.Generator) -> Stream:
     """(steps, way to the target or None) of a solver drawn at random, cut off at BUDGET tokens.
 
     A step is (jump, move): jump says how many steps are taken back first, or names the state to
-    go back to.
+    go back to. A last result near the target is compared with it, here as in `guided`.
     """
     order, heuristic, breadth = SOLVERS[int(generator.integers(len(SOLVERS)))]
     steps, spent, before, state = [], 0, None, numbers
@@ -123,6 +132,12 @@ def stream(numbers: State, target: int, generator: np.random.Generator) -> Strea
                 break
             steps.append((jump, move))
             before, state = origin, found
+            compared = comparison(found[0], target) if len(found) == 1 else None
+            if compared:
+                spent += cost(0, compared)
+                if spent > BUDGET:
+                    break
+                steps.append((0, compared))
             if found == (target,):
                 return steps, path
         width = breadth if len(found) > 2 else 1       # of two numbers, what hits comes first
@@ -141,8 +156,7 @@ def guided(numbers: State, target: int, generator: np.random.Generator) -> Strea
 
     At each state it takes such a move with a chance drawn once a stream; else, at first, any other
     and then the next one in the order of `moves`, so that a policy learns to guess and, where its
-    guess was wrong, to go through what is left. A result within NEAR of the target is compared
-    with it by a subtraction. The search is given up at BUDGET tokens.
+    guess was wrong, to go through what is left. The search is given up at BUDGET tokens.
     """
     chance_right = generator.uniform(0.6, 0.95)
     dead: set[State] = set()          # states that cannot succeed
@@ -159,10 +173,10 @@ def guided(numbers: State, target: int, generator: np.random.Generator) -> Strea
     def search(state: State) -> list[Move] | None:
         nonlocal back
         if len(state) == 1:
-            high, low = max(state[0], target), min(state[0], target)
-            if high - low <= NEAR and not add(Move(high, "-", low, (high - low,))):
+            compared = comparison(state[0], target)
+            if compared and not add(compared):
                 return None
-            return [] if high == low else None
+            return [] if state == (target,) else None
         waiting = moves(state) if len(state) > 2 else ordered(state, target, "distance")[:1]
         for tried in range(len(waiting)):
             good = [move for move in waiting if solve(move.after, target, dead) is not None]

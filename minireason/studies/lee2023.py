@@ -5,15 +5,23 @@ random weights on 1,000 to 10,000 examples. Published (arXiv:2307.03381, `sample
 the authors' repository): written plainly, 2,000 sums teach nothing; worked out in detail, 1,000
 teach everything.
 
-Unlike the paper's NanoGPT ours has RMSNorm, RoPE, SwiGLU and no dropout, sees one example per row
-instead of windows cut from running text, and is tested on our frozen set. Size "paper" has the
-paper's parameters, steps and tokens per step; "cpu" a 70th of the parameters and a 160th of the
-tokens. Both keep its rule: equal tokens, and four times the steps for scratchpads.
+Unlike the paper's NanoGPT ours has RMSNorm, RoPE, SwiGLU and no dropout, is tested on our frozen
+set, and sees one example per row; with `--window 256` it sees, as the paper's, windows cut from
+running text, which takes away what it knows from few examples. Size "paper" has the
+paper's parameters, steps and tokens per step; "cpu" a 70th of the parameters and a 40th of the
+tokens. Both keep its rule: equal tokens, and four times the steps for scratchpads; but "cpu" gives
+`detailed` twice as many, as its rows are five times as long.
+
+Every model has its own folder and may be trained by a process of its own:
+
+    minireason sweep --command reproduce --vary seeds=0,1,2 examples=1000,2000,5000,10000 \\
+        styles=plain,reverse,simplified,detailed --out runs/reproduce/cells
+    minireason reproduce              reads back what is there, trains what is not
 """
 
+import itertools
 import re
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -22,10 +30,11 @@ import torch
 from minireason.core.config import rng
 from minireason.core.errors import UserError, check_choice
 from minireason.core.runlog import RunLog
-from minireason.measure.evaluate import evaluate, frozen_sets
+from minireason.measure.evaluate import accuracy_of, frozen_sets, grade
 from minireason.model.tokenizer import Tokenizer
 from minireason.problems import Problem, addition, split_of
 from minireason.report import tables
+from minireason.report.runs import group_by
 from minireason.sampling.sampler import Sampling
 from minireason.studies import shared
 from minireason.studies.shared import Recipe
@@ -39,10 +48,11 @@ PUBLISHED = {                         # test accuracy in %, one per count
     "simplified": (0.4, 0.1, 84.6, 99.7, 99.8, 99.9, 100.0, 100.0, 100.0),
     "detailed": (59.5, 92.8, 99.8, 99.6, 100.0, 100.0, 99.9, 100.0, 100.0),
 }
-DIGITS = 3
+DIGITS, NEAR = 3, 5.0              # points within which a cell counts as the published one
+LONGER = {"detailed": {"cpu": 2}}     # times the steps, by format and size
 SIZES = {      # plain and reverse; with a scratchpad 1/4 of the tokens, four times the steps
     "cpu": Recipe(d_model=64, n_layers=3, n_heads=4, head_dim=16, d_ff=172, rope_theta=100.0,
-                  tokens_per_step=2048, steps=1000, token_budget=16_384, lr=4e-3, warmup=50),
+                  tokens_per_step=2048, steps=4000, token_budget=16_384, lr=4e-3, warmup=50),
     "paper": Recipe(d_model=384, n_layers=6, n_heads=6, head_dim=64, d_ff=1024, warmup=100,
                     tokens_per_step=65_536, steps=5000, token_budget=16_384, lr=1e-3),
     "tiny": Recipe(d_model=16, n_layers=1, n_heads=1, head_dim=16, d_ff=32, tokens_per_step=256,
@@ -52,22 +62,24 @@ SIZES = {      # plain and reverse; with a scratchpad 1/4 of the tokens, four ti
 
 @dataclass(frozen=True)
 class Config(shared.Study):
-    """Lee 2023's table: one model per format and number of examples."""
+    """Lee 2023's table: one model per format, number of examples and seed."""
 
     size: str = "cpu"             # cpu: a small model; paper: 10.6M parameters, for a GPU
     styles: tuple[str, ...] = ("plain", "reverse", "simplified", "detailed")
     examples: tuple[int, ...] = (1000, 2000, 5000, 10_000)
+    window: int = 0               # tokens per row, cut from all examples in turn; 0: one example
     split: str = "test"           # of the frozen set; validation: to choose a recipe
     eval_n: int = 500             # problems per model
-    seed: int = 0
+    seeds: tuple[int, ...] = (0, 1, 2)
     device: str = "auto"
 
     def __post_init__(self):
         check_choice("size", self.size, SIZES)
         for style in self.styles:
             check_choice("styles", style, addition.STYLES)
-        if not self.styles or not self.examples or min(self.examples) < 1:
-            raise UserError("--styles and --examples: give at least one of each, counts above 0")
+        if not (self.styles and self.examples and self.seeds) or min(self.examples) < 1:
+            raise UserError("--styles, --examples and --seeds: give at least one of each, counts "
+                            "above 0")
 
 
 def run(cfg: Config) -> dict:
@@ -76,40 +88,61 @@ def run(cfg: Config) -> dict:
 
 
 def measure(cfg: Config, log: RunLog, device: torch.device) -> dict:
-    """{"split", "cells"}: a cell per number of examples and style."""
+    """{"split", "cells"}: a cell per number of examples, style and seed, each in its own folder."""
+    parts = parts_of(cfg, log.out)
+    if len(parts) == 1:
+        return {"split": cfg.split, "cells": [trained(cfg, log, device)]}
     cells = []
-    for n in cfg.examples:
-        for style in cfg.styles:
-            cell = log.once(f"cells/{style}-{n}.json", partial(trained, cfg, log, style, n, device))
-            log.say(f"{style} {n}: {cell['accuracy']:.1%} of {cell['n']}")
-            cells.append(cell)
+    for part in parts:
+        cells += run(part)["cells"]
     return {"split": cfg.split, "cells": cells}
 
 
-def trained(cfg: Config, study: RunLog, style: str, n: int, device: torch.device) -> dict:
-    """The accuracy of one model, trained from random weights on n examples of a style."""
-    log = RunLog(f"{study.out}/cells/{style}-{n}", "reproduce-cell", cfg, parents={})
+def parts_of(cfg: Config, out: Path) -> list[Config]:
+    """The study of each model alone, in the folder that a sweep over all three fields gives it."""
+    found = []
+    for n, style, seed in itertools.product(cfg.examples, cfg.styles, cfg.seeds):
+        folder = out / "cells" / f"seeds={seed}_examples={n}_styles={style}"
+        found.append(replace(cfg, examples=(n,), styles=(style,), seeds=(seed,), out=str(folder)))
+    return found
+
+
+def trained(cfg: Config, log: RunLog, device: torch.device) -> dict:
+    """The accuracy of the one model of a study; resumes from its last saved state if killed."""
+    (style,), (n,), (seed,) = cfg.styles, cfg.examples, cfg.seeds
     tokenizer, recipe = Tokenizer.build(addition.TOKENS), SIZES[cfg.size]
-    lines = [p.prompt + addition.render(p, style) for p in training_set(DIGITS, n, cfg.seed)]
+    lines = [p.prompt + addition.render(p, style) for p in training_set(DIGITS, n, seed)]
     rows = encode_lines(tokenizer, [""] * n, lines)            # all tokens count, as in the paper
     lengths = [len(row) for row, _ in rows]
     cut = 4 if addition.OPENER[style] == "<think>" else 1      # tokens per step, of a scratchpad
-    per_step = max(1, round(recipe.tokens_per_step // cut * n / (sum(lengths) - n)))
-    recipe = replace(recipe, rows_per_step=per_step, steps=recipe.steps * cut)
-    model = shared.random_model(tokenizer, recipe, cfg.seed, 2 * max(lengths), recipe.rope_theta)
+    row_tokens = cfg.window or sum(lengths) / n - 1
+    per_step = max(1, round(recipe.tokens_per_step // cut / row_tokens))
+    steps = recipe.steps * cut * LONGER.get(style, {}).get(cfg.size, 1)
+    recipe = replace(recipe, rows_per_step=per_step, steps=steps)
+    text = [token for row, _ in rows for token in row]
+    if len(text) <= cfg.window:
+        raise UserError(f"--window {cfg.window}: {n} examples have {len(text)} tokens; give fewer")
+    model = shared.random_model(tokenizer, recipe, seed, max(2 * max(lengths), cfg.window),
+                                recipe.rope_theta)
     log.start(model.to(device), device)
 
     def rows_at(step: int) -> list[Row]:
-        chosen = rng(cfg.seed, "rows", style, n, step).integers(0, n, per_step)
-        return [rows[i] for i in chosen]
+        generator = rng(seed, "rows", style, n, step)
+        if cfg.window:
+            starts = generator.integers(0, len(text) - cfg.window, per_step)
+            return [(text[i:i + cfg.window + 1], 1) for i in starts]
+        return [rows[i] for i in generator.integers(0, n, per_step)]
 
     imitate(log, model, tokenizer, recipe, rows_at, betas=(0.9, 0.99), floor=0.1)
     sets = frozen_sets("addition", cfg.split, cfg.eval_n, (DIGITS,))
     (problems,) = sets.values()
     longest = max(len(tokenizer.encode(addition.render(p, style))) for p in problems)
-    how = Sampling(temperature=0, max_new=longest + 8)
-    (report,) = evaluate(model, tokenizer, sets, style, how).values()
-    return {"style": style, "examples": n, "parameters": model.n_params, **report}
+    graded, _ = grade(model, tokenizer, sets, style, Sampling(temperature=0, max_new=longest + 8))
+    (verdicts,) = graded.values()
+    return {"style": style, "examples": n, "seed": seed, "parameters": model.n_params,
+            "passes": round(steps * per_step * row_tokens / (len(text) - n), 1),
+            **accuracy_of(verdicts),
+            "digits": "".join(str(int(verdict.correct)) for verdict in verdicts)}
 
 
 def sample_balanced(generator: np.random.Generator, level: int) -> Problem:
@@ -144,17 +177,34 @@ def training_set(digits: int, n: int, seed: int) -> list[Problem]:
 
 
 def write(result: dict, out: Path) -> None:
-    """table.md: measured % [95% Wilson interval] / published %, a row per number of examples."""
+    """table.md: measured % [95% interval] / published %, a row per number of examples."""
     cells = result["cells"]
     table = tables.pivot(cells, "examples", "style", text=beside_published)
+    table[0].append(f"within {NEAR:g} points")
+    for line, of_row in zip(table[1:], group_by(cells, "examples").values(), strict=True):
+        near = [style for style, own in group_by(of_row, "style").items() if is_near(own)]
+        line.append(", ".join(near) or "none")
     text = (f"{result['split'].capitalize()} accuracy in % on {cells[0]['n']} problems of {DIGITS}-"
-            "digit addition [95% Wilson interval]; after the slash, Lee 2023 (10.6M parameters). "
-            f"Ours: {cells[0]['parameters'] / 1e6:.2f}M parameters.\n\n{tables.markdown(table)}\n")
+            "digit addition, mean over seeds "
+            f"{', '.join(map(str, group_by(cells, 'seed')))} [95%, over seeds and problems] (range "
+            "over seeds); after the slash, Lee 2023 (10.6M parameters). Ours: "
+            f"{cells[0]['parameters'] / 1e6:.2f}M parameters.\n\n{tables.markdown(table)}\n")
     shared.write_table(out / "table.md", result, text)
 
 
+def published(cells: list[dict]) -> float | None:
+    """The paper's accuracy in % where these cells stand, None where it has none."""
+    known = dict(zip(COUNTS, PUBLISHED.get(cells[0]["style"], ()), strict=False))
+    return known.get(cells[0]["examples"])
+
+
+def is_near(cells: list[dict]) -> bool:
+    """Is the mean over seeds within NEAR points of the published accuracy?"""
+    paper, measured = published(cells), float(np.mean([cell["accuracy"] for cell in cells]))
+    return paper is not None and abs(100 * measured - paper) <= NEAR
+
+
 def beside_published(cells: list[dict]) -> str:
-    """`25.0 [20.0, 31.0] / 0.4`: the accuracy of one cell, and the paper's."""
-    published = dict(zip(COUNTS, PUBLISHED.get(cells[0]["style"], ()), strict=False))
-    paper = published.get(cells[0]["examples"], "–")
-    return f"{tables.accuracy_text(cells, digits=1)} / {paper}"
+    """`25.0 [20, 31] (21 to 29) / 0.4`: the mean over seeds, and the paper's."""
+    paper = published(cells)
+    return f"{tables.accuracy_text(cells)} / {'–' if paper is None else paper}"

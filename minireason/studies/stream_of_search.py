@@ -1,14 +1,14 @@
 """`minireason countdown`: is it better to learn from searching than from right answers alone?
 
 Stream of Search (Gandhi 2024, arXiv:2404.03683): a model trained on search traces, dead ends
-included and only about half of them successful, solves more held-out problems than one trained on
+included and only 57% of them successful, solves more held-out problems than one trained on
 optimal paths (51.3% against 25.7% with 250M parameters). Here ARMS differ in their lines alone:
-model, optimizer steps and schedule are equal.
+model, first weights, optimizer steps and schedule are equal, and each compares its last result
+with the target. As in the paper the first weights are random: a pretrained base of this family has
+read optimal paths already. `--init` starts every arm from another policy (of the family chain).
 
-`--init` starts every arm from a policy that knows its arithmetic (a folder of the family chain);
-without it, weights are random and small models mostly learn to add. `--rl ARM` continues with
-reinforcement learning from a finished arm, the outcome alone as reward, in small steps
-(docs/LOG.md). Then N samples per problem: stream_of_search_curves.py.
+`--rl ARM` continues with reinforcement learning from a finished arm, the outcome alone as reward,
+in small steps (docs/LOG.md). Then N samples per problem: stream_of_search_curves.py.
 """
 
 from dataclasses import dataclass, replace
@@ -22,12 +22,11 @@ from minireason.core.config import rng
 from minireason.core.errors import UserError, check_choice
 from minireason.core.files import read_lines
 from minireason.core.runlog import RunLog
-from minireason.measure.evaluate import evaluate, frozen_sets
+from minireason.measure.evaluate import frozen_sets
 from minireason.model import checkpoint
 from minireason.model.tokenizer import Tokenizer
 from minireason.model.transformer import Transformer
-from minireason.problems import countdown, sample_split
-from minireason.sampling.sampler import Sampling
+from minireason.problems import Problem, countdown, sample_split
 from minireason.stages import rl
 from minireason.studies import shared
 from minireason.studies import stream_of_search_curves as curves
@@ -39,8 +38,9 @@ SEARCHES = ("sos",                # traces of the paper's solvers
             "guided")             # of a solver that sees solutions and errs on purpose
 ARMS = (*SEARCHES,
         "optimal_tokens",         # optimal paths, as many as have the same number of tokens
-        "optimal_examples")       # optimal paths, as many as `sos` has traces
+        "optimal_examples")       # optimal paths, as many as `sos` has traces, as in the paper
 FOUR = 0.8                        # share of training problems with 4 numbers, the rest has 3
+TARGETS = {"test": "targets", "validation": "targets-validation"}    # split: sets of new targets
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +51,7 @@ class Recipe(shared.Recipe):
     weight_decay: float = 0.05
     save_every: int = 50
     coverage_n: int               # frozen problems per set, N samples each
-    n: int                        # N, a power of two
+    n: int                        # N of search traces; of optimal paths, which are shorter, 4 N
     rl: rl.Config                 # of `<arm>+rl`
 
 
@@ -64,7 +64,7 @@ SIZES = {
                     tokens_per_step=500, eval_n=6, coverage_n=4, n=4, rl=replace(
                         RL, steps=2, prompts_per_step=2, group_size=2, eval_every=1,
                         validation_n=4, eval_n=4)),
-    "cpu": Recipe(d_model=96, n_layers=4, n_heads=3, head_dim=32, d_ff=320, steps=4800, warmup=50,
+    "cpu": Recipe(d_model=96, n_layers=4, n_heads=3, head_dim=32, d_ff=320, steps=9600, warmup=50,
                   tokens_per_step=1700, lr=2e-3, coverage_n=200, n=32, rl=RL),
     "gpu": Recipe(d_model=384, n_layers=8, n_heads=6, head_dim=64, d_ff=1024, steps=8000,
                   warmup=200, tokens_per_step=30_000, coverage_n=500, n=256, rl=replace(
@@ -80,12 +80,14 @@ class Config(shared.Study):
     size: str = "cpu"             # smoke: only shows that it works | cpu: 0.5M parameters | gpu
     init: str = ""                # a policy that can calculate, as runs/s{seed}/star; "": none
     seeds: tuple[int, ...] = (0,)
-    arms: tuple[str, ...] = ("sos", "guided", "optimal_tokens")
+    arms: tuple[str, ...] = ARMS
+    split: str = "test"           # of the frozen sets; validation: to choose a recipe
     rl: tuple[str, ...] = ()      # arms that reinforcement learning continues from
     device: str = "auto"
 
     def __post_init__(self):
         check_choice("size", self.size, SIZES)
+        check_choice("split", self.split, TARGETS)
         for arm in self.arms:
             check_choice("arms", arm, ARMS)
         for arm in self.rl:
@@ -101,24 +103,44 @@ def run(cfg: Config) -> dict:
 
 
 def measure(cfg: Config, log: RunLog, device: torch.device) -> dict:
-    """{"cells"}: per seed, every arm and then every arm after RL."""
+    """{"cells"}: per seed, every arm and then every arm after RL.
+
+    Of several seeds each is a study of its own below `seeds/`, where `minireason sweep --command
+    countdown --vary seeds=0,1,2 --out <out>/seeds` may have trained it.
+    """
     cells = []
     for seed in cfg.seeds:
-        inits = dict.fromkeys(cfg.arms, cfg.init.replace("{seed}", str(seed)))
-        for arm in cfg.rl:
-            inits[f"{arm}+rl"] = f"{log.out}/cells/{arm}-s{seed}"
-        for arm, init in inits.items():
-            name = f"cells/{arm}-s{seed}"
-            cell, folder = Cell(cfg.size, init, seed, arm), log.out / name
-            found = log.once(f"{name}/trained.json", partial(trained_cell, cell, folder, device))
-            records = log.once(f"{name}/samples.json", partial(
-                curves.sampled_records, folder, device, cell.style, seed, SIZES[cfg.size].n,
-                SIZES[cfg.size].coverage_n))
-            found["curves"] = {key: curves.curve(part, seed) for key, part in records.items()}
-            for key, report in found["accuracy"].items():
-                log.say(f"{arm} {seed} {key}: {report['accuracy']:.1%} of {report['n']}")
-            cells.append(found)
+        part = replace(cfg, seeds=(seed,), out=f"{log.out}/seeds/seeds={seed}")
+        cells += run(part)["cells"] if len(cfg.seeds) > 1 else cells_of_seed(cfg, log, seed, device)
     return {"cells": cells}
+
+
+def cells_of_seed(cfg: Config, log: RunLog, seed: int, device: torch.device) -> list[dict]:
+    """Every arm of a seed, each trained, then answering greedily, then with N samples."""
+    cells, recipe = [], SIZES[cfg.size]
+    inits = dict.fromkeys(cfg.arms, cfg.init.replace("{seed}", str(seed)))
+    for arm in cfg.rl:
+        inits[f"{arm}+rl"] = f"{log.out}/cells/{arm}-s{seed}"
+    for arm, init in inits.items():
+        name = f"cells/{arm}-s{seed}"
+        cell, folder = Cell(cfg.size, init, seed, arm), log.out / name
+        found = log.once(f"{name}/trained.json", partial(trained_cell, cell, folder, device))
+        sets = sets_of(cfg.split, recipe.eval_n)
+        found["greedy"] = log.once(f"{name}/greedy.json", partial(
+            curves.greedy_verdicts, folder, device, cell.style, sets))
+        sets = sets_of(cfg.split, recipe.coverage_n)
+        found["samples"] = log.once(f"{name}/samples.json", partial(
+            curves.sampled_verdicts, folder, device, cell.style, seed,
+            recipe.n * (1 if cell.style in SEARCHES else 4), sets))
+        log.say(f"{arm} {seed}: " + ", ".join(
+            f"{key} {row['accuracy']:.1%}" for key, row in found["greedy"].items()))
+        cells.append(found)
+    return cells
+
+
+def sets_of(split: str, n: int) -> dict[str, list[Problem]]:
+    """The first n problems of each frozen set of a split: new numbers, then new targets too."""
+    return frozen_sets("countdown", split, n) | frozen_sets("countdown", TARGETS[split], n)
 
 
 @dataclass(frozen=True)
@@ -134,22 +156,18 @@ class Cell:
     def style(self) -> str:
         """How its completions are written."""
         base = self.arm.removesuffix("+rl")
-        return base if base in SEARCHES else "optimal"
+        return base if base in SEARCHES else "checked"
 
 
 def trained_cell(cell: Cell, folder: Path, device: torch.device) -> dict:
-    """One model and its greedy accuracy; the weights stay in the folder."""
+    """One model and what it has seen; the weights stay in the folder."""
     tokenizer = Tokenizer.build(countdown.TOKENS)
     if cell.arm.endswith("+rl"):
         model, seen = reinforce(cell, folder, device)
     else:
         model, seen = train(cell, folder, tokenizer, device)
-    n = SIZES[cell.size].eval_n
-    sets = frozen_sets("countdown", "test", n) | frozen_sets("countdown", "targets", n)
-    report = evaluate(model, tokenizer, sets, cell.style, Sampling(temperature=0))
     checkpoint.save(folder, model, tokenizer)
-    return {"arm": cell.arm, "seed": cell.seed, "accuracy": report,
-            "parameters": model.n_params, **seen}
+    return {"arm": cell.arm, "seed": cell.seed, "parameters": model.n_params, **seen}
 
 
 def lines_of_step(arm: str, seed: int, step: int, count: int) -> tuple[list[str], list[str]]:
@@ -163,7 +181,7 @@ def lines_of_step(arm: str, seed: int, step: int, count: int) -> tuple[list[str]
         if arm in SEARCHES:
             completions.append(countdown.search_text(problem, searching, arm))
         else:
-            completions.append(countdown.render(problem, "optimal"))
+            completions.append(countdown.render(problem, "checked"))
     return prompts, completions
 
 

@@ -689,19 +689,20 @@ def test_a_file_of_problems_reads_and_refuses_whole_files(tmp_path):
 
 def frozen_names() -> list[str]:
     return [f"{name}-{split}-{family.LEVEL_SYMBOL}{level}" for name, family in FAMILIES.items()
-            for split in ("test", "validation", *(("targets",) if name == "countdown" else ()))
+            for split in ("test", "validation", *getattr(family, "EXTRA_SETS", ()))
             for level in family.LEVELS]
 
 
 def test_frozen_sets_hold_their_split_and_level():
     for name in frozen_names():
-        family, split, level = name.split("-")
+        family, *kinds, level = name.split("-")
+        split = "validation" if kinds[-1] == "validation" else "test"
         found = load_frozen(name)
         assert len({p.key for p in found}) == len(found)
         assert {(p.family, split_of(p), p.level) for p in found} == {
-            (family, "test" if split == "targets" else split, int(level[1:]))}
-        small = name.endswith(("k1", "d1", "targets-n3")) or (family, level) in (
-            ("multiplication", "d2"), ("modular", "k2"))
+            (family, split, int(level[1:]))}
+        small = level in ("k1", "d1") or ("targets" in kinds and level == "n3") or (
+            (family, level) in (("multiplication", "d2"), ("modular", "k2")))
         assert len(found) == 500 or (small and len(found) < 500)
     listed = {line.split("  ")[1] for line in (ROOT / "data/SHA256SUMS").read_text().splitlines()}
     assert listed == {f"{name}.jsonl" for name in frozen_names()}

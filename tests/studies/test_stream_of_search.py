@@ -43,11 +43,26 @@ def test_smoke_runs_resumes_and_is_the_same(smallest, tmp_path, monkeypatch):
     other = study.run(dataclasses.replace(cfg, out=str(tmp_path / "b")))
     assert result["cells"] == other["cells"]
     text = (tmp_path / "a/table.md").read_text()
-    assert re.search(r"\| sos \| 0 \| .* \| 0\.0 \[", text) and "random" in text
+    assert re.search(r"\| sos: .* examples \| 0\.0 \[", text) and "random, one try" in text
     assert json.loads((tmp_path / "a/result.json").read_text()) == result == study.run(cfg)
     study.run(Config(source=str(tmp_path / "a"), out=str(tmp_path / "drawn")))
     for name in ("coverage.png", "table.md"):                    # from result.json alone
         assert (tmp_path / "drawn" / name).read_bytes() == (tmp_path / "a" / name).read_bytes()
+
+
+def test_seeds_are_studies_of_their_own(smallest, tmp_path, monkeypatch):
+    """Trained where a sweep over seeds puts them, they are only read back and put together."""
+    cfg = Config(out=str(tmp_path / "a"), size="smoke", arms=("optimal_examples",), seeds=(0, 1),
+                 device="cpu", split="validation")
+    for seed in cfg.seeds:
+        study.run(dataclasses.replace(cfg, seeds=(seed,),
+                                      out=str(tmp_path / f"a/seeds/seeds={seed}")))
+    monkeypatch.setattr(study, "trained_cell", None)
+    cells = study.run(cfg)["cells"]
+    assert [cell["seed"] for cell in cells] == [0, 1]
+    assert list(cells[0]["greedy"]) == list(cells[0]["samples"]) == [
+        f"countdown-{kind}-n{n}" for kind in ("validation", "targets-validation") for n in (3, 4)]
+    assert cells[0]["samples"]["countdown-validation-n4"]["n"] == 4 * smallest.n   # short traces
 
 
 def test_arms_start_from_a_policy_and_rl_continues_from_an_arm(smallest, ladder, tmp_path):
@@ -65,7 +80,7 @@ def test_arms_start_from_a_policy_and_rl_continues_from_an_arm(smallest, ladder,
 
 @pytest.mark.parametrize("more, message", [
     ({"size": "huge"}, "--size huge"), ({"arms": ("sos",), "rl": ("guided",)}, "--rl guided"),
-    ({"arms": ("fast",)}, "--arms"), ({"seeds": ()}, "--seeds")])
+    ({"arms": ("fast",)}, "--arms"), ({"seeds": ()}, "--seeds"), ({"split": "all"}, "--split")])
 def test_bad_configuration_is_a_user_error(more, message):
     with pytest.raises(UserError, match=message):
         Config(**more)
@@ -76,6 +91,7 @@ def test_arms_see_equal_problems_and_equal_tokens():
     sos, paths = (study.lines_of_step(arm, 0, 5, 12) for arm in ("sos", "optimal_examples"))
     assert sos[0] == paths[0] and sos[1] != paths[1]
     assert all("<wrong>" not in text for text in paths[1])
+    assert all(re.search(r";(\d+)-\1=0</think>", text) for text in paths[1])    # compared, too
     counts = {arm: study.rows_per_step(recipe, tokenizer, arm) for arm in study.ARMS}
     assert counts["sos"] == counts["optimal_examples"] < counts["optimal_tokens"]
     for arm in ("sos", "guided", "optimal_tokens"):
@@ -83,6 +99,14 @@ def test_arms_see_equal_problems_and_equal_tokens():
         texts = np.char.add(prompts, completions).tolist()
         tokens = sum(map(len, tokenizer.encode_batch(texts)))
         assert tokens == pytest.approx(60 * recipe.tokens_per_step, rel=0.15)   # rows are whole
+
+
+def test_arms_of_a_seed_start_from_the_same_random_weights():
+    tokenizer = Tokenizer.build(chain.TOKENS)
+    models = [study.first_model(study.SIZES["smoke"], study.Cell("smoke", "", seed, arm), tokenizer)
+              for seed, arm in ((0, "sos"), (0, "optimal_tokens"), (1, "sos"))]
+    a, b, other = (model.blocks[0].down.weight for model in models)
+    assert a.equal(b) and not a.equal(other)
 
 
 def test_models_start_from_a_policy_with_longer_rows(ladder):
@@ -99,4 +123,4 @@ def test_models_start_from_a_policy_with_longer_rows(ladder):
 def test_an_arm_keeps_its_style_after_rl():
     arms = ("sos", "guided+rl", "optimal_tokens+rl")
     styles = [study.Cell("smoke", "", 0, arm).style for arm in arms]
-    assert styles == ["sos", "guided", "optimal"]
+    assert styles == ["sos", "guided", "checked"]
