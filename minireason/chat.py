@@ -71,7 +71,7 @@ def run(cfg: Config) -> int:
     critic_folder = Path(cfg.critic or Path(cfg.run) / names.get(folder.name, "critic"))
     critic = None
     if cfg.critic or (cfg.n > 1 and (critic_folder / "result.json").exists()):
-        critic = checkpoint.load(critic_folder, device, Critic)[0]
+        critic = checkpoint.load(critic_folder, device, Critic, tokenizer)[0]
     family = FAMILIES[find_family(cfg.family, folder)]
     print(f"{folder} answers" + (f", {critic_folder} judges" if critic else ""), file=sys.stderr)
     answered = failed = 0

@@ -32,6 +32,8 @@ KEY_LINES = {   # tutorial: what it must print
     "09_quiet_thoughts": ("flat against shared: ", "thought with a wrong step, nats: ",
                           "silent groups, ", "own thoughts - base, thinking aloud: ",
                           "own thoughts - no thoughts, at once: "),
+    "11_when_to_think": ("p = 0.988: slope ", "break-even price by level: ", "share that thinks, ",
+                         "closed at 12 tokens: ", "exit at 0.9: ", "choosing - a coin with as many"),
 }
 
 NEED_A_RUN = [name for name in KEY_LINES if name >= "04"]
@@ -42,6 +44,7 @@ def finished_run(ladder, tmp_path_factory) -> Path:
     """The tiny ladder with one step of reinforcement learning, as a run folder has it."""
     run = tmp_path_factory.mktemp("tutorials") / "run"
     shutil.copytree(ladder, run)
+    shutil.copytree(run / "critic", run / "rl_critic")
     rl.run(rl.Config(init=f"{run}/star", out=f"{run}/rl", device="cpu", steps=1,
                        prompts_per_step=2, group_size=2, max_level=2, eval_every=1,
                        validation_n=4, eval_n=2))
@@ -78,7 +81,7 @@ def test_a_tutorial_survives_a_policy_that_is_never_right(name, finished_run, tm
                                                           monkeypatch, capsys):
     run = tmp_path / "run"
     shutil.copytree(finished_run, run)
-    for stage in ("pretrain", "sft", "star"):
+    for stage in ("pretrain", "sft", "star", "rl"):
         model, tokenizer = checkpoint.load(run / stage)
         checkpoint.save(run / stage, model.init_weights(torch.Generator().manual_seed(1)),
                         tokenizer)

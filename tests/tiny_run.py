@@ -10,6 +10,8 @@ import dataclasses
 import sys
 from pathlib import Path
 
+import torch
+
 from minireason import pipeline
 from minireason.presets import SIZES
 from minireason.problems.corpus import Mixture
@@ -112,7 +114,13 @@ def tiny_pipeline(out: Path | str) -> dict:
 
 
 def apart(out: str, parents: str) -> None:
-    """Every trained stage into a folder below `out`, from the parents of a finished tiny run."""
+    """Every trained stage into a folder below `out`, from the parents of a finished tiny run.
+
+    Muon does not round to bfloat16 there.
+    """
+    torch.Tensor.bfloat16 = torch.Tensor.float
+    _, config = tiny_stages(parents)["think_budget"]
+    think_budget.warm_up(dataclasses.replace(config, out=f"{out}/warm-up"))
     for name in ("pretrain", "sft", "star", "critic", "quiet_star", "think_budget", "internalize"):
         run, config = tiny_stages(parents)[name]
         run(dataclasses.replace(config, out=f"{out}/{name}"))

@@ -83,11 +83,14 @@ def threshold_rows(problems: list[Problem], direct: Written, always: Written,
     return rows
 
 
-def scaling(points: Sequence[tuple[float, float]]) -> float:
-    """s1's scaling: the mean slope between any two (tokens, accuracy), accuracy per token."""
+def scaling(points: Sequence[tuple[float, float]]) -> float | None:
+    """s1's scaling: the mean slope between any two (tokens, accuracy), accuracy per token.
+
+    Of two less than one token apart the slope is noise, so they are left out; None if all are.
+    """
     pairs = combinations(sorted(points), 2)
-    slopes = [(b[1] - a[1]) / (b[0] - a[0]) for a, b in pairs if b[0] > a[0]]
-    return float(np.mean(slopes)) if slopes else 0.0
+    slopes = [(b[1] - a[1]) / (b[0] - a[0]) for a, b in pairs if b[0] - a[0] >= 1]
+    return float(np.mean(slopes)) if slopes else None
 
 
 def forcing_rows(policies: dict[str, Transformer], tokenizer: Tokenizer, problems: list[Problem],
@@ -126,7 +129,7 @@ def first_that_fits(tokenizer: Tokenizer, samples: Written, budget: int) -> tupl
     return samples[at][0], sum(tokens for _, tokens in samples[:at + 1])
 
 
-def forcing_summary(rows: list[dict]) -> dict[str, dict[str, float]]:
+def forcing_summary(rows: list[dict]) -> dict[str, dict[str, float | None]]:
     """{method: control, scaling (points of accuracy per thought token), performance} as in s1.
 
     rises_to: the largest budget up to which accuracy has never fallen.
@@ -136,6 +139,7 @@ def forcing_summary(rows: list[dict]) -> dict[str, dict[str, float]]:
         if "budget" in row:
             groups.setdefault(row["method"], []).append(row)
     for method, own in groups.items():
+        own.sort(key=lambda row: row["budget"])
         falls = [before["budget"] for before, after in pairwise(own)
                  if after["accuracy"] < before["accuracy"]]
         points = [(row["thought"], 100 * row["accuracy"]) for row in own]

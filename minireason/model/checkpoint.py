@@ -101,11 +101,12 @@ def save(folder: Path | str, model: Transformer, tokenizer: Tokenizer) -> str:
     return sha256
 
 
-def load(folder: Path | str, device: torch.device | str = "cpu",
-         kind: type[Model] = Transformer) -> tuple[Model, Tokenizer]:
+def load(folder: Path | str, device: torch.device | str = "cpu", kind: type[Model] = Transformer,
+         reads: Tokenizer | None = None) -> tuple[Model, Tokenizer]:
     """A model with its tokenizer; UserError says which file is wrong and why.
 
     kind: the class that the folder must hold, Transformer for a policy, Critic for a critic.
+    reads: the tokenizer of the policy whose text it is to read, so its own must be the same.
     """
     folder = Path(folder)
     if not os.path.isdir(folder):
@@ -121,6 +122,9 @@ def load(folder: Path | str, device: torch.device | str = "cpu",
         raise UserError(f"{folder}/model.safetensors: no model config inside ({error})") from None
     if found != kind.KIND:
         raise UserError(f"{folder}: holds a {found}; give the folder of a {kind.KIND}")
+    if reads and tokenizer.sha256 != reads.sha256:
+        raise UserError(f"{folder}: its tokenizer is not the policy's; give the folder of a "
+                        f"{kind.KIND} of the same family")
     if tokenizer.sha256 != metadata.get("tokenizer"):
         raise UserError(f"{folder}/tokenizer.json: is not the one that model.safetensors was "
                         "trained with; restore it, or run its stage again")

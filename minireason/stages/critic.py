@@ -64,13 +64,13 @@ def run(cfg: Config) -> dict:
         return log.done
     policy, tokenizer = checkpoint.load(cfg.init, device)
     check_longest(policy.config.max_len, tokenizer, FAMILIES[cfg.family], cfg.max_level)
+    critic = Critic.from_policy(policy)
+    if cfg.start:
+        critic, _ = checkpoint.load(cfg.start, device, Critic, tokenizer)
     rollouts = log.once("rollouts.json", lambda: sample_rollouts(cfg, policy, tokenizer))
     prompts, texts, right = map(list, zip(*rollouts["rollouts"], strict=True))
     problems = list(map(FAMILIES[cfg.family].read, prompts))
     labels = step_end_labels(cfg, log, policy, tokenizer, problems, texts, right)
-    critic = Critic.from_policy(policy)
-    if cfg.start:
-        critic, tokenizer = checkpoint.load(cfg.start, device, Critic)
     log.start(critic, device)
     cut = len(texts) - cfg.held_out * cfg.n
     taught = labelled_rows(tokenizer, problems[:cut], texts[:cut], labels[:cut])

@@ -88,7 +88,8 @@ def run_turn(cfg: Config, number: int, policy_folder: str) -> dict:
         return log.done
     found = log.once("solutions.json", lambda: search_solutions(
         cfg, number, *checkpoint.load(policy_folder, device),
-        checkpoint.load(critic_folder, device, Critic)[0]))
+        checkpoint.load(critic_folder, device, Critic,
+                        Tokenizer.load(f"{policy_folder}/tokenizer.json"))[0]))
     solutions = found.pop("solutions")
     right = f", {100 * found['precision']:.0f}% of them right" if solutions else ""
     log.say(f"kept {len(solutions)} solutions of {cfg.problems} problems{right}")

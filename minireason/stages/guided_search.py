@@ -72,7 +72,7 @@ def run(cfg: Config) -> dict:
     if log.done:
         return log.done
     policy, tokenizer = checkpoint.load(cfg.policy, device)
-    critic, _ = checkpoint.load(cfg.critic, device, Critic)
+    critic, _ = checkpoint.load(cfg.critic, device, Critic, tokenizer)
     log.start(policy, device)
     log.rewind(0)
     values = partial(prefix_values, critic, tokenizer)

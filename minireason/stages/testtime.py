@@ -60,9 +60,9 @@ def run(cfg: Config) -> dict:
     if log.done:
         return log.done
     policy, tokenizer = checkpoint.load(cfg.policy, device)
-    critics = {"values": checkpoint.load(cfg.critic, device, Critic)[0]}
+    critics = {"values": checkpoint.load(cfg.critic, device, Critic, tokenizer)[0]}
     if cfg.outcome:
-        critics["outcome_values"] = checkpoint.load(cfg.outcome, device, Critic)[0]
+        critics["outcome_values"], _ = checkpoint.load(cfg.outcome, device, Critic, tokenizer)
     log.start(policy, device)
     log.rewind(0)
 

@@ -70,6 +70,15 @@ class Config(OwnSamplesConfig):
     def __post_init__(self):
         if self.group_size < 2:
             raise UserError(f"--group-size {self.group_size}: must be at least 2")
+        if not self.measured_levels:          # no levels would mean all
+            raise UserError(f"--min-level {self.min_level}: {self.family} has no frozen set from "
+                            f"there to --max-level {self.max_level}")
+
+    @property
+    def measured_levels(self) -> tuple[int, ...]:
+        """The trained levels of which there are frozen sets."""
+        return tuple(level for level in FAMILIES[self.family].LEVELS
+                     if self.min_level <= level <= self.max_level)
 
 
 def run(cfg: Config) -> dict:
@@ -79,6 +88,7 @@ def run(cfg: Config) -> dict:
     if log.done:
         return log.done
     policy, tokenizer = checkpoint.load(cfg.init, device)
+    critic, _ = checkpoint.load(cfg.critic, device, Critic, tokenizer)
     check_longest(policy.config.max_len, tokenizer, FAMILIES[cfg.family], cfg.max_level)
     log.start(policy, device)
     begun = warm_up(cfg)
@@ -89,7 +99,7 @@ def run(cfg: Config) -> dict:
         log.record(step, **reinforce(cfg, step, policy, optimizer, tokenizer))
         checkpoint.save_state_every(log, cfg, step, policy, optimizer)
     with flops.uncounted():
-        rows = measure(cfg, policy, checkpoint.load(log.out / "warm", device)[0], tokenizer)
+        rows = measure(cfg, policy, checkpoint.load(log.out / "warm", device)[0], critic, tokenizer)
     return finish_policy(log, cfg, policy, tokenizer, rows, style="auto",
                          forcing=thinking.forcing_summary(rows),
                          seconds=log.seconds() + begun["seconds"],
@@ -180,15 +190,11 @@ def reinforce(cfg: Config, step: int, policy: Transformer, optimizer: torch.opti
     return {f"train/{name}": value for name, value in record.items()}
 
 
-def measure(cfg: Config, policy: Transformer, warm: Transformer,
+def measure(cfg: Config, policy: Transformer, warm: Transformer, critic: Critic,
             tokenizer: Tokenizer) -> list[dict]:
     """All rows: modes by level, the critic's threshold, forced budgets, early exits."""
-    device = policy.embedding.weight.device
-    init, _ = checkpoint.load(cfg.init, device)
-    critic, _ = checkpoint.load(cfg.critic, device, Critic)
-    levels = tuple(level for level in FAMILIES[cfg.family].LEVELS
-                   if cfg.min_level <= level <= cfg.max_level)
-    sets = frozen_sets(cfg.family, cfg.split, cfg.eval_n, levels)
+    init, _ = checkpoint.load(cfg.init, policy.embedding.weight.device)
+    sets = frozen_sets(cfg.family, cfg.split, cfg.eval_n, cfg.measured_levels)
     problems = list(chain(*sets.values()))
     modes = {"always": (init, Forcing()), "never": (warm, Forcing("direct")),
              "warm": (warm, Forcing("auto")), "auto": (policy, Forcing("auto"))}

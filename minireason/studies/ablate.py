@@ -7,7 +7,8 @@
     --stage quiet_star whose thoughts, whether REINFORCE adds anything, and no thoughts at all at
                        equal FLOPs (Zelikman 2024)
     --stage from_nothing   quiet thoughts of a base that never read one: who invents them
-    --stage think_budget   a price per token against none (AdaptThink, Zhang 2025)
+    --stage think_budget   a price per token against none, and without a warm-up that shortens
+                       (AdaptThink, Zhang 2025)
 
 A variant is data: the fields that it changes. All variants of a stage start from the same parents,
 stages of a finished run, with the settings of the run's own stage, or the defaults of a stage that
@@ -67,7 +68,8 @@ VARIANTS: dict[str, dict[str, dict]] = {      # {stage: {variant: what it change
         "ordinary training": NOTHING | {"thoughts": "none", "steps": 4000}},
     "think_budget": {
         "a price per token": {},
-        "no price": {"rewards": {"process": 0.0, "price": 0.0}}},
+        "no price": {"rewards": {"process": 0.0, "price": 0.0}},
+        "nothing left out": {"omitted": 0.0}},       # the same steps: what a price does alone
 }
 EXTRAS = {          # of the last round or turn: name in its result -> heading
     "star": {"kept": "kept", "share_wrong_steps": "right answer, wrong steps (%)"},

@@ -1,5 +1,7 @@
 """Tables and picture of `minireason ablate --stage think_budget`, from its rows alone."""
 
+from itertools import product
+
 import numpy as np
 from matplotlib.figure import Figure
 
@@ -32,10 +34,12 @@ def text_of(rows: list[dict]) -> str:
         "Points of accuracy [95% bootstrap interval over seeds and problems (two_way_interval)].",
         tables.markdown(forcing_table(own)),
         "Budgets of tokens per thought, by s1's measures, means over seeds: forced on the policy "
-        "after its warm-up and before it, asked for in the prompt, by rejection of samples.",
+        "after its warm-up and before it, asked for in the prompt, by rejection of samples. Slopes "
+        "are those between points at least one token apart.",
         tables.markdown(savings_table(own)),
-        "Other ways to save tokens, after the warm-up: the fewest at which accuracy is within a "
-        "point of always thinking's, in percent of its tokens."]
+        "Other ways to save tokens: the fewest at which accuracy is within a point of thinking in "
+        "full, in percent of its tokens. The threshold is held against always thinking; the exits, "
+        "which the policy after its warm-up takes, against that policy's own whole thoughts."]
     return "\n\n".join(parts) + "\n"
 
 
@@ -52,7 +56,7 @@ def spent_text(rows: list[dict]) -> str:
 
 
 def difference_rows(rows: list[dict]) -> list[dict]:
-    """Each variant, choosing, minus the policy before, always thinking: all measured levels."""
+    """Each variant, choosing, minus the policy before, always thinking, and minus the first."""
     names = [name for name in group_by(select(rows, method="always"), "set")
              if name != thinking.ALL]
     greedy, found = group_by(select(rows, method="greedy", set=tuple(names)), "variant"), []
@@ -60,38 +64,43 @@ def difference_rows(rows: list[dict]) -> list[dict]:
     def verdicts(members: list[dict]) -> np.ndarray:
         return np.concatenate([verdicts_of(select(members, set=name)) for name in names], axis=1)
 
-    before = verdicts(greedy.pop("before"))
-    for variant, members in greedy.items():
-        found.append({"variant": f"{variant}, choosing - before", "set": thinking.ALL,
-                      "method": "greedy - greedy", **two_way_interval(verdicts(members), before)})
+    titles = {name: "before" if name == "before" else f"{name}, choosing" for name in greedy}
+    _, first, *later = titles
+    for name, other in ((first, "before"), *product(later, ("before", first))):
+        found.append({"variant": f"{titles[name]} - {titles[other]}", "set": thinking.ALL,
+                      "method": "greedy - greedy",
+                      **two_way_interval(verdicts(greedy[name]), verdicts(greedy[other]))})
     return found
 
 
 def forcing_table(rows: list[dict]) -> list[list[str]]:
-    """s1's measures of every way to keep to a budget."""
+    """s1's measures of every way to keep to a budget; a dash where there is no slope."""
     table = [["budget", "control (%)", "scaling (points per token)", "never falls up to",
               "performance (%)"]]
     by_seed = [thinking.forcing_summary(own) for own in group_by(rows, "seed").values()]
     for method in by_seed[0]:
-        means = {key: np.mean([found[method][key] for found in by_seed])
-                 for key in by_seed[0][method]}
-        table.append([method.replace("_", " "), f"{100 * means['control']:.0f}",
-                      f"{means['scaling']:+.1f}",
-                      str(min(found[method]["rises_to"] for found in by_seed)),
-                      f"{100 * means['performance']:.1f}"])
+        of = {key: [found[method][key] for found in by_seed] for key in by_seed[0][method]}
+        slopes = [slope for slope in of["scaling"] if slope is not None]
+        table.append([method.replace("_", " "), f"{100 * np.mean(of['control']):.0f}",
+                      f"{np.mean(slopes):+.1f} ({min(slopes):+.1f} to {max(slopes):+.1f})"
+                      if slopes else "–", str(min(of["rises_to"])),
+                      f"{100 * np.mean(of['performance']):.1f}"])
     return table
 
 
 def savings_table(rows: list[dict]) -> list[list[str]]:
-    """The fewest tokens near always thinking's accuracy, in percent of its tokens, by method."""
+    """The fewest tokens near the accuracy of whole thoughts, in percent of theirs, by method."""
     table = [["way", *(f"seed {seed}" for seed in group_by(rows, "seed"))]]
     for method in OTHERS:
         line = [method.replace("_", " ")]
         for own in group_by(rows, "seed").values():
-            (always,) = select(own, method="always", set=thinking.ALL)
+            (whole,) = select(own, method="always", set=thinking.ALL)
+            if method.startswith("exit"):     # the same policy on the same problems
+                budgets = [row for row in select(own, method="forced") if "budget" in row]
+                whole = max(budgets, key=lambda row: row["budget"])
             near = [row["tokens"] for row in select(own, method=method)
-                    if row["accuracy"] >= always["accuracy"] - NEAR]
-            line.append(f"{100 * min(near) / always['tokens']:.0f}%" if near else "none")
+                    if row["accuracy"] >= whole["accuracy"] - NEAR]
+            line.append(f"{100 * min(near) / whole['tokens']:.0f}%" if near else "none")
         table.append(line)
     return table
 

@@ -53,13 +53,17 @@ def test_a_doubted_direct_answer_is_paid_for_as_well():
 
 def test_scaling_is_the_mean_slope_of_all_pairs():
     assert thinking.scaling([(0, 0.0), (10, 50.0), (30, 60.0)]) == pytest.approx((5 + 2 + 0.5) / 3)
-    assert thinking.scaling([(5, 1.0), (5, 3.0)]) == 0.0
+    assert thinking.scaling([(5, 1.0), (5, 3.0)]) is None
+    # 50 points in 0.01 of a token would outweigh all else
+    assert thinking.scaling([(0, 0.0), (10, 50.0), (10.01, 100.0)]) == pytest.approx(
+        (5 + 100 / 10.01) / 2)
 
 
 def test_the_summary_of_budgets_by_hand():
     rows = [{"method": "forced", "budget": b, "thought": b, "control": c, "accuracy": a}
             for b, c, a in ((0, 1.0, 0.1), (6, 1.0, 0.4), (12, 0.5, 0.3), (18, 1.0, 0.5))]
     rows += [{"method": "forced", "waits": 1, "accuracy": 0.9}, {"method": "auto", "accuracy": 1.0}]
+    rows[1:4] = rows[3:0:-1]                        # budgets as a command line may name them
     found = thinking.forcing_summary(rows)
     slopes = [(40 - 10) / 6, (30 - 10) / 12, (50 - 10) / 18, -10 / 6, 10 / 12, 20 / 6]
     assert found == {"forced": {"control": pytest.approx(0.875), "rises_to": 6, "performance": 0.5,

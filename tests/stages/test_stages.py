@@ -12,10 +12,14 @@ from minireason.core.errors import UserError
 from minireason.core.files import read_checked
 from minireason.critics.value_head import Critic, step_values
 from minireason.model import checkpoint
-from minireason.problems import chain, split_of
+from minireason.model.tokenizer import Tokenizer
+from minireason.model.transformer import ModelConfig
+from minireason.problems import addition, chain, split_of
 from minireason.problems.corpus import corpus_lines
 from minireason.stages import (
     critic,
+    flywheel,
+    guided_search,
     internalize,
     pretrain,
     quiet_star,
@@ -79,6 +83,29 @@ def test_a_folder_of_another_config_is_refused(ladder, stage):
     run, config = tiny_stages(ladder)[stage]
     with pytest.raises(UserError, match="seed: 0 there, 1 now"):
         run(dataclasses.replace(config, seed=1))
+
+
+@pytest.mark.parametrize(("stage", "field"), [
+    ("critic", "start"), ("testtime", "critic"), ("testtime", "outcome"), ("search", "critic"),
+    ("flywheel", "critic"), ("think_budget", "critic")])
+@pytest.mark.parametrize("fault", ["a policy", "another tokenizer"])
+def test_a_critic_that_cannot_judge_is_refused_before_any_work(ladder, tmp_path, stage, field,
+                                                               fault):
+    folder, said = str(ladder / "star"), "holds a policy; give the folder of a critic"
+    if fault == "another tokenizer":
+        folder, said = str(tmp_path / "foreign"), "foreign: its tokenizer is not the policy's"
+        tokenizer = Tokenizer.build(addition.TOKENS)
+        shape = ModelConfig(tokenizer.vocab_size, 16, 1, 2, 2, 8, 24, 64)
+        checkpoint.save(folder, Critic(shape), tokenizer)
+    star_at, critic_at = str(ladder / "star"), str(ladder / "critic")
+    run, config = {**tiny_stages(ladder), "search": (guided_search.run, guided_search.Config(
+        policy=star_at, critic=critic_at)), "flywheel": (flywheel.run, flywheel.Config(
+            init=star_at, base=str(ladder / "pretrain"), critic=critic_at))}[stage]
+    out = tmp_path / "out"
+    with pytest.raises(UserError, match=said):
+        run(dataclasses.replace(config, out=str(out), device="cpu", **{field: folder}))
+    written = {path.name for path in out.rglob("*") if path.is_file()}
+    assert written <= {"config.json", "metrics.jsonl"}
 
 
 def test_first_ten_losses(ladder):

@@ -186,21 +186,31 @@ def test_thinking_variants_are_paired_with_the_policy_before(tmp_path):
             name = f"chain-test-k{k}"
             rows += [row("before", 0.9, round=0, seed=seed, set=name, digits="1111111110"),
                      row("a price per token", 0.8, seed=seed, set=name, digits="1111111100"),
+                     row("no price", 0.75, seed=seed, set=name,
+                         digits="1111111100" if k == 1 else "1111111000"),
                      mode("always", seed, 0.9, 10.0 * k, name)]
         everything = thinking.ALL
         rows += [mode("always", seed, 0.9, 15.0, everything),
                  mode("auto", seed, 0.8, 9.0, everything),
-                 mode("exit_critic", seed, 0.895, 12.0, everything),
-                 mode("exit_critic", seed, 0.7, 3.0, everything),
-                 mode("exit_probability", seed, 0.5, 3.0, everything)]
+                 mode("critic_threshold", seed, 0.895, 12.0, everything),
+                 mode("critic_threshold", seed, 0.7, 3.0, everything),
+                 mode("exit_critic", seed, 0.295, 18.0, everything),
+                 mode("exit_critic", seed, 0.2, 3.0, everything),
+                 mode("exit_probability", seed, 0.2, 3.0, everything)]
         for budget, accuracy in ((0, 0.2), (6, 0.4), (12, 0.3)):
             rows.append(mode("forced", seed, accuracy, budget, everything, budget=budget,
                              control=1.0, thought=budget))
+            rows.append(mode("asked", seed, 0.4, 9.0, everything, budget=budget,
+                             control=budget / 12, thought=6 + budget / 100))
     (tmp_path / "think_budget.json").write_text(json.dumps({"command": "c", "rows": rows}))
     ablate.run(ablate.Config(stage="think_budget", source=str(tmp_path)))
     text = (tmp_path / "think_budget.md").read_text()
     assert "| all levels | 90.0 / 15.0 / 50 |  |  | 80.0 / 9.0 / 50 |" in text
     assert "| a price per token, choosing - before | -10.0 [" in text          # 16 - 18 of 20
-    assert "| forced | 100 | +0.8 | 6 | 40.0 |" in text     # slopes 20/6, 10/12, -10/6 points
-    assert "| exit critic | 80% | 80% |" in text and "| exit probability | none | none |" in text
+    assert "| forced | 100 | +0.8 (+0.8 to +0.8) | 6 | 40.0 |" in text     # 20/6, 10/12, -10/6
+    assert "| asked | 50 | – | 12 | 40.0 |" in text
+    assert "| critic threshold | 80% | 80% |" in text
+    # exits: against whole thoughts of the same policy on the same problems, 30% with 12 tokens
+    assert "| exit critic | 150% | 150% |" in text and "| exit probability | none | none |" in text
+    assert "| no price, choosing - a price per token, choosing | -5.0 [" in text
     assert (tmp_path / "think_budget.png").exists()
