@@ -38,7 +38,8 @@ class Config:
     checkpoint: str = ""          # another checkpoint than the run's last policy
     critic: str = ""              # default: the run's critic, if it has one
     show_thoughts: bool = False   # print every step with the verifier's mark
-    think: str = "always"         # always | never | auto (the policy chooses) | tokens at most
+    think: str = ""               # always | never | auto (the policy chooses) | tokens at most;
+                                  # default: as the policy was taught to answer
     n: int = 1                    # samples; above 1 they vote
     temperature: float = 0.0      # 0 is greedy; with --n above 1 give for instance 1
     family: str = ""              # default: what the checkpoint was trained on
@@ -48,14 +49,10 @@ class Config:
     def __post_init__(self):
         if self.n < 1 or (self.n > 1 and self.temperature == 0):
             raise UserError(f"--n {self.n}: several samples need --temperature above 0, such as 1")
-        if self.think not in MODES and not self.think.isdecimal():
-            raise UserError(f"--think {self.think}: must be one of {', '.join(MODES)}, or a "
+        known = self.think in MODES or not self.think
+        if not known and (not self.think.isdecimal() or len(self.think) > 9):
+            raise UserError(f"--think {self.think[:40]}: must be one of {', '.join(MODES)}, or a "
                             "number of tokens")
-
-    @property
-    def forcing(self) -> Forcing:
-        """What --think forces on a completion."""
-        return MODES[self.think] if self.think in MODES else Forcing(budget=int(self.think))
 
 
 def run(cfg: Config) -> int:
@@ -73,6 +70,7 @@ def run(cfg: Config) -> int:
     if cfg.critic or (cfg.n > 1 and (critic_folder / "result.json").exists()):
         critic = checkpoint.load(critic_folder, device, Critic, tokenizer)[0]
     family = FAMILIES[find_family(cfg.family, folder)]
+    forcing = forcing_of(cfg.think, folder)
     print(f"{folder} answers" + (f", {critic_folder} judges" if critic else ""), file=sys.stderr)
     answered = failed = 0
     while line := next_line():
@@ -80,7 +78,7 @@ def run(cfg: Config) -> int:
             problem = family.read(line)
             how = Sampling(n=cfg.n, temperature=cfg.temperature,
                            seed=stream_seed(cfg.seed, "chat", answered))
-            texts = think_visibly(policy, tokenizer, problem, how, cfg.forcing)
+            texts = think_visibly(policy, tokenizer, problem, how, forcing)
             values = [1.0] * cfg.n
             if critic:
                 (values,) = final_values(critic, tokenizer, [problem], [texts])
@@ -126,6 +124,19 @@ def find_family(name: str, folder: Path) -> str:
     name = name or str(held or next(iter(FAMILIES)))
     check_choice("family", name, FAMILIES)
     return name
+
+
+def forcing_of(think: str, folder: Path) -> Forcing:
+    """What --think forces on a completion; "" is how the policy's stage measured its answers.
+
+    Made to think, a policy that chooses would do what it has not practised.
+    """
+    if think.isdecimal():
+        return Forcing(budget=int(think))
+    record = folder / "result.json"
+    measured = read_json(record).get("accuracy") if record.exists() else None
+    style = next(iter(measured), "cot") if isinstance(measured, dict) else "cot"
+    return MODES[think or {"direct": "never", "auto": "auto"}.get(style, "always")]
 
 
 def choose(keys: list[str | None], values: list[float]) -> int:

@@ -109,8 +109,21 @@ def test_think_says_whether_and_how_long(monkeypatch, capsys, ladder):
     assert "no thought" not in said["always"][1]
     for count in re.findall(r"(\d+) tokens?$", said["6"][1], re.MULTILINE):
         assert int(count) <= 6
-    with pytest.raises(UserError, match="--think sometimes: must be one of always, never, auto"):
-        ChatConfig(think="sometimes")
+    for think in ("sometimes", "-1", "9" * 5000):             # int() refuses the last
+        with pytest.raises(UserError, match=f"--think {think[:9]}.*: must be one of always, never"):
+            ChatConfig(think=think)
+
+
+@pytest.mark.parametrize(("stage", "mode"), [
+    ("star", "always"), ("internalize", "never"), ("think_budget", "auto")])
+def test_a_policy_answers_as_it_was_taught_to(ladder, stage, mode):
+    assert chat.forcing_of("", ladder / stage) == chat.MODES[mode]
+    assert chat.forcing_of("always", ladder / stage) == Forcing()
+    assert chat.forcing_of("6", ladder / stage) == Forcing(budget=6)
+
+
+def test_a_checkpoint_without_a_result_thinks(tmp_path):
+    assert chat.forcing_of("", tmp_path) == Forcing()
 
 
 def test_a_bar_moves_while_it_thinks_on_a_terminal(monkeypatch, ladder):

@@ -286,6 +286,14 @@ by_sureness = [row for row in exits if row["method"] == "exit_probability"]
 for row in by_sureness[::3]:
     print(f"exit at {row['threshold']}: {row['tokens']:.1f} tokens, {100 * row['accuracy']:.1f}%")
 
+# %% [markdown]
+# Sure is not right. Closed after any step, the policy answers with the value it has just written,
+# and is as sure of it as of the true answer: nothing ever taught it to doubt a thought that stops
+# early. An exit is only as good as the calibration of what it reads (tutorial 7), and every look
+# costs the tokens of an answer.
+#
+# ## All of it in one picture
+
 # %%
 figure, axes = panels(2, 4.4)
 LOOKS = {CHEAP: (GREEN, "D"), DEAR: (PURPLE, "v")}

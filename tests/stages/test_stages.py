@@ -100,12 +100,12 @@ def test_a_critic_that_cannot_judge_is_refused_before_any_work(ladder, tmp_path,
     star_at, critic_at = str(ladder / "star"), str(ladder / "critic")
     run, config = {**tiny_stages(ladder), "search": (guided_search.run, guided_search.Config(
         policy=star_at, critic=critic_at)), "flywheel": (flywheel.run, flywheel.Config(
-            init=star_at, base=str(ladder / "pretrain"), critic=critic_at))}[stage]
+            init=star_at, base=str(ladder / "pretrain"), critic=critic_at, max_level=2))}[stage]
     out = tmp_path / "out"
     with pytest.raises(UserError, match=said):
         run(dataclasses.replace(config, out=str(out), device="cpu", **{field: folder}))
     written = {path.name for path in out.rglob("*") if path.is_file()}
-    assert written <= {"config.json", "metrics.jsonl"}
+    assert written <= {".lock", "config.json", "metrics.jsonl"}
 
 
 def test_first_ten_losses(ladder):
