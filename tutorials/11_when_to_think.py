@@ -287,9 +287,9 @@ for row in by_sureness[::3]:
     print(f"exit at {row['threshold']}: {row['tokens']:.1f} tokens, {100 * row['accuracy']:.1f}%")
 
 # %% [markdown]
-# Sure is not right. Closed after any step, the policy answers with the value it has just written,
-# and is as sure of it as of the true answer: nothing ever taught it to doubt a thought that stops
-# early. An exit is only as good as the calibration of what it reads (tutorial 7), and every look
+# Sure is not right. Closed after a step, the policy mostly answers with the value it has just
+# written, and is about as sure of it as of the true answer: nothing ever taught it to doubt a
+# thought that stops early. An exit is only as good as the calibration of what it reads (tutorial 7), and every look
 # costs the tokens of an answer.
 #
 # ## All of it in one picture
@@ -370,6 +370,11 @@ assert SMALL or wilson(easy.sum(), len(easy))[1] < wilson(hard.sum(), len(hard))
 #
 # <details><summary>Answers</summary>
 #
-# 1. TODO
+# 1. Levels 2 to 4, where only a thought is right. At level 1 both ways are right and cost nothing:
+#    groups whose rewards are all equal teach nothing (tutorial 6), so the coin toss stays one.
+# 2. Near its break-even price, about 0.04. At a price just below it the slope is small, and more
+#    steps are needed.
+# 3. No. `</think>` is drawn about once in a hundred, and p (1 - p) is 0.012 in place of 0.25: the
+#    choice moves about 20 times more slowly.
 #
 # </details>
