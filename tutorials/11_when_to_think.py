@@ -273,10 +273,11 @@ print("made to go on:", share(thinking.rights(problems, prolonged).sum(), len(pr
 
 # %%
 problem = problems[-1]
-steps = thinking.greedy_forced(policy, tokenizer, [problem], Forcing())[0][0]
-steps = steps.partition("</think>")[0].removeprefix("<think>").split(";")
-heads = [f"<think>{';'.join(steps[:count])}</think>" for count in range(1, len(steps) + 1)]
-heads.insert(0, "</think>")
+((text, _),) = thinking.greedy_forced(policy, tokenizer, [problem], Forcing())
+thought, closed, _ = text.removeprefix("<think>").partition("</think>")
+steps, heads = thought.split(";") if closed else [], ["</think>"]
+for count in range(1, len(steps) + 1):
+    heads.append(f"<think>{';'.join(steps[:count])}</think>")
 print(f"{problem.prompt} (answer {problem.answer})")
 for text, sure in thinking.answers_after(policy, tokenizer, [problem] * len(heads), heads):
     print(f"    probability {sure:.3f}: {text}")
@@ -289,8 +290,8 @@ for row in by_sureness[::3]:
 # %% [markdown]
 # Sure is not right. Closed after a step, the policy mostly answers with the value it has just
 # written, and is about as sure of it as of the true answer: nothing ever taught it to doubt a
-# thought that stops early. An exit is only as good as the calibration of what it reads (tutorial 7), and every look
-# costs the tokens of an answer.
+# thought that stops early. An exit is only as good as the calibration of what it reads (tutorial
+# 7), and every look costs the tokens of an answer.
 #
 # ## All of it in one picture
 

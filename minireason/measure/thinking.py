@@ -153,15 +153,19 @@ def exit_rows(policy: Transformer, critic: Critic, tokenizer: Tokenizer,
               problems: list[Problem]) -> list[dict]:
     """Stop at the first step end whose forced answer is sure enough; rows by threshold.
 
-    Sure by the answer's own probability, or by the critic's value. Every probe is paid for.
+    Sure by the answer's own probability, or by the critic's value. Every probe is paid for. A
+    thought that leaves the model's row no room for an answer is probed as far as there is.
     """
     thoughts = greedy_forced(policy, tokenizer, problems, Forcing())
     probed, heads = [], []                        # problem of each probe; its row up to the answer
     for i, (text, _) in enumerate(thoughts):
         steps = text.partition("</think>")[0].removeprefix("<think>").split(";")
         for count in range(len(steps) + 1):
-            probed.append(i)
-            heads.append((f"<think>{';'.join(steps[:count])}" if count else "") + "</think>")
+            head = (f"<think>{';'.join(steps[:count])}" if count else "") + "</think>"
+            row = tokenizer.encode(f"<bos>{problems[i].prompt}{head}")
+            if count == 0 or len(row) < policy.config.max_len:
+                probed.append(i)
+                heads.append(head)
     owners = [problems[i] for i in probed]
     answers = answers_after(policy, tokenizer, owners, heads)
     texts, sureness = zip(*answers, strict=True)

@@ -104,7 +104,18 @@ def test_answers_are_greedy_and_their_probability_that_of_a_fresh_forward(model)
         assert math.log(probability) == pytest.approx(expected, abs=1e-4)
 
 
-def test_an_exit_is_taken_where_the_probe_is_sure_and_every_probe_is_paid(monkeypatch):
+def test_a_thought_that_fills_its_row_is_probed_as_far_as_there_is_room(model, monkeypatch):
+    """No answer fits behind the whole of it, as of a policy that rambles to the row's end."""
+    room = model.config.max_len - len(TOKENIZER.encode(f"<bos>{PROBLEMS[1].prompt}<think>"))
+    endless = "<think>" + "1+1=2;" * (room // 6) + "1" * (room % 6)
+    monkeypatch.setattr(thinking, "greedy_forced", lambda *_: [(endless, 64)])
+    monkeypatch.setattr(thinking, "final_values", lambda critic, tokenizer, problems, texts: [
+        [0.0] for (text,) in texts if len(tokenizer.encode(text)) <= 64])
+    rows = thinking.exit_rows(model, None, TOKENIZER, PROBLEMS[1:2])
+    assert [row["steps"] for row in rows if row["method"] == "exit_critic"] == [room // 6] * 10
+
+
+def test_an_exit_is_taken_where_the_probe_is_sure_and_every_probe_is_paid(model, monkeypatch):
     """Thoughts of 2, 1 and 2 steps; probes are sure from the second on, the third's never."""
     monkeypatch.setattr(thinking, "greedy_forced", lambda *_: WHOLE)
     sure = [0.1, 0.96, 1.0, 0.1, 0.96, 0.1, 0.2, 0.3]
@@ -112,7 +123,7 @@ def test_an_exit_is_taken_where_the_probe_is_sure_and_every_probe_is_paid(monkey
     monkeypatch.setattr(thinking, "answers_after", lambda policy, tokenizer, problems, heads: [
         (f"{head}{p.answer}<eos>", next(probes)) for p, head in zip(problems, heads, strict=True)])
     monkeypatch.setattr(thinking, "final_values", lambda *_: [[0.75]] * 8)
-    rows = thinking.exit_rows(None, None, TOKENIZER, PROBLEMS)
+    rows = thinking.exit_rows(model, None, TOKENIZER, PROBLEMS)
     found = {(row["method"], row["threshold"]): row for row in rows}
     row = found["exit_probability", 0.95]
     probe = 3                                            # </think>, answer, <eos>
