@@ -236,7 +236,7 @@ for row in asked[::5]:
 def coin(written):
     """(P,) chance that a coin with as many tokens on average as `written` is right."""
     spent = [np.mean([t for _, t in own]) for own in (written, always, never)]
-    q = (spent[0] - spent[2]) / (spent[1] - spent[2])
+    q = (spent[0] - spent[2]) / max(spent[1] - spent[2], 1)
     return (q * thinking.rights(problems, always)
             + (1 - q) * thinking.rights(problems, never))
 
