@@ -41,8 +41,7 @@ class Config:
     problems: str = ""            # a frozen set such as chain-test-k6, or a JSONL file
     gym: str = ""                 # in their place, chain_sum | basic_arithmetic | countdown
     gym_settings: tuple[str, ...] = ()   # of that generator, such as max_digits=1 max_terms=4
-    style: str = "cot"            # cot | direct | auto (the policy chooses its opener), or another
-                                  # style of the family
+    style: str = "cot"            # cot | direct | auto (the policy chooses) | one of the family's
     n: int = 1                    # samples per problem; above 1 also pass@k and maj@k
     temperature: float = 0.0      # 0 is greedy; with --n above 1 give for instance 1
     max_new: int = 0              # tokens per completion at most; 0: the family's
@@ -73,7 +72,8 @@ def run(cfg: Config) -> dict:
     for problem in lines.values():
         check_choice("style", cfg.style, (*FAMILIES[problem.family].OPENER, "auto"))
     policy, tokenizer = checkpoint.load(cfg.checkpoint, device)
-    long = too_long(lines, cfg.style, tokenizer, policy.config.max_len)
+    longest = "cot" if cfg.style == "auto" else cfg.style
+    long = too_long(lines, longest, tokenizer, policy.config.max_len)
     problems = [lines[line] for line in sorted(set(lines) - set(long))]
     how = Sampling(n=cfg.n, temperature=cfg.temperature, max_new=cfg.max_new or None,
                    seed=config.stream_seed(cfg.seed, "eval"))
@@ -171,7 +171,6 @@ def gym_scores(gym, completions: dict[int, list[str]], problems: list[Problem]) 
 def too_long(lines: dict[int, Problem], style: str, tokenizer: Tokenizer,
              max_len: int) -> list[int]:
     """The lines whose prompt and ideal completion a row of max_len tokens cannot hold."""
-    style = "cot" if style == "auto" else style               # the longer one
     texts = [f"<bos>{problem.prompt}{FAMILIES[problem.family].render(problem, style)}"
              for problem in lines.values()]
     return [line for line, ids in zip(lines, tokenizer.encode_batch(texts), strict=True)
