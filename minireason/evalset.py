@@ -72,8 +72,7 @@ def run(cfg: Config) -> dict:
     for problem in lines.values():
         check_choice("style", cfg.style, (*FAMILIES[problem.family].OPENER, "auto"))
     policy, tokenizer = checkpoint.load(cfg.checkpoint, device)
-    longest = "cot" if cfg.style == "auto" else cfg.style
-    long = too_long(lines, longest, tokenizer, policy.config.max_len)
+    long = too_long(lines, cfg.style.replace("auto", "cot"), tokenizer, policy.config.max_len)
     problems = [lines[line] for line in sorted(set(lines) - set(long))]
     how = Sampling(n=cfg.n, temperature=cfg.temperature, max_new=cfg.max_new or None,
                    seed=config.stream_seed(cfg.seed, "eval"))
