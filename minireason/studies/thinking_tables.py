@@ -79,7 +79,8 @@ def forcing_table(rows: list[dict]) -> list[list[str]]:
               "performance (%)"]]
     by_seed = [thinking.forcing_summary(own) for own in group_by(rows, "seed").values()]
     for method in by_seed[0]:
-        of = {key: [found[method][key] for found in by_seed] for key in by_seed[0][method]}
+        of: dict[str, list] = {key: [found[method][key] for found in by_seed]
+                               for key in by_seed[0][method]}
         slopes = [slope for slope in of["scaling"] if slope is not None]
         table.append([method.replace("_", " "), f"{100 * np.mean(of['control']):.0f}",
                       f"{np.mean(slopes):+.1f} ({min(slopes):+.1f} to {max(slopes):+.1f})"
