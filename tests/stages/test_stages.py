@@ -96,6 +96,7 @@ def test_a_critic_that_cannot_judge_is_refused_before_any_work(ladder, tmp_path,
         folder, said = str(tmp_path / "foreign"), "foreign: its tokenizer is not the policy's"
         tokenizer = Tokenizer.build(addition.TOKENS)
         shape = ModelConfig(tokenizer.vocab_size, 16, 1, 2, 2, 8, 24, 64)
+        (tmp_path / "foreign").mkdir()
         checkpoint.save(folder, Critic(shape), tokenizer)
     star_at, critic_at = str(ladder / "star"), str(ladder / "critic")
     run, config = {**tiny_stages(ladder), "search": (guided_search.run, guided_search.Config(
