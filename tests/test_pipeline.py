@@ -1,23 +1,21 @@
 """The whole ladder by the real pipeline: it ends, repeats, resumes, and runs on two processes."""
 
-import dataclasses
 import json
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from kill_run import PICTURES, differences, timeless
-from tiny_run import tiny_pipeline, tiny_size, tiny_stages
+from kill_run import PICTURES, timeless, trial
+from tiny_run import tiny_pipeline, tiny_size
 
 from minireason import pipeline
 from minireason.core.errors import UserError
 from minireason.core.files import read_checked
 from minireason.presets import SIZES
-from minireason.report import style
 from minireason.stages import STAGES
 
-HERE = Path(__file__).parent
+SCRIPT = str(Path(__file__).with_name("tiny_run.py"))
 
 
 @pytest.fixture(scope="module")
@@ -28,15 +26,10 @@ def whole(tmp_path_factory):
     return root
 
 
-@pytest.fixture
-def undrawn(monkeypatch):
-    """Runs end without drawing their figures again, which takes longer than a tiny stage."""
-    monkeypatch.setattr(style, "save", lambda path, *_: path.touch() or path)
-
-
-def test_two_runs_are_identical(whole, tmp_path, undrawn):
-    tiny_pipeline(tmp_path / "run")
-    assert differences(whole, tmp_path / "run") == []
+@pytest.mark.slow
+def test_two_runs_are_identical_though_one_is_killed_again_and_again(whole, tmp_path):
+    """The short form of `python tests/kill_run.py`, which kills `smoke` 20 times."""
+    assert trial([sys.executable, SCRIPT, "run"], whole, tmp_path, kills=2, seed=1) == []
     assert timeless({"time/x": 1, "seconds": 2, "a": [{"time/y": 3, "b": 4}]}) == {"a": [{"b": 4}]}
 
 
@@ -60,7 +53,7 @@ def test_a_run_leaves_a_page(whole):
     assert any(path.suffix in PICTURES for path in whole.rglob("*.png"))
 
 
-def test_a_run_ends_with_a_policy_that_knows_nothing(tmp_path, monkeypatch):
+def test_a_run_ends_with_a_policy_that_knows_nothing(tmp_path, monkeypatch, undrawn):
     """Whether smoke ends may not depend on what the policy learned: here it learned nothing."""
     tiny = tiny_size()
     one_step = {name: {**tiny[name], "steps": 1} for name in ("pretrain", "sft")}
@@ -84,26 +77,25 @@ def test_sizes_and_seeds_reach_every_stage():
 
 
 @pytest.mark.slow
-def test_two_processes_give_the_losses_of_one(whole, tmp_path):
-    """torchrun with gloo: every trained stage, from equal parents, within 1e-4 over 20 steps.
+def test_two_processes_end_and_give_the_losses_of_one(ladder, tmp_path):
+    """torchrun with gloo: the pipeline ends; every trained stage, from equal parents, is within
+    1e-4 over 20 steps.
 
     Beyond that the rounding of two sums in other orders adds up. Muon rounds gradients to bfloat16,
     to 2^-9 of them, so pretraining and think_budget, whose warm-up uses it, get 2e-3. STaR's second
     round starts from a parent that has parted, so the first is compared.
     """
-    under_torchrun(tmp_path / "run", whole)
-    parts = tiny_stages(whole)
-    for name in ("quiet_star", "think_budget", "internalize"):         # parts of no pipeline
-        run, config = parts[name]
-        run(dataclasses.replace(config, out=str(tmp_path / "apart" / name)))
+    run = tmp_path / "run"
+    done = subprocess.run([sys.executable, "-m", "torch.distributed.run", "--standalone",
+                           "--nproc_per_node=2", SCRIPT, str(run), str(ladder)],
+                          text=True, capture_output=True, timeout=900)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert (run / "report.html").stat().st_size > 10_000
     compared = 0
-    for root, stage in ((whole, "pretrain"), (whole, "sft"), (whole, "star/round-1"),
-                        (whole, "critic"), (tmp_path / "apart", "quiet_star"),
-                        (tmp_path / "apart", "think_budget/warm"),
-                        (tmp_path / "apart", "think_budget"),
-                        (tmp_path / "apart", "internalize")):
+    for stage in ("pretrain", "sft", "star/round-1", "critic", "quiet_star", "think_budget/warm",
+                  "think_budget", "internalize"):
         one, two = ([json.loads(line) for line in (folder / stage / "metrics.jsonl").open()]
-                    for folder in (root, tmp_path / "run"))
+                    for folder in (ladder, run if stage == "pretrain" else run / "apart"))
         assert [line.keys() for line in one] == [line.keys() for line in two], stage
         for a, b in zip(one[:20], two[:20], strict=True):
             for key in a.keys() & {"train/loss", "train/tokens"}:
@@ -112,22 +104,8 @@ def test_two_processes_give_the_losses_of_one(whole, tmp_path):
                 compared += 1
     assert compared >= 2 * (20 + 20 + 6 + 6) + 12 + 2 * 6 + 4 + 2 * 20
     for name in ("star/round-1/rationales.json", "critic/rollouts.json"):
-        one, two = (timeless(read_checked(root / name)) for root in (whole, tmp_path / "run"))
+        one, two = (timeless(read_checked(root / name)) for root in (ladder, run / "apart"))
         spent, other = one.pop("spent"), two.pop("spent")
         assert spent.pop("decoder") == other.pop("decoder")
         assert other == pytest.approx(spent, rel=0.1)
         assert one == two, f"{name}: the ranks drew other samples"
-
-
-@pytest.mark.slow
-def test_the_whole_pipeline_ends_on_two_processes(tmp_path):
-    under_torchrun(tmp_path / "run")
-    assert (tmp_path / "run" / "report.html").stat().st_size > 10_000
-
-
-def under_torchrun(*arguments: Path) -> None:
-    """tiny_run.py on two processes; it must end well."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone",
-               "--nproc_per_node=2", str(HERE / "tiny_run.py"), *map(str, arguments)]
-    done = subprocess.run(command, text=True, capture_output=True, timeout=900)
-    assert done.returncode == 0, done.stderr[-3000:]
