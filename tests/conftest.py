@@ -1,15 +1,33 @@
-"""What several test files share: one thread, one finished tiny ladder, and sudden deaths."""
+"""What several test files share: one thread, an order, one finished tiny ladder, figures that are
+not drawn, and sudden deaths."""
 
 import os
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
-from tiny_run import tiny_stages
+from tiny_run import draw_nothing, tiny_stages
+
+from minireason.report import style
 
 torch.set_num_threads(1)          # models this small wait for threads longer than they compute
 os.environ.setdefault("OMP_NUM_THREADS", "1")          # the same in the processes that tests start
+
+
+def pytest_collection_modifyitems(items):
+    """Files with slow tests come first and those with few tests last, so that two processes end
+    at about the same time."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    tests = Counter(item.path for item in items)
+    items.sort(key=lambda item: (item.path not in slow, -tests[item.path]))
+
+
+@pytest.fixture
+def undrawn(monkeypatch) -> None:
+    """The report's figures are made but not drawn."""
+    monkeypatch.setattr(style, "save", draw_nothing)
 
 
 @pytest.fixture(scope="session")

@@ -29,6 +29,7 @@ import numpy as np
 from minireason.core.config import PATHS
 from minireason.core.files import MANIFEST
 from minireason.model import checkpoint
+from minireason.stages import STAGES
 
 PICTURES = (".png", ".html")      # drawn from the rest, wall-clock times included
 STAGE = re.compile(r"\[run\] stage (\d+) of \d+: (\w+)$", re.MULTILINE)
@@ -120,28 +121,23 @@ def peaceful(command: list[str], cwd: Path) -> None:
         subprocess.run(command, cwd=cwd, check=True, stdout=log, stderr=log)
 
 
-def trial(command: list[str], base: Path, kills: int, seed: int,
+def trial(command: list[str], whole: Path, base: Path, kills: int, seed: int,
           ways: Sequence[str] = ("KILL",)) -> list[str]:
-    """Both runs of `command`, which must write to `run` in its working folder; what differs."""
-    for name in ("whole", "killed"):
-        (base / name).mkdir(parents=True)
-    started = time.monotonic()
-    peaceful(command, base / "whole")
-    print(f"uninterrupted run: {time.monotonic() - started:.0f} s", flush=True)
-    whole, killed = base / "whole" / "run", base / "killed" / "run"
-    stages = entered(base / "whole" / "log.txt")
+    """What differs between the uninterrupted run `whole` and a run of `command`, which writes to
+    `run` in its working folder, here `base`."""
+    stages = [stage.name for stage in STAGES if stage.in_run]
     generator, hits = np.random.default_rng(seed), Counter()
     for i in range(kills):
         stage = stages[i * len(stages) // kills]
         seconds = json.loads((whole / stage / "result.json").read_text())["seconds"]
         wait = generator.uniform(0, 1) * seconds / max(1, kills / len(stages))
         how = ways[i % len(ways)]
-        hit = kill_once(command, base / "killed", stage, wait, how)
+        hit = kill_once(command, base, stage, wait, how)
         hits[hit or "none, the run had ended"] += 1
         print(f"{how} {i + 1}: {wait:.2f} s after entering {stage}, hit {hit}", flush=True)
-    peaceful(command, base / "killed")
-    print(f"kills a stage: {dict(hits)}; {len(snapshot(whole))} files compared")
-    return differences(whole, killed)
+    peaceful(command, base)
+    print(f"kills per stage: {dict(hits)}; {len(snapshot(whole))} files compared")
+    return differences(whole, base / "run")
 
 
 def main() -> int:
@@ -155,7 +151,11 @@ def main() -> int:
     args = parser.parse_args()
     base = Path(args.out or tempfile.mkdtemp(prefix="kill-run-")).resolve()
     command = [sys.executable, "-m", "minireason", "run", "--size", args.size, "--out", "run"]
-    unequal = trial(command, base, args.kills, args.seed, args.how)
+    for name in ("whole", "killed"):
+        (base / name).mkdir(parents=True)
+    peaceful(command, base / "whole")
+    unequal = trial(command, base / "whole" / "run", base / "killed", args.kills, args.seed,
+                    args.how)
     print(f"DIFFERENT: {unequal}" if unequal else "bit-identical")
     if not args.out and not unequal:
         shutil.rmtree(base)

@@ -9,17 +9,16 @@ from pathlib import Path
 
 import pytest
 import torch
-from kill_run import PICTURES, differences, timeless
+from kill_run import PICTURES, timeless, trial
 from tiny_run import tiny_pipeline, tiny_size, tiny_stages
 
 from minireason import pipeline
 from minireason.core.errors import UserError
 from minireason.core.files import read_checked, read_lines
 from minireason.presets import SIZES
-from minireason.report import style
 from minireason.stages import STAGES
 
-HERE = Path(__file__).parent
+SCRIPT = str(Path(__file__).with_name("tiny_run.py"))
 COMPARED = {"train/loss", "train/tokens", "train/reward", "train/generated_tokens", "train/entropy"}
 
 
@@ -31,15 +30,10 @@ def whole(tmp_path_factory):
     return root
 
 
-@pytest.fixture
-def undrawn(monkeypatch):
-    """Runs end without drawing their figures again, which takes longer than a tiny stage."""
-    monkeypatch.setattr(style, "save", lambda path, *_: path.touch() or path)
-
-
-def test_two_runs_are_identical(whole, tmp_path, undrawn):
-    tiny_pipeline(tmp_path / "run")
-    assert differences(whole, tmp_path / "run") == []
+@pytest.mark.slow
+def test_two_runs_are_identical_though_one_is_killed_again_and_again(whole, tmp_path):
+    """The short form of `python tests/kill_run.py`, which kills `smoke` 20 times."""
+    assert trial([sys.executable, SCRIPT, "run"], whole, tmp_path, kills=2, seed=1) == []
     assert timeless({"time/x": 1, "seconds": 2, "a": [{"time/y": 3, "b": 4}]}) == {"a": [{"b": 4}]}
 
 
@@ -63,7 +57,7 @@ def test_a_run_leaves_a_page(whole):
     assert any(path.suffix in PICTURES for path in whole.rglob("*.png"))
 
 
-def test_a_run_ends_with_a_policy_that_knows_nothing(tmp_path, monkeypatch):
+def test_a_run_ends_with_a_policy_that_knows_nothing(tmp_path, monkeypatch, undrawn):
     """Whether smoke ends may not depend on what the policy learned: here it learned nothing."""
     tiny = tiny_size()
     one_step = {name: {**tiny[name], "steps": 1} for name in ("pretrain", "sft")}
@@ -87,8 +81,9 @@ def test_sizes_and_seeds_reach_every_stage():
 
 
 @pytest.mark.slow
-def test_two_processes_give_the_losses_of_one(whole, tmp_path, monkeypatch):
-    """torchrun with gloo: every trained stage, from equal parents, within 1e-4 over 20 steps.
+def test_two_processes_end_and_give_the_losses_of_one(whole, tmp_path, monkeypatch):
+    """torchrun with gloo: the pipeline ends; every trained stage, from equal parents, is within
+    1e-4 over 20 steps.
 
     Beyond that the rounding of two sums in other orders adds up. Muon would round gradients to
     bfloat16, which makes 2^-9 of a number out of its last bit; here it does not. STaR's second
@@ -96,12 +91,16 @@ def test_two_processes_give_the_losses_of_one(whole, tmp_path, monkeypatch):
     reinforcement learning starts from the one process's warm-up, so it draws the same rollouts.
     """
     monkeypatch.setattr(torch.Tensor, "bfloat16", torch.Tensor.float)
-    parts, apart, both = tiny_stages(whole), tmp_path / "apart", tmp_path / "run"
+    parts, apart, both = tiny_stages(whole), tmp_path / "apart", tmp_path / "run" / "apart"
     for name in ("pretrain", "quiet_star", "think_budget", "internalize"):
         run, config = parts[name]
         run(dataclasses.replace(config, out=str(apart / name)))
     shutil.copytree(apart / "think_budget" / "warm", both / "think_budget" / "warm")
-    under_torchrun(both, whole)
+    done = subprocess.run([sys.executable, "-m", "torch.distributed.run", "--standalone",
+                           "--nproc_per_node=2", SCRIPT, str(both.parent), str(whole)],
+                          text=True, capture_output=True, timeout=900)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert (both.parent / "report.html").stat().st_size > 10_000
     compared = 0
     for one, two in ((apart / "pretrain", both / "pretrain"), (whole / "sft", both / "sft"),
                      (whole / "star/round-1", both / "star/round-1"),
@@ -126,17 +125,3 @@ def test_two_processes_give_the_losses_of_one(whole, tmp_path, monkeypatch):
         assert spent.pop("decoder") == other.pop("decoder")
         assert other == pytest.approx(spent, rel=0.1)
         assert one == two, f"{ours}: the ranks drew other samples"
-
-
-@pytest.mark.slow
-def test_the_whole_pipeline_ends_on_two_processes(tmp_path):
-    under_torchrun(tmp_path / "run")
-    assert (tmp_path / "run" / "report.html").stat().st_size > 10_000
-
-
-def under_torchrun(*arguments: Path) -> None:
-    """tiny_run.py on two processes; it must end well."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone",
-               "--nproc_per_node=2", str(HERE / "tiny_run.py"), *map(str, arguments)]
-    done = subprocess.run(command, text=True, capture_output=True, timeout=900)
-    assert done.returncode == 0, done.stderr[-3000:]

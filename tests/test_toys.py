@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from tiny_run import tiny_size
+from tiny_run import draw_nothing, tiny_size
 from toys import parity, polish
 
 from minireason import chat, cli, pipeline, stages
@@ -14,6 +14,7 @@ from minireason.core.files import read_lines
 from minireason.model import checkpoint
 from minireason.presets import SIZES
 from minireason.problems import FAMILIES, frozen
+from minireason.report import style
 
 DATA = Path(__file__).parents[1] / "data"
 
@@ -40,6 +41,7 @@ def run(toys):
     out = toys / "run"
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(SIZES, "tiny", tiny_size())
+        patch.setattr(style, "save", draw_nothing)
         assert cli.main(["run", "--family", "parity", "--size", "tiny", "--out", str(out),
                          "--device", "cpu"]) == 0
     return out

@@ -3,11 +3,9 @@
 import dataclasses
 import os
 import shutil
-import sys
-from pathlib import Path
 
 import pytest
-from kill_run import differences, trial
+from kill_run import differences
 from tiny_run import tiny_stages
 
 from minireason.core import runlog
@@ -84,10 +82,3 @@ def test_a_run_that_was_copied_moved_or_started_from_elsewhere_is_the_same(ladde
     shutil.copytree(ladder / "pretrain", "other")
     with pytest.raises(UserError, match=r"init: .* there, .* now"):
         run(dataclasses.replace(config, init="other"))           # but another parent is another
-
-
-@pytest.mark.slow
-def test_sigkill_in_the_tiny_pipeline(tmp_path):
-    """The short form of `python tests/kill_run.py`, which kills `smoke` 20 times."""
-    script = Path(__file__).parents[1] / "tiny_run.py"
-    assert trial([sys.executable, str(script), "run"], tmp_path / "kill", kills=3, seed=1) == []

@@ -50,7 +50,7 @@ def test_both_files_are_made_anew_from_the_reference_alone(three):
             assert (path.parent / name).is_file()
 
 
-def test_the_readme_has_one_table_and_one_figure(three):
+def test_the_readme_has_one_table_and_one_figure(three, undrawn):
     build.run(build.Config(runs=RUNS, readme="README.md"))
     text, whole = README.read_text(), RESULTS.read_text()
     assert text.count("|---") == 4 and text.count("<img ") == 1
@@ -59,7 +59,7 @@ def test_the_readme_has_one_table_and_one_figure(three):
     assert whole.count("<img ") == 9 and "majority vote" not in text
 
 
-def test_table_states_mean_interval_range_and_provenance(three):
+def test_table_states_mean_interval_range_and_provenance(three, undrawn):
     build.run(build.Config(runs=RUNS, readme="README.md"))
     text = RESULTS.read_text()
     points = results.rows_of([results.load_run(run) for run in RUNS], stage="sft",
@@ -77,7 +77,7 @@ def test_table_states_mean_interval_range_and_provenance(three):
         assert fact in text, fact
 
 
-def test_budgets_are_those_that_every_method_has(three):
+def test_budgets_are_those_that_every_method_has(three, undrawn):
     for seed, folder in enumerate(RUNS):
         add_rl(Path(folder), seed)
         rows = search_rows()
@@ -122,7 +122,7 @@ def test_files_without_their_marks_are_left_alone(three, path, text):
     assert before == (README.read_text(), RESULTS.read_text())
 
 
-def test_studies_are_what_their_folders_hold(three):
+def test_studies_are_what_their_folders_hold(three, undrawn):
     """Tables as they are, pictures copied; a block without a study stays as it is."""
     build.run(build.Config(runs=RUNS))
     beside = Path("data/reference")

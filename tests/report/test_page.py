@@ -16,6 +16,8 @@ from minireason.report import runs as results
 from minireason.report.build import marked_lines, write_page
 from minireason.stages import critic, flywheel, guided_search, revise, testtime
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 
 def page_of(folder: Path) -> str:
     """The page without its pictures."""

@@ -34,7 +34,7 @@ def test_thinning_sums_tokens_and_averages_the_rest():
     assert results.thin([], 5) == []
 
 
-def test_reference_is_small_and_names_no_path_of_the_machine(tmp_path, monkeypatch):
+def test_reference_is_small_and_names_no_path_of_the_machine(tmp_path, monkeypatch, undrawn):
     monkeypatch.chdir(tmp_path)
     here = str(tmp_path / "runs/absolute")
     made_run(Path(here), seed=7)

@@ -90,7 +90,7 @@ def committed(three, tmp_path, monkeypatch) -> Path:
     return folder
 
 
-def test_a_run_is_held_against_the_committed_range(three, committed):
+def test_a_run_is_held_against_the_committed_range(three, committed, undrawn):
     run = results.load_run(three[2])                           # two points above seed 1, or four
     band = seeds.committed_band(three[2], run)
     assert band and band["seeds"] == [0, 1]
@@ -105,7 +105,8 @@ def test_a_run_is_held_against_the_committed_range(three, committed):
 
 
 @pytest.mark.parametrize("stage, change", [("sft", {"traces": 5}), ("pretrain", {"split": "x"})])
-def test_other_settings_and_other_sizes_are_not_compared(three, committed, tmp_path, stage, change):
+def test_other_settings_and_other_sizes_are_not_compared(three, committed, tmp_path, undrawn,
+                                                         stage, change):
     folder = Path(shutil.copytree(three[2], tmp_path / "other"))
     assert seeds.committed_band(folder, results.load_run(folder))
     path = folder / f"{stage}/config.json"
