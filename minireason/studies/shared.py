@@ -81,7 +81,13 @@ def run_study(name: str, cfg, measure: Callable, write: Callable, **parents: str
         result = log.done or log.finish(**measure(cfg, log, device),
                                         **made_with(name, cfg))
     if parallel.is_main():
-        write(result, out)
+        try:
+            write(result, out)
+        except KeyError as error:
+            if not cfg.source:
+                raise
+            raise UserError(f"{cfg.source}/result.json: of an older minireason (has no {error}); "
+                            f"redraw it with that one, or run `minireason {name}` again") from error
     parallel.barrier()
     return result
 

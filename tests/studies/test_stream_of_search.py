@@ -50,6 +50,12 @@ def test_smoke_runs_resumes_and_is_the_same(smallest, tmp_path, monkeypatch):
         assert (tmp_path / "drawn" / name).read_bytes() == (tmp_path / "a" / name).read_bytes()
 
 
+def test_a_result_of_an_older_version_is_refused_in_one_line(tmp_path):
+    (tmp_path / "result.json").write_text(json.dumps({"command": "c", "cells": [{"arm": "sos"}]}))
+    with pytest.raises(UserError, match="result.json: of an older minireason"):
+        study.run(Config(source=str(tmp_path)))
+
+
 def test_seeds_are_studies_of_their_own(smallest, tmp_path, monkeypatch):
     """Trained where a sweep over seeds puts them, they are only read back and put together."""
     cfg = Config(out=str(tmp_path / "a"), size="smoke", arms=("optimal_examples",), seeds=(0, 1),
