@@ -7,12 +7,11 @@ and the model must hold in its forward pass what it may no longer write:
     <think>(13243);007512</think>(139052)    ...    </think>(139052)
 
 (Deng 2024, arXiv:2405.14838). The paper counts tokens, `--unit token`; a piece ends before each
-running sum, so what is left starts with a number that the question determines. A policy computes
-after `<think>` and reads its thought after `</think>`; when nothing is left to read, `</think>`
-starts anew as `<think>` (not in the paper; `--no-merge`). Some rows are ahead by o pieces,
-P(o) ~ exp(-lambda o). The controls read equally many tokens per step: `direct` never sees a
-thought, `explicit` always a whole one, and `auxiliary` is `direct` with a linear head that reads
-the running sum off the state before each digit of the answer (Bai 2025, arXiv:2510.00184).
+running sum. A policy computes after `<think>` and reads its thought after `</think>`; when nothing
+is left to read, `</think>` starts anew as `<think>` (not in the paper; `--no-merge`). Some rows are
+o pieces ahead, P(o) ~ exp(-lambda o). Controls read as many tokens per step: `direct` never sees a
+thought, `explicit` always a whole one, `auxiliary` is `direct` with a linear head that reads the
+running sum off the state before each digit of the answer (Bai 2025, arXiv:2510.00184).
 """
 
 import math
@@ -146,9 +145,8 @@ def cuts(tokens: list[int], unit: str, tokenizer: Tokenizer) -> list[int]:
     semicolon, bracket = tokenizer.ids_of(";", "(")
     inner = list(range(start + 1, end))
     if unit == "piece":
-        first = tokens.index(bracket) if bracket in tokens[:end] else end
         inner = [i for i in inner if tokens[i] == bracket
-                 or (tokens[i - 1] == semicolon and i < first)]
+                 or (tokens[i - 1] == semicolon and bracket not in tokens[start:i])]
     return sorted({start, *inner, end})
 
 
