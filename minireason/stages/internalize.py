@@ -6,12 +6,12 @@ and the model must hold in its forward pass what it may no longer write:
     <think>1746;06782(13243);007512</think>(139052)
     <think>(13243);007512</think>(139052)    ...    </think>(139052)
 
-(Deng 2024, arXiv:2405.14838). The paper counts tokens, `--unit token`; a piece ends before each
-running sum. A policy computes after `<think>` and reads its thought after `</think>`; when nothing
-is left to read, `</think>` starts anew as `<think>` (not in the paper; `--no-merge`). Some rows are
-o pieces ahead, P(o) ~ exp(-lambda o). Controls read as many tokens per step: `direct` never sees a
-thought, `explicit` always a whole one, `auxiliary` is `direct` with a linear head that reads the
-running sum off the state before each digit of the answer (Bai 2025, arXiv:2510.00184).
+(Deng 2024, arXiv:2405.14838). The paper counts tokens, `--unit token`; pieces are the products
+before the first running sum, then all up to the next sum. A policy computes after `<think>` and
+reads its thought after `</think>`; when nothing is left to read, `</think>` starts anew as
+`<think>` (not in the paper; `--no-merge`). Some rows are o pieces ahead, P(o) ~ exp(-lambda o).
+Controls read as many tokens per step: `direct` never sees a thought, `explicit` always a whole one,
+`auxiliary` is `direct` with a head that reads each digit's running sum (Bai 2025, arXiv:2510.00184).
 """
 
 import math
