@@ -11,7 +11,7 @@ before the first running sum, then all up to the next sum. A policy computes aft
 reads its thought after `</think>`; when nothing is left to read, `</think>` starts anew as
 `<think>` (not in the paper; `--no-merge`). Some rows are o pieces ahead, P(o) ~ exp(-lambda o).
 Controls read as many tokens per step: `direct` never sees a thought, `explicit` always a whole one,
-`auxiliary` is `direct` with a head that reads each digit's running sum (Bai 2025, arXiv:2510.00184).
+`auxiliary` is `direct` with a head reading each digit's running sum (Bai 2025, arXiv:2510.00184).
 """
 
 import math
