@@ -85,7 +85,7 @@ EXTRAS = {          # of the last round or turn: name in its result -> heading
 OWN = {             # tables and pictures of a stage's own: (text, {end of a name: picture})
     "quiet_star": (quiet_tables.text_of, {"": quiet_tables.arms_figure,
                                           "-thoughts": quiet_tables.thoughts_figure}),
-    "from_nothing": (quiet_tables.text_of, {"": quiet_tables.arms_figure}),
+    "from_nothing": (quiet_tables.text_of, {"": quiet_tables.seeds_figure}),
     "think_budget": (thinking_tables.text_of, {"": thinking_tables.figure_of})}
 STAGE_OF = {"from_nothing": "quiet_star"}     # of variants that are not named by their stage
 SHARED = ("family", "seed", "split", "device", "eval_n")  # what a stage outside of runs takes from

@@ -1,5 +1,7 @@
 """Tables and pictures of `minireason ablate --stage quiet_star`, from its rows alone."""
 
+from textwrap import fill
+
 import numpy as np
 from matplotlib.figure import Figure
 
@@ -101,6 +103,19 @@ def arms_figure(rows: list[dict]) -> Figure:
                        [style.spread(members) for members in sets.values()], *look, name)
     axes.set_xticks(sorted({level_of(row["set"]) for row in at_longest(rows)}))
     return style.finish(figure, axes, "level k (operations)", "answers right (%)", 2)
+
+
+def seeds_figure(rows: list[dict]) -> Figure:
+    """Of one level: every seed's accuracy, variant by variant, with its interval over problems."""
+    figure, axes = style.canvas(3.4)
+    names = list(group_by(at_longest(rows), "variant"))
+    own = list(group_by(at_longest(rows), "seed").items())
+    for i, ((seed, members), (color, marker)) in enumerate(zip(own, LOOKS, strict=False)):
+        bars = [style.spread(select(members, variant=name)) for name in names]
+        places = [place + 0.1 * (i - (len(own) - 1) / 2) for place in range(len(names))]
+        style.whiskers(axes, places, bars, color, marker, f"seed {seed}", "none")
+    axes.set_xticks(range(len(names)), [fill(name, 12) for name in names])
+    return style.finish(figure, axes, "", "answers right (%)", 5)
 
 
 def thoughts_figure(rows: list[dict]) -> Figure:

@@ -173,6 +173,10 @@ def test_quiet_variants_meet_at_their_longest_thought_and_are_paired(tmp_path):
     assert "`1+1=0`" in text and "`1+1=1`" not in text                 # of the first seed
     assert {path.name for path in tmp_path.glob("*.png")} == {"quiet_star.png",
                                                               "quiet_star-thoughts.png"}
+    (axes,) = quiet_tables.seeds_figure([one for one in rows if one["set"][-1] == "2"]).axes
+    assert [label.get_text().replace("\n", " ") for label in axes.get_xticklabels()] == [
+        "own thoughts", "ordinary training", "before, thinking aloud"]
+    assert len(axes.containers) == 2                                                # the seeds
 
 
 def test_thinking_variants_are_paired_with_the_policy_before(tmp_path):
