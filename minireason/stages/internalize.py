@@ -47,7 +47,7 @@ class Config(TrainingConfig):
     max_level: int = 3
     steps: int = 12_000
     explicit_steps: int = 600     # before the first removal
-    steps_per_removal: int = 1000
+    steps_per_removal: int = 2000
     unit: str = "piece"           # what a removal takes: piece | token
     merge: bool = True            # at the last removal `</think>` starts anew, as `<think>`
     smoothing: float = 4.0        # lambda
