@@ -225,5 +225,12 @@ def _differences(held: dict, wanted: dict) -> str:
         old = old if isinstance(old, dict) else {}
         found += [f"{name}: {old.get(name)!r} there, {new.get(name)!r} now"
                   for name in sorted((set(old) | set(new)) - set(PATHS if part == "config" else ()))
-                  if old.get(name) != new.get(name)]
+                  if not _same(old.get(name), new.get(name))]
     return "; ".join(found[:3])
+
+
+def _same(old: object, new: object) -> bool:
+    """Whether two values of a field agree; one that a version did not have (None) is off there."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        return all(_same(old.get(name), new.get(name)) for name in old.keys() | new.keys())
+    return old == new or (None in (old, new) and not old and not new)

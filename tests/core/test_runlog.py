@@ -12,7 +12,7 @@ from minireason import __version__
 from minireason.core import config, runlog
 from minireason.core.errors import UserError
 from minireason.core.locks import unlock_folder
-from minireason.core.runlog import RunLog
+from minireason.core.runlog import RunLog, _differences
 
 
 @dataclass(frozen=True)
@@ -48,6 +48,11 @@ def test_a_field_that_is_new_or_gone_is_a_difference(tmp_path):
     RunLog(str(tmp_path / "new"), "sft", Config(), {})
     with pytest.raises(UserError, match="gone: None there, 3 now"):
         RunLog(str(tmp_path / "new"), "sft", Older(), {})
+    RunLog(str(tmp_path / "new"), "sft", Older(gone=0), {})              # what is off was not there
+    assert not _differences({"config": {"a": {"b": 1}}, "stage": ""},
+                            {"config": {"a": {"b": 1, "new": 0.0}}, "stage": "", "parents": {}})
+    assert _differences({"config": {"a": {"b": 1}}, "stage": ""},
+                        {"config": {"a": {"b": 0}}, "stage": "", "parents": {}})
 
 
 def test_records_are_flat_json_lines_and_rewind_cuts_them(tmp_path):
