@@ -89,6 +89,8 @@ def test_tokenizer_adds_bos_and_prints_the_thought(folder):
         for token in ("<think>", "</think>", "<hint>", "<wrong>"):
             assert theirs.encode(token, add_special_tokens=False) == TOKENIZER.ids_of(token)
         assert theirs.model_max_length == 64
+    for_others = json.loads((folder / "tokenizer_config.json").read_text())     # as llama.cpp reads
+    assert (for_others["add_bos_token"], for_others["add_eos_token"]) == (True, False)
 
 
 def test_generation_is_greedy_and_ends_where_a_row_is_full(folder):

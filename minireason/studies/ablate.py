@@ -9,6 +9,7 @@
     --stage from_nothing   quiet thoughts of a base that never read one: who invents them
     --stage think_budget   a price per token against none, and without a warm-up that shortens
                        (AdaptThink, Zhang 2025)
+    --stage internalize    a thought removed piece by piece against none and a whole one, by task
 
 A variant is data: the fields that it changes. All variants of a stage start from the same parents,
 stages of a finished run, with the settings of the run's own stage, or the defaults of a stage that
@@ -30,7 +31,7 @@ from minireason.measure.estimates import share_interval
 from minireason.report import style, tables
 from minireason.report.runs import group_by, level_of, rows_with_verdicts, select
 from minireason.stages import STAGES, Stage
-from minireason.studies import quiet_tables, shared, thinking_tables
+from minireason.studies import internalize_tables, quiet_tables, shared, thinking_tables
 
 TURNS = {"turns": 3, "refresh": "exact", "filter": "verifier"}
 NOTHING = {         # one token after the inner bracket, whose marks start as `=` and `)`
@@ -70,6 +71,7 @@ VARIANTS: dict[str, dict[str, dict]] = {      # {stage: {variant: what it change
         "a price per token": {},
         "no price": {"rewards": {"process": 0.0, "price": 0.0}},
         "nothing left out": {"omitted": 0.0}},       # the same steps: what a price does alone
+    "internalize": internalize_tables.VARIANTS,
 }
 EXTRAS = {          # of the last round or turn: name in its result -> heading
     "star": {"kept": "kept", "share_wrong_steps": "right answer, wrong steps (%)"},
@@ -81,12 +83,16 @@ EXTRAS = {          # of the last round or turn: name in its result -> heading
     "from_nothing": dict.fromkeys(("quiet", "sound", "weight", "thought"), ""),
     "think_budget": dict.fromkeys((*thinking_tables.MODES, *thinking_tables.OTHERS,
                                    *thinking_tables.BUDGETS), ""),
+    "internalize": {"nats": ""},
 }
 OWN = {             # tables and pictures of a stage's own: (text, {end of a name: picture})
     "quiet_star": (quiet_tables.text_of, {"": quiet_tables.arms_figure,
                                           "-thoughts": quiet_tables.thoughts_figure}),
     "from_nothing": (quiet_tables.text_of, {"": quiet_tables.seeds_figure}),
-    "think_budget": (thinking_tables.text_of, {"": thinking_tables.figure_of})}
+    "think_budget": (thinking_tables.text_of, {"": thinking_tables.figure_of}),
+    "internalize": (internalize_tables.text_of, {"": internalize_tables.figure_of})}
+COMPLETE = {"quiet_star": quiet_tables.complete_rows,         # add rows that a stage does not write
+            "internalize": internalize_tables.complete_rows}
 STAGE_OF = {"from_nothing": "quiet_star"}     # of variants that are not named by their stage
 SHARED = ("family", "seed", "split", "device", "eval_n")  # what a stage outside of runs takes from
                                                           # the stage that it starts from
@@ -99,7 +105,7 @@ class Config(shared.Study):
     """A stage with one choice changed at a time, for every given run folder (one per seed)."""
 
     runs: tuple[str, ...] = ()    # finished `minireason run` folders of different seeds
-    # star | flywheel | revise | quiet_star | from_nothing | think_budget
+    # star | flywheel | revise | quiet_star | from_nothing | think_budget | internalize
     stage: str = "star"
 
     def __post_init__(self):
@@ -135,7 +141,8 @@ def variant_rows(cfg: Config) -> list[dict]:
     wanted, rows = (answers, "sampled", *EXTRAS[cfg.stage]), []
     for folder in map(Path, cfg.runs):
         settings = settings_of(stage, folder)
-        before = select(rows_with_verdicts(folder / stage.parents["init"]),
+        parents = [folder / stage.parents["init"]] if "init" in stage.parents else []
+        before = select([row for parent in parents for row in rows_with_verdicts(parent)],
                         method=answers, step=None)           # a step: on validation problems
         last = max((row.get("round", 0) for row in before), default=0)
         rows += [{**row, "variant": "before", "round": 0} for row in before
@@ -145,10 +152,11 @@ def variant_rows(cfg: Config) -> list[dict]:
             if changes or not stage.in_run:           # else it is the run's own stage
                 words = variant.replace(",", "").replace(" ", "-")
                 held["out"] = str(folder / "ablations" / f"{cfg.stage}-{words}")
-            result = module.run(from_dict(module.Config, held))
-            found = rows_with_verdicts(Path(held["out"]))
-            if name == "quiet_star":
-                quiet_tables.complete_rows(found, result)
+            own = from_dict(module.Config, held)
+            result = module.run(own)
+            found = rows_with_verdicts(Path(own.out))
+            if name in COMPLETE:
+                COMPLETE[name](found, result, own)
             for row in select(found, method=wanted, level=None):      # a level: what it alone kept
                 rows.append({"round": 1, **row, "variant": variant})
     return rows
@@ -156,7 +164,8 @@ def variant_rows(cfg: Config) -> list[dict]:
 
 def settings_of(stage: Stage, folder: Path) -> dict:
     """The run's own configuration of the stage; what a stage outside of runs shares with `init`."""
-    own = vars(shared.config_of(folder, stage.name if stage.in_run else stage.parents["init"]))
+    like = stage.name if stage.in_run else stage.parents.get("init", "pretrain")
+    own = vars(shared.config_of(folder, like))
     if stage.in_run:
         return own
     settings = {key: own[key] for key in SHARED}

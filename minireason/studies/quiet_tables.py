@@ -16,7 +16,7 @@ ALOUD = ("before", "own thoughts", "ordinary training")     # that are shown wit
 HOW = {"greedy": "thinking aloud", "direct": "answering at once"}      # too, and how they answer
 
 
-def complete_rows(rows: list[dict], result: dict) -> None:
+def complete_rows(rows: list[dict], result: dict, _config: object = None) -> None:
     """A verdict per problem and the FLOPs, to the answers; the thoughts shown, as rows."""
     for row in select(rows, method="quiet"):
         row["digits"] = result["quiet_verdicts"][str(row["tokens"])][row["set"]]

@@ -6,15 +6,17 @@ import shutil
 from dataclasses import asdict, replace
 
 import pytest
+from tiny_run import tiny_stages
 
 from minireason.core.config import from_dict, portable
 from minireason.core.errors import UserError
-from minireason.core.files import read_json
+from minireason.core.files import read_json, read_lines
 from minireason.measure import thinking
 from minireason.measure.estimates import wilson
 from minireason.report import style
+from minireason.report.runs import rows_with_verdicts, select
 from minireason.stages import STAGES, flywheel, pretrain, rl, star
-from minireason.studies import ablate, quiet_tables
+from minireason.studies import ablate, internalize_tables, quiet_tables
 
 
 def row(variant: str, accuracy: float, **more) -> dict:
@@ -177,6 +179,35 @@ def test_quiet_variants_meet_at_their_longest_thought_and_are_paired(tmp_path):
     assert [label.get_text().replace("\n", " ") for label in axes.get_xticklabels()] == [
         "own thoughts", "ordinary training", "before, thinking aloud"]
     assert len(axes.containers) == 2                                                # the seeds
+
+
+def test_arms_that_internalize_meet_on_their_tasks(tmp_path, ladder):
+    rows = []
+    for seed, arm, right in ((0, "thought removed", 8), (1, "thought removed", 6),
+                             (0, "never a thought", 1), (1, "never a thought", 3)):
+        for task, name in (("3x3", "multiplication-test-k3"), ("chain", "chain-test-k4")):
+            digits, where = "1" * right + "0" * (10 - right), {"seed": seed, "set": name}
+            rows += [row(f"{arm}, {task}", right / 10, digits=digits, flops=1e9, **where),
+                     row(f"{arm}, {task}", 0.0, method="nats", step=9, nats=2.0, **where)]
+    (tmp_path / "internalize.json").write_text(json.dumps({"command": "c", "rows": rows}))
+    ablate.run(ablate.Config(stage="internalize", source=str(tmp_path)))
+    text = (tmp_path / "internalize.md").read_text()
+    assert "| answers right (%) | 3x3 digits | chain, level 4 | FLOPs (3x3) |" in text
+    assert "| thought removed | 70.0 [" in text and "(60 to 80) | 1.0e+09 |" in text
+    assert "| thought removed - never a thought | +50.0 [" in text
+    (axes,) = internalize_tables.figure_of(rows).axes
+    assert [line.get_label()[0] for line in axes.lines] == ["t", "_", "n", "_"]    # a name per arm
+
+    folder = ladder / "internalize"
+    cfg = replace(tiny_stages(ladder)["internalize"][1], max_level=1)
+    found, steps = rows_with_verdicts(folder), read_lines(folder / "metrics.jsonl")
+    internalize_tables.complete_rows(found, {"flops": 7.0}, cfg)
+    nats = [line["nats"] for line in select(found, method="nats")]
+    assert nats == [step["train/loss"] * step["train/tokens"] / step["train/rows"]
+                    for step in steps] and len(nats) == cfg.steps
+    others = [line for line in found if line["method"] != "nats"]
+    assert {line["set"] for line in others} == {"chain-test-k1"}
+    assert {line["flops"] for line in others} == {7.0}
 
 
 def test_thinking_variants_are_paired_with_the_policy_before(tmp_path):
