@@ -51,7 +51,7 @@ class RunLog:
             files.write_atomic(path, json.dumps(record, indent=1) + "\n")
             return
         held = files.read_json(path)
-        differing = _differences(held, self.record_of_config)
+        differing = _differences(held, self.record_of_config, (self.out / "result.json").exists())
         if differing:
             raise UserError(f"{self.out}: holds a run with another configuration "
                             f"({differing}); choose another --out or delete the folder")
@@ -214,10 +214,11 @@ class RunLog:
         return result
 
 
-def _differences(held: dict, wanted: dict) -> str:
+def _differences(held: dict, wanted: dict, finished: bool) -> str:
     """The first few fields in which two config records differ, as text; '' if none.
 
-    Folders may differ: a parent is known by its hash, wherever it lies.
+    Folders may differ: a parent is known by its hash, wherever it lies. What an older version wrote
+    and finished may lack fields that are off now.
     """
     found = [] if held.get("stage") == wanted["stage"] else [f"stage {held.get('stage')!r}"]
     for part in ("config", "parents"):
@@ -225,12 +226,13 @@ def _differences(held: dict, wanted: dict) -> str:
         old = old if isinstance(old, dict) else {}
         found += [f"{name}: {old.get(name)!r} there, {new.get(name)!r} now"
                   for name in sorted((set(old) | set(new)) - set(PATHS if part == "config" else ()))
-                  if not _same(old.get(name), new.get(name))]
+                  if not _same(old, new, name, finished)]
     return "; ".join(found[:3])
 
 
-def _same(old: object, new: object) -> bool:
-    """Whether two values of a field agree; one that a version did not have (None) is off there."""
-    if isinstance(old, dict) and isinstance(new, dict):
-        return all(_same(old.get(name), new.get(name)) for name in old.keys() | new.keys())
-    return old == new or (None in (old, new) and not old and not new)
+def _same(old: dict, new: dict, name: str, finished: bool) -> bool:
+    """Whether a field is equal in both, parts of it included."""
+    a, b = old.get(name), new.get(name)
+    if isinstance(a, dict) and isinstance(b, dict):
+        return all(_same(a, b, part, finished) for part in a.keys() | b.keys())
+    return a == b or (finished and name not in old and not b)

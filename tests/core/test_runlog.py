@@ -48,11 +48,25 @@ def test_a_field_that_is_new_or_gone_is_a_difference(tmp_path):
     RunLog(str(tmp_path / "new"), "sft", Config(), {})
     with pytest.raises(UserError, match="gone: None there, 3 now"):
         RunLog(str(tmp_path / "new"), "sft", Older(), {})
-    RunLog(str(tmp_path / "new"), "sft", Older(gone=0), {})              # what is off was not there
-    assert not _differences({"config": {"a": {"b": 1}}, "stage": ""},
-                            {"config": {"a": {"b": 1, "new": 0.0}}, "stage": "", "parents": {}})
-    assert _differences({"config": {"a": {"b": 1}}, "stage": ""},
-                        {"config": {"a": {"b": 0}}, "stage": "", "parents": {}})
+    with pytest.raises(UserError, match="gone: None there, 0 now"):
+        RunLog(str(tmp_path / "new"), "sft", Older(gone=0), {})
+    RunLog(str(tmp_path / "new"), "sft", Config(), {}).finish()
+    assert RunLog(str(tmp_path / "new"), "sft", Older(gone=0), {}).done     # off: it was not there
+    with pytest.raises(UserError, match="gone: None there, 3 now"):
+        RunLog(str(tmp_path / "new"), "sft", Older(), {})
+
+
+def test_a_part_of_a_finished_config_may_lack_what_is_off_and_nothing_else():
+    def compared(held: dict, wanted: dict, finished: bool = True) -> str:
+        return _differences({"stage": "", "config": {"part": held}},
+                            {"stage": "", "config": {"part": wanted}, "parents": {}}, finished)
+
+    assert not compared({"a": 1}, {"a": 1, "new": 0.0})
+    for held, wanted, finished in (({"a": 1}, {"a": 1, "new": 0.0}, False),
+                                   ({"a": 1}, {"a": 1, "new": 0.5}, True),
+                                   ({"a": None}, {"a": 0.0}, True), ({"a": 1}, {"a": 0}, True),
+                                   ({"a": 1, "gone": 0.0}, {"a": 1}, True)):
+        assert compared(held, wanted, finished).startswith("part: ")
 
 
 def test_records_are_flat_json_lines_and_rewind_cuts_them(tmp_path):
