@@ -88,7 +88,7 @@ def test_tokenizer_adds_bos_and_prints_the_thought(folder):
         assert set(theirs.all_special_tokens) == {"<pad>", "<bos>", "<eos>", "<unk>"}
         for token in ("<think>", "</think>", "<hint>", "<wrong>"):
             assert theirs.encode(token, add_special_tokens=False) == TOKENIZER.ids_of(token)
-        assert theirs.model_max_length == 64
+        assert (theirs.model_max_length, theirs.padding_side) == (64, "left")
     for_others = json.loads((folder / "tokenizer_config.json").read_text())     # as llama.cpp reads
     assert (for_others["add_bos_token"], for_others["add_eos_token"]) == (True, False)
 
