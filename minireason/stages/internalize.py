@@ -8,10 +8,10 @@ and the model must hold in its forward pass what it may no longer write:
 
 (Deng 2024, arXiv:2405.14838). The paper counts tokens, `--unit token`; pieces are the products
 before the first running sum, then all up to the next sum. A policy computes after `<think>` and
-reads its thought after `</think>`; when nothing is left to read, `</think>` starts anew as
-`<think>` (not in the paper; `--no-merge`). Some rows are o pieces ahead, P(o) ~ exp(-lambda o).
-Controls read as many tokens per step: `direct` never sees a thought, `explicit` always a whole one,
-`auxiliary` is `direct` with a head reading each digit's running sum (Bai 2025, arXiv:2510.00184).
+reads its thought after `</think>`; when nothing is left to read, the two swap their embeddings, so
+that it computes after `</think>` (not in the paper; `--no-swap`). Some rows are o pieces ahead,
+P(o) ~ exp(-lambda o). Controls read as many tokens: `direct` sees no thought, `explicit` whole
+ones, `auxiliary` none, but a head reads running sums (Bai 2025, arXiv:2510.00184).
 """
 
 import math
@@ -49,7 +49,7 @@ class Config(TrainingConfig):
     explicit_steps: int = 600     # before the first removal
     steps_per_removal: int = 2000
     unit: str = "piece"           # what a removal takes: piece | token
-    merge: bool = True            # at the last removal `</think>` starts anew, as `<think>`
+    swap: bool = True             # of the embeddings of the two openers at the last removal
     smoothing: float = 4.0        # lambda
     reset: bool = False           # the optimizer starts anew at each removal, as in the paper
     head_weight: float = 1.0      # of the auxiliary loss; the sums are counted in tens
@@ -102,9 +102,9 @@ def run(cfg: Config) -> dict:
         since = step - past[-1] if past and cfg.reset else step
         if since == 0:
             optimizer.state.clear()
-        if cfg.merge and removals and step == removals[-1]:
-            weight = model.embedding.weight.data
-            weight[tokenizer.end_think] = weight[tokenizer.think]
+        if cfg.swap and removals and step == removals[-1]:
+            weight, ends = model.embedding.weight.data, [tokenizer.think, tokenizer.end_think]
+            weight[ends] = weight[ends[::-1]]
         lr = cfg.lr * min(1.0, (since + 1) / max(1, cfg.warmup),
                           (cfg.steps - step) / max(1.0, cfg.decay * cfg.steps))
         removed = EVERYTHING if len(past) == len(removals) else len(past)

@@ -19,7 +19,7 @@ DIGITS = {"family": "multiplication"}
 TASKS = {"3x3": DIGITS, "2x2": DIGITS | {"min_level": 2, "max_level": 2, "steps": 6000,
                                          "steps_per_removal": 1000},
          "chain": {"family": "chain", "min_level": 1, "max_level": 4, "unit": "token",
-                   "steps_per_removal": 400, "merge": False}}
+                   "steps_per_removal": 400, "swap": False}}
 ARMS = {"internalize": "thought removed", "direct": "never a thought",
         "auxiliary": "never a thought, running-sum head", "explicit": "whole thought"}
 VARIANTS = {f"{words}, {task}": changes | {"arm": arm}

@@ -119,18 +119,20 @@ def test_the_optimizer_starts_anew_and_warms_up_at_each_removal(tmp_path, monkey
             assert seen[step + since][1] == pytest.approx(share * cfg.lr)
 
 
-@pytest.mark.parametrize("merge", [True, False])
-def test_the_closing_opener_starts_anew_at_the_last_removal(tmp_path, monkeypatch, merge):
-    learn, equal = internalize.learn, []
+@pytest.mark.parametrize("swap", [True, False])
+def test_the_openers_swap_their_embeddings_at_the_last_removal(tmp_path, monkeypatch, swap):
+    learn, before, swapped = internalize.learn, [], []
 
     def noted(model, *more):
-        weight = model.embedding.weight
-        equal.append(weight[TOKENIZER.think].equal(weight[TOKENIZER.end_think]))
-        return learn(model, *more)
+        openers = model.embedding.weight[[TOKENIZER.think, TOKENIZER.end_think]].detach().clone()
+        swapped.append(bool(before) and openers.flip(0).equal(before[-1]))
+        result = learn(model, *more)
+        before.append(model.embedding.weight[[TOKENIZER.think, TOKENIZER.end_think]].detach())
+        return result
 
     monkeypatch.setattr(internalize, "learn", noted)
-    internalize.run(settings(out=str(tmp_path / "run"), merge=merge, unit="piece"))
-    assert [step for step, same in enumerate(equal) if same] == ([4] if merge else [])
+    internalize.run(settings(out=str(tmp_path / "run"), swap=swap, unit="piece"))
+    assert [step for step, here in enumerate(swapped) if here] == ([4] if swap else [])
 
 
 def test_the_learning_rate_is_constant_and_falls_in_the_last_share(tmp_path):
