@@ -223,7 +223,8 @@ def _differences(held: dict, wanted: dict, finished: bool) -> str:
     found = [] if held.get("stage") == wanted["stage"] else [f"stage {held.get('stage')!r}"]
     for part in ("config", "parents"):
         old, new = held.get(part), wanted[part]
-        old = old if isinstance(old, dict) else {}
+        if not isinstance(old, dict):
+            return f"no {part} there"
         found += [f"{name}: {old.get(name)!r} there, {new.get(name)!r} now"
                   for name in sorted((set(old) | set(new)) - set(PATHS if part == "config" else ()))
                   if not _same(old, new, name, finished)]

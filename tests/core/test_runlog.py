@@ -58,7 +58,7 @@ def test_a_field_that_is_new_or_gone_is_a_difference(tmp_path):
 
 def test_a_part_of_a_finished_config_may_lack_what_is_off_and_nothing_else():
     def compared(held: dict, wanted: dict, finished: bool = True) -> str:
-        return _differences({"stage": "", "config": {"part": held}},
+        return _differences({"stage": "", "config": {"part": held}, "parents": {}},
                             {"stage": "", "config": {"part": wanted}, "parents": {}}, finished)
 
     assert not compared({"a": 1}, {"a": 1, "new": 0.0})
@@ -67,6 +67,10 @@ def test_a_part_of_a_finished_config_may_lack_what_is_off_and_nothing_else():
                                    ({"a": None}, {"a": 0.0}, True), ({"a": 1}, {"a": 0}, True),
                                    ({"a": 1, "gone": 0.0}, {"a": 1}, True)):
         assert compared(held, wanted, finished).startswith("part: ")
+    whole = {"stage": "", "config": {}, "parents": {}}
+    for lost in ("config", "parents"):
+        held = {key: value for key, value in whole.items() if key != lost}
+        assert _differences(held, whole, False) == f"no {lost} there"
 
 
 def test_records_are_flat_json_lines_and_rewind_cuts_them(tmp_path):
