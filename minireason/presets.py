@@ -110,8 +110,8 @@ FAMILY_SIZES: dict[str, dict[str, dict[str, dict]]] = {
         "smoke": _levels(1, 2, (2,), 24, Mixture(0.1, 0.1, 2, max_level=2)),
         "quickstart": _longer(_DIGITS),
         "gpu": {**_DIGITS, "internalize": {
-            "min_level": 4, "max_level": 4, "steps": 60_000, "explicit_steps": 6_000,
-            "steps_per_removal": 4_000, "d_model": 256, "n_heads": 8, "d_ff": 512,
+            "min_level": 4, "max_level": 4, "steps": 60_000, "steps_per_token": 500,
+            "d_model": 256, "n_heads": 8, "d_ff": 512,
             "rows_per_step": 512, "token_budget": 65536, "lr": 1e-3, "warmup": 100,
             "save_every": 1000}},
     },

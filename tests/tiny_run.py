@@ -84,8 +84,8 @@ def tiny_stages(root: Path | str) -> dict:
             waits=(1,), tries=2)),
         "internalize": (internalize.run, internalize.Config(
             out=at["internalize"], device="cpu", min_level=1, max_level=2, d_model=32, n_layers=1,
-            n_heads=2, head_dim=16, d_ff=32, max_len=64, steps=20, explicit_steps=5,
-            steps_per_removal=1, smoothing=1.0, rows_per_step=8, token_budget=256, warmup=2,
+            n_heads=2, head_dim=16, d_ff=32, max_len=64, steps=20,
+            steps_per_token=1, smoothing=1.0, rows_per_step=8, token_budget=256, warmup=2,
             save_every=6, eval_n=2)),
     }
 

@@ -1,17 +1,17 @@
 """Stepwise internalization: a thought removed piece by piece while training goes on.
 
-Training begins with whole thoughts. Every few hundred steps one more piece is cut from their left,
+Training begins with whole thoughts. Every few hundred steps one more token is cut from their left,
 and the model must hold in its forward pass what it may no longer write:
 
     <think>1746;06782(13243);007512</think>(139052)
     <think>(13243);007512</think>(139052)    ...    </think>(139052)
 
-(Deng 2024, arXiv:2405.14838). The paper counts tokens, `--unit token`; pieces are the products
-before the first running sum, then all up to the next sum. A policy computes after `<think>` and
-reads its thought after `</think>`; when nothing is left to read, the two swap their embeddings, so
-that it computes after `</think>` (not in the paper; `--no-swap`). Some rows are o pieces ahead,
-P(o) ~ exp(-lambda o). Controls read as many tokens: `direct` sees no thought, `explicit` whole
-ones, `auxiliary` none, but a head reads running sums (Bai 2025, arXiv:2510.00184).
+(Deng 2024, arXiv:2405.14838). Here a piece goes when its last token would (`--unit token`: the
+paper); pieces are the products before the first running sum, then all up to the next sum. A policy
+computes after `<think>` and reads its thought after `</think>`; when nothing is left to read, the
+two swap their embeddings (`--no-swap`: the paper). Some rows are o pieces ahead, P(o) ~ exp(-lambda
+o). Controls read as many tokens: `direct` no thought, `explicit` whole ones, `auxiliary` none, but
+has a head for running sums (Bai 2025, arXiv:2510.00184).
 """
 
 import math
@@ -33,7 +33,6 @@ from minireason.training.losses import nll
 from minireason.training.optim import make_optimizer, train_step
 
 ARMS, UNITS = ("internalize", "direct", "explicit", "auxiliary"), ("piece", "token")
-EVERYTHING = 2 ** 31                                    # more pieces than any thought has
 Sums = dict[tuple[int, ...], list[tuple[int, float]]]   # {row without its end: [(index, sum)]}
 
 
@@ -46,9 +45,8 @@ class Config(TrainingConfig):
     min_level: int = 3
     max_level: int = 3
     steps: int = 12_000
-    explicit_steps: int = 600     # before the first removal
-    steps_per_removal: int = 2000
-    unit: str = "piece"           # what a removal takes: piece | token
+    steps_per_token: int = 250    # of thought, before it goes
+    unit: str = "piece"           # what goes at once: piece | token
     swap: bool = True             # of the embeddings of the two openers at the last removal
     smoothing: float = 4.0        # lambda
     reset: bool = False           # the optimizer starts anew at each removal, as in the paper
@@ -87,7 +85,7 @@ class SumReader(Transformer):
 def run(cfg: Config) -> dict:
     """Train one arm from random weights; returns result.json's content."""
     tokenizer = Tokenizer.build(FAMILIES[cfg.family].TOKENS)
-    removals = removal_steps(cfg, tokenizer)
+    longest = longest_thought(cfg, tokenizer)
     log, device = checkpoint.open_stage("internalize", cfg, cfg.out)
     if log.done:
         return log.done
@@ -98,17 +96,18 @@ def run(cfg: Config) -> dict:
     log.start(model, device)
     optimizer = make_optimizer(model, cfg.weight_decay, muon=cfg.optimizer == "muon")
     for step in log.steps(checkpoint.resume(log, model, optimizer), cfg.steps):
-        past = [removal for removal in removals if removal <= step]
-        since = step - past[-1] if past and cfg.reset else step
+        removed = min(longest, step // cfg.steps_per_token)
+        since = step - removed * cfg.steps_per_token if cfg.reset else step
         if since == 0:
             optimizer.state.clear()
-        if cfg.swap and removals and step == removals[-1]:
+        if cfg.swap and removed and step == longest * cfg.steps_per_token:
             weight, ends = model.embedding.weight.data, [tokenizer.think, tokenizer.end_think]
             weight[ends] = weight[ends[::-1]]
         lr = cfg.lr * min(1.0, (since + 1) / max(1, cfg.warmup),
                           (cfg.steps - step) / max(1.0, cfg.decay * cfg.steps))
-        removed = EVERYTHING if len(past) == len(removals) else len(past)
-        rows, sums = rows_of_step(cfg, step, 0 if cfg.arm == "explicit" else removed, tokenizer)
+        if removed == longest and cfg.arm != "explicit":
+            removed = cfg.max_len                         # more tokens than any thought has
+        rows, sums = rows_of_step(cfg, step, removed, tokenizer)
         left = sum(len(cuts(tokens, "token", tokenizer)) - 1 for tokens, *_ in rows) / len(rows)
         log.record(step, **learn(model, optimizer, rows, sums, lr, cfg, tokenizer.pad),
                    **{"train/rows": len(rows), "train/thought_tokens": left})
@@ -119,23 +118,22 @@ def run(cfg: Config) -> dict:
                          style="cot" if cfg.arm == "explicit" else "direct")
 
 
-def removal_steps(cfg: Config, tokenizer: Tokenizer) -> range:
-    """The steps at which one more piece of every thought goes; UserError if --steps ends before."""
+def longest_thought(cfg: Config, tokenizer: Tokenizer) -> int:
+    """Tokens of the longest thought, 0 of a control; UserError if --steps ends before they go."""
     if cfg.arm != "internalize":
-        return range(0)
+        return 0
     family, levels = FAMILIES[cfg.family], (cfg.max_level, cfg.max_level)
     thoughts = [tokenizer.encode(family.render(problem, "cot"))
                 for problem in sample_levels(family, rng(cfg.seed, "longest"), levels, 64)]
-    longest = max(len(cuts(tokens, cfg.unit, tokenizer)) - 1 for tokens in thoughts)
-    stop = cfg.explicit_steps + longest * cfg.steps_per_removal
-    if stop > cfg.steps:
-        raise UserError(f"--steps {cfg.steps}: {longest} {cfg.unit}s of thought are gone only "
-                        f"after {stop}; raise it, or lower --explicit-steps or --steps-per-removal")
-    return range(cfg.explicit_steps, stop, cfg.steps_per_removal)
+    longest = max(len(cuts(tokens, "token", tokenizer)) - 1 for tokens in thoughts)
+    if longest * cfg.steps_per_token >= cfg.steps:
+        raise UserError(f"--steps {cfg.steps}: {longest} tokens of thought are gone only after "
+                        f"{longest * cfg.steps_per_token}; raise it, or lower --steps-per-token")
+    return longest
 
 
 def cuts(tokens: list[int], unit: str, tokenizer: Tokenizer) -> list[int]:
-    """Indices where what is left of a row's thought begins after 0, 1, ... removals.
+    """Indices where what is left of a row's thought begins after 0, 1, ... of its units.
 
     A piece ends with the thought, before each running sum, `(`, and behind each `;` before the
     first sum. A row without a thought: [its end].
@@ -150,10 +148,12 @@ def cuts(tokens: list[int], unit: str, tokenizer: Tokenizer) -> list[int]:
     return sorted({start, *inner, end})
 
 
-def without(tokens: list[int], removals: int, unit: str, tokenizer: Tokenizer) -> list[int]:
-    """A row whose thought has lost its first pieces; the opener goes with the last of them."""
+def without(tokens: list[int], removed: int, ahead: int, unit: str,
+            tokenizer: Tokenizer) -> list[int]:
+    """A row without the units among its thought's first `removed` tokens and the next `ahead`."""
     places = cuts(tokens, unit, tokenizer)
-    left = places[min(removals, len(places) - 1)]
+    gone = sum(place - places[0] <= removed for place in places) - 1 + ahead
+    left = places[min(gone, len(places) - 1)]             # the opener goes with the last of them
     return tokens[:places[0] - (left == places[-1])] + tokens[left:]
 
 
@@ -174,7 +174,7 @@ def rows_of_step(cfg: Config, step: int, removed: int,
             if room <= 0:
                 break
             if removed or cfg.arm == "internalize":
-                tokens = without(tokens, removed + int(more), cfg.unit, tokenizer)
+                tokens = without(tokens, removed, int(more), cfg.unit, tokenizer)
             if cfg.arm == "auxiliary":
                 sums[tuple(tokens[:-1])] = sums_of(problem, tokens, first, tokenizer)
             rows.append((tokens, first))

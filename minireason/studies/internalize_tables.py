@@ -16,10 +16,9 @@ from minireason.report.seeds import verdicts_of
 from minireason.stages import internalize
 
 DIGITS = {"family": "multiplication"}
-TASKS = {"3x3": DIGITS, "2x2": DIGITS | {"min_level": 2, "max_level": 2, "steps": 6000,
-                                         "steps_per_removal": 1000},
+TASKS = {"3x3": DIGITS, "2x2": DIGITS | {"min_level": 2, "max_level": 2, "steps": 6000},
          "chain": {"family": "chain", "min_level": 1, "max_level": 4, "unit": "token",
-                   "steps_per_removal": 400, "swap": False}}
+                   "steps_per_token": 400, "swap": False}}
 ARMS = {"internalize": "thought removed", "direct": "never a thought",
         "auxiliary": "never a thought, running-sum head", "explicit": "whole thought"}
 VARIANTS = {f"{words}, {task}": changes | {"arm": arm}

@@ -23,7 +23,7 @@ from minireason.training.optim import make_optimizer
 TOKENIZER = Tokenizer.build(multiplication.TOKENS)
 FIELDS = {"family": "multiplication", "device": "cpu", "min_level": 2, "max_level": 2,
           "d_model": 32, "n_layers": 1, "n_heads": 2, "head_dim": 16, "d_ff": 32, "max_len": 64,
-          "steps": 16, "explicit_steps": 3, "steps_per_removal": 1, "unit": "token",
+          "steps": 16, "steps_per_token": 1, "unit": "token",
           "rows_per_step": 8, "token_budget": 128, "warmup": 2, "save_every": 5, "eval_n": 2}
 
 
@@ -43,7 +43,7 @@ def thought_length(tokens) -> int:
 
 def test_tokens_go_from_the_left_and_the_opener_with_the_last():
     ((row, first),) = encode_lines(TOKENIZER, ["12*34="], ["<think>84;036</think>(804)<eos>"])
-    kept = [TOKENIZER.decode(internalize.without(row, n, "token", TOKENIZER))[11:]
+    kept = [TOKENIZER.decode(internalize.without(row, n, 0, "token", TOKENIZER))[11:]
             for n in range(8)]
     assert first == 7
     assert kept == ["<think>84;036</think>(804)<eos>", "<think>4;036</think>(804)<eos>",
@@ -58,7 +58,7 @@ def test_pieces_end_before_running_sums_or_behind_semicolons():
              ["06782(13243);007512</think>(139052)<eos>", "(13243);007512</think>(139052)<eos>"]),
             ("12*34=", "<think>84;063</think>(804)<eos>", ["063</think>(804)<eos>"])):
         ((row, first),) = encode_lines(TOKENIZER, [prompt], [text])
-        kept = [TOKENIZER.decode(internalize.without(row, n, "piece", TOKENIZER)[first:])
+        kept = [TOKENIZER.decode(internalize.without(row, 0, n, "piece", TOKENIZER)[first:])
                 for n in range(len(pieces) + 3)]
         answer = text[text.index("</think>"):]
         assert kept == [text, *(f"<think>{piece}" for piece in pieces), answer, answer]
@@ -67,7 +67,7 @@ def test_pieces_end_before_running_sums_or_behind_semicolons():
 def test_one_token_at_a_time_until_none_is_left(tmp_path):
     internalize.run(settings(out=str(tmp_path / "run"), smoothing=99.0))
     left = [line["train/thought_tokens"] for line in metrics(tmp_path / "run")]
-    assert left == [8, 8, 8, 7, 6, 5, 4, 3, 2, 1, 0, 0, 0, 0, 0, 0]   # 480;0630: three whole steps
+    assert left == [8, 7, 6, 5, 4, 3, 2, 1, *[0] * 8]                       # of 480;0630
 
 
 @pytest.mark.parametrize(("arm", "left"), [("explicit", 8), ("direct", 0), ("auxiliary", 0)])
@@ -109,11 +109,11 @@ def test_the_optimizer_starts_anew_and_warms_up_at_each_removal(tmp_path, monkey
         return learn(model, optimizer, rows, sums, lr, *more)
 
     monkeypatch.setattr(internalize, "learn", noted)
-    cfg = settings(out=str(tmp_path / "run"), reset=reset, steps=40, steps_per_removal=4, warmup=3,
+    cfg = settings(out=str(tmp_path / "run"), reset=reset, steps=40, steps_per_token=4, warmup=3,
                    decay=0.05)
     internalize.run(cfg)
     new = [step for step, (fresh, _) in enumerate(seen) if fresh]
-    assert new == [0, *(range(3, 35, 4) if reset else ())]            # 8 tokens, 8 removals
+    assert new == [0, *(range(4, 36, 4) if reset else ())]            # 8 tokens, 8 removals
     for step in new[1:]:
         for share, since in ((1 / 3, 0), (2 / 3, 1), (1, 2), (1, 3)):
             assert seen[step + since][1] == pytest.approx(share * cfg.lr)
@@ -132,7 +132,7 @@ def test_the_openers_swap_their_embeddings_at_the_last_removal(tmp_path, monkeyp
 
     monkeypatch.setattr(internalize, "learn", noted)
     internalize.run(settings(out=str(tmp_path / "run"), swap=swap, unit="piece"))
-    assert [step for step, here in enumerate(swapped) if here] == ([4] if swap else [])
+    assert [step for step, here in enumerate(swapped) if here] == ([8] if swap else [])
 
 
 def test_the_learning_rate_is_constant_and_falls_in_the_last_share(tmp_path):
@@ -142,8 +142,8 @@ def test_the_learning_rate_is_constant_and_falls_in_the_last_share(tmp_path):
 
 
 def test_a_recipe_that_leaves_thoughts_is_refused(tmp_path):
-    with pytest.raises(UserError, match="--steps 10: 8 tokens of thought are gone only after 11"):
-        internalize.run(settings(out=str(tmp_path / "run"), steps=10))
+    with pytest.raises(UserError, match="--steps 8: 8 tokens of thought are gone only after 8"):
+        internalize.run(settings(out=str(tmp_path / "run"), steps=8))
     assert not (tmp_path / "run").exists()
     for changes, why in (({"arm": "half"}, "--arm half"), ({"smoothing": 0.0}, "--smoothing 0"),
                          ({"arm": "auxiliary", "family": "chain"}, "--family chain: has no")):
@@ -159,7 +159,7 @@ def test_one_batch_is_learned_by_heart(tmp_path, monkeypatch, arm):
     problems = [multiplication.read(text) for text in ("12*34", "56*78", "90*11")]
     monkeypatch.setattr(internalize, "sample_levels", lambda *_: problems)
     result = internalize.run(settings(out=str(tmp_path / "run"), arm=arm, steps=200, lr=1e-2,
-                                      explicit_steps=80, steps_per_removal=8, smoothing=99.0,
+                                      steps_per_token=16, smoothing=99.0,
                                       head_weight=0.1))
     assert losses(tmp_path / "run")[0] > 2 and losses(tmp_path / "run")[-1] < NEAR
     assert list(result["accuracy"]) == ["cot" if arm == "explicit" else "direct", "sampled"]
@@ -224,6 +224,6 @@ def test_presets_are_recipes_that_end_without_thoughts():
                 cfg = internalize.Config(family=family, **settings_of(family, size, "internalize"))
                 check_config(cfg)
                 tokenizer = Tokenizer.build(FAMILIES[family].TOKENS)
-                assert len(internalize.removal_steps(cfg, tokenizer)) > 0
+                assert internalize.longest_thought(cfg, tokenizer) > 0
                 found += 1
     assert found
