@@ -302,10 +302,10 @@ for row in by_sureness[::3]:
 # %%
 figure, axes = panels(2, 4.4)
 LOOKS = {FREE: (SKY, "o"), CHEAP: (GREEN, "D"), DEAR: (PURPLE, "v")}
-for price, look in LOOKS.items():
+for i, (price, look) in enumerate(LOOKS.items()):
     bars = [spread([share_interval(np.asarray(thinks[price])[level_of == level].sum(),
                                    int((level_of == level).sum()))]) for level in LEVELS]
-    whiskers(axes[0], LEVELS, bars, *look, f"price {price}")
+    whiskers(axes[0], np.array(LEVELS) + 0.05 * (i - 1), bars, *look, f"price {price}")
 axes[0].set(xlabel="level (operations)", ylabel="answers with a thought (%)", ylim=(-4, 104),
             xticks=LEVELS, title="When it thinks")
 axes[0].legend()
@@ -370,7 +370,7 @@ assert SMALL or paired_bootstrap(right, everywhere)[1] > -0.05
 #
 # <details><summary>Hints</summary>
 #
-# 1. Without a price a thought and a direct answer earn the same where both are right.
+# 1. Three levels of four gain by a thought. How large is p (1 - p) once these have had their say?
 # 2. `break_even(after)`, last number. RL also improves both ways of answering while it chooses.
 # 3. How often is `</think>` drawn before the warm-up, and how large is p (1 - p) then?
 #
@@ -378,10 +378,12 @@ assert SMALL or paired_bootstrap(right, everywhere)[1] > -0.05
 #
 # <details><summary>Answers</summary>
 #
-# 1. Levels 2 to 4, where only a thought is right. At level 1 both ways are right and cost nothing:
-#    groups whose rewards are all equal teach nothing (tutorial 6), so the coin toss stays one.
-# 2. Near its break-even price, about 0.04. At a price just below it the slope is small, and more
-#    steps are needed.
+# 1. It thinks, too. A coin toss is the same at every level, so at first all levels push one shared
+#    choice, and most push towards thinking. On levels 1 to 3 (seed 0) 98% of all samples thought
+#    after 40 updates, and every greedy answer did. The examples that were kept for their right
+#    answers spare the policy this.
+# 2. Between 0.03 and 0.05, as the break-even price of 0.04 says: at 0.03 all five runs (seeds 0 to
+#    4) think at level 4, at 0.05 four of them have given it up.
 # 3. No. `</think>` is drawn about once in a hundred, and p (1 - p) is 0.012 in place of 0.25: the
 #    choice moves about 20 times more slowly.
 #
