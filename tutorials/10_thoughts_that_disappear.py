@@ -173,19 +173,19 @@ for step in range(CAP):
 # %%
 answers = {"after <think>": right_after_opener(model, held_out, K, tokenizer.think),
            "after </think>": right_after_opener(model, held_out, K)}
-merged = copy.deepcopy(model)
-weight = merged.embedding.weight.data
-weight[tokenizer.end_think] = weight[tokenizer.think]
-answers["after </think>, merged"] = right_after_opener(merged, held_out, K)
+swapped = copy.deepcopy(model)
+weight, openers = swapped.embedding.weight.data, [tokenizer.think, tokenizer.end_think]
+weight[openers] = weight[openers[::-1]]
+answers["after </think>, swapped"] = right_after_opener(swapped, held_out, K)
 for name, right in answers.items():
     print(f"{name}: {share(right.sum(), len(right))}")
 
 # %% [markdown]
-# The stage's answer is the merge: at the last removal the embedding of `</think>` starts anew as
-# that of `<think>`. Nothing is left to read, so the token that used to open reading may as well
-# open computing. In 3x3-digit products, the third digit stayed a guess until the opener was mended
-# (docs/LOG.md, "the opener decides"). Now the last steps, with the merge and without, and direct
-# training on as many tokens as the merged arm has read in all.
+# The stage's answer: at the last removal `<think>` and `</think>` swap their embeddings. Nothing is
+# left to read, so the token that opened reading may now open computing. In 3x3-digit products, the
+# third digit stayed a guess until the opener was mended
+# (docs/LOG.md, "the opener decides"). Now the last steps, with the swap and without, and direct
+# training on as many tokens as the arm with the swap has read in all.
 
 # %%
 def last_steps(start):
@@ -197,9 +197,9 @@ def last_steps(start):
     return trained, tokens
 
 
-final, more = last_steps(merged)
+final, more = last_steps(swapped)
 answers["internalized"] = right_after_opener(final, held_out, K)
-answers["without the merge"] = right_after_opener(last_steps(model)[0], held_out, K)
+answers["without the swap"] = right_after_opener(last_steps(model)[0], held_out, K)
 
 direct, optimizer = new_model()
 direct_curve, direct_read, step = [], 0, 0
@@ -209,7 +209,7 @@ while direct_read < read + more:
     if step % 50 == 0 or direct_read >= read + more:
         direct_curve.append((direct_read, right_after_opener(direct, held_out, K).mean()))
 answers["direct"] = right_after_opener(direct, held_out, K)
-for name in ("internalized", "without the merge", "direct"):
+for name in ("internalized", "without the swap", "direct"):
     print(f"{name}: {share(answers[name].sum(), len(held_out))}")
 print(f"tokens read: internalized {read + more:,}, direct {direct_read:,}")
 
@@ -228,8 +228,8 @@ axes[0].set(xlabel="tokens read (thousands)", ylabel="first token after the open
 axes[0].legend(loc="lower right")
 COLORS = (BLUE, ORANGE, SKY, GREEN, PURPLE, BLACK)
 for i, (right, color) in enumerate(zip(answers.values(), COLORS, strict=True)):
-    middle, low, high = spread([share_interval(right.sum(), len(right))])
-    axes[1].errorbar(middle, -i, xerr=[[middle - low], [high - middle]], color=color, marker="o",
+    middle, *ends = spread([share_interval(right.sum(), len(right))])
+    axes[1].errorbar(middle, -i, xerr=abs(np.array([ends]).T - middle), color=color, marker="o",
                      capsize=3)
 axes[1].axvline(50, color=GREY, linestyle=":")
 axes[1].set(xlabel="answers right (%), dotted: a guess", xlim=(0, 104),
@@ -242,7 +242,7 @@ keep(figure, "10_thoughts_that_disappear")
 #
 # One forward pass can hold what the thought held: on strings that were never seen, the internalized
 # model answers far better than one trained as long on direct answers, which is left guessing. And
-# before the last steps the merge alone, without any training, makes the answer readable.
+# before the last steps the swap alone, without any training, makes the answer readable.
 
 # %%
 def ahead_of(name, other):
@@ -250,10 +250,10 @@ def ahead_of(name, other):
     return paired_bootstrap(answers[name], answers[other])[1]
 
 
-for name, other in (("internalized", "direct"), ("after </think>, merged", "after </think>")):
+for name, other in (("internalized", "direct"), ("after </think>, swapped", "after </think>")):
     print(f"{name} - {other}: {mean(answers[name], answers[other])} points")
 assert SMALL or ahead_of("internalized", "direct") > 0.2
-assert SMALL or ahead_of("after </think>, merged", "after </think>") > 0.2
+assert SMALL or ahead_of("after </think>, swapped", "after </think>") > 0.2
 assert SMALL or wilson(answers["direct"].sum(), len(held_out))[1] < 0.65
 
 # %% [markdown]
@@ -270,8 +270,8 @@ assert SMALL or wilson(answers["direct"].sum(), len(held_out))[1] < 0.65
 # 1. Remove a piece every 40 steps, learned or not (`if step % 40 == 39:`). How far does it get?
 # 2. Give direct training twice the tokens (`while direct_read < 2 * (read + more)`). Does it begin
 #    to learn?
-# 3. Why does the merged model answer exactly as often as the one that reads `<think>`, before any
-#    training?
+# 3. Before any training, the model with the swap answers exactly as often as the one that reads
+#    `<think>`. Why?
 #
 # <details><summary>Hints</summary>
 #
@@ -289,7 +289,7 @@ assert SMALL or wilson(answers["direct"].sum(), len(held_out))[1] < 0.65
 #    too early, the later ones had nothing to build on.
 # 2. Not in our trial: with 10 bits and 1.3 million tokens it was right in 47.3% [41.2, 53.4].
 # 3. Both rows have the same vectors at the same places, so all hidden states are equal. (Embedding
-#    and unembedding share their matrix, so the logit of `</think>` moves; but it is never the most
-#    likely token here.)
+#    and unembedding share their matrix, so the logits of the openers swap, too; but here neither is
+#    ever the likeliest token.)
 #
 # </details>
