@@ -167,8 +167,8 @@ for step in range(CAP):
 #
 # One piece is left: the thought is now the parity of all K bits, one token. So the forward pass
 # already holds the answer, and the last removal looks like the smallest of all. But the answer now
-# stands after `</think>`, and after this token the model has only ever copied what the thought had
-# said. We look before anything is trained:
+# stands after `</think>`, and there the model has copied what the thought had said (but for the few
+# rows that were ahead). We look before anything more is trained:
 
 # %%
 answers = {"after <think>": right_after_opener(model, held_out, K, tokenizer.think),
@@ -183,9 +183,9 @@ for name, right in answers.items():
 # %% [markdown]
 # The stage's answer: at the last removal `<think>` and `</think>` swap their embeddings. Nothing is
 # left to read, so the token that opened reading may now open computing. In 3x3-digit products, the
-# third digit stayed a guess until the opener was mended
-# (docs/LOG.md, "the opener decides"). Now the last steps, with the swap and without, and direct
-# training on as many tokens as the arm with the swap has read in all.
+# third digit stayed a guess until the opener was mended (docs/LOG.md, "the opener decides"). Now the
+# last steps, with the swap and without, and direct training on as many tokens as the arm with the
+# swap has read in all.
 
 # %%
 def last_steps(start):
