@@ -183,9 +183,9 @@ for name, right in answers.items():
 # %% [markdown]
 # The stage's answer: at the last removal `<think>` and `</think>` swap their embeddings. Nothing is
 # left to read, so the token that opened reading may now open computing. In 3x3-digit products, the
-# third digit stayed a guess until the opener was mended (docs/LOG.md, "the opener decides"). Now the
-# last steps, with the swap and without, and direct training on as many tokens as the arm with the
-# swap has read in all.
+# third digit stayed a guess until the opener was mended (docs/LOG.md, "the opener decides"). Now
+# the last steps, with the swap and without, and direct training on as many tokens as the arm with
+# the swap has read in all.
 
 # %%
 def last_steps(start):
