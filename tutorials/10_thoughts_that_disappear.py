@@ -254,7 +254,7 @@ for name, other in (("internalized", "direct"), ("after </think>, swapped", "aft
     print(f"{name} - {other}: {mean(answers[name], answers[other])} points")
 assert SMALL or ahead_of("internalized", "direct") > 0.2
 assert SMALL or ahead_of("after </think>, swapped", "after </think>") > 0.2
-assert SMALL or wilson(answers["direct"].sum(), len(held_out))[1] < 0.65
+assert SMALL or wilson(answers["direct"].sum(), len(held_out))[1] < 0.7
 
 # %% [markdown]
 # What is not claimed: that every thought fits into a forward pass. Each removal asks the same two
