@@ -5,7 +5,7 @@
 # the hidden states of one forward pass? Trained on bare answers it often does not find out how.
 # Stepwise internalization (Deng 2024, arXiv:2405.14838) gets there by a detour: it trains on whole
 # thoughts, then removes them piece by piece while training goes on. The tutorial needs no finished
-# run. About 80 seconds.
+# run. A bit more than a minute.
 
 # %%
 import copy
@@ -57,8 +57,8 @@ by_hand = whole[:begin] + whole[end:]
 assert by_hand == without(whole, 1, "piece", tokenizer)
 
 # %% [markdown]
-# Three digits take the stage most of an hour. For 80 seconds we need a smaller task that still
-# cannot be learned from answers alone.
+# That takes the stage far longer than a tutorial may take. We need a smaller task, and still one
+# that answers alone do not teach.
 #
 # ## A task that bare answers do not teach
 #
