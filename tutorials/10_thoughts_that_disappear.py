@@ -57,8 +57,8 @@ by_hand = whole[:begin] + whole[end:]
 assert by_hand == without(whole, 1, "piece", tokenizer)
 
 # %% [markdown]
-# That takes the stage far longer than a tutorial may take. We need a smaller task, and still one
-# that answers alone do not teach.
+# Multiplication takes the stage far longer than a tutorial may take. We need a smaller task, but
+# one that answers alone do not teach either.
 #
 # ## A task that bare answers do not teach
 #
