@@ -45,7 +45,7 @@ problem = multiplication.read("917*463")
 whole = tokenizer.encode(problem.prompt + multiplication.render(problem, "cot"))
 pieces = len(cuts(whole, "piece", tokenizer)) - 1
 for removed in range(pieces + 1):
-    print(tokenizer.decode(without(whole, removed, "piece", tokenizer)))
+    print(tokenizer.decode(without(whole, 0, removed, "piece", tokenizer)))
 
 # %% [markdown]
 # One removal by hand, and by the library:
@@ -54,7 +54,7 @@ for removed in range(pieces + 1):
 begin = whole.index(tokenizer.think) + 1
 end = whole.index(tokenizer.ids_of(";")[0]) + 1             # behind the first product
 by_hand = whole[:begin] + whole[end:]
-assert by_hand == without(whole, 1, "piece", tokenizer)
+assert by_hand == without(whole, 0, 1, "piece", tokenizer)
 
 # %% [markdown]
 # Multiplication takes the stage far longer than a tutorial may take. We need a smaller task, but
@@ -84,7 +84,7 @@ def lines_of(bits):
 
 whole, _ = lines_of(held_out[:1])[0]
 for removed in (0, 1, K - 1, K):
-    print(tokenizer.decode(without(whole, removed, "token", tokenizer)))
+    print(tokenizer.decode(without(whole, removed, 0, "token", tokenizer)))
 
 # %% [markdown]
 # Why is it hard? Gradient descent starts from what correlates with the answer. Here nothing does:
@@ -125,7 +125,7 @@ def new_model():
 def right_after_opener(model, bits, removed, opener=None):
     """(N,) 1 where the first token after the opener is the most probable one; another opener may
     stand in its place."""
-    rows = [without(tokens, removed, "token", tokenizer) for tokens, _ in lines_of(bits)]
+    rows = [without(tokens, removed, 0, "token", tokenizer) for tokens, _ in lines_of(bits)]
     rows = torch.tensor(rows)[:, :K + 4]              # <bos>, K bits, =, opener, what follows
     if opener is not None:
         rows[:, K + 2] = opener
@@ -143,7 +143,7 @@ def learn(model, optimizer, step, removed, lr):
     while room > 0:
         tokens, first = lines[generator.integers(len(lines))]
         o = int(generator.geometric(1 - math.exp(-2))) - 1
-        rows.append((without(tokens, removed + o, "token", tokenizer), first))
+        rows.append((without(tokens, removed, o, "token", tokenizer), first))
         room -= len(rows[-1][0])
     supervised_step(model, optimizer, rows, lr * min(1, (step + 1) / 20), 4096, tokenizer.pad)
     return sum(len(tokens) for tokens, _ in rows)
