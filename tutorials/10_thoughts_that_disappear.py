@@ -241,8 +241,9 @@ keep(figure, "10_thoughts_that_disappear")
 # ## The claim
 #
 # One forward pass can hold what the thought held: on strings that were never seen, the internalized
-# model answers far better than one trained as long on direct answers, which is left guessing. And
-# before the last steps the swap alone, without any training, makes the answer readable.
+# model is right in more than 80%, and far better than one trained as long on direct answers, which
+# is left guessing. And before the last steps the swap alone, without any training, makes the answer
+# readable.
 
 # %%
 def ahead_of(name, other):
@@ -255,6 +256,8 @@ for name, other in (("internalized", "direct"), ("after </think>, swapped", "aft
 assert SMALL or ahead_of("internalized", "direct") > 0.2
 assert SMALL or ahead_of("after </think>, swapped", "after </think>") > 0.2
 assert SMALL or wilson(answers["direct"].sum(), len(held_out))[1] < 0.7
+for name in ("internalized", "after </think>, swapped"):
+    assert SMALL or wilson(answers[name].sum(), len(held_out))[0] > 0.8, name
 
 # %% [markdown]
 # What is not claimed: that every thought fits into a forward pass. Each removal asks the same two
