@@ -160,9 +160,17 @@ def answer_events(who: Answerer, cfg: Config, line: str, number: int,
 def written_steps(problem: Problem, text: str) -> tuple[list[tuple[str, str]], str]:
     """The whole steps of a completion under way, marked, and what its thought has after them."""
     thought, closed, _ = text.partition("</think>")
+    thought = thought.removeprefix("<think>")
     whole, _, rest = (thought, "", "") if closed else thought.rpartition(";")
-    steps = marked_steps(problem, f"{whole}</think>{problem.answer}<eos>") if whole else []
-    return (steps, rest) if steps else ([], thought.removeprefix("<think>"))
+    if not whole:
+        return [], rest
+    steps = marked_steps(problem, f"<think>{whole}</think>{problem.answer}<eos>")
+    if not steps:                      # the family's grammar asks for all of its steps
+        written = whole.split(";")
+        marks = FAMILIES[problem.family].check_steps(problem, tuple(written))
+        steps = [(step, "right" if good else "wrong")
+                 for step, good in zip(written, marks, strict=True)]
+    return steps, rest
 
 
 def summary(tokenizer: Tokenizer, problem: Problem, text: str) -> str:
@@ -183,7 +191,7 @@ def outcome_of(problem: Problem, texts: list[str], values: list[float] | None) -
     samples  of each: text, answer or None, whether it is right, the critic's value or None, steps
              with their marks
     best     the chosen one's index; said: its answer in words; truth: the right answer
-    votes    of each answer, the chosen one first: answer, samples, value (their sum)
+    votes    of each answer, the chosen one first: answer, samples (indices), value (their sum)
 
     values: the critic's, of each text; None, and every sample weighs the same.
     """
@@ -196,8 +204,8 @@ def outcome_of(problem: Problem, texts: list[str], values: list[float] | None) -
                         "steps": marked_steps(problem, text)})
     best, votes = choose(keys, weights), []
     for key, mass in sorted(vote(keys, weights).items(), key=lambda pair: -pair[1]):
-        votes.append({"answer": samples[keys.index(key)]["answer"], "samples": keys.count(key),
-                      "value": mass})
+        which = [i for i, other in enumerate(keys) if other == key]
+        votes.append({"answer": samples[which[0]]["answer"], "samples": which, "value": mass})
     said = (samples[best]["answer"]
             or "no answer: the thought gave up or did not come to an end")
     if len(texts) > 1:

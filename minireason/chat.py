@@ -2,7 +2,8 @@
 
 While it thinks, a bar moves on a terminal; a hidden thought leaves one line on standard error, such
 as `5 steps, 1 withdrawn, 31 tokens`. --think says whether and how long it may think. The mark
-beside each step is the exact verifier's, which the model never sees. What happens is in answers.py.
+beside each step is the exact verifier's, which the model never sees. The page of
+`minireason serve` shows the same; what happens, for both, is in answers.py.
 """
 
 import sys
