@@ -91,13 +91,12 @@ class Page:
         assert "exceptionDetails" not in found, found
         return found["result"].get("value")
 
-    def wait(self, expression: str, seconds: float = 30.0):
-        """Its value as soon as it is true; fails with the page's text if that takes too long."""
+    def wait(self, expression: str, seconds: float = 30.0) -> None:
+        """Until an expression is true; fails with the page's text if that takes too long."""
         end = time.monotonic() + seconds
-        while not (found := self.value(expression)):
+        while not self.value(f"Boolean({expression})"):
             assert time.monotonic() < end, (expression, self.value("document.body.innerText"))
             time.sleep(0.02)
-        return found
 
     def press(self, key: str, times: int = 1) -> None:
         """A key of the keyboard, to whatever has the focus."""

@@ -34,6 +34,7 @@ def run(cfg: Config) -> None:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             listener.bind(("127.0.0.1", cfg.port))
+            listener.listen()         # from now on, who connects waits
         except OSError as error:
             raise UserError(f"--port {cfg.port}: cannot listen there ({error.strerror}); choose "
                             "another one") from None
