@@ -75,7 +75,7 @@ def test_narrow_and_wide_nothing_is_cut_and_all_is_labelled(browser, address, wi
     assert page.value("""[...document.querySelectorAll('input, select')].every(
         e => e.labels.length === 1 && e.labels[0].innerText.trim())""")
     assert page.value("document.querySelectorAll('.samples > li').length") == 16
-    assert page.value("document.querySelectorAll('.samples .chosen').length") >= 0
+    assert page.value("document.querySelectorAll('.samples .chosen').length") == 1
     assert page.value("document.querySelectorAll('.tree circle').length") > 1
     assert page.value("document.querySelectorAll('.outline li').length") == page.value(
         "document.querySelectorAll('.tree circle').length")
@@ -137,12 +137,12 @@ def test_by_keyboard_alone(browser, address):
 def test_escape_stops_a_thought(browser, address, monkeypatch):
     going = threading.Event()
 
-    def endless(*_):
-        while True:
+    def long(*_):
+        for _ in range(3000):
             going.wait(0.01)
             yield "token", {"text": "2+3", "tokens": 1}
 
-    monkeypatch.setattr(answers, "answer_events", endless)
+    monkeypatch.setattr(answers, "answer_events", long)
     page = browser.open(address)
     page.press("Enter")
     page.wait("document.querySelector('.under-way')?.innerText == '2+3' || "
@@ -162,25 +162,21 @@ def test_what_is_refused_is_said_and_nothing_typed_is_markup(browser, address):
         page.wait("document.querySelector('.turn .wrong') && "
                   "!document.getElementById('send').disabled")
         said = page.value("document.getElementById('status').innerText")
-        assert said.startswith(f"Not answered: cannot read '{text}'".replace("  ", " "))
+        assert said.startswith(f"Not answered: cannot read '{text}'")
     assert page.value("document.querySelectorAll('main img, details').length") == 0
 
 
 @IN_BROWSER
 def test_two_people_at_once_each_get_their_own(browser, address):
     pages = [browser.open(address) for _ in range(2)]
-    problems = ["((2+3)*2)-4", "((9-3)*2)+5"]
-    for page, problem in zip(pages, problems, strict=True):
-        fill(page, problem=problem, n=16)
+    prompts = ["(((2+3)*2)-4)=", "(((9-3)*2)+5)="]
+    for page, prompt in zip(pages, prompts, strict=True):
+        fill(page, problem=prompt, n=16)
         page.value("document.getElementById('send').click(); 0")
-    for page, problem in zip(pages, problems, strict=True):
+    for page, prompt in zip(pages, prompts, strict=True):
         page.wait(FREE)
-        shown = page.value("document.querySelector('h2').innerText")
-        assert shown == FAMILY_PROMPTS[problem]
-        assert page.value("document.querySelectorAll('.samples > li').length") >= 16
-
-
-FAMILY_PROMPTS = {"((2+3)*2)-4": "(((2+3)*2)-4)=", "((9-3)*2)+5": "(((9-3)*2)+5)="}
+        assert page.value("document.querySelector('h2').innerText") == prompt
+        assert page.value("document.querySelectorAll('.samples > li').length") == 16
 
 
 def test_control_c_ends_it_at_once_while_it_answers(ladder):
