@@ -133,7 +133,7 @@ def test_the_page_says_who_answers_and_loads_nothing(port, ladder):
 
 
 def test_the_page_answers_what_chat_answers(port, who, cfg):
-    for number, question in enumerate(({}, {"n": 4, "temperature": 1.0}, {"think": "6"})):
+    for number, question in enumerate(({}, {"n": 4, "temperature": 1.0}, {"think": "never"})):
         found = ask(port, "(2+3)*2", number=number, **question)
         own = chat.Config(cfg.run, device="cpu", seed=3, **question)
         assert dict(found)["answer"] == chat.think_visibly(who, own, "(2+3)*2", number)
