@@ -24,6 +24,7 @@ from minireason.problems import check_config
 OTHERS = {   # name: (its function of one `cfg`, one line of help)
     "report": ("minireason.report.build:run", "figures and report.html of a run"),
     "chat": ("minireason.chat:run", "type problems, see answers"),
+    "serve": ("minireason.serve:run", "the same on a local page, with votes and search trees"),
     "eval": ("minireason.evalset:run", "a checkpoint on a frozen set or JSONL file"),
     "export": ("minireason.export:run", "write a folder that transformers loads"),
     "import": ("minireason.export:run_import", "read such a folder back"),

@@ -19,7 +19,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as serialized
 from torch import Tensor
 
-from minireason.chat import find_family
+from minireason.answers import find_family
 from minireason.core.config import from_dict
 from minireason.core.errors import UserError, check_choice
 from minireason.core.files import disk_errors, read_json, write_atomic

@@ -9,18 +9,21 @@ from dataclasses import replace
 import pytest
 import torch
 
-from minireason import chat
+from minireason import answers, chat
+from minireason.answers import choose, find_policy, outcome_of
 from minireason.chat import Config as ChatConfig
-from minireason.chat import choose, find_policy, reply
 from minireason.core.errors import UserError
 from minireason.model import checkpoint
 from minireason.problems import chain, countdown
 from minireason.sampling.forcing import Forcing
-from minireason.sampling.sampler import Sampling
 
 PROBLEM = chain.read("(23+4)*3")
 RIGHT = "<think>23+4=27;27*3=81</think>81<eos>"
 SLIP = "<think>23+4=28;28*3=84</think>84<eos>"
+
+
+def reply(cfg: ChatConfig, problem, texts: list[str], values: list[float]) -> str:
+    return chat.reply(cfg, outcome_of(problem, texts, values))
 
 
 def talk(monkeypatch, capsys, typed: str, cfg: ChatConfig) -> tuple[str, str, int]:
@@ -92,7 +95,7 @@ def test_a_hidden_thought_leaves_one_line_and_a_pipe_has_no_bar(monkeypatch, cap
 
 def test_the_summary_counts_steps_withdrawn_ones_and_tokens(ladder):
     tokenizer = checkpoint.load(ladder / "star")[1]
-    told = {text: chat.summary(tokenizer, PROBLEM, text) for text in (
+    told = {text: answers.summary(tokenizer, PROBLEM, text) for text in (
         RIGHT, "<think>23+4=28<wrong>23+4=27;27*3=81</think>81<eos>", "</think>81<eos>",
         "<think>23+4=27</think>27<eos>", "<think>23+4=2")}
     assert list(told.values()) == ["2 steps, 11 tokens", "2 steps, 1 withdrawn, 17 tokens",
@@ -117,13 +120,13 @@ def test_think_says_whether_and_how_long(monkeypatch, capsys, ladder):
 @pytest.mark.parametrize(("stage", "mode"), [
     ("star", "always"), ("internalize", "never"), ("think_budget", "auto")])
 def test_a_policy_answers_as_it_was_taught_to(ladder, stage, mode):
-    assert chat.forcing_of("", ladder / stage) == chat.MODES[mode]
-    assert chat.forcing_of("always", ladder / stage) == Forcing()
-    assert chat.forcing_of("6", ladder / stage) == Forcing(budget=6)
+    assert answers.forcing_of("", ladder / stage) == answers.MODES[mode]
+    assert answers.forcing_of("always", ladder / stage) == Forcing()
+    assert answers.forcing_of("6", ladder / stage) == Forcing(budget=6)
 
 
 def test_a_checkpoint_without_a_result_thinks(tmp_path):
-    assert chat.forcing_of("", tmp_path) == Forcing()
+    assert answers.forcing_of("", tmp_path) == Forcing()
 
 
 def test_a_bar_moves_while_it_thinks_on_a_terminal(monkeypatch, ladder):
@@ -131,13 +134,15 @@ def test_a_bar_moves_while_it_thinks_on_a_terminal(monkeypatch, ladder):
         def isatty(self):
             return True
 
-    policy, tokenizer = checkpoint.load(ladder / "star")
+    cfg = ChatConfig(str(ladder), device="cpu")
+    who = answers.load_answerer(cfg, judged=False)
+    tokenizer = who.tokenizer
     with torch.no_grad():             # it would rather end one step after another than its thought
-        weight = policy.embedding.weight
+        weight = who.policy.embedding.weight
         weight[tokenizer.ids_of(";")] = weight[tokenizer.eos].clone()
         weight[[tokenizer.eos, tokenizer.end_think]] *= -1
     monkeypatch.setattr(sys, "stderr", screen := Terminal())
-    chat.think_visibly(policy, tokenizer, PROBLEM, Sampling(temperature=0), Forcing())
+    chat.think_visibly(who, cfg, PROBLEM.prompt, 0)
     bars = re.findall(r"thinking: +(\d+)%", screen.getvalue())
     assert bars[0] == "0" and len(set(bars)) > 3     # at steps, not at the ends of thoughts alone
 

@@ -11,7 +11,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
-from minireason.chat import find_family
+from minireason.answers import find_family
 from minireason.core.errors import UserError
 from minireason.critics.value_head import Critic
 from minireason.export import Config as ExportConfig

@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from small_run import quietly, small_stages, stopped
 
-from minireason import chat
+from minireason import answers
 from minireason.core.errors import UserError
 from minireason.core.files import check_manifest, read_checked, read_json
 from minireason.model import checkpoint
@@ -164,6 +164,6 @@ def test_the_config_of_a_parent_without_a_manifest(ladder, tmp_path_factory, cha
     path = tmp_path_factory.mktemp("config") / "config.json"
     path.write_bytes(damaged((ladder / "pretrain" / "config.json").read_bytes(), chance)[1])
     for load in (lambda: Mixture.of(str(path.parent)),
-                 lambda: chat.find_family(chat.Config(), path.parent)):
+                 lambda: answers.find_family("", path.parent)):
         with contextlib.suppress(UserError):
             load()

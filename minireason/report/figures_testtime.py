@@ -170,40 +170,62 @@ def climb(runs: list[dict], name: str) -> Figure:
 def best_path(nodes: list[dict]) -> set[int]:
     """Ids on the way to the complete node of highest value, which is what the search answers."""
     complete = [node for node in nodes if node["state"] == "complete"]
-    path, at = set(), max(complete, key=lambda node: node["value"] or 0.0)["id"]
+    return path_to(nodes, max(complete, key=lambda node: node["value"] or 0.0)["id"])
+
+
+def path_to(nodes: list[dict], at: int | None) -> set[int]:
+    """Ids from the root to the node `at`."""
+    path = set()
     while at is not None:
         path.add(at)
         at = nodes[at]["parent"]
     return path
 
 
+def tree_places(nodes: list[dict], path: set[int]) -> list[dict]:
+    """Where the nodes of a tree are drawn, children before parents, the root last.
+
+    Of each: node, depth, height (leaves stand at 0, -1, -2, ...), whether it is on the path, and
+    the places of its children, the path's and the most visited ones, five at most.
+    """
+    below, leaves, places = group_by(nodes, "parent"), itertools.count(), []
+
+    def place(node: dict, depth: int) -> dict:
+        ways = sorted(below.get(node["id"], []), key=lambda c: (c["id"] not in path, -c["visits"]))
+        children = [place(child, depth + 1) for child in ways[:5]]
+        heights = [child["height"] for child in children]
+        places.append({"node": node, "depth": depth, "on_path": node["id"] in path,
+                       "height": float(np.mean(heights)) if heights else -float(next(leaves)),
+                       "children": children})
+        return places[-1]
+
+    place(nodes[0], 0)
+    return places
+
+
+def step_text(node: dict) -> str:
+    """A node's step or answer, without the token that ends it."""
+    return node["text"].removesuffix("<eos>").removesuffix("</think>").removesuffix(";")
+
+
 def tree(runs: list[dict], name: str, stage: str = "search") -> Figure:
     """The search tree of one problem, left to right: colour is the critic's value, a red ring a
     step that the verifier calls wrong; the answered path is thick and written out."""
     nodes = runs[0][stage]["trees"][name]["nodes"]
-    path, children, leaves = best_path(nodes), group_by(nodes, "parent"), itertools.count()
     figure = Figure(figsize=(2 * style.WIDTH, 5), layout="constrained")
     axes, drawn = figure.subplots(), []
-
-    def place(node: dict, depth: int) -> float:
-        """Draw what lies below first, the five most visited; returns the node's height."""
-        below = children.get(node["id"], [])
-        shown = sorted(below, key=lambda c: (c["id"] not in path, -c["visits"]))[:5]
-        heights = [place(child, depth + 1) for child in shown]
-        y = float(np.mean(heights)) if heights else -float(next(leaves))
-        for child, height in zip(shown, heights, strict=True):
-            on = child["id"] in path
-            axes.plot([depth, depth + 1], [y, height], color=BLACK if on else "#bbbbbb", zorder=1,
-                      linewidth=2 if on else 0.8)
+    for place in tree_places(nodes, best_path(nodes)):
+        node, depth, y = place["node"], place["depth"], place["height"]
+        for child in place["children"]:
+            on = child["on_path"]
+            axes.plot([depth, depth + 1], [y, child["height"]], color=BLACK if on else "#bbbbbb",
+                      zorder=1, linewidth=2 if on else 0.8)
         edge = "#444444" if node.get("right", True) else RED
         drawn.append((depth, y, node["value"] or 0.0, 20 + 15 * node["visits"] ** 0.5, edge))
-        if node["id"] in path and depth:
-            step = node["text"].removesuffix("<eos>").removesuffix("</think>").removesuffix(";")
-            axes.annotate(step, (depth, y), (0, 9), textcoords="offset points", ha="center",
-                          fontsize=8, bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.5})
-        return y
-
-    place(nodes[0], 0)
+        if place["on_path"] and depth:
+            axes.annotate(step_text(node), (depth, y), (0, 9), textcoords="offset points",
+                          ha="center", fontsize=8,
+                          bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.5})
     x, y, values, areas, edges = zip(*drawn, strict=True)
     dots = axes.scatter(x, y, areas, values, vmin=0, vmax=1, cmap="cividis", zorder=2,
                         linewidths=1.4, edgecolors=edges)
