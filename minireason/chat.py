@@ -3,7 +3,7 @@
 While it thinks, a bar moves on a terminal; a hidden thought leaves one line on standard error, such
 as `5 steps, 1 withdrawn, 31 tokens`. --think says whether and how long it may think. The mark
 beside each step is the exact verifier's, which the model never sees. The page of
-`minireason serve` shows the same; what happens, for both, is in answers.py.
+`minireason serve` shows the same; what happens, for both, is in serve/answers.py.
 """
 
 import sys
@@ -12,8 +12,8 @@ from typing import Any
 
 from tqdm import tqdm
 
-from minireason import answers
 from minireason.core.errors import UserError
+from minireason.serve import answers
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,6 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as serialized
 from torch import Tensor
 
-from minireason.answers import find_family
 from minireason.core.config import from_dict
 from minireason.core.errors import UserError, check_choice
 from minireason.core.files import disk_errors, read_json, write_atomic
@@ -29,6 +28,7 @@ from minireason.model.exported_tokenizer import chat_template, our_tokenizer, th
 from minireason.model.tokenizer import Tokenizer
 from minireason.model.transformer import Block, ModelConfig, Transformer
 from minireason.problems import FAMILIES, Family
+from minireason.serve.answers import find_family
 
 ARCHITECTURE = "Qwen3ForCausalLM"
 PLAIN = {"architectures": [ARCHITECTURE], "model_type": "qwen3", "hidden_act": "silu",

@@ -9,13 +9,14 @@ from dataclasses import replace
 import pytest
 import torch
 
-from minireason import answers, chat
-from minireason.answers import choose, find_policy, outcome_of
+from minireason import chat
 from minireason.chat import Config as ChatConfig
 from minireason.core.errors import UserError
 from minireason.model import checkpoint
 from minireason.problems import chain, countdown
 from minireason.sampling.forcing import Forcing
+from minireason.serve import answers
+from minireason.serve.answers import choose, find_policy, outcome_of
 
 PROBLEM = chain.read("(23+4)*3")
 RIGHT = "<think>23+4=27;27*3=81</think>81<eos>"

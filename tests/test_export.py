@@ -11,7 +11,6 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
-from minireason.answers import find_family
 from minireason.core.errors import UserError
 from minireason.critics.value_head import Critic
 from minireason.export import Config as ExportConfig
@@ -24,6 +23,7 @@ from minireason.model.transformer import ModelConfig, Transformer
 from minireason.problems import FAMILIES, addition, chain, countdown
 from minireason.sampling.complete import complete, prompt_ids
 from minireason.sampling.sampler import Sampling
+from minireason.serve.answers import find_family
 from minireason.stages.sft import Config as SFTConfig
 from minireason.stages.sft import run as run_sft
 

@@ -16,7 +16,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from small_run import quietly, small_stages, stopped
 
-from minireason import answers
 from minireason.core.errors import UserError
 from minireason.core.files import check_manifest, read_checked, read_json
 from minireason.model import checkpoint
@@ -24,6 +23,7 @@ from minireason.model.transformer import Transformer
 from minireason.problems import frozen
 from minireason.problems.corpus import Mixture
 from minireason.report.runs import load_stage
+from minireason.serve import answers
 from minireason.training.optim import make_optimizer
 
 FUZZ = settings(max_examples=60, deadline=None, derandomize=True)

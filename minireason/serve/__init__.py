@@ -3,8 +3,8 @@
 import socket
 from dataclasses import dataclass
 
-from minireason import answers
 from minireason.core.errors import UserError
+from minireason.serve import answers
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,6 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from matplotlib import colormaps
 from matplotlib.colors import to_hex
 
-from minireason import answers
 from minireason.core.config import check_numbers, stream_seed
 from minireason.core.errors import UserError
 from minireason.critics.value_head import prefix_values
@@ -22,6 +21,7 @@ from minireason.report.figures_testtime import path_to, step_text, tree_places
 from minireason.sampling.complete import prompt_ids
 from minireason.search.steps import Stepper, plant
 from minireason.search.tree import TreeConfig, tree_search
+from minireason.serve import answers
 from minireason.stages.guided_search import marked_tree, text_of
 
 MOST_SAMPLES, MOST_LETTERS = 64, 1000

@@ -23,12 +23,11 @@ from starlette.responses import HTMLResponse, PlainTextResponse, Response, Strea
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
-from minireason import answers
 from minireason.core.config import from_dict, rng
 from minireason.core.errors import UserError
 from minireason.core.files import parsed
 from minireason.report.build import MARKS
-from minireason.serve import questions
+from minireason.serve import answers, questions
 from minireason.serve.questions import Event, Question
 
 MOST_BYTES = 20_000               # of a question

@@ -10,8 +10,7 @@ import urllib.request
 import pytest
 from browser import FOUND, Browser
 
-from minireason import answers
-from minireason.serve import Config
+from minireason.serve import Config, answers
 from minireason.serve.server import make_server
 
 IN_BROWSER = pytest.mark.skipif(not FOUND, reason="NOT CHECKED: no Chromium was found")

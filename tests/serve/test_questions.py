@@ -8,12 +8,12 @@ from xml.etree import ElementTree
 import pytest
 import torch
 
-from minireason import answers
 from minireason.core.config import rng
 from minireason.critics.value_head import Critic
 from minireason.model.tokenizer import Tokenizer
 from minireason.model.transformer import ModelConfig, Transformer
 from minireason.problems import FAMILIES
+from minireason.serve import answers
 from minireason.serve.questions import Question, events_of
 
 NAMED = pytest.mark.parametrize("name", FAMILIES)

@@ -15,9 +15,9 @@ from pathlib import Path
 
 import pytest
 
-from minireason import answers, chat, cli
+from minireason import chat, cli
 from minireason.core.errors import UserError
-from minireason.serve import Config, questions
+from minireason.serve import Config, answers, questions
 from minireason.serve.server import make_server
 
 HEADERS = {"Content-Type": "application/json"}
