@@ -25,7 +25,7 @@ CHANGED = {
     "testtime": {"problems": 2, "n": 2, "shard": 1},
     "quiet_star": {**FEW, "steps": 5, "lines": 8, "weighed": 1},
     "think_budget": {**FEW, "steps": 3, "warm_steps": 3, "prompts_per_step": 2, "measured": 1},
-    "internalize": {**FEW, "steps": 7, "explicit_steps": 1, "max_level": 1},
+    "internalize": {**FEW, "steps": 7, "max_level": 1},
 }
 
 
