@@ -44,6 +44,14 @@ def focus(page) -> str:
     return page.value("document.activeElement.id || document.activeElement.tagName")
 
 
+def in_front(browser, address):
+    """The page once its first field has the focus, which it takes when it is drawn."""
+    page = browser.open(address)
+    page.call("Page.bringToFront")
+    page.wait("document.activeElement.id == 'problem'")
+    return page
+
+
 def fill(page, **values: object) -> None:
     """Set fields as a person would, without the keyboard."""
     for name, value in values.items():
@@ -105,9 +113,7 @@ def test_the_thought_is_folded_and_its_steps_are_coloured(browser, address):
 
 @IN_BROWSER
 def test_by_keyboard_alone(browser, address):
-    page = browser.open(address)
-    page.call("Page.bringToFront")
-    assert focus(page) == "problem"
+    page = in_front(browser, address)
     page.press("Tab")
     page.press("Shift+Tab")                        # back, which selects what stands there
     page.type("(2+3)*2")
@@ -142,10 +148,10 @@ def test_escape_stops_a_thought(browser, address, monkeypatch):
             yield "token", {"text": "2+3", "tokens": 1}
 
     monkeypatch.setattr(answers, "answer_events", long)
-    page = browser.open(address)
+    page = in_front(browser, address)
     page.press("Enter")
     page.wait("document.querySelector('.under-way')?.innerText == '2+3' || "
-              "document.querySelector('.under-way code').textContent == '2+3'")
+              "document.querySelector('.under-way code')?.textContent == '2+3'")
     assert page.value("document.getElementById('send').disabled")
     page.press("Escape")
     page.wait("document.getElementById('status').innerText == 'Stopped.'")
