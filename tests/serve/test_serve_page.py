@@ -193,7 +193,9 @@ def test_control_c_ends_it_at_once_while_it_answers(ladder):
     url = f"http://127.0.0.1:{port}/"
     body = b'{"problem": "(2+3)*2", "n": 64, "temperature": 1, "tree": 64}'
     question = urllib.request.Request(f"{url}answer", body, {"Content-Type": "application/json"})
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)   # the background ignores it
     server = subprocess.Popen(command, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    signal.signal(signal.SIGINT, before)
     try:
         assert f"{ladder}/star answers, {ladder}/critic judges" in server.stdout.readline()
         with (urllib.request.urlopen(url, timeout=60) as page,
