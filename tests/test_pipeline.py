@@ -81,16 +81,14 @@ def test_sizes_and_seeds_reach_every_stage():
 
 
 @pytest.mark.slow
-def test_two_processes_end_and_give_the_losses_of_one(whole, tmp_path, monkeypatch):
+def test_two_processes_end_and_give_the_losses_of_one(whole, tmp_path):
     """torchrun with gloo: the pipeline ends; every trained stage, from equal parents, is within
     1e-4 over 20 steps.
 
-    Beyond that the rounding of two sums in other orders adds up. Muon would round gradients to
-    bfloat16, which makes 2^-9 of a number out of its last bit; here it does not. STaR's second
-    round starts from a parent that has parted, so the first is compared; think_budget's
-    reinforcement learning starts from the one process's warm-up, so it draws the same rollouts.
+    Beyond that the rounding of two sums in other orders adds up. STaR's second round starts from a
+    parent that has parted, so the first is compared; think_budget's reinforcement learning starts
+    from the one process's warm-up, so it draws the same rollouts.
     """
-    monkeypatch.setattr(torch.Tensor, "bfloat16", torch.Tensor.float)
     parts, apart, both = tiny_stages(whole), tmp_path / "apart", tmp_path / "run" / "apart"
     for name in ("pretrain", "quiet_star", "think_budget", "internalize"):
         run, config = parts[name]

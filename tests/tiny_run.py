@@ -11,7 +11,6 @@ import dataclasses
 import sys
 from pathlib import Path
 
-import torch
 from matplotlib import rc_context
 
 from minireason import pipeline
@@ -126,11 +125,7 @@ def tiny_pipeline(out: Path | str) -> dict:
 
 
 def apart(out: str, parents: str) -> None:
-    """Every trained stage into a folder below `out`, from the parents of a finished tiny run.
-
-    Muon does not round to bfloat16 there.
-    """
-    torch.Tensor.bfloat16 = torch.Tensor.float
+    """Every trained stage into a folder below `out`, from the parents of a finished tiny run."""
     _, config = tiny_stages(parents)["think_budget"]
     think_budget.warm_up(dataclasses.replace(config, out=f"{out}/warm-up"))
     for name in ("pretrain", "sft", "star", "critic", "quiet_star", "think_budget", "internalize"):

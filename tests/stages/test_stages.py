@@ -114,7 +114,7 @@ def test_first_ten_losses(ladder):
     authors who follow their rules more often).
 
     Threads, BLAS and the attention kernel differ between machines in the last bits of float32
-    sums, which Muon rounds to bfloat16: another order of sums moved losses by up to 1e-4.
+    sums; Muon rounded to bfloat16 when they were pinned, which moves them by up to 1e-4.
     """
     pinned = [4.902294, 4.845341, 4.742380, 4.626487, 4.457846,
               4.311410, 4.211755, 4.017075, 3.974743, 3.928527]

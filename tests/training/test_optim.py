@@ -8,7 +8,7 @@ from minireason.core.errors import UserError
 from minireason.model.transformer import ModelConfig, Transformer
 from minireason.training.batches import pad_right
 from minireason.training.losses import nll
-from minireason.training.optim import make_optimizer, schedule, train_step
+from minireason.training.optim import Muon, make_optimizer, schedule, train_step
 
 BATCH = pad_right([([0, 1, 2], 1)], pad=0)
 
@@ -107,3 +107,23 @@ def test_nan_leaves_weights_and_moments_untouched(bad, where):
     assert all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
     assert all(torch.equal(m, optimizer.state[p]["exp_avg"])
                for m, p in zip(moments, model.parameters(), strict=True))
+
+
+def test_muon_takes_the_steps_of_pytorchs(monkeypatch):
+    """Three steps of a wide, a tall and two square matrices, without its rounding to bfloat16."""
+    monkeypatch.setattr(torch.Tensor, "bfloat16", torch.Tensor.float)
+    generator = torch.Generator().manual_seed(0)
+    shapes = [(8, 24), (24, 8), (12, 12), (12, 12)]
+    start = [torch.randn(shape, generator=generator) for shape in shapes]
+    ours, theirs = ([torch.nn.Parameter(matrix.clone()) for matrix in start] for _ in range(2))
+    one, other = Muon(ours, 0.1), torch.optim.Muon(theirs, lr=0.01, weight_decay=0.1,
+                                                   adjust_lr_fn="match_rms_adamw")
+    one.param_groups[0]["lr"] = 0.01
+    for _ in range(3):
+        for a, b in zip(ours, theirs, strict=True):
+            a.grad = torch.randn(a.shape, generator=generator)
+            b.grad = a.grad.clone()
+        one.step()
+        other.step()
+    for a, b, before in zip(ours, theirs, start, strict=True):
+        torch.testing.assert_close(a - before, b - before, rtol=1e-3, atol=1e-6)
