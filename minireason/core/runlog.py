@@ -169,6 +169,8 @@ class RunLog:
                  f"process(es), parents: {parents or 'none'}")
         used["attention"], why = model.attention_choice(device)
         self.say(f"attention {used['attention']}: {why}")
+        used["layers"], why = model.layers_choice(device)
+        self.say(f"layers {used['layers']}: {why}")
 
     def samples(self, text: str) -> None:
         """Write samples.txt and show it."""

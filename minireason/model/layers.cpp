@@ -1,9 +1,9 @@
 // The layers of a training step between its matrix products, with their derivatives, on a CPU
 // (native_layers.py, which has the formulas).
 //
-// What is cheap to compute again is not kept: the backward pass has the forward pass's inputs alone.
-// Threads take whole parts of the work, and a gain's gradient is summed up part by part in order, so
-// that their number changes no bit.
+// What is cheap to compute again is not kept: the backward pass has the forward pass's inputs
+// alone. Threads take whole parts of the work, and a gain's gradient is summed up part by part in
+// order, so that their number changes no bit.
 
 #include "vectors.h"
 
@@ -55,12 +55,73 @@ struct Attention {                  // mirrored by native_layers.py
     double eps;
 };
 
+// A size that the compiler knows, if it is not 0.
+template <Int KNOWN>
+struct Size {
+    Int given;
+    operator Int() const { return KNOWN ? KNOWN : given; }
+};
+
+struct First {                      // which numbers of a vector are among the first n
+    Ints number, n;
+    explicit First(Int count) : number{}, n{} {
+        for (int i = 0; i < W; i++) number[i] = i, n[i] = int32_t(count);
+    }
+    Vec or_else(Vec v, float rest) const { return number < n ? v : Vec{} + rest; }
+};
+
+template <class Fold>
+static float folded(Vec v, Fold fold) {
+    float t[W];
+    store(t, v);
+    for (int half = W / 2; half > 0; half /= 2)
+        for (int i = 0; i < half; i++) t[i] = fold(t[i], t[i + half]);
+    return t[0];
+}
+static float sum_of(Vec v) { return folded(v, [](float a, float b) { return a + b; }); }
+static float most_of(Vec v) { return folded(v, [](float a, float b) { return a > b ? a : b; }); }
+
+// s = e^(s - max) of the first n numbers, 0 behind them up to `end`, a multiple of W; their sum.
+static float weights_of(float* s, Int n, Int end) {
+    Int last = (n - 1) / W * W;
+    First first(n - last);
+    Vec tail = first.or_else(load(s + last), LOWEST), top = tail, sum = {};
+    for (Int i = 0; i < last; i += W) top = load(s + i) > top ? load(s + i) : top;
+    float most = most_of(top);
+    for (Int i = 0; i < last; i += W) {
+        Vec e = exp_of(load(s + i) - most);
+        store(s + i, e);
+        sum += e;
+    }
+    tail = first.or_else(exp_of(tail - most), 0);
+    store(s + last, tail);
+    for (Int i = last + W; i < end; i += W) store(s + i, Vec{});
+    return sum_of(sum + tail);
+}
+
+// The derivative: p of the first n numbers is scaled, and d = p * (d - sum of p d), 0 up to `end`.
+static void weights_back(float* p, float* d, Int n, Int end, float scale) {
+    Int last = (n - 1) / W * W;
+    First first(n - last);
+    Vec along = {}, tail = first.or_else(load(d + last), 0);
+    store(d + last, tail);
+    for (Int i = 0; i <= last; i += W) {
+        Vec scaled = load(p + i) * scale;
+        store(p + i, scaled);
+        along += scaled * load(d + i);
+    }
+    float mean = sum_of(along);
+    for (Int i = 0; i <= last; i += W) store(d + i, load(p + i) * (load(d + i) - mean));
+    for (Int i = last + W; i < end; i += W) store(d + i, Vec{});
+}
+
 // One thread's buffers. Keys and values of a group's first segment, its prompt, stand first and
 // stay; those of each further segment stand behind them, in the place of the one before.
+template <Int DIM>
 class Worker {
 public:
     Worker(const Attention& attention, Int keys)
-        : a(attention), D(a.head_dim), DP(round_up(D, W)), half(D / 2), room(round_up(keys, PANEL)),
+        : a(attention), D{a.head_dim}, half{D / 2}, DP{round_up(D, W)}, room(round_up(keys, PANEL)),
           wide((a.n_heads + 2 * a.n_kv_heads) * D), learns(a.d_qkv != nullptr) {
         for (Buffer* rows : {&q, &k, &v, &out}) *rows = buffer(room * DP);
         k_turned = buffer(D * room);
@@ -74,6 +135,10 @@ public:
     // One group, forward or, with a line (2, D) for what it adds to the gains' gradient, backward.
     void run(Int group, float* d_gains) {
         Int first = a.groups[group], many = a.n_heads / a.n_kv_heads;
+        Int from = a.starts[first], to = a.starts[a.groups[group + 1]];
+        fetch(a.qkv, from * wide, to * wide);
+        if (learns) fetch(a.d_out, from * a.n_heads * D, to * a.n_heads * D);
+        if (learns) fetch(a.d_qkv, from * wide, to * wide);
         for (Int kv = 0; kv < a.n_kv_heads; kv++) {
             seen = 0;
             for (Int s = first; s < a.groups[group + 1]; s++) {
@@ -95,10 +160,18 @@ public:
 
 private:
     const Attention& a;
-    const Int D, DP, half, room, wide;
+    const Size<DIM> D;
+    const Size<DIM / 2> half;
+    const Size<(DIM + W - 1) / W * W> DP;
+    const Int room, wide;
     const bool learns;
     Buffer q, k, v, out, k_turned, v_turned, scores, d_scores, d_out, dq, dk, dv;
     Int begin, n, seen;             // first token and length of the segment; keys of its prompt
+
+    // Have numbers brought near: read head by head, they would come late.
+    static void fetch(const float* p, Int from, Int to) {
+        for (Int i = from; i < to; i += 16) __builtin_prefetch(p + i);
+    }
 
     // Token t of the segment in qkv: head h, keys' heads behind the queries', values' behind those.
     const float* qkv(Int t, Int h) const { return a.qkv + (begin + t) * wide + h * D; }
@@ -143,7 +216,7 @@ private:
             Int at = seen + t;
             float *key = &k[at * DP], *value = &v[at * DP];
             turn(qkv(t, a.n_heads + kv), a.k_gain, at, 1, key);
-            std::copy_n(qkv(t, a.n_heads + a.n_kv_heads + kv), D, value);
+            std::copy_n(qkv(t, a.n_heads + a.n_kv_heads + kv), +D, value);
             for (Int i = 0; i < D; i++) k_turned[i * room + at] = key[i];
             for (Int i = 0; learns && i < D; i++) v_turned[i * room + at] = value[i];
         }
@@ -154,13 +227,10 @@ private:
     // Queries from .. to: e^(score - the highest), 0 for what comes after a query; their sums.
     void weigh(Int from, Int to, float* rows, float* sums) const {
         Int keys = seen + to;
-        multiply({&q[from * DP], DP}, to - from, {k_turned.get(), room, PANEL}, D, keys, rows, room);
-        for (Int i = from; i < to; i++, rows += room) {
-            Int sees = seen + i + 1;
-            std::fill(rows + sees, rows + round_up(sees, W), LOWEST);
-            *sums++ = softmax(rows, round_up(sees, W));
-            std::fill(rows + sees, rows + round_up(keys, W), 0.0f);
-        }
+        multiply({&q[from * DP], DP}, to - from, {k_turned.get(), room, PANEL}, D, keys, rows,
+                 room);
+        for (Int i = from; i < to; i++, rows += room)
+            *sums++ = weights_of(rows, seen + i + 1, round_up(keys, W));
     }
 
     void forward(Int h) {
@@ -180,23 +250,16 @@ private:
     void backward(Int h, float* d_gains) {
         float sums[TILE];
         for (Int t = 0; t < n; t++)
-            std::copy_n(a.d_out + ((begin + t) * a.n_heads + h) * D, D, &d_out[t * DP]);
+            std::copy_n(a.d_out + ((begin + t) * a.n_heads + h) * D, +D, &d_out[t * DP]);
         for (Int from = 0, to; from < n; from = to) {
             to = std::min(n, from + TILE);
-            Int keys = seen + to, end = round_up(keys, W);
+            Int keys = seen + to;
             float *row = &scores[from * room], *d_row = &d_scores[from * room];
             weigh(from, to, row, sums);
             multiply({&d_out[from * DP], DP}, to - from, {v_turned.get(), room, PANEL}, D, keys,
                      d_row, room);
-            for (Int i = from; i < to; i++, row += room, d_row += room) {
-                Int sees = seen + i + 1;
-                float mean = 0, scale = 1 / sums[i - from];
-#pragma omp simd reduction(+ : mean)
-                for (Int j = 0; j < sees; j++) mean += (row[j] *= scale) * d_row[j];
-#pragma omp simd
-                for (Int j = 0; j < sees; j++) d_row[j] = row[j] * (d_row[j] - mean);
-                std::fill(d_row + sees, d_row + end, 0.0f);
-            }
+            for (Int i = from; i < to; i++, row += room, d_row += room)
+                weights_back(row, d_row, seen + i + 1, round_up(keys, W), 1 / sums[i - from]);
             multiply({&d_scores[from * room], room}, to - from, {k.get(), DP, PANEL}, keys, D,
                      &dq[from * DP], DP);
         }
@@ -205,10 +268,10 @@ private:
             Int skip = std::max<Int>(0, from - seen);             // queries before these keys
             Rows weights{&scores[skip * room + from], 1, room};
             Rows d_weights{&d_scores[skip * room + from], 1, room};
-            multiply(weights, to - from, {&d_out[skip * DP], DP, PANEL}, n - skip, D, &dv[from * DP],
-                     DP, true);
-            multiply(d_weights, to - from, {&q[skip * DP], DP, PANEL}, n - skip, D, &dk[from * DP],
-                     DP, true);
+            multiply(weights, to - from, {&d_out[skip * DP], DP, PANEL}, n - skip, D,
+                     &dv[from * DP], DP, true);
+            multiply(d_weights, to - from, {&q[skip * DP], DP, PANEL}, n - skip, D,
+                     &dk[from * DP], DP, true);
         }
         for (Int t = 0; t < n; t++)
             turn_back(&dq[t * DP], qkv(t, h), a.q_gain, seen + t, 1 / std::sqrt(float(D)),
@@ -219,7 +282,7 @@ private:
         for (Int t = 0; t < n; t++) {
             Int at = seen + t, h = a.n_heads + kv;
             turn_back(&dk[at * DP], qkv(t, h), a.k_gain, at, 1, d_qkv(t, h), d_gain);
-            std::copy_n(&dv[at * DP], D, d_qkv(t, h + a.n_kv_heads));
+            std::copy_n(&dv[at * DP], +D, d_qkv(t, h + a.n_kv_heads));
         }
     }
 };
@@ -250,6 +313,24 @@ static Int most_keys(const Attention& a) {
         }
     }
     return most <= a.max_len ? most : -1;
+}
+
+template <Int DIM>
+static int run(const Attention& a, Int keys) {
+    Int D = a.head_dim;
+    Buffer gains = buffer(a.n_groups * 2 * D + 1);
+    std::atomic<Int> next{0};
+    std::vector<Worker<DIM>> workers;
+    for (Int i = std::max<Int>(1, std::min(a.threads, a.n_groups)); i > 0; i--)
+        workers.emplace_back(a, keys);
+    in_threads(workers, [&](Worker<DIM>& worker) {
+        for (Int g; (g = next++) < a.n_groups;) {
+            if (a.d_qkv != nullptr) std::fill_n(&gains[g * 2 * D], 2 * D, 0.0f);
+            worker.run(g, &gains[g * 2 * D]);
+        }
+    });
+    if (a.d_qkv != nullptr) add_up(gains.get(), a.n_groups, 2 * D, a.d_gains);
+    return 0;
 }
 
 extern "C" {
@@ -338,22 +419,9 @@ EXPORTED int swiglu_backward(const float* dy, const float* gate_up, float* d_gat
 
 // QK-norm, rotation and causal attention within groups: 0, 1 without memory, 2 for unsound indices.
 EXPORTED int attention(const Attention* job) try {
-    const Attention& a = *job;
-    Int keys = most_keys(a), D = a.head_dim;
+    Int keys = most_keys(*job);
     if (keys < 0) return 2;
-    Buffer gains = buffer(a.n_groups * 2 * D + 1);
-    std::atomic<Int> next{0};
-    std::vector<Worker> workers;
-    for (Int i = std::max<Int>(1, std::min(a.threads, a.n_groups)); i > 0; i--)
-        workers.emplace_back(a, keys);
-    in_threads(workers, [&](Worker& worker) {
-        for (Int g; (g = next++) < a.n_groups;) {
-            if (a.d_qkv != nullptr) std::fill_n(&gains[g * 2 * D], 2 * D, 0.0f);
-            worker.run(g, &gains[g * 2 * D]);
-        }
-    });
-    if (a.d_qkv != nullptr) add_up(gains.get(), a.n_groups, 2 * D, a.d_gains);
-    return 0;
+    return job->head_dim == 32 ? run<32>(*job, keys) : run<0>(*job, keys);
 } catch (const std::bad_alloc&) {
     return 1;
 }

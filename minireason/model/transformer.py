@@ -22,7 +22,12 @@ from minireason.core.errors import UserError
 from minireason.model.attention import decode_attention, rope_tables, self_attention
 from minireason.model.backends import choose_impl
 from minireason.model.cpu_layers import RMSNorm, SwiGLU, by_hand
-from minireason.model.native_layers import NativeNorm, NativeSwiGLU, native
+from minireason.model.native_layers import (
+    NativeNorm,
+    NativeSwiGLU,
+    choose_layers,
+    native,
+)
 
 LARGEST = {"vocab_size": 2 ** 20, "d_model": 2 ** 16, "n_layers": 1024, "n_heads": 1024,
            "head_dim": 1024, "d_ff": 2 ** 18, "max_len": 2 ** 17}   # no memory for a typing error
@@ -152,6 +157,12 @@ class Transformer(nn.Module):
         dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
         return choose_impl(self.attention_impl, device, dtype, self.config.head_dim,
                            self.config.max_len)
+
+    def layers_choice(self, device: torch.device) -> tuple[str, str]:
+        """Whether C++ or PyTorch computes between the matrix products on the device, and why."""
+        if device.type != "cpu":
+            return "torch", "the C++ is for a CPU"
+        return choose_layers(os.environ.get("MINIREASON_LAYERS", "auto"))
 
     def _attention(self) -> dict:
         c = self.config
