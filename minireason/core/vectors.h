@@ -106,21 +106,6 @@ static inline float inverse_rms(const float* x, Int n, double eps) {
     return 1.0f / std::sqrt(sum / float(n) + float(eps));
 }
 
-// s = exp(s - max) for n numbers, a multiple of W; returns their sum.
-static inline float softmax(float* s, Int n) {
-    float top = s[0], total = 0;
-    Vec sum = {};
-#pragma omp simd reduction(max : top)
-    for (Int i = 0; i < n; i++) top = s[i] > top ? s[i] : top;
-    for (Int i = 0; i < n; i += W) {
-        Vec e = exp_of(load(s + i) - top);
-        store(s + i, e);
-        sum += e;
-    }
-    for (int i = 0; i < W; i++) total += sum[i];
-    return total;
-}
-
 // Aligned and uninitialised: what stands in padding is never part of a result.
 struct Free { void operator()(float* p) const { std::free(p); } };
 using Buffer = std::unique_ptr<float[], Free>;

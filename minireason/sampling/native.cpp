@@ -34,6 +34,21 @@ struct Job {                        // mirrored by native.py
     double norm_eps, temperature, top_p;
 };
 
+// s = exp(s - max) for n numbers, a multiple of W; returns their sum.
+static float softmax(float* s, Int n) {
+    float top = s[0], total = 0;
+    Vec sum = {};
+#pragma omp simd reduction(max : top)
+    for (Int i = 0; i < n; i++) top = s[i] > top ? s[i] : top;
+    for (Int i = 0; i < n; i += W) {
+        Vec e = exp_of(load(s + i) - top);
+        store(s + i, e);
+        sum += e;
+    }
+    for (int i = 0; i < W; i++) total += sum[i];
+    return total;
+}
+
 struct Cache {                      // of one row or prompt, in blocks of one layer and KV head each
     float *k = nullptr, *v = nullptr;   // (S / PANEL, D, PANEL) and (DP / PANEL, S, PANEL) a block
     Int room = 0, seen = 0;         // S, a multiple of PANEL; tokens to read
