@@ -32,7 +32,7 @@ RANGES = {"lr": (0.0, 1.0),       # AdamW moves every weight by up to about lr p
 PATHS = ("out", "init", "base", "start", "policy", "critic", "outcome", "reviser",
          "source")   # folders
 Share = Annotated[float, "0 to 1"]
-used: dict[str, str] = {}         # "attention", "decoder": what runs in this process, once chosen
+used: dict[str, str] = {}         # "attention", "decoder", "layers": what runs here, once chosen
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -178,4 +178,4 @@ def made_with() -> dict[str, object]:
     for package in ("numpy", "tokenizers", "safetensors"):
         found[package] = version(package)
     return found | {name: value for name, value in sorted(os.environ.items())
-                    if name in ("MINIREASON_DECODE", "MINIREASON_ATTENTION")}
+                    if name in ("MINIREASON_DECODE", "MINIREASON_ATTENTION", "MINIREASON_LAYERS")}

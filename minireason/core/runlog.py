@@ -167,8 +167,9 @@ class RunLog:
         self.say(f"{model.n_params:,} parameters on {device}, "
                  f"{'bf16' if device.type == 'cuda' else 'fp32'}, {parallel.world_size()} "
                  f"process(es), parents: {parents or 'none'}")
-        used["attention"], why = model.attention_choice(device)
-        self.say(f"attention {used['attention']}: {why}")
+        for part, choose in ("attention", model.attention_choice), ("layers", model.layers_choice):
+            used[part], why = choose(device)
+            self.say(f"{part} {used[part]}: {why}")
 
     def samples(self, text: str) -> None:
         """Write samples.txt and show it."""

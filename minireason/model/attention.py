@@ -16,6 +16,7 @@ from torch import Tensor
 import cuda_ext.autograd  # noqa: F401  (registers torch.ops.minireason)
 from minireason.model.backends import KERNELS, choose_impl
 from minireason.model.cpu_layers import CausalAttention, by_hand
+from minireason.model.native_layers import NativeAttention, native
 
 
 def rope_tables(max_len: int, head_dim: int, theta: float) -> tuple[Tensor, Tensor]:
@@ -77,9 +78,17 @@ def self_attention(qkv: Tensor, q_gain: Tensor, k_gain: Tensor, cos: Tensor, sin
     longest = qkv.shape[1] if cu_seqlens is None else max_len
     head_dim, packed = q_gain.numel(), None
     impl, _ = choose_impl(impl, qkv.device, qkv.dtype, head_dim, longest)
-    if cu_seqlens is not None and impl not in KERNELS:                    # which need no padding
+    by_native = impl == "by hand" and cache is None and native(qkv)
+    if cu_seqlens is not None and impl not in KERNELS and not by_native:  # which need no padding
         packed = padding(cu_seqlens, len(qkv), longest)
-    if impl in KERNELS:
+    if by_native:
+        starts = cu_seqlens
+        if starts is None:                                                # B rows of T tokens
+            starts = torch.arange(len(qkv) + 1, dtype=torch.int32) * longest
+        groups = torch.arange(len(starts), dtype=torch.int32)
+        out = NativeAttention.apply(qkv.flatten(0, -2), q_gain, k_gain, cos, sin, starts, groups,
+                                    n_heads, n_kv_heads, eps).view(*qkv.shape[:-1], -1)
+    elif impl in KERNELS:
         out, _, k = torch.ops.minireason.attn_rope(
             qkv.flatten(0, -2).contiguous(), q_gain.float(), k_gain.float(), cos, sin, cu_seqlens,
             longest, n_heads, n_kv_heads, eps, head_dim**-0.5, cache is not None)

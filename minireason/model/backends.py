@@ -1,8 +1,8 @@
 """Which implementation of attention runs, and why.
 
 `reference` is the formula of attention.py, written to be read; `sdpa` calls PyTorch's fused kernel;
-`by hand` is cpu_layers.py; `cuda` calls the kernels of cuda_ext, and `emulated` runs those on the
-CPU. `auto` takes whichever was measured to be faster; the environment variable
+`by hand` is layers.cpp or cpu_layers.py; `cuda` calls the kernels of cuda_ext, and `emulated` runs
+those on the CPU. `auto` takes whichever was measured to be faster; the environment variable
 MINIREASON_ATTENTION asks for another one (transformer.py).
 """
 
@@ -40,7 +40,7 @@ def choose_impl(name: str, device: torch.device, dtype: torch.dtype, head_dim: i
 def _fastest(device: torch.device, dtype: torch.dtype, head_dim: int, max_len: int,
              kind: str) -> tuple[str, str]:
     if device.type == "cpu":
-        return "by hand", "fastest on a CPU: cpu_layers.py; sdpa where heads share keys"
+        return "by hand", "fastest on a CPU: layers.cpp; else cpu_layers.py; sdpa for shared keys"
     if device.type != "cuda":
         return "sdpa", f"the CUDA kernels need an NVIDIA GPU, and this is {device.type}"
     if CROSSOVER["measured"] is None:

@@ -22,6 +22,12 @@ from minireason.core.errors import UserError
 from minireason.model.attention import decode_attention, rope_tables, self_attention
 from minireason.model.backends import choose_impl
 from minireason.model.cpu_layers import RMSNorm, SwiGLU, by_hand
+from minireason.model.native_layers import (
+    NativeNorm,
+    NativeSwiGLU,
+    choose_layers,
+    native,
+)
 
 LARGEST = {"vocab_size": 2 ** 20, "d_model": 2 ** 16, "n_layers": 1024, "n_heads": 1024,
            "head_dim": 1024, "d_ff": 2 ** 18, "max_len": 2 ** 17}   # no memory for a typing error
@@ -73,20 +79,32 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor, attend) -> Tensor:
         """x (..., d_model); `attend(qkv, q_gain, k_gain)` returns (..., H * D)."""
-        normed = rms_norm(x, self.attention_norm, self.config.norm_eps)
-        x = x + self.out(attend(self.qkv(normed), self.q_gain, self.k_gain))
-        return x + self.down(swiglu(self.gate_up(rms_norm(x, self.mlp_norm, self.config.norm_eps))))
+        eps = self.config.norm_eps
+        x, normed = add_norm(x, None, self.attention_norm, eps)
+        update = self.out(attend(self.qkv(normed), self.q_gain, self.k_gain))
+        x, normed = add_norm(x, update, self.mlp_norm, eps)
+        return x + self.down(swiglu(self.gate_up(normed)))
+
+
+def add_norm(x: Tensor, update: Tensor | None, gain: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    """(x + update, its rms_norm): one walk over memory where layers.cpp does it."""
+    if native(x):
+        return NativeNorm.apply(x, update, gain, eps)
+    x = x if update is None else x + update
+    if by_hand(x):
+        return x, RMSNorm.apply(x, gain, eps)
+    return x, F.rms_norm(x, gain.shape, gain.to(x.dtype), eps)
 
 
 def rms_norm(x: Tensor, gain: Tensor, eps: float) -> Tensor:
     """x / rms(x) * gain over the last dimension."""
-    if by_hand(x):
-        return RMSNorm.apply(x, gain, eps)
-    return F.rms_norm(x, gain.shape, gain.to(x.dtype), eps)
+    return add_norm(x, None, gain, eps)[1]
 
 
 def swiglu(gate_up: Tensor) -> Tensor:
     """silu(gate) * up; (..., 2 * d_ff) -> (..., d_ff)."""
+    if native(gate_up):
+        return NativeSwiGLU.apply(gate_up)
     if by_hand(gate_up):
         return SwiGLU.apply(gate_up)
     gate, up = gate_up.chunk(2, dim=-1)
@@ -139,6 +157,12 @@ class Transformer(nn.Module):
         dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
         return choose_impl(self.attention_impl, device, dtype, self.config.head_dim,
                            self.config.max_len)
+
+    def layers_choice(self, device: torch.device) -> tuple[str, str]:
+        """Whether C++ or PyTorch computes between the matrix products on the device, and why."""
+        if device.type != "cpu":
+            return "torch", "the C++ is for a CPU"
+        return choose_layers(os.environ.get("MINIREASON_LAYERS", "auto"))
 
     def _attention(self) -> dict:
         c = self.config

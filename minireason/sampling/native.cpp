@@ -1,42 +1,17 @@
 // The sampler's loop on a CPU: prompts in, drawn tokens and their logprobs out (native.py).
 //
-// One kernel does all products, `tile`: a few rows times a panel of 2 W columns, summed up in
-// registers. Weights lie in panels, and so do cached keys (2 W tokens wide, D high) and values (2 W
-// numbers wide, a token high): attention is two more products. A token knows which caches it reads
-// and where it stands, so prefill and decoding are one step. A thread decodes `block` rows at a
-// time, few enough that what they cached stays near the core, and takes a new row where one ends.
+// Weights lie in panels of 2 W columns (vectors.h), and so do cached keys (2 W tokens wide, D high)
+// and values (2 W numbers wide, a token high): attention is two more products. A token knows which
+// caches it reads and where it stands, so prefill and decoding are one step. A thread decodes
+// `block` rows at a time, few enough that what they cached stays near the core, and takes a new row
+// where one ends.
 // A row's sums run in one order whoever shares its block: neither threads nor other rows change it.
 
-#include <algorithm>
-#include <atomic>
-#include <cmath>
-#include <cstdint>
-#include <cstdlib>
-#include <cstring>
-#include <exception>
+#include "vectors.h"
+
 #include <functional>
 #include <initializer_list>
-#include <limits>
-#include <memory>
-#include <new>
 #include <numeric>
-#include <thread>
-#include <utility>
-#include <vector>
-
-#if defined(__AVX512F__)
-constexpr int W = 16, TILE = 12;    // numbers in a vector; rows of a tile: 24 of 32 registers
-#elif defined(__AVX__)
-constexpr int W = 8, TILE = 6;      // 12 of 16 registers
-#else
-constexpr int W = 4, TILE = 6;
-#endif
-constexpr int PANEL = 2 * W;
-constexpr float LOWEST = -std::numeric_limits<float>::infinity();
-typedef float Vec __attribute__((vector_size(4 * W)));
-typedef float Loose __attribute__((vector_size(4 * W), aligned(4), may_alias));
-typedef int32_t Ints __attribute__((vector_size(4 * W)));
-using Int = int64_t;
 
 struct Layer {                      // matrices in panels, the norms' gains in them
     const float *qkv, *out, *gate_up, *down;
@@ -59,70 +34,6 @@ struct Job {                        // mirrored by native.py
     double norm_eps, temperature, top_p;
 };
 
-static Int round_up(Int n, Int to) { return (n + to - 1) / to * to; }
-static Vec load(const float* p) { return *reinterpret_cast<const Loose*>(p); }
-static void store(float* p, Vec v) { *reinterpret_cast<Loose*>(p) = v; }
-
-// e^x to a few 1e-7 of itself, x cut to -87..88: 2^n times a polynomial of the rest (Cephes, expf).
-static Vec exp_of(Vec x) {
-    x = x < -87.0f ? Vec{} - 87.0f : x;
-    x = x > 88.0f ? Vec{} + 88.0f : x;
-    Vec n = x * 1.44269504f + 12582912.0f - 12582912.0f;    // to the nearest whole number
-    Vec r = x - n * 0.693359375f + n * 2.12194440e-4f;      // ln 2 in two parts
-    Vec y = r * 1.9875691500e-4f + 1.3981999507e-3f;
-    y = y * r + 8.3334519073e-3f;
-    y = y * r + 4.1665795894e-2f;
-    y = y * r + 1.6666665459e-1f;
-    y = y * r + 5.0000001201e-1f;
-    y = y * r * r + r + 1.0f;
-    return y * reinterpret_cast<Vec>((__builtin_convertvector(n, Ints) + 127) << 23);
-}
-
-// y (R, C W) = x (R, k) times the first C vectors of each line of a panel (k, PANEL), or y + that.
-template <int R, int C>
-static void tile(const float* x, Int ldx, const float* panel, Int k, float* y, Int ldy, bool add) {
-    Vec sum[R][C] = {};
-    for (Int i = 0; i < k; i++) {
-        Vec line[C];
-        for (int c = 0; c < C; c++) line[c] = load(panel + i * PANEL + c * W);
-#pragma GCC unroll 12
-        for (int r = 0; r < R; r++)
-            for (int c = 0; c < C; c++) sum[r][c] += x[r * ldx + i] * line[c];
-    }
-#pragma GCC unroll 12
-    for (int r = 0; r < R; r++)
-        for (int c = 0; c < C; c++) {
-            float* to = y + r * ldy + c * W;
-            store(to, add ? load(to) + sum[r][c] : sum[r][c]);
-        }
-}
-
-template <int... R>
-static auto tile_of(Int rows, bool half, std::integer_sequence<int, R...>) {
-    static constexpr decltype(&tile<1, 1>) all[][TILE] = {{tile<R + 1, 2>...},
-                                                          {tile<R + 1, 1>...}};
-    return all[half][rows - 1];
-}
-
-// y (rows, n) = x (rows, k) times panels that lie `stride` numbers apart; n is rounded up to W.
-static void multiply(const float* x, Int ldx, Int rows, const float* panels, Int stride, Int k,
-                     Int n, float* y, Int ldy, bool add = false) {
-    Int tiles = (rows + TILE - 1) / TILE;
-    for (Int c = 0; c < n; c += PANEL, panels += stride)
-        for (Int i = 0; i < tiles; i++) {
-            Int from = rows * i / tiles, to = rows * (i + 1) / tiles;
-            tile_of(to - from, n - c <= W, std::make_integer_sequence<int, TILE>())(
-                x + from * ldx, ldx, panels, k, y + from * ldy + c, ldy, add);
-        }
-}
-
-static float inverse_rms(const float* x, Int n, double eps) {
-    float sum = 0;
-#pragma omp simd reduction(+ : sum)
-    for (Int i = 0; i < n; i++) sum += x[i] * x[i];
-    return 1.0f / std::sqrt(sum / float(n) + float(eps));
-}
-
 // s = exp(s - max) for n numbers, a multiple of W; returns their sum.
 static float softmax(float* s, Int n) {
     float top = s[0], total = 0;
@@ -136,15 +47,6 @@ static float softmax(float* s, Int n) {
     }
     for (int i = 0; i < W; i++) total += sum[i];
     return total;
-}
-
-// Aligned and uninitialised: what stands in padding is never part of a result.
-struct Free { void operator()(float* p) const { std::free(p); } };
-using Buffer = std::unique_ptr<float[], Free>;
-static Buffer buffer(Int n) {
-    auto* p = static_cast<float*>(std::aligned_alloc(64, round_up(4 * n, 64)));
-    if (p == nullptr) throw std::bad_alloc();
-    return Buffer(p);
 }
 
 struct Cache {                      // of one row or prompt, in blocks of one layer and KV head each
@@ -248,7 +150,7 @@ private:
     // y (n, ldy) = the batch's rows times a weight matrix of ldy columns
     void product(const float* from, Int ldx, const float* matrix, Int k, float* y, Int ldy,
                  bool add = false) {
-        multiply(from, ldx, batch.size(), matrix, k * PANEL, k, ldy, y, ldy, add);
+        multiply({from, ldx}, batch.size(), {matrix, PANEL, k * PANEL}, k, ldy, y, ldy, add);
     }
 
     const float* normed() {         // RMSNorm of x, its gain left to the next matrix
@@ -300,7 +202,8 @@ private:
         float* out = &attended[(b * j.n_heads + h * group) * D];
         Int n = 0, begin = 0, block = l * j.n_kv_heads + h;
         for (const Cache& c : {batch[b].prompt, batch[b].own}) {
-            multiply(q, D, group, c.k + block * c.room * D, D * PANEL, D, c.seen, &scores[n], span);
+            multiply({q, D}, group, {c.k + block * c.room * D, PANEL, D * PANEL}, D, c.seen,
+                     &scores[n], span);
             begin = n;
             n += round_up(c.seen, W);
             for (Int g = 0; g < group; g++)                 // behind the last key
@@ -310,8 +213,8 @@ private:
         for (Int g = 0; g < group; g++) sums[g] = softmax(&scores[g * span], n);
         n = 0;
         for (const Cache& c : {batch[b].prompt, batch[b].own}) {
-            multiply(&scores[n], span, group, c.v + block * c.room * DP, c.room * PANEL, c.seen, D,
-                     mixed.get(), DP, true);
+            multiply({&scores[n], span}, group, {c.v + block * c.room * DP, PANEL, c.room * PANEL},
+                     c.seen, D, mixed.get(), DP, true);
             n += round_up(c.seen, W);
         }
         for (Int g = 0; g < group; g++)
@@ -362,23 +265,6 @@ private:
         }
     }
 };
-
-// Work on every worker, in a thread each. Where no more threads are to be had, fewer do all of it.
-template <class Work>
-static void in_threads(std::vector<Worker>& workers, Work work) {
-    std::atomic<bool> full{false};
-    auto guarded = [&](Worker& worker) {
-        try { work(worker); } catch (const std::bad_alloc&) { full = true; }
-    };
-    std::vector<std::thread> threads;
-    try {
-        for (size_t i = 1; i < workers.size(); i++)
-            threads.emplace_back(guarded, std::ref(workers[i]));
-    } catch (const std::exception&) {}
-    guarded(workers[0]);
-    for (auto& thread : threads) thread.join();
-    if (full) throw std::bad_alloc();
-}
 
 // Numbers in all buffers together or more, in floating point, where no product overflows.
 static double numbers(const Job& j) {

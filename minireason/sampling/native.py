@@ -18,17 +18,13 @@ import torch.nn.functional as F
 from torch import Tensor
 from tqdm import tqdm
 
-from cuda_ext import build
+from minireason.core.compiled import choose, load
 from minireason.core.errors import UserError
 from minireason.model.tokenizer import Tokenizer
 from minireason.model.transformer import Transformer
 from minireason.sampling.sampler import Chunk, Samples, Sampling
 
 SOURCE = Path(__file__).with_name("native.cpp")
-FLAGS = ("-std=c++17", "-O3", "-fno-fast-math", "-fno-unsafe-math-optimizations",   # after CXX's
-         "-march=native", "-fopenmp-simd", "-fno-math-errno", "-fPIC", "-shared", "-pthread",
-         "-fvisibility=hidden")
-SECONDS = 120.0                   # a compiler that takes longer hangs
 BLOCK = 16                        # rows a thread decodes at a time
 ROWS_A_THREAD = 16                # fewer than twice as many are not worth a second thread
 
@@ -36,34 +32,15 @@ ROWS_A_THREAD = 16                # fewer than twice as many are not worth a sec
 @functools.cache
 def choose_decoder(asked: str) -> str:
     """"native" or "torch" for MINIREASON_DECODE; says which and why, once per process."""
-    if asked not in ("auto", "native", "torch"):
-        raise UserError(f"MINIREASON_DECODE={asked}: no such decoder; have auto, native, torch")
-    name, why = asked, "asked for"
-    if asked != "torch":
-        try:
-            library()
-            name, why = "native", "fastest on a CPU: native.cpp"
-        except (build.BuildError, OSError) as error:
-            if asked == "native":
-                raise UserError(f"MINIREASON_DECODE=native: {error}") from None
-            name, why = "torch", f"slower; native.cpp was not built: {error}"
+    name, why = choose("MINIREASON_DECODE", asked, "decoder", library)
     tqdm.write(f"[sampler] decoding on the CPU by {name}: {why}", file=sys.stderr)
     return name
 
 
 @functools.cache
 def library(source: Path = SOURCE, *more_flags: str) -> ctypes.CDLL:
-    """native.cpp, built for this processor if the cache has no such build."""
-    compiler = build.find_host_compiler()
-    target = build.run([*compiler, "-march=native", "-dM", "-E", "-x", "c++", os.devnull], SECONDS)
-    # target: every macro that this compiler defines for this processor, so a home folder that two
-    # machines share holds a build for each
-    command = [*compiler, *FLAGS, *more_flags]
-    key = build.key_of(source.read_text(), *command, target)
-    path = build.kept(f"decode-{key}.so",
-                      lambda path: build.run([*command, str(source), "-o", str(path)], SECONDS),
-                      lambda path: build.try_loading(path, "panel_width", "decode_rows"))
-    return ctypes.CDLL(str(path))
+    """native.cpp, built for this processor."""
+    return load("decode", source, ("panel_width", "decode_rows"), *more_flags)
 
 
 class Job(ctypes.Structure):

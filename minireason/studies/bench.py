@@ -3,8 +3,9 @@
 Both sides hold the same weights (through export), run on the same threads and do the same work:
 one optimizer step on the lines of one quickstart step, and N samples for each of P prompts with
 neither side allowed to stop early. Ours packs the lines end to end, transformers pads them; only
-the lines' own tokens are counted. They take turns, so that whatever else the machine does meets
-both; the ratio is that of the medians, its spread the quartiles of the rounds' own ratios.
+the lines' own tokens are counted. A third row is our step beside itself with its layers in PyTorch.
+The sides take turns, so that whatever else the machine does meets both; the ratio is that of the
+medians, its spread the quartiles of the rounds' own ratios.
 """
 
 import copy
@@ -17,6 +18,7 @@ from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import torch
@@ -67,20 +69,19 @@ def run(cfg: Config) -> dict:
             raise UserError(f"--threads {cfg.threads}: this machine has {os.cpu_count()} cores")
         torch.set_num_threads(cfg.threads)
     ours, tokenizer = load_ours(cfg)
-    theirs = load_theirs(ours, tokenizer).to(device)
-    ours = ours.to(device)
+    theirs, ours = load_theirs(ours, tokenizer).to(device), ours.to(device)
     ours.attention_impl = cfg.attention
     padded, packed, count = training_batches(cfg, tokenizer)
     (problems,) = frozen_sets("chain", "test", cfg.prompts, (cfg.level,)).values()
     prompts = prompt_ids(tokenizer, problems, "cot")
+    step = our_step(ours, packed, count)
     result = {
         "torch": torch.__version__, "transformers": version("transformers"),
         "device": str(device), "threads": torch.get_num_threads(), "parameters": ours.n_params,
         "model": to_dict(ours.config), "rounds": cfg.rounds,
         "attention": {"ours": ours.attention_impl, "theirs": theirs.config._attn_implementation},
         "largest logit difference": logit_gap(ours, theirs, padded[0]),
-        "sampling": {
-            "prompts": len(prompts), "n": cfg.n, "max_new": cfg.max_new,
+        "sampling": {"prompts": len(prompts), "n": cfg.n, "max_new": cfg.max_new,
             "longest prompt": max(map(len, prompts)),
             **compare(cfg.rounds, len(prompts) * cfg.n * cfg.max_new,
                       our_sampler(ours, tokenizer, prompts, cfg),
@@ -89,7 +90,10 @@ def run(cfg: Config) -> dict:
             "micro_batches": {"ours": [list(batch.inputs.shape) for batch in packed],
                               "theirs": [list(batch.inputs.shape) for batch in padded]},
             **compare(cfg.rounds, sum(batch.inputs.numel() for batch in packed),
-                      our_step(ours, packed, count), their_step(theirs, padded, count))}}
+                      step, their_step(theirs, padded, count))}}
+    if ours.layers_choice(device)[0] == "native":
+        in_torch = mock.patch.dict(os.environ, MINIREASON_LAYERS="torch")(step)
+        result["layers"] = compare(cfg.rounds, result["training"]["tokens"], step, in_torch)
     print(speed_table(result))
     if cfg.out:
         shared.write_json(Path(cfg.out), result)
@@ -223,8 +227,8 @@ def compare(rounds: int, tokens: int, ours: Callable[[], object],
 
 def speed_table(result: dict) -> str:
     """The comparison as text."""
-    table = [["median", "tokens", "ours", "transformers", "ratio", "quartiles"]]
-    for name in ("sampling", "training"):
+    table = [["median", "tokens", "ours", "theirs", "ratio", "quartiles"]]
+    for name in filter(result.get, ("sampling", "training", "layers")):
         row = result[name]
         line = [name, f"{row['tokens']:,}"]
         for side, seconds in row["seconds"].items():

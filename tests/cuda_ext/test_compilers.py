@@ -13,7 +13,7 @@ import pytest
 
 from cuda_ext import build, cache
 from cuda_ext.cache import BuildError
-from minireason.sampling import native
+from minireason.core import compiled
 
 needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="NOT CHECKED: needs g++")
 OUT = 'for last; do :; done\n'                          # g++ is called with -o FILE at the end
@@ -71,7 +71,7 @@ HANG = 'sleep 1000 & echo $! > "$0.pid"; wait'          # a compiler's child han
 def test_a_compiler_that_hangs_is_stopped_with_its_children(folder, libraries, compiler, name,
                                                             tmp_path, monkeypatch):
     monkeypatch.setattr(cache, "COMPILE_SECONDS", 0.5)
-    monkeypatch.setattr(native, "SECONDS", 0.5)
+    monkeypatch.setattr(compiled, "SECONDS", 0.5)
     compiler(f'case "$*" in *--version*|*-dM*) exec $REAL "$@";; esac\n{HANG}')
     with pytest.raises(BuildError, match=r"cxx did not end within 0\.5 s and was stopped"):
         libraries[name]()

@@ -12,6 +12,7 @@ from fuzz_native import LIES, Case, lying, random_case
 from fuzz_native import __file__ as fuzz_script
 
 from cuda_ext import build
+from minireason.core import compiled
 from minireason.core.errors import UserError
 from minireason.sampling import native
 
@@ -123,8 +124,8 @@ def test_options_of_cxx_change_no_arithmetic(monkeypatch):
     """The flags that follow them take -ffast-math back; the processor's own instructions stay."""
     monkeypatch.setenv("CXX", "g++ -ffast-math -funsafe-math-optimizations")
     compiler = build.find_host_compiler()
-    macros = build.run([*compiler, *native.FLAGS, "-dM", "-E", "-x", "c++", os.devnull])
+    macros = build.run([*compiler, *compiled.FLAGS, "-dM", "-E", "-x", "c++", os.devnull])
     assert "__FINITE_MATH_ONLY__ 0" in macros
     assert not [name for name in ("__FAST_MATH__", "__ASSOCIATIVE_MATH__", "__RECIPROCAL_MATH__")
                 if name in macros]
-    assert "-march=native" in native.FLAGS
+    assert "-march=native" in compiled.FLAGS

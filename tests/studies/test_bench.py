@@ -8,6 +8,7 @@ import torch
 from minireason.core.errors import UserError
 from minireason.critics.value_head import Critic
 from minireason.model import checkpoint
+from minireason.model.native_layers import choose_layers
 from minireason.stages.pretrain import Config as PretrainConfig
 from minireason.studies import bench
 from minireason.studies.bench import Config as BenchConfig
@@ -31,7 +32,8 @@ def test_result_holds_what_the_table_and_the_json_need(tmp_path, capsys):
     assert result["sampling"]["tokens"] == 2 * 2 * 3
     places = sum(b * t for b, t in result["training"]["micro_batches"]["theirs"])
     assert places / 2 < result["training"]["tokens"] <= places    # padding is not counted
-    for name in ("sampling", "training"):
+    assert ("layers" in result) == (choose_layers("auto")[0] == "native")
+    for name in filter(result.get, ("sampling", "training", "layers")):
         row = result[name]
         assert row["ratio"] == row["seconds"]["theirs"] / row["seconds"]["ours"] > 0
         low, high = row["ratio_quartiles"]
