@@ -206,6 +206,22 @@ axes[1].set(xlabel="level", ylabel="right (%)", ylim=(0, 20),
 keep(figure, "01_answers")
 
 # %% [markdown]
+# ## The claim
+#
+# The verifier does not let a wrong completion through: of all mutated completions it falsely accepted
+# none, so the true share is below 0.1% (the upper end of the 95% interval); the naive grader falls
+# for most tricks. And a split by the prompt leaks: more than half of its test problems have their
+# twin in train, a split by the key leaks none.
+
+# %%
+assert SMALL or wilson(false_accepted, DRAWS)[1] < 0.001
+assert fooled > len(TRICKS) / 2
+assert wilson(sum(leaked), len(leaked))[0] > 0.5 and not any(by_key)
+
+# %% [markdown]
+# In one sentence: a policy learns whatever its grader pays for, so the grader must be exact from the
+# first character to the last, and the test must share no problem with the training.
+#
 # ## Try it
 #
 # 1. Write a completion of your own that you think should not count, and see what `chain.verify`
@@ -213,4 +229,20 @@ keep(figure, "01_answers")
 # 2. `chain.verify` accepts a direct answer as correct. Should a reward ask for `steps_valid`
 #    instead? Name one thing that would get better and one that would get worse.
 # 3. Level 1 has 189 test problems, the other levels 500. How many problems of level 1 exist in
-#    all? Count them with `chain.build`.
+#    all? Count the different keys with `chain.build`.
+#
+# <details><summary>Hints</summary>
+#
+# 1. Try a step that ends in `;`, a second thought, a step that goes on after the answer is reached.
+# 2. What does a policy do that knows the answer without the steps? And one that has the steps right
+#    and copies the last result wrongly?
+# 3. `chain.build(a, [(op, b)])` for all a, b from 0 to 99, where `chain.compute` gives a result and
+#    b is an operand that `chain.sample` draws.
+#
+# </details>
+#
+# <details><summary>Answers</summary>
+#
+# ANSWERS
+#
+# </details>

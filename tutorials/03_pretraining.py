@@ -61,11 +61,15 @@ rows = encode_lines(tokenizer, [p.prompt for p in problems],
 
 
 @torch.inference_mode()
-def validation_loss(model):
-    """nats a token of the completion; (mean, half of the 95% interval over problems)."""
+def problem_losses(model):
+    """(P,) nats per token of every problem's completion."""
     logprobs = model(held_out.inputs).log_softmax(dim=-1)
     nats = -logprobs.gather(-1, held_out.targets[..., None]).squeeze(-1)
-    each = ((nats * held_out.loss_mask).sum(1) / held_out.loss_mask.sum(1)).numpy()
+    return ((nats * held_out.loss_mask).sum(1) / held_out.loss_mask.sum(1)).numpy()
+
+
+def mean_and_half(each):
+    """The mean over problems and half of its 95% interval."""
     return float(each.mean()), float(1.96 * each.std(ddof=1) / len(each) ** 0.5)
 
 
@@ -96,13 +100,14 @@ def pretrain(width, seed=0):
                                           b.loss_mask, n), lr=4e-3 * min(1, step / 10))
         seen += count
         if step in measured_at:
-            points.append((seen, *validation_loss(model)))
+            points.append((seen, *mean_and_half(problem_losses(model))))
     return model, points
 
 
-curves = {}
+curves, ends = {}, {}                       # ends: width -> losses (P,) of the trained model
 for width in WIDTHS:
     model, curves[width] = pretrain(width)
+    ends[width] = problem_losses(model)
     tokens, loss, half = curves[width][-1]
     print(f"width {width}: {model.n_params:,} parameters, {tokens:,} tokens, "
           f"{training_flops(model.n_params, tokens):.1e} FLOPs, validation loss {loss:.3f} "
@@ -174,8 +179,26 @@ print(f"last point {losses[-1]:.3f} +- {halves[-1]:.3f}; power law {by_law:.3f},
       f"straight line {by_line:.3f}, from the first {early} points")
 
 # %% [markdown]
-# The project's own sweep over sizes and seeds is `minireason scale`; docs/LOG.md tells what it
-# found.
+# The project's own sweep over sizes and seeds is `minireason scale`; tutorial 16 cuts such curves at
+# equal compute.
+#
+# ## The claim
+#
+# More text and more parameters both help on problems that nobody trained on: from the first measured
+# point to the last the loss falls by more than both intervals, and at equal tokens the widest model
+# is better than the narrowest, problem by problem (the paired 95% interval lies below 0).
+
+# %%
+(_, loss_first, half_first), *_, (_, loss_last, half_last) = curves[WIDTHS[-1]]
+difference, half = mean_and_half(ends[WIDTHS[-1]] - ends[WIDTHS[0]])
+print(f"width {WIDTHS[-1]}: {loss_first:.3f} +- {half_first:.3f} -> {loss_last:.3f} +- "
+      f"{half_last:.3f}; minus width {WIDTHS[0]}: {difference:+.3f} +- {half:.3f} nats")
+assert loss_last + half_last < loss_first - half_first
+assert SMALL or difference + half < 0
+
+# %% [markdown]
+# In one sentence: predicting the next token of text by fallible authors teaches what the text has in
+# common, with returns that diminish smoothly enough to be predicted.
 #
 # ## Try it
 #
@@ -183,4 +206,18 @@ print(f"last point {losses[-1]:.3f} +- {halves[-1]:.3f}; power law {by_law:.3f},
 #    say about comparing exponents between papers?
 # 2. Which of the three widths is best at equal FLOPs instead of equal tokens? Use
 #    `training_flops` and `np.interp`.
-# 3. Set `Mixture(facts=1.0)`. The validation loss of worked lines now rises after a while. Why?
+# 3. Set `Mixture(facts=1.0)`. What happens to the validation loss of worked lines, and why?
+#
+# <details><summary>Hints</summary>
+#
+# 1. Add an argument for the rate to `pretrain` and print `power_law(...).text("a")`.
+# 2. Take the FLOPs at which the narrowest model ends, and read the other curves there.
+# 3. Which tokens of a worked completion never occur in a fact?
+#
+# </details>
+#
+# <details><summary>Answers</summary>
+#
+# ANSWERS
+#
+# </details>
