@@ -172,8 +172,8 @@ assert not train_keys & test_keys
 # lie in train.
 
 # %%
-pairs = [(chain.build(a, [(o, b)]), chain.build(b, [(o, a)])) for o in "+*" for a in range(2, 10)
-         for b in range(2, 10) if a != b and chain.compute(a, o, b) is not None]
+pairs = [(chain.build(a, [(o, b)]), chain.build(b, [(o, a)])) for o in "+*" for a in range(2, 40)
+         for b in range(2, 40) if a != b and chain.compute(a, o, b) is not None]
 leaked = [split_by_hash(twin.prompt) == "train"
           for p, twin in pairs if split_by_hash(p.prompt) == "test"]
 by_key = [split_of(twin) == "train" for p, twin in pairs if split_of(p) == "test"]
@@ -208,10 +208,10 @@ keep(figure, "01_answers")
 # %% [markdown]
 # ## The claim
 #
-# The verifier does not let a wrong completion through: of all mutated completions it falsely accepted
-# none, so the true share is below 0.1% (the upper end of the 95% interval); the naive grader falls
-# for most tricks. And a split by the prompt leaks: more than half of its test problems have their
-# twin in train, a split by the key leaks none.
+# The verifier does not let a wrong completion through: of all mutated completions it falsely
+# accepted none, so the true share is below 0.1% (the upper end of the 95% interval); the naive
+# grader falls for most tricks. And a split by the prompt leaks: more than half of its test problems
+# have their twin in train, a split by the key leaks none.
 
 # %%
 assert SMALL or wilson(false_accepted, DRAWS)[1] < 0.001
@@ -219,8 +219,8 @@ assert fooled > len(TRICKS) / 2
 assert wilson(sum(leaked), len(leaked))[0] > 0.5 and not any(by_key)
 
 # %% [markdown]
-# In one sentence: a policy learns whatever its grader pays for, so the grader must be exact from the
-# first character to the last, and the test must share no problem with the training.
+# In one sentence: a policy learns whatever its grader pays for, so the grader must be exact from
+# the first character to the last, and the test must share no problem with the training.
 #
 # ## Try it
 #

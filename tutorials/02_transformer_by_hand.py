@@ -320,7 +320,8 @@ keep(figure, "02_transformer")
 with torch.no_grad():
     trained = model(torch.tensor([tokens]))[0].numpy()
 after = logits_by_hand(tokens)
-for when, ours, theirs in (("shaken weights", by_hand, library), ("trained weights", after, trained)):
+for when, ours, theirs in (("shaken weights", by_hand, library),
+                           ("trained weights", after, trained)):
     print(f"{when}: largest difference {abs(ours - theirs).max() / abs(theirs).max():.1e} of the "
           "largest logit")
     assert abs(ours - theirs).max() < 1e-5 * abs(theirs).max()
@@ -335,8 +336,8 @@ assert min(changes.values()) > 100 * 1e-5 * abs(library).max()
 #
 # 1. Leave out the division by sqrt(D) in `attention`. How much more certain is a head of random
 #    q and k, at D = 16 and at D = 256? Compare the mean of the largest weight over 9 keys.
-# 2. Many descriptions of RoPE turn neighbours, (x_0, x_1), (x_2, x_3), ..., where our `turned` takes
-#    (x_i, x_(i + D/2)). Write that version. Do the logits change? Is it a worse model?
+# 2. Many descriptions of RoPE turn neighbours, (x_0, x_1), (x_2, x_3), ..., where our `turned`
+#    takes (x_i, x_(i + D/2)). Write that version. Do the logits change? Is it a worse model?
 # 3. `ModelConfig(n_kv_heads=1)` shares keys and values among all heads (Ainslie 2023,
 #    arXiv:2305.13245). Count its parameters, and the numbers that a cache of keys and values holds
 #    per token.

@@ -179,14 +179,15 @@ print(f"last point {losses[-1]:.3f} +- {halves[-1]:.3f}; power law {by_law:.3f},
       f"straight line {by_line:.3f}, from the first {early} points")
 
 # %% [markdown]
-# The project's own sweep over sizes and seeds is `minireason scale`; tutorial 16 cuts such curves at
-# equal compute.
+# The project's own sweep over sizes and seeds is `minireason scale`; tutorial 16 cuts such curves
+# at equal compute.
 #
 # ## The claim
 #
-# More text and more parameters both help on problems that nobody trained on: from the first measured
-# point to the last the loss falls by more than both intervals, and at equal tokens the widest model
-# is better than the narrowest, problem by problem (the paired 95% interval lies below 0).
+# More text and more parameters both help on problems that nobody trained on: from the first
+# measured point to the last the loss falls by more than both intervals, and at equal tokens the
+# widest model is better than the narrowest, problem by problem (the paired 95% interval lies below
+# 0).
 
 # %%
 (_, loss_first, half_first), *_, (_, loss_last, half_last) = curves[WIDTHS[-1]]
@@ -197,8 +198,8 @@ assert loss_last + half_last < loss_first - half_first
 assert SMALL or difference + half < 0
 
 # %% [markdown]
-# In one sentence: predicting the next token of text by fallible authors teaches what the text has in
-# common, with returns that diminish smoothly enough to be predicted.
+# In one sentence: predicting the next token of text by fallible authors teaches what the text has
+# in common, with returns that diminish smoothly enough to be predicted.
 #
 # ## Try it
 #

@@ -213,11 +213,44 @@ if (RUN / "flywheel" / "result.json").is_file():
               f"{share(round(found['accuracy'] * PROBLEMS), PROBLEMS)}")
 
 # %% [markdown]
+# ## The claim
+#
+# A critic makes better data than the policy alone: of 8 samples the one that it chooses is right
+# more often than a single sample (the paired 95% interval lies above 5 points), and what passes its
+# filter is right more often than what is kept without one. No search overspent its budget. What is
+# not claimed: that one search is better than another; with so few problems the differences above
+# mostly have intervals that hold 0 (docs/RESULTS.md has them with 500 problems and five seeds).
+
+# %%
+by_critic = np.array([s.verdict.correct for s in chosen], dtype=float)
+print(f"chosen by the critic - one sample: {mean(by_critic, single)} points")
+assert SMALL or paired_bootstrap(by_critic, single)[1] > 0.05
+assert SMALL or bars[1][1] > bars[2][0]              # lower end with the critic, middle without
+
+# %% [markdown]
+# In one sentence: a critic turns tokens into accuracy at test time, and accuracy into training
+# data, as long as somebody checks how often it is wrong.
+#
 # ## Try it
 #
-# 1. `BeamConfig(lookahead=1)` judges a prefix by the value one greedy step later. Does it pay for
-#    its tokens here?
+# 1. `BeamConfig(width=4, lookahead=1)` judges a prefix by the value one greedy step later. Does it
+#    pay for its tokens here?
 # 2. Replace the critic by the policy's own confidence: a function that returns the exponential of a
 #    prefix's mean log-probability. How does beam search do with it?
-# 3. The critic as filter lets wrong solutions through. After a turn of training on them, is the old
-#    critic's opinion worth more or less? `minireason ablate --stage flywheel` measured it.
+# 3. The critic as filter lets wrong solutions through. Raise `threshold` to 0.9 and 0.99. What
+#    happens to precision, and to how many are kept?
+#
+# <details><summary>Hints</summary>
+#
+# 1. Add it to the loop over methods; the tokens of the look ahead are charged.
+# 2. `Stepper(policy, tokenizer, confidence, seed=1)`, where `confidence(prefixes)` returns a number
+#    per prefix; `policy(...)`, `log_softmax` and `gather` give it.
+# 3. `passes("critic", s, threshold)`.
+#
+# </details>
+#
+# <details><summary>Answers</summary>
+#
+# ANSWERS
+#
+# </details>

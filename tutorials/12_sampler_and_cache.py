@@ -200,7 +200,8 @@ lengths = np.arange(1, 61)
 axes[1].plot(lengths, [sum(len(prompt) + i for i in range(n)) for n in lengths], color=ORANGE,
              label="every token anew")
 axes[1].plot(lengths, len(prompt) + lengths - 1, color=BLUE, label="with a cache")
-axes[1].set(xlabel="tokens drawn", ylabel="tokens sent through the model", title="What a cache saves")
+axes[1].set(xlabel="tokens drawn", ylabel="tokens sent through the model",
+            title="What a cache saves")
 axes[1].legend()
 keep(figure, "12_sampler_and_cache")
 
@@ -253,10 +254,10 @@ for name, values in (("as reported", ratios), ("temperature forgotten", wrong)):
 # %% [markdown]
 # ## The claim
 #
-# The cache changes nothing but the work: the logits are the naive ones up to rounding, from less than
-# a twentieth of the tokens for 40 drawn ones. The draws follow the probabilities: every one of the five
-# likeliest tokens lies in a 99.9% interval around its own. And the reported probabilities are those
-# drawn from: the mean of p / q is 1 within four standard errors.
+# The cache changes nothing but the work: the logits are the naive ones up to rounding, from less
+# than a twentieth of the tokens for 40 drawn ones. The draws follow the probabilities: every one of
+# the five likeliest tokens lies in a 99.9% interval around its own. And the reported probabilities
+# are those drawn from: the mean of p / q is 1 within four standard errors.
 
 # %%
 assert torch.allclose(by_hand, naive, atol=1e-4) and torch.allclose(cached, naive, atol=1e-4)

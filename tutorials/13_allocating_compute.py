@@ -2,8 +2,9 @@
 # # 13. Where to spend the tokens
 #
 # Sixteen samples for every question are sixteen for the easy ones, too. We sort problems by
-# difficulty, give each kind its own budget, and stop voting when the vote is decided; and we see how
-# easily such a saving is overstated. It reads a finished run (`minireason run`). About 20 seconds.
+# difficulty, give each kind its own budget, and stop voting when the vote is decided; and we see
+# how easily such a saving is overstated. It reads a finished run (`minireason run`). About 20
+# seconds.
 
 # %%
 import os
@@ -16,7 +17,6 @@ from minireason.critics.value_head import Critic, final_values
 from minireason.measure.estimates import answer_ids, best_of_n, vote_at
 from minireason.measure.evaluate import answer_keys, frozen_sets, verdicts_of
 from minireason.model import checkpoint
-from minireason.problems import chain
 from minireason.report.style import BLUE, GREEN, ORANGE, PURPLE
 from minireason.sampling.complete import complete
 from minireason.sampling.sampler import Sampling
@@ -84,8 +84,8 @@ for s in strategies:
 # %% [markdown]
 # ## Choosing by hand
 #
-# With a price per token, a strategy is worth its accuracy minus price times tokens. In every bin the
-# best one is taken. Ties go to the cheaper one.
+# With a price per token, a strategy is worth its accuracy minus price times tokens. In every bin
+# the best one is taken. Ties go to the cheaper one.
 
 # %%
 PRICE = 0.05 / tokens.mean()              # a sample must gain 5 points to be worth its tokens
@@ -148,13 +148,13 @@ def decided_by_hand(answers, tokens, margin):
 
 def until(margin):
     """The rule as a strategy of all problems."""
-    return Strategy("decided", margin, *stop_when_decided(answers, correct, np.ones(right[:, :SAMPLES]
-                    .shape), tokens, margin))
+    return Strategy("decided", margin, *stop_when_decided(
+        answers, correct, np.ones(correct.shape), tokens, margin))
 
 
 rule = until(3)
 for i in range(P):
-    answer, spent = decided_by_hand(answers[i], tokens[i], 3)
+    _, spent = decided_by_hand(answers[i], tokens[i], 3)
     assert spent == rule.tokens[i]
 print("vote until 3 ahead: the tokens by hand equal the library's on all problems")
 reference = Strategy("vote", SAMPLES, np.array([

@@ -13,7 +13,6 @@ import os
 import numpy as np
 from tutorial_tools import finished, keep, mean, panels, share
 
-from minireason.core.config import rng
 from minireason.critics.step_labels import exact_labels, inner_prefixes
 from minireason.critics.value_head import Critic, step_values
 from minireason.measure.estimates import auc, wilson
@@ -38,8 +37,8 @@ critic, _ = checkpoint.load(RUN / "critic", kind=Critic)
 # ## A trace that corrects itself
 #
 # From the policy's own samples of one problem we take a fully right one and the first wrong steps
-# of others. Each wrong step goes before the right one, with `<wrong>` behind it. By hand, and by the
-# library:
+# of others. Each wrong step goes before the right one, with `<wrong>` behind it. By hand, and by
+# the library:
 
 # %%
 RIGHT = ["23+4=27", "27*3=81"]
@@ -120,7 +119,8 @@ alarms = round(rates["false_alarm"]["share"] * right_n)
 print(f"wrong steps withdrawn: {share(hits, wrong_n)}")
 print(f"right steps withdrawn: {share(alarms, right_n)}")
 mended = rates["mended"]
-print(f"of withdrawn wrong steps, mended: {share(round(mended['share'] * mended['n']), mended['n'])}")
+n_mended = round(mended["share"] * mended["n"])
+print(f"of withdrawn wrong steps, mended: {share(n_mended, mended['n'])}")
 example = next((text for text in written["backtracking"] if "<wrong>" in text), "(none)")
 print("for example", example)
 
@@ -175,9 +175,9 @@ keep(figure, "14_self_correction")
 # ## The claim
 #
 # Self-correction by a token does not come. The policy learned to write `<wrong>`, but it withdraws
-# blindly: it catches fewer wrong steps than its critic does at the same rate of false alarms, and the
-# two intervals do not meet. And it gains nothing: against the control, the whole interval lies below
-# 5 points.
+# blindly: it catches fewer wrong steps than its critic does at the same rate of false alarms, and
+# the two intervals do not meet. And it gains nothing: against the control, the whole interval lies
+# below 5 points.
 
 # %%
 gain = mean(right["backtracking"], right["control"])
@@ -192,8 +192,8 @@ assert SMALL or high < 0.05
 # in which it reads the result that is wrong; it would have to compute the sum a second time, and if
 # it could have, it would rarely have erred. docs/LOG.md tells what else was tried: more steps, a
 # token in between, another place of `<wrong>`. Snell 2024 (arXiv:2408.03314, section 6) trains
-# revisions of whole answers in large models, and there 38% of the right answers are revised to wrong
-# ones.
+# revisions of whole answers in large models, and there 38% of the right answers are revised to
+# wrong ones.
 #
 # In one sentence: a model that was taught to say "wrong" says it as often of right steps, because
 # knowing better needs a second look that one pass does not hold.

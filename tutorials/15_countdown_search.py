@@ -70,8 +70,8 @@ for other in problems:
     numbers, _ = given(other)
     assert moves_by_hand(numbers) == {tuple(sorted(m.after)) for m in moves(numbers)}
 numbers, target = given(problem)
-print(f"from {numbers} one move leads to {len(moves_by_hand(numbers))} states; the same moves as the "
-      f"library's on {N} problems")
+print(f"from {numbers} one move leads to {len(moves_by_hand(numbers))} states; the same moves as "
+      f"the library's on {N} problems")
 
 # %% [markdown]
 # ## Depth first
@@ -213,25 +213,25 @@ for budget in (10, 300):
     best, blind = (np.array(solved[name, budget], dtype=float) for name in ("distance", "random"))
     gaps[budget] = paired_bootstrap(best, blind)
     print(f"distance - random at {budget} moves: {mean(best, blind)} points")
-assert SMALL or gaps[10][1] > 0 and gaps[300][2] < 0.05
+assert SMALL or (gaps[10][1] > 0 and gaps[300][2] < 0.05)
 assert SMALL or paired_bootstrap(np.array(solved["random", 10], dtype=float), lucky)[1] > 0.05
 lengths = np.array(rows, dtype=float)
 assert SMALL or paired_bootstrap(lengths[:, 0], 3 * lengths[:, 1])[1] > 0
 
 # %% [markdown]
-# Is it worth the price? `minireason countdown` trains both ways on as many tokens: docs/RESULTS.md has
-# the tables. In the paper the model that learned from searches solves twice as many held-out
+# Is it worth the price? `minireason countdown` trains both ways on as many tokens: docs/RESULTS.md
+# has the tables. In the paper the model that learned from searches solves twice as many held-out
 # problems as the one that learned from optimal paths.
 #
-# In one sentence: where the next step cannot be known, a thought is a search, its order decides what
-# it costs, and a trace that keeps its dead ends can teach searching itself.
+# In one sentence: where the next step cannot be known, a thought is a search, its order decides
+# what it costs, and a trace that keeps its dead ends can teach searching itself.
 #
 # ## Try it
 #
-# 1. How many of the problems have more than one solution? Count the different ways of moves that end
-#    at the target for the first 50.
-# 2. A node is expanded again if it is reached in another order. Take `seen` out of `depth_first`. How
-#    many moves does an unlimited search in random order then make, at most, for four numbers?
+# 1. How many of the problems have more than one solution? Count the different ways of moves that
+#    end at the target for the first 50.
+# 2. A node is expanded again if it is reached in another order. Take `seen` out of `depth_first`.
+#    How many moves does an unlimited search in random order then make, at most, for four numbers?
 # 3. What share of streams solves their problem with half the budget of tokens (`BUDGET` of
 #    `countdown_solver`)?
 #

@@ -2,8 +2,8 @@
 # # 16. Scaling laws
 #
 # A budget of compute buys a large model that reads little, or a small one that reads much. Which is
-# better? We train five sizes, cut their curves at equal FLOPs, fit the law of Hoffmann 2022 by hand,
-# and ask it about runs that it has not seen. It needs no trained model. About 75 seconds.
+# better? We train five sizes, cut their curves at equal FLOPs, fit the law of Hoffmann 2022 by
+# hand, and ask it about runs that it has not seen. It needs no trained model. About 75 seconds.
 
 # %%
 import os
@@ -46,9 +46,10 @@ assert training_flops(1e6, 1e9) == 6 * 1e6 * 1e9
 # %% [markdown]
 # ## The runs
 #
-# The rate of learning stays constant after a warm-up, so that a point in the middle of a curve is the
-# end of a shorter run (tutorial 3). Small models read more tokens than large ones: all end at about
-# the same FLOPs. The yardstick is the loss on frozen validation problems, worked without an error.
+# The rate of learning stays constant after a warm-up, so that a point in the middle of a curve is
+# the end of a shorter run (tutorial 3). Small models read more tokens than large ones: all end at
+# about the same FLOPs. The yardstick is the loss on frozen validation problems, worked without an
+# error.
 
 # %%
 mixture = Mixture(max_level=3, common_level=2)
@@ -88,7 +89,8 @@ def train(width, flops, seed=0):
 MOST = 1e9 if SMALL else 6e10
 runs = [train(width, MOST) for width in WIDTHS]
 for n_params, points in runs:
-    print(f"N = {n_params:>7,}: {points[-1][0]:>9,} tokens, {6 * n_params * points[-1][0]:.1e} FLOPs, "
+    tokens = points[-1][0]
+    print(f"N = {n_params:>7,}: {tokens:>9,} tokens, {6 * n_params * tokens:.1e} FLOPs, "
           f"loss {points[0][1].mean():.3f} -> {points[-1][1].mean():.3f}")
 
 # %% [markdown]
@@ -150,7 +152,8 @@ def best_size(theta, flops):
 
 
 made_up = (0.0, np.log(400.0), np.log(400.0), 0.34, 0.28)         # near those of the paper
-sizes, data = (x.ravel() for x in np.meshgrid(np.geomspace(1e4, 1e7, 5), np.geomspace(1e5, 1e9, 8)))
+sizes, data = np.meshgrid(np.geomspace(1e4, 1e7, 5), np.geomspace(1e5, 1e9, 8))
+sizes, data = sizes.ravel(), data.ravel()
 again = fitted(sizes, data, law(made_up, sizes, data))
 growth = np.log(best_size(made_up, 1e15) / best_size(made_up, 1e12)) / np.log(1e3)
 print(f"made up: a = 0.34, b = 0.28; fitted back: a = {again[3]:.3f}, b = {again[4]:.3f}; best N "
@@ -167,9 +170,8 @@ early = 6 * table[:, 0] * table[:, 1] < 1.1 * MOST / 3
 theta = fitted(*table[early].T)
 predicted = law(theta, *table[~early].T[:2])
 errors = predicted / table[~early, 2] - 1
-last = {n: points for n, points in runs}
-stay = np.array([[losses.mean() for tokens, losses in last[n] if 6 * n * tokens < 1.1 * MOST / 3][-1]
-                 for n, _, _ in table[~early]]) / table[~early, 2] - 1
+kept = {n: losses for n, _, losses in table[early]}        # the last early loss of each size
+stay = np.array([kept[n] for n, _, _ in table[~early]]) / table[~early, 2] - 1
 print(f"a = {theta[3]:.2f}, b = {theta[4]:.2f}, E = {np.exp(theta[0]):.2f} nats; {early.sum()} points")
 print(f"unseen points {len(errors)}: the law is off by {100 * abs(errors).mean():.1f}% on average, "
       f"at most {100 * abs(errors).max():.1f}%; no law, the loss stays as it was, "
@@ -199,9 +201,9 @@ keep(figure, "16_scaling_laws")
 # %% [markdown]
 # ## The claim
 #
-# The best size grows with the budget: at the smallest one it is smaller than at the largest. This is
-# no accident of the problems: at the smallest budget that small model is better than the one that
-# wins at the largest, and at the largest budget it is worse, both with the 95% interval over
+# The best size grows with the budget: at the smallest one it is smaller than at the largest. This
+# is no accident of the problems: at the smallest budget that small model is better than the one
+# that wins at the largest, and at the largest budget it is worse, both with the 95% interval over
 # problems on one side of 0. And neither the smallest nor the largest model wins at every budget.
 
 

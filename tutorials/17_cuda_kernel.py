@@ -3,8 +3,8 @@
 #
 # A GPU is fast at arithmetic and slow at memory, so a kernel is judged by what it reads. We write
 # attention three times in CUDA C++, each version with fewer reads than the one before, and run them
-# without a GPU: `cuda_ext` compiles the same source for the CPU, where every CUDA thread is a fiber.
-# It needs g++ and no trained model. About 20 seconds.
+# without a GPU: `cuda_ext` compiles the same source for the CPU, where every CUDA thread is a
+# fiber. It needs g++ and no trained model. About 20 seconds.
 
 # %%
 import ctypes
@@ -36,10 +36,10 @@ def compiled(name, source):
 # %% [markdown]
 # ## What every version shares
 #
-# One head: q, k, v and out are (T, D), row after row. `read` counts the numbers that are loaded from
-# global memory, the large and slow one. On a GPU it would be a plain load; counting is the reason to
-# have an emulator. `launch(kernel, grid, threads, bytes of shared memory, stream, arguments...)`
-# starts a kernel, where CUDA writes `<<<...>>>`.
+# One head: q, k, v and out are (T, D), row after row. `read` counts the numbers that are loaded
+# from global memory, the large and slow one. On a GPU it would be a plain load; counting is the
+# reason to have an emulator. `launch(kernel, grid, threads, bytes of shared memory, stream,
+# arguments...)` starts a kernel, where CUDA writes `<<<...>>>`.
 
 # %%
 COMMON = f"""
@@ -171,9 +171,9 @@ EXPORT int online(const float *q, const float *k, const float *v, float *out, in
 #
 # Neighbouring threads need the same keys. So the 32 threads of a block load a tile of 32 keys and
 # values into shared memory together, wait for each other at a barrier, and each goes over the tile.
-# A key is read once per block, no longer once per thread: about T^2 D / 32 numbers. A second barrier
-# keeps a fast thread from overwriting a tile that a slow one still reads. Note that a thread whose
-# query lies beyond T may not leave: the barrier waits for all.
+# A key is read once per block, no longer once per thread: about T^2 D / 32 numbers. A second
+# barrier keeps a fast thread from overwriting a tile that a slow one still reads. Note that a
+# thread whose query lies beyond T may not leave: the barrier waits for all.
 
 # %%
 TILED = COMMON + """
@@ -207,7 +207,8 @@ __global__ void tiled_kernel(const float *q, const float *k, const float *v, flo
 }
 
 EXPORT int tiled(const float *q, const float *k, const float *v, float *out, int T, void *stream) {
-    return launch(tiled_kernel, dim3(ceil_div(T, KEYS)), KEYS, sizeof(Tile), stream, q, k, v, out, T);
+    return launch(tiled_kernel, dim3(ceil_div(T, KEYS)), KEYS, sizeof(Tile), stream, q, k, v, out,
+                  T);
 }
 """
 
@@ -232,9 +233,9 @@ for length in LENGTHS:
         for name in KERNELS))
 
 # %% [markdown]
-# By hand: a query i sees i + 1 keys, T (T + 1) / 2 pairs in all. Naive reads 2 x 2 D numbers for the
-# two scores of a pair and D for its value; online D for the key, D for the value, and every query
-# once.
+# By hand: a query i sees i + 1 keys, T (T + 1) / 2 pairs in all. Naive reads 2 x 2 D numbers for
+# the two scores of a pair and D for its value; online D for the key, D for the value, and every
+# query once.
 
 # %%
 for length in LENGTHS:
@@ -267,9 +268,9 @@ keep(figure, "17_cuda_kernel")
 # ## The claim
 #
 # All three are attention, to the rounding of float32: no version trades accuracy for reads. Online
-# softmax reads less than half of the naive numbers, at every length; tiles read less than a tenth of
-# that from T = 100 on. (On a GPU caches catch some of the naive reads, so the gain in time is smaller;
-# the emulator says nothing about time.)
+# softmax reads less than half of the naive numbers, at every length; tiles read less than a tenth
+# of that from T = 100 on. (On a GPU caches catch some of the naive reads, so the gain in time is
+# smaller; the emulator says nothing about time.)
 
 # %%
 for length in LENGTHS:
@@ -286,8 +287,8 @@ for length in LENGTHS:
 #
 # ## Try it
 #
-# 1. Take the second `__syncthreads()` out of `TILED`. Is the result still right, in ascending and in
-#    descending order of warps (`EMULATE_ORDER=up|down`)? And with blocks of 64 threads?
+# 1. Take the second `__syncthreads()` out of `TILED`. Is the result still right, in ascending and
+#    in descending order of warps (`EMULATE_ORDER=up|down`)? And with blocks of 64 threads?
 # 2. Take the maximum out of `NAIVE` (`largest = 0`). At which size of the scores does it fail?
 # 3. How many numbers does `TILED` read for T = 512, by a formula? Check it against the counter.
 #

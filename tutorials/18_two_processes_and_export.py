@@ -3,8 +3,9 @@
 #
 # Larger models are trained by many processes that must do what one would do, and used in programs
 # that never saw this library. We split a batch in two, first by hand and then over two real
-# processes, and find the same gradient; then we write a folder that `transformers` loads, and find the
-# same logits. It needs no trained model, and `transformers` (the extra `dev`). About 30 seconds.
+# processes, and find the same gradient; then we write a folder that `transformers` loads, and find
+# the same logits. It needs no trained model, and `transformers` (the extra `dev`). About 30
+# seconds.
 
 # %%
 import os
@@ -16,8 +17,8 @@ from pathlib import Path
 import numpy as np
 import torch
 from safetensors.torch import load_file
-from tutorial_tools import keep, panels
 from transformers import AutoModelForCausalLM, AutoTokenizer
+from tutorial_tools import keep, panels
 
 from minireason import export
 from minireason.core.config import rng
@@ -83,16 +84,16 @@ print(f"sum over the global count: off by {apart(by_sum):.1e}; mean of the means
 # ## The message
 #
 # Each process needs the sum of all gradients. In a ring of W processes, everyone passes on a part
-# and adds what came: after W - 1 rounds each part is summed somewhere, after W - 1 more all have all
-# of it. A process sends 2 (W - 1) / W of the gradient's size, however many there are. By hand, with
-# vectors as processes:
+# and adds what came: after W - 1 rounds each part is summed somewhere, after W - 1 more all have
+# all of it. A process sends 2 (W - 1) / W of the gradient's size, however many there are. By hand,
+# with vectors as processes:
 
 
 # %%
 def ring_all_reduce(vectors):
     """(sums, numbers that each process sent) of W vectors."""
     W, sent = len(vectors), 0
-    parts = [list(np.array_split(np.array(v, dtype=float), W)) for v in vectors]    # [process][part]
+    parts = [list(np.array_split(np.array(v, dtype=float), W)) for v in vectors]
     for turn in range(2 * (W - 1)):
         moving = []
         for rank in range(W):
@@ -115,8 +116,8 @@ assert all(np.allclose(s, vectors.sum(axis=0)) for s in sums) and sent == 1500
 #
 # `torchrun` starts the same script twice, each with a RANK of its own. The library's training code
 # needs no change: `micro_batches` gives a process its share of the rows, and `train_step` adds the
-# gradients before the update (`minireason/core/parallel.py`). The script trains a few steps and writes
-# its weights; this process does the same alone.
+# gradients before the update (`minireason/core/parallel.py`). The script trains a few steps and
+# writes its weights; this process does the same alone.
 
 # %%
 SCRIPT = '''
@@ -144,6 +145,8 @@ if parallel.is_main():
     checkpoint.save(out, model, tokenizer)
 '''
 (FOLDER / "train.py").write_text(SCRIPT)
+for name in ("start", "two"):
+    (FOLDER / name).mkdir()
 checkpoint.save(FOLDER / "start", model, tokenizer)
 done = subprocess.run(
     [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2",
@@ -169,12 +172,15 @@ print(f"after {STEPS} steps: one process moved the weights by {moved:.3f}, two p
 #
 # ## Out into the world
 #
-# The model's maths is Qwen3's (arXiv:2505.09388) under other names: q, k and v lie in one matrix, gate
-# and up in another. Exporting is naming and slicing. By hand for one matrix, then the whole folder:
+# The model's maths is Qwen3's (arXiv:2505.09388) under other names: q, k and v lie in one matrix,
+# gate and up in another. Exporting is naming and slicing. By hand for one matrix, then the whole
+# folder:
 
 # %%
-export.write_folder(FOLDER, two, tokenizer, chain)
-theirs = load_file(FOLDER / "model.safetensors")
+out = FOLDER / "exported"
+out.mkdir()
+export.write_folder(out, two, tokenizer, chain)
+theirs = load_file(out / "model.safetensors")
 H, HKV, D = SHAPE.n_heads, SHAPE.n_kv_heads, SHAPE.head_dim
 fused = two.blocks[1].qkv.weight.detach()                                 # ((H + 2 Hkv) D, d_model)
 keys_by_hand = fused[H * D:(H + HKV) * D]
@@ -183,15 +189,15 @@ print("config.json", "model.safetensors", "tokenizer.json", sep=", ")
 assert sum(t.numel() for t in theirs.values()) == two.n_params
 
 # %%
-qwen = AutoModelForCausalLM.from_pretrained(FOLDER, dtype=torch.float32)
-their_tokenizer = AutoTokenizer.from_pretrained(FOLDER)
+qwen = AutoModelForCausalLM.from_pretrained(out, dtype=torch.float32)
+their_tokenizer = AutoTokenizer.from_pretrained(out)
 text = "((23+4)*3)=<think>23+4=27;27*3=81</think>81"
 ids = their_tokenizer(text, return_tensors="pt").input_ids
 assert ids[0].tolist() == tokenizer.encode("<bos>" + text)
 with torch.no_grad():
     ours, loaded = two(ids)[0], qwen(ids).logits[0]
 print(f"{type(qwen).__name__}: largest difference of the logits {(ours - loaded).abs().max():.1e}")
-back = export.read_weights(FOLDER / "model.safetensors", export.our_config(FOLDER / "config.json"))
+back = export.read_weights(out / "model.safetensors", export.our_config(out / "config.json"))
 same = all(torch.equal(a, b) for a, b in zip(back.parameters(), two.parameters(), strict=True))
 print("imported again, the same bits:", same)
 
@@ -213,9 +219,9 @@ keep(figure, "18_two_processes_and_export")
 # ## The claim
 #
 # Split over processes, training is the same: the gradient of two halves is that of the whole to the
-# rounding of float32 (a mean of means is a thousand times farther off), and after the same steps two
-# processes stand where one does, to a thousandth of the way they came. And an exported model is the
-# same model: the same logits within 1e-5 in other people's code, the same bits when read back.
+# rounding of float32 (a mean of means is a thousand times farther off), and after the same steps
+# two processes stand where one does, to a thousandth of the way they came. And an exported model is
+# the same model: the same logits within 1e-5 in other people's code, the same bits when read back.
 
 # %%
 assert apart(by_sum) < 1e-5 and apart(by_mean) > 1000 * apart(by_sum)
@@ -229,8 +235,9 @@ assert (ours - loaded).abs().max() < 1e-5 and same
 # ## Try it
 #
 # 1. Why does the mean of means err? Build two halves for which it is exact.
-# 2. How many numbers does each of 2, 4 and 8 processes send in the ring, as a share of the gradient,
-#    and how many in all if every process sends its whole gradient to one, which sends back the sum?
+# 2. How many numbers does each of 2, 4 and 8 processes send in the ring, as a share of the
+#    gradient, and how many in all if every process sends its whole gradient to one, which sends
+#    back the sum?
 # 3. Export the model with untied embeddings (`tied=False`). Which tensor is new, and how many
 #    parameters does it add?
 #
