@@ -9,6 +9,7 @@
 import os
 import re
 from collections import Counter
+from itertools import product
 
 import numpy as np
 from tutorial_tools import keep, panels, share
@@ -168,12 +169,15 @@ assert not train_keys & test_keys
 
 # %% [markdown]
 # Canonical means: `23+4` and `4+23` are one problem. What if we hashed the prompt instead? Of all
-# level 1 sums and products whose operands may be swapped, count the test problems whose twin would
+# level 2 problems whose first two numbers may be swapped, count the test problems whose twin would
 # lie in train.
 
 # %%
-pairs = [(chain.build(a, [(o, b)]), chain.build(b, [(o, a)])) for o in "+*" for a in range(2, 40)
-         for b in range(2, 40) if a != b and chain.compute(a, o, b) is not None]
+pairs = []
+for first, then, a, b, c in product("+*", "+-*/", *[range(2, 10)] * 3):
+    value = chain.compute(a, first, b)
+    if a != b and value is not None and chain.compute(value, then, c) is not None:
+        pairs.append([chain.build(x, [(first, y), (then, c)]) for x, y in ((a, b), (b, a))])
 leaked = [split_by_hash(twin.prompt) == "train"
           for p, twin in pairs if split_by_hash(p.prompt) == "test"]
 by_key = [split_of(twin) == "train" for p, twin in pairs if split_of(p) == "test"]
@@ -236,8 +240,8 @@ assert wilson(sum(leaked), len(leaked))[0] > 0.5 and not any(by_key)
 # 1. Try a step that ends in `;`, a second thought, a step that goes on after the answer is reached.
 # 2. What does a policy do that knows the answer without the steps? And one that has the steps right
 #    and copies the last result wrongly?
-# 3. `chain.build(a, [(op, b)])` for all a, b from 0 to 99, where `chain.compute` gives a result and
-#    b is an operand that `chain.sample` draws.
+# 3. `chain.build(a, [(op, b)]).key` for a from 1 to 99, b from 2 to 9 and all operators, wherever
+#    `chain.compute(a, op, b)` gives a result.
 #
 # </details>
 #

@@ -82,7 +82,7 @@ def mean_and_half(each):
 
 
 # %%
-def pretrain(width, seed=0):
+def pretrain(width, seed=0, rate=4e-3, data=mixture):
     """Points (tokens seen, validation loss, half its interval) of a model of this width."""
     shape = ModelConfig(tokenizer.vocab_size, d_model=width, n_layers=2, n_heads=2, n_kv_heads=2,
                         head_dim=16, d_ff=2 * width, max_len=64)
@@ -92,12 +92,12 @@ def pretrain(width, seed=0):
     points, seen = [], 0
     for step in range(1, STEPS + 1):
         lines_rng = rng(seed, "tutorial 3", step)
-        lines = corpus_lines(mixture, chain, lines_rng, LINES)
+        lines = corpus_lines(data, chain, lines_rng, LINES)
         batches, count = micro_batches(encode_lines(tokenizer, [""] * LINES, lines), 2048,
                                        tokenizer.pad)
         train_step(model, optimizer, batches,
                    lambda b, n=count: nll(model(b.inputs, b.cu_seqlens, b.max_len), b.targets,
-                                          b.loss_mask, n), lr=4e-3 * min(1, step / 10))
+                                          b.loss_mask, n), lr=rate * min(1, step / 10))
         seen += count
         if step in measured_at:
             points.append((seen, *mean_and_half(problem_losses(model))))
@@ -203,15 +203,16 @@ assert SMALL or difference + half < 0
 #
 # ## Try it
 #
-# 1. Train at 1e-3 and at 1e-2 instead of 4e-3. How much does the exponent a change? What does that
-#    say about comparing exponents between papers?
+# 1. Train width 16 at 1e-3 and at 1e-2 instead of 4e-3. How much does the exponent a change? What
+#    does that say about comparing exponents between papers?
 # 2. Which of the three widths is best at equal FLOPs instead of equal tokens? Use
 #    `training_flops` and `np.interp`.
-# 3. Set `Mixture(facts=1.0)`. What happens to the validation loss of worked lines, and why?
+# 3. Pretrain width 16 on `Mixture(facts=1.0, direct=0.0)`. What happens to the validation loss of
+#    worked lines, and why?
 #
 # <details><summary>Hints</summary>
 #
-# 1. Add an argument for the rate to `pretrain` and print `power_law(...).text("a")`.
+# 1. `pretrain(16, rate=1e-3)`, then `power_law(...).text("a")`.
 # 2. Take the FLOPs at which the narrowest model ends, and read the other curves there.
 # 3. Which tokens of a worked completion never occur in a fact?
 #

@@ -172,7 +172,8 @@ predicted = law(theta, *table[~early].T[:2])
 errors = predicted / table[~early, 2] - 1
 kept = {n: losses for n, _, losses in table[early]}        # the last early loss of each size
 stay = np.array([kept[n] for n, _, _ in table[~early]]) / table[~early, 2] - 1
-print(f"a = {theta[3]:.2f}, b = {theta[4]:.2f}, E = {np.exp(theta[0]):.2f} nats; {early.sum()} points")
+print(f"a = {theta[3]:.2f}, b = {theta[4]:.2f}, E = {np.exp(theta[0]):.2f} nats; "
+      f"{early.sum()} points")
 print(f"unseen points {len(errors)}: the law is off by {100 * abs(errors).mean():.1f}% on average, "
       f"at most {100 * abs(errors).max():.1f}%; no law, the loss stays as it was, "
       f"{100 * abs(stay).mean():.1f}%")
