@@ -292,6 +292,12 @@ assert SMALL or abs(wrong.mean() - 1) > 2 * mean_with_half(wrong)[1]
 #
 # <details><summary>Answers</summary>
 #
-# ANSWERS
+# 1. The next token gets position 5 in place of 15, while the cached keys keep their turns of
+#    positions 10 to 14: it stands before what it follows. Its distances are wrong by 10, and the
+#    logits differ by more than their own size. Who drops old tokens must keep counting positions.
+# 2. ANS12
+# 3. With q the plain model and p cut to three tokens the mean is 1: q has mass wherever p has. The
+#    reverse gives the mass of the three tokens under the plain model: q never draws the rest,
+#    so p's mass there is lost. That is the bias of training on truncated samples.
 #
 # </details>

@@ -127,14 +127,15 @@ print("for example", example)
 # %% [markdown]
 # ## Could it know?
 #
-# The critic (tutorial 7) has the policy's backbone, and reads the very same steps. Its value falls
-# where a step is wrong. We let it raise as many false alarms as the policy did, and count how many
-# wrong steps it catches. The drop of the value at a step is its alarm.
+# The critic (tutorial 7) has the policy's backbone. It reads the steps of the STaR policy, from
+# which both arms started; its value falls where a step is wrong. We let it raise as many false
+# alarms as the trained policy did, and count how many wrong steps it catches. The drop of the value
+# at a step is its alarm.
 
 # %%
 drops, truth = [], []
-for problem, text, values in zip(problems, written["control"],
-                                 step_values(critic, tokenizer, problems, written["control"]),
+for problem, text, values in zip(problems, written["STaR"],
+                                 step_values(critic, tokenizer, problems, written["STaR"]),
                                  strict=True):
     exact, before = exact_labels(problem, text), 1.0
     for i in range(len(inner_prefixes(text))):

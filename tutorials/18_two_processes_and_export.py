@@ -251,6 +251,12 @@ assert (ours - loaded).abs().max() < 1e-5 and same
 #
 # <details><summary>Answers</summary>
 #
-# ANSWERS
+# 1. A mean of means weighs each token by 1 / (2 n) with n the tokens of its own half, where the whole
+#    gives every token 1 / (n1 + n2). With as many counted tokens in both halves the two agree, for
+#    example when each row has a row of the same length in the other half.
+# 2. 1, 1.5 and 1.75 times the gradient's size, which tends to 2: it hardly grows with the number of
+#    processes. With one collector each of the others sends its gradient once, but the collector
+#    receives W - 1 gradients and sends as many: 2 (W - 1) through one machine.
+# 3. `lm_head.weight`, V x d_model = 136 x 48 = 6,528 parameters.
 #
 # </details>
