@@ -352,13 +352,13 @@ assert min(changes.values()) > 100 * 1e-5 * abs(library).max()
 #
 # <details><summary>Answers</summary>
 #
-# 1. With the division the largest of 9 weights is 0.34 on average at either width; without it 0.74 at
-#    D = 16 and 0.94 at D = 256: q . k has the standard deviation sqrt(D), so wide heads would start
-#    with nearly all weight on one key, where the softmax has no slope.
-# 2. The logits change, by up to 0.7 on the trained model: its weights were made for the other pairs.
-#    It is no worse a model: put the rows i and i + D/2 of the q and k parts of `qkv.weight`, and of
-#    the two gains, next to each other, and the logits are the same up to 2e-15.
-# 3. 46,768 in place of 52,912 parameters. The cache holds 2 L Hkv D numbers per token: 64 in place of
-#    192.
+# 1. With the division the largest of 9 weights is 0.34 on average at either width; without it 0.74
+#    at D = 16 and 0.94 at D = 256: q . k has the standard deviation sqrt(D), so wide heads would
+#    start with nearly all weight on one key, where the softmax has no slope.
+# 2. The logits change, by up to 0.7 on the trained model: its weights were made for the other
+#    pairs. It is no worse a model: put the rows i and i + D/2 of the q and k parts of `qkv.weight`,
+#    and of the two gains, next to each other, and the logits are the same up to 2e-15.
+# 3. 46,768 in place of 52,912 parameters. The cache holds 2 L Hkv D numbers per token: 64 in place
+#    of 192.
 #
 # </details>

@@ -141,8 +141,7 @@ for step in range(int(steps)):
     supervised_step(model, optimizer, encode_lines(tokenizer, [""] * 16, lines), 1e-3, 4096,
                     tokenizer.pad)
 print(f"rank {parallel.rank()} of {parallel.world_size()}")
-if parallel.is_main():
-    checkpoint.save(out, model, tokenizer)
+checkpoint.save(out, model, tokenizer)          # rank 0 writes, and all wait for it
 '''
 (FOLDER / "train.py").write_text(SCRIPT)
 for name in ("start", "two"):
@@ -251,9 +250,9 @@ assert (ours - loaded).abs().max() < 1e-5 and same
 #
 # <details><summary>Answers</summary>
 #
-# 1. A mean of means weighs each token by 1 / (2 n) with n the tokens of its own half, where the whole
-#    gives every token 1 / (n1 + n2). With as many counted tokens in both halves the two agree, for
-#    example when each row has a row of the same length in the other half.
+# 1. A mean of means weighs each token by 1 / (2 n) with n the tokens of its own half, where the
+#    whole gives every token 1 / (n1 + n2). With as many counted tokens in both halves the two
+#    agree, for example when each row has a row of the same length in the other half.
 # 2. 1, 1.5 and 1.75 times the gradient's size, which tends to 2: it hardly grows with the number of
 #    processes. With one collector each of the others sends its gradient once, but the collector
 #    receives W - 1 gradients and sends as many: 2 (W - 1) through one machine.
