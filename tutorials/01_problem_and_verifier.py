@@ -247,6 +247,14 @@ assert wilson(sum(leaked), len(leaked))[0] > 0.5 and not any(by_key)
 #
 # <details><summary>Answers</summary>
 #
-# ANSWERS
+# 1. A step that ends in `;`, a second thought and a step whose result is 162 are malformed: they
+#    match the grammar nowhere to its end. `23+4=27;27*3=81;81*1=81` matches, and its answer is
+#    right, so it is correct, but its third step is none of the problem's: steps_valid is false. So
+#    is it for `4+23=27`, which is exact but not the step that was asked for.
+# 2. Better: right answers by wrong steps would earn nothing, so luck would not be learned. Worse: a
+#    policy that can answer directly would be paid only for writing steps, and nobody has an exact
+#    step checker for most tasks. Tutorial 5 measures the first, tutorial 11 the second.
+# 3. 1,860 prompts, and 1,804 different keys, because 56 sums and products can be written both ways
+#    within the family. 189 of the keys fall into test, 177 into validation, 1,438 into train.
 #
 # </details>

@@ -251,6 +251,14 @@ assert SMALL or all(a <= b for a, b in pairwise(best))
 #
 # <details><summary>Answers</summary>
 #
-# ANSWERS
+# 1. 2.9 times the compute for the model that is 4 times too small, 1.5 times for the one that is 4
+#    times too large. Near the best size the loss is flat: being off by a factor costs less than one
+#    would think, and more on the small side, since only data can make up for it.
+# 2. At 1e15 FLOPs N = 3.6 million and D = 46 million, 13 tokens per parameter; at ten times that
+#    10.2 and 163 million, 16 per parameter; at a thousand times 82 million and 2.0 billion, 25 per
+#    parameter. With a > b the data has to grow faster than the model.
+# 3. a = 0.341 with a standard deviation of 0.007 (0.326 to 0.357), b = 0.281 with 0.009 (0.261 to
+#    0.304): from 40 points over three decades of N. The share that the best N grows with, b / (a +
+#    b), moves by 1 to 2 points; from five points of one decade it would be worth little.
 #
 # </details>
