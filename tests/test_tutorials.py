@@ -52,7 +52,7 @@ KEY_LINES = {   # tutorial: what it must print
     "12_sampler_and_cache": ("naive 1420, cached 55", "row 5 together and alone: ",
                              "1, 3 and 512 rows are the same: True", "as reported: "),
     "13_allocating_compute": ("chosen by bin: ", "scored on the other half (%): ",
-                              "by hand equal the library's", "vote until decided: factor"),
+                              "by hand equal the library's", "until sure: factor"),
     "14_self_correction": ("not counted: 23+4=28", "wrong steps withdrawn: ",
                            "a first wrong step from a right one: AUC", "backtracking - control: "),
     "15_countdown_search": ("one move leads to 19 states", "distance - random at 10 moves: ",
