@@ -193,6 +193,13 @@ assert SMALL or wilson(step_right, step_count)[0] > wilson(
 #
 # <details><summary>Answers</summary>
 #
-# ANSWERS
+# 1. With the intervals apart at levels 1, 2 and 4 alone: 69% against 3% [2, 7] at level 1, 15% [10,
+#    22] against 3% [2, 5] at level 2, 12% [8, 18] against 4% [2, 6] at level 4. From level 5 on the
+#    intervals overlap: nothing shows that the direct model does more than name a frequent answer.
+# 2. Both lose: 64% in place of 79% at levels 1 to 4 (15 points less, [11, 18]), 36% in place of 49%
+#    at level 8 (13 points less, [5, 21]). The mixture's authors err, and half of every batch
+#    teaches their errors back.
+# 3. Directly 3, step by step 6 k + 3: 9 at level 1, 51 at level 8. So one thought at level 8 costs
+#    as much as 17 direct answers.
 #
 # </details>

@@ -180,20 +180,18 @@ keep(figure, "05_star")
 # ## The claim
 #
 # A filter that looks at the answer alone keeps wrong reasoning: the 95% interval of the unsound
-# share lies above 0.5%. Explanations written towards a known answer are worse: their interval lies
-# above that of what was kept without a hint. And the rounds help all the same: at level 8 the last
-# policy is right more often than the first, with intervals apart.
+# share lies above 1%. The rounds help all the same: at level 8 the last policy is right more often
+# than the first, with intervals apart. What is not claimed: that explanations towards a known
+# answer are worse than what was kept without a hint; there are few of them, and the two intervals
+# overlap.
 
 # %%
 low, high = wilson(len(unsound), len(pairs))
-hint_low, hint_high = wilson(wrong, len(explained))
-print(f"unsound share of what was kept: at least {low:.1%}; of explanations: at least "
-      f"{hint_low:.1%}")
-assert SMALL or low > 0.005
-assert SMALL or hint_low > high
-assert not SMALL or len(strict_sound) <= len(pairs)
+print(f"unsound share of what was kept: {low:.1%} to {high:.1%}")
+assert SMALL or low > 0.01
 first, last = reached[1][1][0], reached[1][1][-1]           # level 8: [%, low, high]
 assert SMALL or last[1] > first[2]
+assert all(strict_sound) and len(strict_sound) <= len(pairs)
 
 # %% [markdown]
 # In one sentence: a policy can teach itself from its own right answers, and what it teaches itself
