@@ -77,6 +77,13 @@ def notebook_of(script: Path, repository: str = "") -> NotebookNode:
     return notebook
 
 
+def worth_keeping(output: NotebookNode) -> bool:
+    """Text and figures; not progress, nor the object that a cell's last line happens to return."""
+    if output.output_type == "execute_result":
+        return "image/png" in output.data
+    return output.get("name") != "stderr"
+
+
 def execute(notebook: NotebookNode, folder: Path, **client) -> str:
     """Run all cells in a kernel in the folder, outputs into the notebook; returns what was printed.
 
@@ -88,7 +95,7 @@ def execute(notebook: NotebookNode, folder: Path, **client) -> str:
     for cell in notebook.cells:
         cell.metadata = {}                                # without the times of execution
         if cell.cell_type == "code":
-            cell.outputs = [x for x in cell.outputs if x.get("name") != "stderr"]
+            cell.outputs = list(filter(worth_keeping, cell.outputs))
             printed += [x.text for x in cell.outputs if x.output_type == "stream"]
     notebook.metadata.pop("language_info", None)
     return "".join(printed)
