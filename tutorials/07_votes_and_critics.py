@@ -350,8 +350,9 @@ good_steps = judged_steps["exact"][1]
 seen = [i for i in range(PROBLEMS) if (good_steps & (owner == i)).any()]
 trust = {name: np.array([judged_steps[name][0][good_steps & (owner == i)].mean() for i in seen])
          for name in ("exact", "outcome")}
-print(f"mean value of right steps: exact {100 * trust['exact'].mean():.1f}, outcome "
-      f"{100 * trust['outcome'].mean():.1f}; difference {mean(trust['exact'], trust['outcome'])}")
+if seen:                          # an untrained policy may be right nowhere
+    print(f"mean value of right steps: exact {mean(trust['exact'])}; outcome "
+          f"{mean(trust['outcome'])}; difference {mean(trust['exact'], trust['outcome'])}")
 assert SMALL or paired_bootstrap(trust["exact"], trust["outcome"])[1] > 0
 assert SMALL or paired_bootstrap(last["critic_vote"], last["single"])[1] > 0.05
 

@@ -222,7 +222,8 @@ if (RUN / "flywheel" / "result.json").is_file():
 # intervals that hold 0 (docs/RESULTS.md has them with 500 problems and five seeds).
 
 # %%
-by_critic = np.array([s.verdict.correct for s in chosen], dtype=float)
+right_ones = {s.problem for s in chosen if s.verdict.correct}       # some problems got no solution
+by_critic = np.array([problem in right_ones for problem in new], dtype=float)
 print(f"chosen by the critic - one sample: {mean(by_critic, single)} points")
 assert SMALL or paired_bootstrap(by_critic, single)[1] > 0.03
 assert np.isnan(bars[0][0]) or bars[0][0] == 100

@@ -92,8 +92,8 @@ PRICE = 0.05 / tokens.mean()              # a sample must gain 5 points to be wo
 by_hand = []
 for b in range(5):
     worth = [(round(s.correct[bins == b].mean() - PRICE * s.tokens[bins == b].mean(), 12),
-              -s.tokens[bins == b].mean(), i) for i, s in enumerate(strategies)]
-    by_hand.append(max(worth)[2])
+              -s.tokens[bins == b].mean(), -i) for i, s in enumerate(strategies)]
+    by_hand.append(-max(worth)[2])
 library = choose(strategies, bins, np.ones(P, dtype=bool), PRICE)
 print("chosen by bin:", *[f"{strategies[i].method} {strategies[i].n}," for i in library])
 assert by_hand == library.tolist()
