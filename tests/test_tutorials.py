@@ -159,12 +159,12 @@ def test_a_tutorial_ends_in_its_claim_and_three_exercises(name):
     assert 'os.environ.get("MINIREASON_TUTORIAL_SMALL")' in text
     *_, claim, code, last = text.split("# %%")
     assert "# ## The claim" in claim and re.search(r"^\s*assert ", code, re.M), "no claim"
-    prose = " ".join(line.lstrip("# ") for line in last.splitlines())
-    closing, tried = prose.split(" Try it ")
-    assert re.search(r"In one sentence: [^.]+\.\s*$", closing), "no closing sentence"
+    closing, tried = last.split("# ## Try it")
+    prose = " ".join(line.lstrip("# ") for line in closing.splitlines()).strip()
+    assert re.search(r"In one sentence: [^.]+\.$", prose), "no closing sentence"
     questions, hints, answers = re.split("<details><summary>(?:Hints|Answers)</summary>", tried)
     for part in (questions, hints, answers):
-        numbers = re.findall(r"(?:^|\s)(\d)\. (?=\S)", part)
+        numbers = re.findall(r"^# (\d)\. \S", part, re.M)
         assert numbers == ["1", "2", "3"], f"exercises, hints, answers 1 to 3, not {numbers}"
 
 
