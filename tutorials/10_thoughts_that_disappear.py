@@ -287,6 +287,12 @@ for name in ("internalized", "after </think>, swapped"):
 #
 # <details><summary>Answers</summary>
 #
-# ANSWERS
+# 1. Mostly to a guess. In trials with 10 bits, half the learning rate, and removals every 40 or 50
+#    steps, one seed of four ended above 95%, three at a guess: after the first removal that came
+#    too early, the later ones had nothing to build on.
+# 2. Not in our trial: with 10 bits and 1.3 million tokens it was right in 47.3% [41.2, 53.4].
+# 3. Both rows have the same vectors at the same places, so all hidden states are equal. (Embedding
+#    and unembedding share their matrix, so the logits of the openers swap, too; but here neither is
+#    ever the likeliest token.)
 #
 # </details>
