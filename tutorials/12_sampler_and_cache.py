@@ -91,7 +91,8 @@ for (name, how), color in zip(HOWS.items(), (BLUE, GREEN, ORANGE, PURPLE, "#9999
     print(f"{name:<16} tokens left {(ours > 1e-12).sum():>3}; likeliest",
           ", ".join(f"{tokenizer.decode([int(i)])} {ours[i]:.2f}" for i in best))
     axes[0].plot(np.arange(1, 21), np.sort(ours)[::-1][:20], color=color, marker=".", label=name)
-axes[0].set(xlabel="token, by rank", ylabel="probability", title="After `23+4=`")
+axes[0].set(xlabel="token, by rank", ylabel="probability", title="After `23+4=`",
+            xticks=(1, 5, 10, 15, 20))
 axes[0].legend()
 
 # %% [markdown]

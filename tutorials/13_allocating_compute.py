@@ -187,6 +187,9 @@ row = rows["known bins"]
 axes[1].plot(row["tokens"], 100 * row["accuracy"], color=GREEN, marker="^", linestyle="none",
              label="best-of-N, known bins")
 axes[1].set(xscale="log", xlabel="tokens per problem", ylabel="right (%)", title="What it costs")
+ticks = [round(s.tokens.mean()) for s in votes]
+axes[1].set_xticks(ticks, ticks)
+axes[1].minorticks_off()
 axes[1].legend()
 keep(figure, "13_allocating_compute")
 
