@@ -245,6 +245,12 @@ assert SMALL or paired_bootstrap(lengths[:, 0], 3 * lengths[:, 1])[1] > 0
 #
 # <details><summary>Answers</summary>
 #
-# ANSWERS
+# 1. 45 of 50. The median is 5 ways, the most 21; many of them write the same expression in another
+#    order of moves.
+# 2. At most 671 for these 50 problems (136 at least, the median is 383): that is the whole tree of
+#    four numbers, and the reason why a budget of 1,000 moves solves every problem in any order.
+#    With five or six numbers no budget of that size would.
+# 3. 49 of 100 in place of 63 (from the same random streams): most streams that find a solution find
+#    it early, and the long ones pay for little.
 #
 # </details>
