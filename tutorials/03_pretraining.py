@@ -203,23 +203,32 @@ assert SMALL or difference + half < 0
 #
 # ## Try it
 #
-# 1. Train width 16 at 1e-3 and at 1e-2 instead of 4e-3. How much does the exponent a change? What
-#    does that say about comparing exponents between papers?
-# 2. Which of the three widths is best at equal FLOPs instead of equal tokens? Use
-#    `training_flops` and `np.interp`.
-# 3. Pretrain width 16 on `Mixture(facts=1.0, direct=0.0)`. What happens to the validation loss of
-#    worked lines, and why?
+# 1. How many tokens could widths 32 and 64 have read for the FLOPs of width 16? Read the loss of
+#    each curve there with `np.interp`. Which width is best at equal FLOPs?
+# 2. At some step 80% of the authors write the right result, and all others the same wrong one. What
+#    is the loss of a perfect imitator at that token, in nats, on such text and on our validation
+#    problems, which are always right?
+# 3. Which tokens of a worked completion never occur in lines of facts? What must become of the
+#    validation loss if one pretrains on `Mixture(facts=1.0, direct=0.0)`, early and late?
 #
 # <details><summary>Hints</summary>
 #
-# 1. `pretrain(16, rate=1e-3)`, then `power_law(...).text("a")`.
-# 2. Take the FLOPs at which the narrowest model ends, and read the other curves there.
-# 3. Which tokens of a worked completion never occur in a fact?
+# 1. 6 N D is equal: D is inversely proportional to the parameters that are printed.
+# 2. The entropy of a coin of 0.8; then only the right side of it is asked for.
+# 3. Print some lines of that mixture. What does training do to the probability of a token that
+#    never comes?
 #
 # </details>
 #
 # <details><summary>Answers</summary>
 #
-# ANSWERS
+# 1. N is 9,488, 25,056 and 74,624. Width 16 reads 318,201 tokens, so 32 may read 120,494 and 64
+#    only 40,458. The curves above show the losses there; tutorial 16 does this for five sizes.
+# 2. 0.50 nats on the text, -0.8 ln 0.8 - 0.2 ln 0.2, and 0.22 on the validation problems, -ln 0.8.
+#    This is a part of E that no amount of data removes: the imitator doubts the right step where
+#    its authors err.
+# 3. `<think>` and `</think>`, and so what follows them. Steps are facts, so the loss of their
+#    tokens falls; but the model learns ever more surely that `</think>` never comes, and that part
+#    of the loss rises for as long as it trains.
 #
 # </details>

@@ -400,21 +400,29 @@ assert SMALL or low_end > high_start
 # 1. Put the bandit's policy at p = 0.99. How large are the mean gradient and its standard deviation
 #    with no baseline and with the mean? How many pulls does it take until the mean is twice its
 #    standard error?
-# 2. Draw 200 groups of level 8 at G = 4, 8 and 16 and compare the share that speaks with
-#    1 - p^G - (1 - p)^G, p the mean accuracy. Why is the formula too high?
+# 2. Half of the problems are always solved, the other half in half of the samples. Which share of
+#    groups of 4 speaks? What does 1 - p^G - (1 - p)^G say with p the mean accuracy, and why is it
+#    too high?
 # 3. `token_weights` has three rules. Which of them blames a long wrong completion less than a short
 #    one, and what could a policy learn from that?
 #
 # <details><summary>Hints</summary>
 #
 # 1. Change z. Pulls are independent: the standard error is the standard deviation / sqrt(n).
-# 2. p is not the same for all problems. What is the mean of p^G if half of the problems have p = 1?
-# 3. Call it with lengths 10 and 40, and multiply by the length.
+# 2. Take the formula for each half, then the mean.
+# 3. Call it with lengths 10 and 40, and look at the weight of one token and of a whole completion.
 #
 # </details>
 #
 # <details><summary>Answers</summary>
 #
-# ANSWERS
+# 1. The mean is 0.00396 with any baseline. The standard deviation is 0.050 without and 0.039 with
+#    the mean, so 641 and 388 pulls. The mean reward, 0.896, is nearly that of the frequent arm; the
+#    best baseline is 0.504, near that of the rare one, and takes the variance away.
+# 2. 44%: 0 of the first half, 1 - 2 / 16 of the second. The formula says 68% for p = 0.75. It takes
+#    all problems for equally hard; in truth the easy ones and the hopeless ones are silent.
+# 3. `sequence`: every completion weighs 1 / B, so a token of the long one weighs a quarter of a
+#    token of the short one. A policy that is wrong anyway is blamed less per token if it rambles,
+#    and may learn to. `token` and `constant` give every token the same weight.
 #
 # </details>

@@ -362,23 +362,29 @@ assert SMALL or paired_bootstrap(last["critic_vote"], last["single"])[1] > 0.05
 #
 # ## Try it
 #
-# 1. Replace the values by those of the run's outcome critic (`RUN / "outcome"`), which never saw a
-#    step label. What do best-of-N and the vote lose at N = 32?
-# 2. Draw at temperature 0.5. What happens to one sample, to the vote, and to coverage?
-# 3. Best-of-N can fall as N grows, a vote weighted by the same critic less so. How many samples
-#    does the critic value above 0.9 that are wrong, and on how many problems do they win
-#    best-of-32?
+# 1. A policy takes each step right with chance 0.95, and three steps are left after a prefix that
+#    is right so far. Which value does a perfect outcome critic give it, and which a perfect critic
+#    of exact labels?
+# 2. Of 8 samples 2 are right. What is pass@3? What does drawing with replacement say?
+# 3. A policy is right with chance 0.3. Its critic values every right sample 0.9, and one wrong
+#    sample in a hundred of them 0.99, the others 0. How often is best-of-N right for N = 1, 16 and
+#    256?
 #
 # <details><summary>Hints</summary>
 #
-# 1. `checkpoint.load(RUN / "outcome", kind=Critic)`.
-# 2. `Sampling(n=SAMPLES, temperature=0.5, seed=7)`.
-# 3. `values.argmax(axis=1)` is best-of-N's choice.
+# 1. The first is asked how it will end, the second how it is.
+# 2. 1 - C(n - c, k) / C(n, k), with `pass_at_k`; then 1 - (1 - c / n)^k.
+# 3. Best-of-N is right if there is a right sample and none of those that fool the critic. First the
+#    chance that none fools it, then take off those with no right sample either.
 #
 # </details>
 #
 # <details><summary>Answers</summary>
 #
-# ANSWERS
+# 1. 0.95^3 = 0.857, and 1. Both are calibrated, each for its own question.
+# 2. 1 - 20 / 56 = 0.643; with replacement 0.578, too low.
+# 3. 0.993^N - 0.693^N: 0.30, then 0.89, then 0.17. More samples find more right ones at first; in
+#    the end they find what fools the critic. A weighted vote falls later, since one such sample is
+#    one vote.
 #
 # </details>

@@ -234,24 +234,30 @@ assert np.isnan(bars[0][0]) or bars[0][0] == 100
 #
 # ## Try it
 #
-# 1. `BeamConfig(width=4, lookahead=1)` judges a prefix by the value one greedy step later. Does it
-#    pay for its tokens here?
-# 2. Replace the critic by the policy's own confidence: a function that returns the exponential of a
-#    prefix's mean log-probability. How does beam search do with it?
-# 3. The critic as filter lets wrong solutions through. Raise `threshold` to 0.9 and 0.99. What
-#    happens to precision, and to how many are kept?
+# 1. How many tokens does beam search draw at level 7 with N = 16, if every step has six tokens?
+#    Does the budget of 16 samples hold it?
+# 2. Without a filter 86% of what is kept is right. A critic passes every right solution and a third
+#    of the wrong ones. How many of those that pass are right? And if it also drops a tenth of the
+#    right ones?
+# 3. Tree search and best-of-N disagree on 12% of the problems, and one is 3 points better. How many
+#    problems does it take until the 95% interval of the paired difference no longer holds 0?
 #
 # <details><summary>Hints</summary>
 #
-# 1. Add it to the loop over methods; the tokens of the look ahead are charged.
-# 2. `Stepper(policy, tokenizer, confidence, seed=1)`, where `confidence(prefixes)` returns a number
-#    per prefix; `policy(...)`, `log_softmax` and `gather` give it.
-# 3. `passes("critic", s, threshold)`.
+# 1. It keeps N / 4 prefixes and draws 4 steps after each, seven times. A sample has 6 x 7 + 3
+#    tokens.
+# 2. Of 100 solutions, count the right and the wrong ones that pass.
+# 3. Each problem's difference is -1, 0 or 1: its variance is about the share of disagreements.
 #
 # </details>
 #
 # <details><summary>Answers</summary>
 #
-# ANSWERS
+# 1. 16 steps of 6 tokens at each of 7 depths: 672. The budget is 16 x 45 = 720, so there is hardly
+#    room for anything that fails.
+# 2. 86 / (86 + 14 / 3) = 94.9%; then 77.4 / (77.4 + 4.7) = 94.3%. What a filter drops of the right
+#    ones costs little precision; what it lets through of the wrong ones costs much.
+# 3. About 510: 1.96 x sqrt(0.12 - 0.03^2) / sqrt(n) < 0.03. With 100 problems only differences
+#    above 7 points can be shown.
 #
 # </details>

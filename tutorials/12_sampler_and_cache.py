@@ -278,15 +278,15 @@ assert SMALL or abs(wrong.mean() - 1) > 2 * mean_with_half(wrong)[1]
 #
 # 1. Drop the cache of the first 10 tokens (`del keys[:10], values[:10]` before a step). Which
 #    positions does RoPE then give the rest, and do the logits change?
-# 2. Draw 1,000 answers of `(7+8)` at temperature 0, 0.7, 1 and 1.5. How many different texts are
-#    there?
+# 2. A model has 80 layers, 8 heads of keys and values with D = 128, and numbers of 2 bytes. How
+#    much memory does the cache of one row of 8,192 tokens take?
 # 3. Take p = the model cut to its 3 likeliest tokens and q = the plain model, then the reverse.
 #    Which mean of p / q is 1, which is not, and why?
 #
 # <details><summary>Hints</summary>
 #
 # 1. The cached keys have been turned already. What is `position` for the next token?
-# 2. `len(set(sample(...)))`.
+# 2. `per_token` above, in bytes.
 # 3. Where does q have no mass?
 #
 # </details>
@@ -294,9 +294,9 @@ assert SMALL or abs(wrong.mean() - 1) > 2 * mean_with_half(wrong)[1]
 # <details><summary>Answers</summary>
 #
 # 1. The next token gets position 5 in place of 15, while the cached keys keep their turns of
-#    positions 10 to 14: it stands before what it follows. Its distances are wrong by 10, and the
-#    logits differ by more than their own size. Who drops old tokens must keep counting positions.
-# 2. ANS12
+#    positions 10 to 14: it stands before what it follows, and the logits change. Who drops old
+#    tokens must keep counting positions.
+# 2. 2 x 80 x 8 x 128 x 2 bytes = 328 kB per token, 2.7 GB per row.
 # 3. With q the plain model and p cut to three tokens the mean is 1: q has mass wherever p has. The
 #    reverse gives the mass of the three tokens under the plain model: q never draws the rest,
 #    so p's mass there is lost. That is the bias of training on truncated samples.

@@ -201,23 +201,28 @@ assert SMALL or high < 0.05
 #
 # ## Try it
 #
-# 1. Count the withdrawn tokens in the loss, too (use the row without `without_withdrawn`). What
-#    happens to accuracy?
-# 2. Sample the STaR policy and force a second look: replace the `</think>` that would end a thought
-#    by `<wrong>` (`Forcing(waits=1)` of tutorial 11). How many answers stay right?
-# 3. Let the critic do the withdrawing: sample 8 answers and take the one that it values most. How
-#    much of the gap to the best possible does that close?
+# 1. How many tokens of `trace` follow the prompt, and how many of them count in the loss? What
+#    would the policy be taught if all of them counted?
+# 2. A policy withdraws every step with chance 7%, right or wrong, and draws it again. Steps are
+#    wrong in 3% of the cases, and a problem has 8. What does it gain?
+# 3. Force a second look without any training: replace the `</think>` that would end a thought by
+#    `<wrong>` (`Forcing(waits=1)` of tutorial 11). What becomes of right answers?
 #
 # <details><summary>Hints</summary>
 #
-# 1. Then the policy is also taught to make the errors.
-# 2. `thinking.greedy_forced(policy, tokenizer, problems, Forcing(waits=1))`.
-# 3. `final_values` and `argmax`; tutorial 7 has both ends.
+# 1. `tokenizer.encode(trace)`, and `skipped` above.
+# 2. How often is a step wrong in the end?
+# 3. `thinking.greedy_forced(policy, tokenizer, problems, Forcing(waits=1))`; tutorial 11 does it.
 #
 # </details>
 #
 # <details><summary>Answers</summary>
 #
-# ANSWERS
+# 1. 21, of which 16 count. The five of `23+4=28` do not: they would teach it to make the error that
+#    it is then taught to withdraw.
+# 2. Nothing. It is wrong in 0.93 x 0.03 + 0.07 x 0.03 = 3% of the steps as before, right in 0.97^8
+#    = 78% of the problems, for 7% more steps. Only a difference between the two rates can help.
+# 3. Hardly one survives, at most 1% in docs/LOG.md: the policy has never seen the token, so it is
+#    noise. Larger models have read texts in which people look again.
 #
 # </details>
