@@ -2,9 +2,8 @@
 # # 13. Where to spend the tokens
 #
 # Sixteen samples for every question are sixteen for the easy ones, too. We sort problems by
-# difficulty, give each kind its own budget, and stop when a critic is sure; and we see
-# how easily such a saving is overstated. It reads a finished run (`minireason run`). About 20
-# seconds.
+# difficulty, give each kind its own budget, and stop when a critic is sure; and we see how easily
+# such a saving is overstated. It reads a finished run (`minireason run`). About 30 seconds.
 
 # %%
 import os
