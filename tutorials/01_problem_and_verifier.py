@@ -9,6 +9,7 @@
 import os
 import re
 from collections import Counter
+from itertools import product
 
 import numpy as np
 from tutorial_tools import keep, panels, share
@@ -168,12 +169,15 @@ assert not train_keys & test_keys
 
 # %% [markdown]
 # Canonical means: `23+4` and `4+23` are one problem. What if we hashed the prompt instead? Of all
-# level 1 sums and products whose operands may be swapped, count the test problems whose twin would
+# level 2 problems whose first two numbers may be swapped, count the test problems whose twin would
 # lie in train.
 
 # %%
-pairs = [(chain.build(a, [(o, b)]), chain.build(b, [(o, a)])) for o in "+*" for a in range(2, 10)
-         for b in range(2, 10) if a != b and chain.compute(a, o, b) is not None]
+pairs = []
+for first, then, a, b, c in product("+*", "+-*/", *[range(2, 10)] * 3):
+    value = chain.compute(a, first, b)
+    if a != b and value is not None and chain.compute(value, then, c) is not None:
+        pairs.append([chain.build(x, [(first, y), (then, c)]) for x, y in ((a, b), (b, a))])
 leaked = [split_by_hash(twin.prompt) == "train"
           for p, twin in pairs if split_by_hash(p.prompt) == "test"]
 by_key = [split_of(twin) == "train" for p, twin in pairs if split_of(p) == "test"]
@@ -206,6 +210,22 @@ axes[1].set(xlabel="level", ylabel="right (%)", ylim=(0, 20),
 keep(figure, "01_answers")
 
 # %% [markdown]
+# ## The claim
+#
+# The verifier does not let a wrong completion through: of all mutated completions it falsely
+# accepted none, so the true share is below 0.1% (the upper end of the 95% interval); the naive
+# grader falls for most tricks. And a split by the prompt leaks: more than half of its test problems
+# have their twin in train, a split by the key leaks none.
+
+# %%
+assert SMALL or wilson(false_accepted, DRAWS)[1] < 0.001
+assert fooled > len(TRICKS) / 2
+assert wilson(sum(leaked), len(leaked))[0] > 0.5 and not any(by_key)
+
+# %% [markdown]
+# In one sentence: a policy learns whatever its grader pays for, so the grader must be exact from
+# the first character to the last, and the test must share no problem with the training.
+#
 # ## Try it
 #
 # 1. Write a completion of your own that you think should not count, and see what `chain.verify`
@@ -213,4 +233,28 @@ keep(figure, "01_answers")
 # 2. `chain.verify` accepts a direct answer as correct. Should a reward ask for `steps_valid`
 #    instead? Name one thing that would get better and one that would get worse.
 # 3. Level 1 has 189 test problems, the other levels 500. How many problems of level 1 exist in
-#    all? Count them with `chain.build`.
+#    all? Count the different keys with `chain.build`.
+#
+# <details><summary>Hints</summary>
+#
+# 1. Try a step that ends in `;`, a second thought, a step that goes on after the answer is reached.
+# 2. What does a policy do that knows the answer without the steps? And one that has the steps right
+#    and copies the last result wrongly?
+# 3. `chain.build(a, [(op, b)]).key` for a from 1 to 99, b from 2 to 9 and all operators, wherever
+#    `chain.compute(a, op, b)` gives a result.
+#
+# </details>
+#
+# <details><summary>Answers</summary>
+#
+# 1. A step that ends in `;`, a second thought and a step whose result is 162 are malformed: they
+#    match the grammar nowhere to its end. `23+4=27;27*3=81;81*1=81` matches, and its answer is
+#    right, so it is correct, but its third step is none of the problem's: steps_valid is false. So
+#    is it for `4+23=27`, which is exact but not the step that was asked for.
+# 2. Better: right answers by wrong steps would earn nothing, so luck would not be learned. Worse: a
+#    policy that can answer directly would be paid only for writing steps, and nobody has an exact
+#    step checker for most tasks. Tutorial 5 measures the first, tutorial 11 the second.
+# 3. 1,860 prompts, and 1,804 different keys, because 56 sums and products can be written both ways
+#    within the family. 189 of the keys fall into test, 177 into validation, 1,438 into train.
+#
+# </details>

@@ -175,12 +175,53 @@ keep(figure, "05_star")
 
 # %% [markdown]
 # A better policy makes fewer unsound rationales, so the share falls by itself. The ablation
-# `minireason ablate --stage star` measures what the stricter filter is worth (see the README).
+# `minireason ablate --stage star` measures what the stricter filter is worth (docs/RESULTS.md).
+#
+# ## The claim
+#
+# A filter that looks at the answer alone keeps wrong reasoning: the 95% interval of the unsound
+# share lies above 1%. The rounds help all the same: at level 8 the last policy is right more often
+# than the first, with intervals apart. What is not claimed: that explanations towards a known
+# answer are worse than what was kept without a hint; there are few of them, and the two intervals
+# overlap.
+
+# %%
+low, high = wilson(len(unsound), len(pairs))
+print(f"unsound share of what was kept: {low:.1%} to {high:.1%}")
+assert SMALL or low > 0.01
+first, last = reached[1][1][0], reached[1][1][-1]           # level 8: [%, low, high]
+assert SMALL or last[1] > first[2]
+assert all(strict_sound) and len(strict_sound) <= len(pairs)
+
+# %% [markdown]
+# In one sentence: a policy can teach itself from its own right answers, and what it teaches itself
+# is whatever led to them.
 #
 # ## Try it
 #
-# 1. Raise the temperature to 1.2. How do the solved share and the unsound share move?
-# 2. A guess is right with the frequency of its answer (tutorial 1). How much of the unsound share
-#    can luck of that kind explain?
-# 3. Without a verifier of steps, can the majority of the four answers stand in for the right one?
-#    Use `minireason.search.vote.agreement` in place of `verdict.correct` and count what is kept.
+# 1. At which level is the share of unsound rationales highest in the table above? Is it shown to be
+#    higher than at level 4?
+# 2. A guess is right with the frequency of its answer, 3 to 5% (tutorial 1). Of the 2,000 samples
+#    here about 63% are wrong. How many right answers by luck alone does that let one expect?
+#    Compare with the unsound rationales that were kept.
+# 3. Explanations with a hint were unsound in 11% of the cases, the others in 9%. How many of each
+#    would it take to tell such a difference from 0?
+#
+# <details><summary>Hints</summary>
+#
+# 1. Compare the intervals, not the shares.
+# 2. Wrong steps lead somewhere; take 4.5% as the chance that it is the right place.
+# 3. The standard error of a difference of two shares near 10% is sqrt(2 x 0.1 x 0.9 / n).
+#
+# </details>
+#
+# <details><summary>Answers</summary>
+#
+# 1. At level 6: 13.6% [7.0, 24.5], against 6.0% [2.6, 13.3] at level 4. The intervals overlap, so
+#    nothing has been shown; there are about 60 to 80 rationales per level.
+# 2. About 58 samples of some 1,280 with wrong steps. 31 unsound rationales were kept, one per
+#    problem at most. So luck of that kind is enough to explain all of them; a second error that
+#    repairs the first needs no skill.
+# 3. About 2,400 of each: 1.96 standard errors are then 1.7 points. There are 54 explanations.
+#
+# </details>

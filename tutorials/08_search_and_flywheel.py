@@ -213,11 +213,51 @@ if (RUN / "flywheel" / "result.json").is_file():
               f"{share(round(found['accuracy'] * PROBLEMS), PROBLEMS)}")
 
 # %% [markdown]
+# ## The claim
+#
+# A critic makes better data than the policy alone: of 8 samples the one that it chooses is right
+# more often than a single sample (the paired 95% interval lies above 3 points). The verifier's
+# filter lets nothing wrong through, and no search overspent its budget. What is not claimed: that
+# one search is better than another; with so few problems the differences above mostly have
+# intervals that hold 0 (docs/RESULTS.md has them with 500 problems and five seeds).
+
+# %%
+right_ones = {s.problem for s in chosen if s.verdict.correct}       # some problems got no solution
+by_critic = np.array([problem in right_ones for problem in new], dtype=float)
+print(f"chosen by the critic - one sample: {mean(by_critic, single)} points")
+assert SMALL or paired_bootstrap(by_critic, single)[1] > 0.03
+assert np.isnan(bars[0][0]) or bars[0][0] == 100
+
+# %% [markdown]
+# In one sentence: a critic turns tokens into accuracy at test time, and accuracy into training
+# data, as long as somebody checks how often it is wrong.
+#
 # ## Try it
 #
-# 1. `BeamConfig(lookahead=1)` judges a prefix by the value one greedy step later. Does it pay for
-#    its tokens here?
-# 2. Replace the critic by the policy's own confidence: a function that returns the exponential of a
-#    prefix's mean log-probability. How does beam search do with it?
-# 3. The critic as filter lets wrong solutions through. After a turn of training on them, is the old
-#    critic's opinion worth more or less? `minireason ablate --stage flywheel` measured it.
+# 1. How many tokens does beam search draw at level 7 with N = 16, if every step has six tokens?
+#    Does the budget of 16 samples hold it?
+# 2. Without a filter 86% of what is kept is right. A critic passes every right solution and a third
+#    of the wrong ones. How many of those that pass are right? And if it also drops a tenth of the
+#    right ones?
+# 3. Tree search and best-of-N disagree on 12% of the problems, and one is 3 points better. How many
+#    problems does it take until the 95% interval of the paired difference no longer holds 0?
+#
+# <details><summary>Hints</summary>
+#
+# 1. It keeps N / 4 prefixes and draws 4 steps after each, seven times. A sample has 6 x 7 + 3
+#    tokens.
+# 2. Of 100 solutions, count the right and the wrong ones that pass.
+# 3. Each problem's difference is -1, 0 or 1: its variance is about the share of disagreements.
+#
+# </details>
+#
+# <details><summary>Answers</summary>
+#
+# 1. 16 steps of 6 tokens at each of 7 depths: 672. The budget is 16 x 45 = 720, so there is hardly
+#    room for anything that fails.
+# 2. 86 / (86 + 14 / 3) = 94.9%; then 77.4 / (77.4 + 4.7) = 94.3%. What a filter drops of the right
+#    ones costs little precision; what it lets through of the wrong ones costs much.
+# 3. About 510: 1.96 x sqrt(0.12 - 0.03^2) / sqrt(n) < 0.03. With 100 problems only differences
+#    above 7 points can be shown.
+#
+# </details>

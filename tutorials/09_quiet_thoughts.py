@@ -148,7 +148,7 @@ print(f"silent groups, whose thoughts are all the same: {share(silent, N)}")
 # thoughts, too, but nothing makes them better. `no thoughts` is ordinary training. A thought costs
 # many tokens, so arms are compared by their FLOPs, floating-point operations: `no thoughts` reads
 # the text 1.3 times, a thinking arm about half of it once, and still has twice the FLOPs. That
-# keeps the tutorial short; exercise 4 gives both as many.
+# keeps the tutorial short; exercise 3 gives both as many.
 
 # %%
 SHARED = {"base": str(RUN / "pretrain"), "init": str(RUN / "pretrain"), "min_level": LEVELS[0],
@@ -251,21 +251,22 @@ assert SMALL or weights["="]["accuracy"] > 2 * elsewhere
 # [1, 23] above it (docs/RESULTS.md, three seeds, levels 2 to 4). Where answers can be checked, STaR
 # (tutorial 5) is far better and cheaper.
 #
+# In one sentence: a model can learn to think from text alone, since a thought that makes the truth
+# likelier is a good one, but where answers can be checked, checking them teaches faster.
+#
 # ## Try it
 #
 # 1. Give `own thoughts` the stage's own 250 steps, 4,000 lines and learning rate (`lr` 6e-4), about
 #    two minutes more. Does it beat the base thinking aloud now?
-# 2. Replace the model's thoughts by pause tokens (`thoughts="pause"`, `samples=1`). Is it the extra
-#    computation that helps?
-# 3. Shorten the thoughts to 6 tokens (`LENGTH = 6`). Which levels survive?
-# 4. Let `no thoughts` have as many FLOPs as the others. Does it catch up?
+# 2. How many tokens does a thought of two and of three steps need? What becomes of both levels with
+#    `LENGTH = 6`?
+# 3. Let `no thoughts` have as many FLOPs as the others. Does it catch up?
 #
 # <details><summary>Hints</summary>
 #
 # 1. Its entry in `ARMS` may hold any field of the stage's Config.
-# 2. A pause token is the same whatever the line says. What can a thought carry that it cannot?
-# 3. Count the tokens of a step, `23+4=27;`, and of two.
-# 4. Double its steps, and compare the FLOPs that are printed.
+# 2. Count the tokens of a step, `23+4=27;`.
+# 3. Double its steps, and compare the FLOPs that are printed.
 #
 # </details>
 #
@@ -273,11 +274,10 @@ assert SMALL or weights["="]["accuracy"] > 2 * elsewhere
 #
 # 1. In the mean of three seeds by 12 points, but the interval [1, 23] nearly holds 0: one seed may
 #    not show it.
-# 2. No: pauses answer no better than ordinary training. The tokens of a thought store what was
-#    computed; pauses only add positions.
-# 3. None: six tokens hold one step, and a thought that is cut ends nowhere. Level 2 needs 12
-#    tokens, level 3 needs 18.
-# 4. No: for seeds 0 to 3 it came to 18% from about 12, still 27 to 53 points behind own thoughts.
+# 2. A step has six tokens with what ends it, so a thought of two steps has 12 and one of three has
+#    18. Six tokens hold one step, and a thought that is cut ends nowhere: neither level has a whole
+#    thought.
+# 3. No: for seeds 0 to 3 it came to 18% from about 12, still 27 to 53 points behind own thoughts.
 #    Answering at once asks for all steps in one pass, which bare answers teach slowly.
 #
 # </details>
