@@ -88,6 +88,11 @@ _COUNTDOWN = _levels(3, 4, (4,), 24, Mixture(facts_per_line=4, min_level=2, max_
                      max_len=384)
 _COUNTDOWN["think_budget"]["omitted"] = 0.0    # its steps are a search: each needs the one before
 _DIGITS = _levels(1, 4, (3, 4), 24, Mixture(facts_per_line=2, max_level=4))
+_MAZE = _levels(4, 6, (5, 6), 12, Mixture(0.05, 0.1, 5, 4, 6, 6), max_len=224)
+_MAZE["think_budget"]["omitted"] = 0.0
+_LARGE_MAZE = _levels(4, 10, (8, 10), 12, Mixture(0.05, 0.1, 8, 4, 10, 10), max_len=512)
+_STAR = _levels(5, 5, (5,), 8, Mixture(0.1, 0.3, 5, 5, 5, 5))
+_STAR["think_budget"]["omitted"] = 0.0
 FAMILY_SIZES: dict[str, dict[str, dict[str, dict]]] = {
     "addition": {                 # the longest step is `A->5 , C->1.</think>`
         "smoke": _levels(1, 2, (2,), 16, Mixture(0.1, 0.1, 4, max_level=2)),
@@ -100,6 +105,11 @@ FAMILY_SIZES: dict[str, dict[str, dict[str, dict]]] = {
                          max_len=384),
         "quickstart": _longer(_COUNTDOWN),
         "gpu": _COUNTDOWN,
+    },
+    "maze": {                     # the longest step is `12e7:f7e8d7;`
+        "smoke": _levels(4, 4, (4,), 12, Mixture(0.1, 0.1, 4, 4, 4, 4)),
+        "quickstart": _longer(_MAZE),
+        "gpu": _LARGE_MAZE,
     },
     "modular": {
         "smoke": _levels(1, 2, (2,), 12, Mixture(0.1, 0.1, max_level=2)),
@@ -115,6 +125,7 @@ FAMILY_SIZES: dict[str, dict[str, dict[str, dict]]] = {
             "rows_per_step": 512, "token_budget": 65536, "lr": 1e-3, "warmup": 100,
             "save_every": 1000}},
     },
+    "pathstar": {"smoke": _STAR, "quickstart": _longer(_STAR), "gpu": _STAR},
 }
 
 
