@@ -55,7 +55,7 @@ class Family(Protocol):
     {name: sampler} of further frozen sets, and `prompt_of(record)`, the prompt of a record as
     other projects write it, None if it is none (countdown.py); `running_sums(problem)`, a number to
     be read off before each digit of a direct answer (multiplication.py); `drawing(problem,
-    answer)`, text that chat shows with an answer (maze.py); what fallible authors write, as
+    answer)`, text that chat shows with an answer; what fallible authors write, as
     authors.AuthoredFamily has it.
     """
 

@@ -1,23 +1,17 @@
 """`minireason planning`: is a plan better found by a search that is written down, and when?
 
 Every arm is a model from the same random weights that reads lines in its own styles, at equal
-tokens; nothing else differs. On mazes, as Searchformer (Lehnert 2024, arXiv:2402.14083) and
-Dualformer (Su 2024, arXiv:2410.09918) have it:
+tokens. Mazes, as in Searchformer (Lehnert 2024, arXiv:2402.14083) and Dualformer (Su 2024,
+arXiv:2410.09918), and path-star graphs, which defeat next-token training (Bachmann and Nagarajan
+2024, arXiv:2403.06963):
 
-    plan      plans alone
-    trace     the whole search, then the plan
-    dropped   the search with parts left out at random, in Dualformer's shares
-
-On path-star graphs, which defeat next-token training (Bachmann and Nagarajan 2024,
-arXiv:2403.06963):
-
-    star            the path          star_reversed   the path reversed
-    star_thought    the path walked backwards as a thought, then the path
-    star_mixed      half `star`, half `star_thought`
+    plan          plans alone                  star           the path
+    trace         the whole search, too        star_reversed  the path from its end
+    dropped       with parts of it left out    star_thought   a thought that walks it backwards, too
+                  in Dualformer's shares       star_mixed     half `star`, half `star_thought`
 
 A model answers fast (made to answer at once), slow (made to think) or auto (it opens as it likes),
-in the modes that it has learned. `--rl ARM` continues with reinforcement learning by the outcome,
-in which the model opens as it likes.
+as far as it has learned to. `--rl ARM` continues with RL by the outcome, in which it opens freely.
 """
 
 from dataclasses import dataclass, replace
@@ -49,10 +43,9 @@ from minireason.training.rollouts import Rewards
 
 DUALFORMER = {"cot": 0.45, "drop1": 1 / 6, "drop2": 1 / 6, "drop3": 1 / 6, "direct": 0.05}
 ARMS: dict[str, tuple[str, dict[str, float]]] = {    # name: (family, share of rows in each style)
-    "plan": ("maze", {"direct": 1.0}), "trace": ("maze", {"cot": 1.0}),
-    "dropped": ("maze", DUALFORMER),
-    "star": ("pathstar", {"direct": 1.0}), "star_reversed": ("pathstar", {"reverse": 1.0}),
-    "star_thought": ("pathstar", {"cot": 1.0}),
+    "plan": ("maze", {"direct": 1}), "trace": ("maze", {"cot": 1}), "dropped": ("maze", DUALFORMER),
+    "star": ("pathstar", {"direct": 1}), "star_reversed": ("pathstar", {"reverse": 1}),
+    "star_thought": ("pathstar", {"cot": 1}),
     "star_mixed": ("pathstar", {"direct": 0.5, "cot": 0.5})}
 MODES = {"fast": "direct", "slow": "cot", "auto": "auto"}      # mode: style whose opener is forced
 
@@ -126,11 +119,6 @@ class Cell:
         return FAMILIES[ARMS[self.arm.removesuffix("+rl")][0]]
 
     @property
-    def styles(self) -> dict[str, float]:
-        """{style: share} of what it reads."""
-        return ARMS[self.arm.removesuffix("+rl")][1]
-
-    @property
     def recipe(self) -> Recipe:
         """Its family's, of the study's size."""
         return SIZES[self.size][self.family.NAME]
@@ -138,7 +126,7 @@ class Cell:
     @property
     def modes(self) -> list[str]:
         """How it can answer."""
-        openers = {self.family.OPENER[name] for name in self.styles}
+        openers = {self.family.OPENER[name] for name in ARMS[self.arm.removesuffix("+rl")][1]}
         known = [mode for mode in ("fast", "slow") if self.family.OPENER[MODES[mode]] in openers]
         return [*known, "auto"] if len(known) > 1 else known
 
@@ -149,7 +137,7 @@ def run(cfg: Config) -> dict:
 
 
 def measure(cfg: Config, log: RunLog, device: torch.device) -> dict:
-    """{"models", "rows"}: of every arm, then of those after RL.
+    """{"models", "measured"}: of every arm, then of those after RL.
 
     Of several seeds each is a study of its own below `seeds/`, where `minireason sweep --command
     planning --vary seeds=0,1,2 --out <out>/seeds` may have trained it.
@@ -158,7 +146,7 @@ def measure(cfg: Config, log: RunLog, device: torch.device) -> dict:
     for seed in cfg.seeds:
         if len(cfg.seeds) > 1:
             found = run(replace(cfg, seeds=(seed,), out=f"{log.out}/seeds/seeds={seed}"))
-            models, rows = models + found["models"], rows + found["rows"]
+            models, rows = models + found["models"], rows + found["measured"]
             continue
         for arm in (*cfg.arms, *(f"{arm}+rl" for arm in cfg.rl)):
             cell, folder = Cell(cfg.size, seed, arm), log.out / "cells" / arm
@@ -169,7 +157,7 @@ def measure(cfg: Config, log: RunLog, device: torch.device) -> dict:
             log.say(f"{arm} {seed}: " + ", ".join(
                 f"{row['line']} {row['set']} {row['accuracy']:.1%}" for row in found))
             rows += found
-    return {"models": models, "rows": rows}
+    return {"models": models, "measured": rows}
 
 
 def trained_model(cell: Cell, folder: Path, device: torch.device) -> dict:
@@ -193,14 +181,14 @@ def trained_model(cell: Cell, folder: Path, device: torch.device) -> dict:
 def lines_of_step(cell: Cell, step: int, count: int) -> tuple[list[str], list[str]]:
     """(prompts, completions) of one step, train split only; equal arms see equal problems."""
     generator, chance = rng(cell.seed, "planning", step), rng(cell.seed, "planning styles", step)
-    (low, high), names = cell.recipe.levels, list(cell.styles)
+    (low, high), (_, styles) = cell.recipe.levels, ARMS[cell.arm]
     prompts, completions = [], []
     for _ in range(count):
         problem = sample_split(cell.family, generator, int(generator.integers(low, high + 1)),
                                "train")
         prompts.append(problem.prompt)
-        name = names[int(chance.choice(len(names), p=list(cell.styles.values())))]
-        completions.append(cell.family.render(problem, name))
+        name = chance.choice(list(styles), p=list(styles.values()))
+        completions.append(cell.family.render(problem, str(name)))
     return prompts, completions
 
 
@@ -212,7 +200,6 @@ def train(cell: Cell, log: RunLog, model: Transformer, tokenizer: Tokenizer) -> 
 
     def rows_at(step: int) -> list[Row]:
         return encode_lines(tokenizer, *lines_of_step(cell, step, recipe.rows_per_step))
-
     imitate(log, model, tokenizer, recipe, rows_at)
     examples = recipe.steps * recipe.rows_per_step
     return {"train_examples": examples, "train_tokens": round(examples * length)}

@@ -79,7 +79,7 @@ def family_text(rows: list[dict], models: list[dict]) -> str:
 def write(result: dict, out: Path) -> None:
     """table.md and planning.png."""
     text = ""
-    for rows in group_by(result["rows"], "family").values():
+    for rows in group_by(result["measured"], "family").values():
         text += family_text(rows, result["models"])
-    style.save(out / "planning.png", accuracy_figure, result["rows"])
+    style.save(out / "planning.png", accuracy_figure, result["measured"])
     shared.write_table(out / "table.md", result, text.removesuffix("\n"))
