@@ -7,7 +7,7 @@ cell whose step discovered the place where one stands is the next (why that matt
 
     direct  </think>a1a2a3a4b4c4d4e4<eos>
     cot     <think>0e4:d4e3;1d4:c4d3;1e3:e2;2c4:b4c3;...</think>a1a2a3a4b4c4d4e4<eos>
-    drop3   <think>e4:d4e3;e3:e2;c4:b4c3;...</think>a1a2a3a4b4c4d4e4<eos>
+    drop3   <think>e4:d4e3;d4:c4d3;c4:b4c3;b4:a4b3;...</think>a1a2a3a4b4c4d4e4<eos>
 
 Search traces: Searchformer (Lehnert 2024, arXiv:2402.14083). Dropping parts of them: Dualformer (Su
 2024, arXiv:2410.09918), whose four levels are here drop1, without distances; drop2, also without

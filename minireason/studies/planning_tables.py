@@ -14,7 +14,8 @@ from minireason.studies import shared
 
 MARGINS = (("trace, slow", "plan, fast"), ("dropped, slow", "plan, fast"),
            ("dropped, slow", "trace, slow"), ("dropped, auto", "plan, fast"),
-           ("star_thought, slow", "star, fast"), ("star_mixed+rl, auto", "star_mixed, auto"))
+           ("star_thought, slow", "star, fast"), ("dropped+rl, auto", "dropped, auto"),
+           ("star_mixed+rl, auto", "star_mixed, auto"))
 
 
 def margin_rows(rows: list[dict]) -> list[dict]:
@@ -41,7 +42,7 @@ def accuracy_figure(rows: list[dict]) -> Figure:
     """A panel per family: accuracy against tokens per answer, a colour per arm and mode, a point
     per set, over the seeds."""
     families = group_by(rows, "family")
-    figure, panels = style.panels(len(families), 1.6 + 3.4 * len(families))
+    figure, panels = style.panels(len(families), 4.2 * len(families))
     for axes, (name, members) in zip(panels, families.items(), strict=True):
         for i, (line, own) in enumerate(group_by(members, "line").items()):
             sets = list(group_by(own, "set").values())
@@ -51,8 +52,8 @@ def accuracy_figure(rows: list[dict]) -> Figure:
         style.percent_axis(axes, "solved (%)")
         axes.set_title(f"{name}: {', '.join(map(str, map(level_of, group_by(members, 'set'))))} = "
                        f"{FAMILIES[name].LEVEL_NAME}, left to right", fontsize=9)
-        axes.legend(fontsize=7, ncols=2)
-    panels[-1].set_xlabel("tokens per answer")
+        axes.set_xlabel("tokens per answer")
+        axes.legend(fontsize=7, ncols=3, loc="upper center", bbox_to_anchor=(0.5, -0.17))
     return figure
 
 

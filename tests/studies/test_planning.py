@@ -106,9 +106,9 @@ def test_an_arm_answers_in_the_modes_that_it_has_learned():
 
 
 def test_margins_are_paired_by_seed_and_problem():
+    lines = {"trace, slow": ("1111", "1110"), "plan, fast": ("0011", "0010")}
     rows = [{"line": line, "set": "maze-test-n6", "seed": seed, "digits": digits}
-            for line, answers in (("trace, slow", ("1111", "1110")), ("plan, fast", ("0011", "0010")))
-            for seed, digits in enumerate(answers)]
+            for line, answers in lines.items() for seed, digits in enumerate(answers)]
     (found,) = planning_tables.margin_rows([*rows, {**rows[0], "line": "dropped, auto", "seed": 7}])
     assert found["line"] == "trace, slow - plan, fast, points" and found["accuracy"] == 0.5
     assert found["low"] <= 0.5 <= found["high"]
