@@ -38,9 +38,9 @@ COLUMNS, DIGITS = "abcdefghij", "0123456789"
 TOKENS = (*(column + row for row in DIGITS for column in COLUMNS), *number_tokens(2), *":;>#=")
 
 DEEP, OVERLOOKED = "depth first", "wall overlooked"
-MISTAKES = {DEEP: f"{DEEP}: 2d3:c3d2 before 1e3:e2, the way found last is followed to its end",
+MISTAKES = {DEEP: f"{DEEP}: 1e3:d3e2 before 1d4:c4d3, the way found last is followed to its end",
             OVERLOOKED: f"{OVERLOOKED}: 0e4:d4e3 though d4 is a wall, the first beside the goal",
-            SLIP: f"{SLIP}: 0e4:e3, where the free d4 is taken for a wall"}
+            SLIP: f"{SLIP}: 3b4:b3, where the free a4 is taken for a wall"}
 
 _CELL = re.compile("[a-j][0-9]")
 _PLAN = "(?:[a-j][0-9])+"
