@@ -199,7 +199,7 @@ def test_the_mixture_writes_mazes_and_facts_are_moves():
 def test_pretraining_on_mazes_dies_resumes_and_ends_the_same(tmp_path, run_with_deaths):
     cfg = pretrain.Config(out=str(tmp_path / "a"), family="maze", device="cpu", d_model=16,
                           n_layers=1, n_heads=1, head_dim=16, d_ff=16, steps=4, rows_per_step=4,
-                          max_len=96, warmup=1, save_every=1, eval_n=1,
+                          max_len=96, warmup=1, save_every=2, eval_n=1,
                           mixture=Mixture(0.1, 0.2, 4, 4, 4, 4))
     assert run_with_deaths(lambda: pretrain.run(cfg), 3) > 1
     result = pretrain.run(replace(cfg, out=str(tmp_path / "b")))
