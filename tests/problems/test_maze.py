@@ -135,6 +135,16 @@ def test_completions_fit_their_room():
         maze.render(EXAMPLE, "drop9")
 
 
+def test_a_model_may_write_the_unknown_token():
+    """Beside cells, of whose single letters there are no tokens; other letters are still named."""
+    tokenizer = Tokenizer.build(maze.TOKENS)
+    text = "<think>0d2:<unk>c3;</think>a0<eos>"
+    assert tokenizer.decode(tokenizer.encode(text)) == text
+    for wrong, named in (("d2x", "x"), ("<unk>d2k9", "k"), ("d2d", "d")):
+        with pytest.raises(UserError, match=f"cannot encode '{named}' in"):
+            tokenizer.encode(wrong)
+
+
 # ---- their authors ------------------------------------------------------------------------------
 
 def test_authors_write_by_their_chances_and_their_marks_are_the_verifiers():
