@@ -68,11 +68,12 @@ def think_visibly(who: answers.Answerer, cfg: Config, line: str, number: int) ->
 def reply(cfg: Config, found: dict[str, Any]) -> str:
     """What is printed for one problem, of which outcome_of says the rest."""
     best, end = found["samples"][found["best"]], found["said"]
+    drawing = found["drawing"] and f"\n{found['drawing']}"
     if not cfg.show_thoughts:
-        return end
+        return end + drawing
     lines = [f"  {step}   [{mark}]" for step, mark in best["steps"]]
     if not lines:
         lines = [f"  {best['text']}" + ("" if best["answer"] else "   [malformed]")]
     if best["answer"]:
         end += "   [right]" if best["right"] else f"   [wrong, it is {found['truth']}]"
-    return "\n".join([*lines, end])
+    return "\n".join([*lines, end]) + drawing

@@ -35,6 +35,7 @@ OTHERS = {   # name: (its function of one `cfg`, one line of help)
     "sweep": ("minireason.studies.sweep:run", "a grid of runs, on Ray"),
     "scale": ("minireason.studies.scaling:run", "the scaling laws: sweeps and fits"),
     "reproduce": ("minireason.studies.lee2023:run", "Lee 2023's addition table"),
+    "planning": ("minireason.studies.planning:run", "plans with and without a written search"),
 }
 
 

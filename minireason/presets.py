@@ -88,6 +88,18 @@ _COUNTDOWN = _levels(3, 4, (4,), 24, Mixture(facts_per_line=4, min_level=2, max_
                      max_len=384)
 _COUNTDOWN["think_budget"]["omitted"] = 0.0    # its steps are a search: each needs the one before
 _DIGITS = _levels(1, 4, (3, 4), 24, Mixture(facts_per_line=2, max_level=4))
+_MAZE = _levels(4, 6, (5, 6), 12, Mixture(0.05, 0.1, 5, 4, 6, 6), max_len=224)
+_MAZE["think_budget"]["omitted"] = 0.0
+_SHORT = {                            # rows are thrice as long as chain's
+    "pretrain": {"steps": 1500, "rows_per_step": 32, "eval_n": 200}, "sft": {"eval_n": 200},
+    "star": {"problems": 400, "eval_n": 200}, "critic": {"problems": 1200},
+    "outcome": {"problems": 1200}, "rl_critic": {"problems": 1200},
+    "testtime": {"problems": 100, "n": 32}, "rl_testtime": {"problems": 100, "n": 32},
+    "rl": {"steps": 120, "prompts_per_step": 32, "validation_n": 150, "eval_n": 200},
+    "search": {"problems": 50}, "flywheel": {"problems": 400, "eval_n": 200}}
+_LARGE_MAZE = _levels(4, 10, (8, 10), 12, Mixture(0.05, 0.1, 8, 4, 10, 10), max_len=512)
+_STAR = _levels(5, 5, (5,), 8, Mixture(0.1, 0.3, 5, 5, 5, 5))
+_STAR["think_budget"]["omitted"] = 0.0
 FAMILY_SIZES: dict[str, dict[str, dict[str, dict]]] = {
     "addition": {                 # the longest step is `A->5 , C->1.</think>`
         "smoke": _levels(1, 2, (2,), 16, Mixture(0.1, 0.1, 4, max_level=2)),
@@ -100,6 +112,12 @@ FAMILY_SIZES: dict[str, dict[str, dict[str, dict]]] = {
                          max_len=384),
         "quickstart": _longer(_COUNTDOWN),
         "gpu": _COUNTDOWN,
+    },
+    "maze": {                     # the longest step is `12e7:f7e8d7;`
+        "smoke": _levels(4, 4, (4,), 12, Mixture(0.1, 0.1, 4, 4, 4, 4)),
+        "quickstart": {name: {**own, **_SHORT.get(name, {})}
+                       for name, own in _longer(_MAZE).items()},
+        "gpu": _LARGE_MAZE,
     },
     "modular": {
         "smoke": _levels(1, 2, (2,), 12, Mixture(0.1, 0.1, max_level=2)),
@@ -115,6 +133,7 @@ FAMILY_SIZES: dict[str, dict[str, dict[str, dict]]] = {
             "rows_per_step": 512, "token_budget": 65536, "lr": 1e-3, "warmup": 100,
             "save_every": 1000}},
     },
+    "pathstar": {"smoke": _STAR, "quickstart": _longer(_STAR), "gpu": _STAR},
 }
 
 

@@ -22,11 +22,11 @@ from minireason.core.errors import UserError
 from minireason.problems import FAMILIES, Problem, Verdict
 
 PIECES = [*"0123456789+-*/()=;,:>. $[]ACDEN<\n\x00", "<wrong>", "<think>", "</think>", "<eos>",
-          "<hint>", "１", "²", "٣", "\u2028", " , ", "->", "00", "100"]
+          "<hint>", "a0", "b1", ":", "１", "²", "٣", "\u2028", " , ", "->", "00", "100"]
 STRANGE = str.maketrans("0123456789", "０١２३４৫６٧８９")     # digits to others, not to us
 OPERATIONS = {"+": operator.add, "-": operator.sub, "*": operator.mul, "/": operator.truediv}
 LEVELS = {"chain": (1, 9), "addition": (1, 8), "countdown": (2, 5),
-          "multiplication": (1, 6), "modular": (1, 6)}
+          "multiplication": (1, 6), "modular": (1, 6), "maze": (3, 7), "pathstar": (3, 7)}
 PER_PROBLEM = 25                      # mutants per problem
 
 def writings(answer: str) -> list[str]:
@@ -55,6 +55,27 @@ def cheated(dice: random.Random, problem: Problem) -> tuple[Problem, str]:
             with suppress(UserError):               # there is no right way
                 return FAMILIES["countdown"].read(asked.prompt), text
     return problem, problem.answer
+
+
+def strolls(dice: random.Random, prompt: str, answer: str) -> list[str]:
+    """Ways through a maze of as many moves as the right plan: two that go straight towards the goal
+    whatever is there, and the right one with two moves more."""
+    def name(cell: complex) -> str:
+        return f"{'abcdefghij'[int(cell.real)]}{int(cell.imag)}"
+
+    start, goal = (complex("abcdefghij".index(end[-2]), int(end[-1]))
+                   for end in prompt.replace("#", "=").split("=")[0].split(">"))
+    ways = []
+    for _ in range(2):
+        here, way = start, ""
+        while here != goal:
+            left = goal - here
+            moves = [part / abs(part) for part in (left.real, left.imag * 1j) if part]
+            here += dice.choice(moves)
+            way += name(here)
+        ways.append(way)
+    back = answer[-4:-2] or name(start)
+    return [*ways, answer + back + answer[-2:]]
 
 
 def rounded(match: re.Match) -> str:
@@ -124,6 +145,8 @@ def fuzz(name: str, n: int, seed: int = 0) -> tuple[Counter, list[str]]:
             if name == "countdown" and dice.random() < 0.8:
                 problem, cheat = cheated(dice, problem)
                 answers = [*writings(problem.answer), *[cheat] * 5]
+            if name == "maze":
+                answers += strolls(dice, problem.prompt, problem.answer)
             texts = [family.render(problem, style) for style in family.STYLES] + texts[:3]
         text = mutated(dice, dice.choice(texts), texts, answers)
         found, wanted = family.verify(problem, text), judge(problem, text)

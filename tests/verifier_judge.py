@@ -2,6 +2,7 @@
 
 import re
 from fractions import Fraction
+from itertools import pairwise
 
 from minireason.problems import Problem, Verdict
 
@@ -15,7 +16,8 @@ def judge(problem: Problem, text: str) -> Verdict:
         return REFUSED
     thought = parts[0][7:] if parts[0] else None
     return {"chain": judge_chain, "modular": judge_modular, "addition": judge_addition,
-            "countdown": judge_countdown, "multiplication": judge_multiplication}[
+            "countdown": judge_countdown, "multiplication": judge_multiplication,
+            "maze": judge_maze, "pathstar": judge_pathstar}[
                 problem.family](problem, thought, parts[1])
 
 
@@ -265,4 +267,98 @@ def judge_countdown(problem: Problem, thought: str | None, answer: str) -> Verdi
         reached[way[-1]] = way
     right = sorted(read[1]) == list(start) and read[0] == target
     whole = right and way[-1] == (target,) and all(marks) and read[2] <= tried
+    return Verdict(right, whole, True, tuple(marks))
+
+
+def cells(text: str) -> list[complex] | None:
+    """The cells of `a0b1`, column + row i; None if the text is not made of cells."""
+    pairs = [text[i:i + 2] for i in range(0, len(text), 2)]
+    if not all(len(p) == 2 and p[0] in "abcdefghij" and p[1] in "0123456789" for p in pairs):
+        return None
+    return [complex("abcdefghij".index(p[0]), int(p[1])) for p in pairs]
+
+
+def maze_of(prompt: str) -> tuple[set[complex], complex, complex]:
+    """(free cells, start, goal)."""
+    size, rest = prompt[:-1].split(":")
+    ends, _, walls = rest.partition("#")
+    start, goal = cells(ends.replace(">", ""))
+    grid = {complex(x, y) for x in range(int(size)) for y in range(int(size))}
+    return grid - {*cells(walls)}, start, goal
+
+
+def fewest_moves(free: set[complex], start: complex, goal: complex) -> int | None:
+    """Least number of moves, by growing what can be reached; None if there is no way."""
+    reached, moves = {start}, 0
+    while goal not in reached:
+        grown = reached | {cell + by for cell in reached for by in (1, -1, 1j, -1j)} & free
+        if grown == reached:
+            return None
+        reached, moves = grown, moves + 1
+    return moves
+
+
+def layers(free: set[complex], start: complex, goal: complex) -> list[str]:
+    """The steps of a breadth-first search from the goal, layer by layer."""
+    def name(cell: complex) -> str:
+        return "abcdefghij"[int(cell.real)] + str(int(cell.imag))
+
+    layer, known, steps, distance = [goal], {goal}, [], 0
+    while layer:
+        after = []
+        for cell in layer:
+            new = [cell + by for by in (1, 1j, -1, -1j) if cell + by in free - known]
+            known.update(new)
+            after += new
+            steps.append(f"{distance}{name(cell)}:{''.join(map(name, new))}")
+            if start in known:
+                return steps
+        layer, distance = after, distance + 1
+    return steps
+
+
+def judge_maze(problem: Problem, thought: str | None, answer: str) -> Verdict:
+    free, start, goal = maze_of(problem.prompt)
+    steps, way = [] if thought is None else thought.split(";"), cells(answer)
+    for step in steps:
+        head, colon, new = step.partition(":")
+        distance, cell = head[:-2], cells(head[-2:])
+        if not colon or not cell or cells(new) is None or (distance and number(distance) is None):
+            return REFUSED
+    if not way:
+        return REFUSED
+    walked = all(abs(a - b) == 1 and b in free
+                 for a, b in pairwise([start, *way]))
+    right = walked and way[-1] == goal and len(way) == fewest_moves(free, start, goal)
+    ideal, marks, past = layers(free, start, goal), [], -1
+    for step in steps:
+        place = -1
+        for i, wanted in enumerate(ideal):
+            if step in (wanted, wanted[wanted.index(":") - 2:]):
+                place = i
+        marks.append(place > past)
+        past = max(past, place)
+    numbered = any(step[0].isdigit() for step in steps)
+    whole = right and steps != [] and all(marks) and (steps == ideal or not numbered)
+    return Verdict(right, whole, True, tuple(marks))
+
+
+def judge_pathstar(problem: Problem, thought: str | None, answer: str) -> Verdict:
+    edges, ends = problem.prompt[:-1].split(":")
+    listed_edges, (centre, end) = edges.split(","), ends.split(">")
+    steps = [] if thought is None else thought.split(";")
+    if any(len(step.split(">")) != 2 or None in map(number, step.split(">")) for step in steps):
+        return REFUSED
+    turned = answer[:1] == "(" and answer[-1:] == ")"
+    nodes = (answer[1:-1] if turned else answer).split(",")
+    if None in map(number, nodes):
+        return REFUSED
+    nodes = nodes[::-1] if turned else nodes
+    walked = all(f"{a}>{b}" in listed_edges for a, b in pairwise(nodes))
+    right = walked and nodes[0] == centre and nodes[-1] == end
+    marks, sought = [], end
+    for step in steps:
+        marks.append(step in listed_edges and step.endswith(f">{sought}"))
+        sought = step.split(">")[0]
+    whole = right and all(marks) and len(steps) == len(listed_edges) / 2
     return Verdict(right, whole, True, tuple(marks))

@@ -82,11 +82,12 @@ class Tokenizer:
         unknown = self.backend.token_to_id("<unk>")
         batch = [encoding.ids for encoding in self.backend.encode_batch_fast(texts)]
         for text, ids in zip(texts, batch, strict=True):
-            if unknown in ids:
-                known = self.backend.get_vocab()
-                strange = [c for c in re.sub(r"</?\w+>", "", text) if c not in known]
-                if strange:
-                    raise UserError(f"cannot encode {strange[0]!r} in {text!r}: not in the "
+            pieces = re.split(r"</?\w+>", text) if unknown in ids else []
+            for piece in pieces:      # `<unk>` itself may be written by a model
+                found = self.backend.encode(piece)
+                if unknown in found.ids:
+                    start, end = found.offsets[found.ids.index(unknown)]
+                    raise UserError(f"cannot encode {piece[start:end]!r} in {text!r}: not in the "
                                     "alphabet")
         return batch
 

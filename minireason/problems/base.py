@@ -54,8 +54,9 @@ class Family(Protocol):
     Optional: `withdrawn(completion)`, the steps that `<wrong>` took back (chain.py); EXTRA_SETS,
     {name: sampler} of further frozen sets, and `prompt_of(record)`, the prompt of a record as
     other projects write it, None if it is none (countdown.py); `running_sums(problem)`, a number to
-    be read off before each digit of a direct answer (multiplication.py); what fallible authors
-    write, as authors.AuthoredFamily has it.
+    be read off before each digit of a direct answer (multiplication.py); `drawing(problem,
+    answer)`, text that chat shows with an answer; what fallible authors write, as
+    authors.AuthoredFamily has it.
     """
 
     NAME: str

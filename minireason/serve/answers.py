@@ -190,7 +190,8 @@ def outcome_of(problem: Problem, texts: list[str], values: list[float] | None) -
 
     samples  of each: text, answer or None, whether it is right, the critic's value or None, steps
              with their marks
-    best     the chosen one's index; said: its answer in words; truth: the right answer
+    best     the chosen one's index; said: its answer in words; truth: the right answer; drawing:
+             the family's picture of the problem with this answer as text, "" if it has none
     votes    of each answer, the chosen one first: answer, samples (indices), value (their sum)
 
     values: the critic's, of each text; None, and every sample weighs the same.
@@ -210,8 +211,9 @@ def outcome_of(problem: Problem, texts: list[str], values: list[float] | None) -
             or "no answer: the thought gave up or did not come to an end")
     if len(texts) > 1:
         said += f"   ({keys.count(keys[best])} of {len(texts)} samples)"
+    drawn = getattr(FAMILIES[problem.family], "drawing", lambda *_: "")
     return {"samples": samples, "best": best, "said": said, "truth": problem.answer,
-            "votes": votes}
+            "drawing": drawn(problem, samples[best]["answer"] or ""), "votes": votes}
 
 
 def vote(keys: list[str | None], values: list[float]) -> dict[str, float]:

@@ -3,8 +3,9 @@
 Next-token prediction on everything that the mixture holds (corpus.py): facts, direct answers and
 worked lines, all by fallible authors. Every token counts; there is no prompt to hide. The model
 comes to err as its authors do and can get no further by imitation: `limit_rows` computes how far
-that is, and entropy_per_token the loss that no model can beat. From `init` training continues with
-new lines and a learning rate that rises and falls anew.
+that is, and entropy_per_token, where the family knows how probable its problems are, the loss that
+no model can beat. From `init` training continues with new lines and a learning rate that rises and
+falls anew.
 """
 
 from dataclasses import dataclass, field
@@ -83,6 +84,7 @@ def run(cfg: Config) -> dict:
     result: dict[str, Any] = {"parameters": model.n_params}
     if not cfg.mixture.authors.exact and hasattr(family, "outcomes"):
         rows += limit_rows(cfg)
+    if not cfg.mixture.authors.exact and hasattr(family, "log_probability"):
         nats, error = entropy_per_token(cfg.mixture, family,
                                         lambda line: len(tokenizer.encode(line)))
         result |= {"entropy_per_token": nats, "entropy_error": error}

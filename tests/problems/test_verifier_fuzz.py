@@ -11,8 +11,10 @@ from minireason.problems import (
     arithmetic,
     chain,
     countdown,
+    maze,
     modular,
     multiplication,
+    pathstar,
 )
 from minireason.problems.base import Verdict
 
@@ -51,7 +53,7 @@ def unbounded(left, operator, right):
     return left * right if operator == "*" else arithmetic_compute(left, operator, right)
 
 
-arithmetic_compute = arithmetic.compute
+arithmetic_compute, maze_given, maze_cells = arithmetic.compute, maze.given, maze.neighbours
 PLANTED = {
     "text behind <eos>": ("chain", chain, "_COMPLETION",
                           loosened(chain._COMPLETION, "<eos>", "<eos>(?:.*)")),
@@ -73,6 +75,19 @@ PLANTED = {
         "multiplication", multiplication, "check_steps", lambda problem, steps: [
             i < problem.level and step == problem.steps[i] for i, step in enumerate(steps)]),
     "results above 9": ("modular", modular, "MODULUS", 100),
+    "walls walked through": ("maze", maze, "given", lambda problem: (*maze_given(problem)[:3], [])),
+    "jumps": ("maze", maze, "neighbours", lambda size: dict.fromkeys(maze_cells(size),
+                                                                     maze_cells(size))),
+    "the reference plan alone is right": ("maze", maze, "is_right", chain.is_right),
+    "plans of any length": ("maze", maze, "len", lambda text: 0),
+    "the search in any order": ("maze", maze, "max", lambda last, at: -1),
+    "traces with gaps": ("maze", maze, "DIGITS", ""),
+    "the answer unread backwards": ("pathstar", pathstar, "_COMPLETION", loosened(
+        pathstar._COMPLETION, r"|\(", r"|\(?")),
+    "any edge of the graph": ("pathstar", pathstar, "check_steps", lambda problem, steps: [
+        step in problem.prompt.partition(":")[0].split(",") for step in steps]),
+    "steps from the truth alone": ("pathstar", pathstar, "check_steps", lambda problem, steps: [
+        step in problem.steps for step in steps]),
     "giving up is right": ("countdown", countdown, "is_right", lambda problem, answer:
                            answer in (problem.answer, countdown.GAVE_UP)),
 }
@@ -81,5 +96,5 @@ PLANTED = {
 @pytest.mark.parametrize("bug", PLANTED)
 def test_a_planted_bug_is_found(bug, monkeypatch):
     name, module, attribute, broken = PLANTED[bug]
-    monkeypatch.setattr(module, attribute, broken)
+    monkeypatch.setattr(module, attribute, broken, raising=attribute not in ("len", "max"))
     assert fuzz(name, SIZE)[0]["differing"] > 0

@@ -1,0 +1,130 @@
+"""pathstar: `7>31,20>5,...:20>44=`, the path from the centre of a star of paths to one of its ends.
+
+Two paths of n nodes, level n, start at the centre; the prompt lists their edges shuffled, then
+centre and end. The first node after the centre is hard, as only the end tells which path it is on;
+every other node is one look at an edge. Trained to predict the next token, a model learns those
+looks, which leave nothing that would teach it the first node, and stays at one half; trained on the
+reversed path, which is unique from the end on, it solves the task (Bachmann and Nagarajan 2024,
+arXiv:2403.06963). A thought can walk that way first:
+
+    direct   </think>20,5,18,31,44<eos>
+    reverse  </think>(44,31,18,5,20)<eos>
+    cot      <think>31>44;18>31;5>18;20>5</think>20,5,18,31,44<eos>
+
+Solutions are written exactly: this family has no fallible authors (authors.py).
+"""
+
+import re
+from itertools import pairwise
+
+import numpy as np
+
+from minireason.core.errors import UserError, check_choice
+from minireason.problems.base import MALFORMED, Problem, Verdict, number_tokens, plain_text
+from minireason.problems.base import answer_key as answer_key
+from minireason.problems.base import is_right as is_right
+
+NAME: str = "pathstar"
+LEVELS: tuple[int, ...] = (5,)        # levels with a frozen set: nodes of a path
+SAMPLED: tuple[int, int] = (3, 10)
+LEVEL_SYMBOL: str = "l"
+LEVEL_NAME: str = "nodes of a path"
+STYLES: tuple[str, ...] = ("direct", "reverse", "cot")
+OPENER = {"cot": "<think>", "direct": "</think>", "reverse": "</think>"}
+TOKENS = (*number_tokens(2), *",;:>=()")
+NODES = 50                            # names that `sample` draws from
+
+_NODE = "(?:0|[1-9][0-9]?)"
+_PATH = f"{_NODE}(?:,{_NODE})*"
+_EDGE = f"{_NODE}>{_NODE}"
+_COMPLETION = re.compile(rf"(?:<think>({_EDGE}(?:;{_EDGE})*))?</think>(?:({_PATH})|\(({_PATH})\))"
+                         "<eos>")
+_PROMPT = re.compile(f"({_EDGE}(?:,{_EDGE})*):({_NODE})>({_NODE})=?")
+
+
+def sample(rng: np.random.Generator, level: int) -> Problem:
+    """Random names for the nodes, edges in random order, one of the two ends."""
+    centre, *rest = rng.permutation(NODES)[:2 * level - 1].tolist()
+    paths = [centre, *rest[:level - 1]], [centre, *rest[level - 1:]]
+    edges = [f"{a}>{b}" for path in paths for a, b in pairwise(path)]
+    return read(f"{','.join(rng.permutation(edges).tolist())}:{centre}>{paths[0][-1]}")
+
+
+def max_new(level: int) -> int:
+    """Tokens of a completion at most: thought, path, and a little room."""
+    return 16 + 6 * level
+
+
+def read(text: str) -> Problem:
+    """A problem from typed text such as `7>31,20>5,5>7,20>9,9>2,2>6:20>31`."""
+    match = _PROMPT.fullmatch(plain_text(text))
+    edges, centre, end = match.groups() if match else ("", "", "")
+    parts = [edge.split(">") for edge in edges.split(",")] if match else []
+    before = {head: tail for tail, *heads in parts for head in heads}
+    paths = {last: path_to(last, before) for last in {*before} - {tail for tail, *_ in parts}}
+    lengths = {len(path) for path in paths.values()}
+    star = len(before) == len(parts) == sum(lengths) * 2 - 2 and len(paths) == 2 and end in paths
+    if not star or len(lengths) > 1 or {path[0] for path in paths.values()} != {centre} or (
+            not SAMPLED[0] <= max(lengths) <= SAMPLED[1]):
+        raise UserError(f"cannot read {text[:80]!r}: write the edges of two paths of 3 to 10 nodes "
+                        "from one centre, then the centre and one of the ends, such as "
+                        "7>31,20>5,5>7,20>9,9>2,2>6:20>31")
+    path = paths[end]
+    steps = tuple(f"{a}>{b}" for a, b in pairwise(path))[::-1]
+    key = f"{NAME} {','.join(sorted(edges.split(',')))}:{end}"
+    return Problem(f"{edges}:{centre}>{end}=", ",".join(path), steps, NAME, len(path), key)
+
+
+def path_to(node: str, before: dict[str, str]) -> list[str]:
+    """The nodes that lead to a node, each the one before; of a cycle each once."""
+    path = [node]
+    while path[0] in before and before[path[0]] not in path:
+        path.insert(0, before[path[0]])
+    return path
+
+
+def render(problem: Problem, style: str) -> str:
+    """The ideal completion in the style, from its opener to <eos>."""
+    check_choice("style", style, OPENER)
+    answer = problem.answer
+    if style == "reverse":
+        answer = f"({','.join(answer.split(',')[::-1])})"
+    thought = f"<think>{';'.join(problem.steps)}" if style == "cot" else ""
+    return f"{thought}</think>{answer}<eos>"
+
+
+def parse(completion: str) -> tuple[tuple[str, ...], str] | None:
+    """(steps, path from the centre) of a completion that matches the grammar, else None."""
+    match = _COMPLETION.fullmatch(completion)
+    if match is None:
+        return None
+    answer = match[2] or ",".join(match[3].split(",")[::-1])
+    return tuple(match[1].split(";")) if match[1] else (), answer
+
+
+def check_steps(problem: Problem, steps: tuple[str, ...]) -> list[bool]:
+    """For each step: is it the edge that leads to where the step before it claims to come from?
+
+    The first leads to the end that is asked for.
+    """
+    edges, _, asked = problem.prompt[:-1].partition(":")
+    edges, head, marks = edges.split(","), asked.partition(">")[2], []
+    for step in steps:
+        marks.append(step in edges and step.partition(">")[2] == head)
+        head = step.partition(">")[0]
+    return marks
+
+
+def facts(problem: Problem) -> tuple[str, ...]:
+    """The edges of the path."""
+    return problem.steps
+
+
+def verify(problem: Problem, completion: str) -> Verdict:
+    """Exact verdict on everything that follows the prompt, opener and <eos> included."""
+    if (parsed := parse(completion)) is None:
+        return MALFORMED
+    steps, answer = parsed
+    correct = is_right(problem, answer)
+    return Verdict(correct, correct and steps == problem.steps, True,
+                   tuple(check_steps(problem, steps)))

@@ -1,0 +1,240 @@
+"""`minireason planning`: is a plan better found by a search that is written down, and when?
+
+Every arm is a model from the same random weights that reads lines in its own styles, at equal
+tokens. Mazes, as in Searchformer (Lehnert 2024, arXiv:2402.14083) and Dualformer (Su 2024,
+arXiv:2410.09918), and path-star graphs, which defeat next-token training (Bachmann and Nagarajan
+2024, arXiv:2403.06963):
+
+    plan          plans alone                  star           the path
+    trace         the whole search, too        star_reversed  the path from its end
+    dropped       with parts of it left out    star_thought   a thought that walks it backwards, too
+                  in Dualformer's shares       star_mixed     half `star`, half `star_thought`
+
+A model answers fast (made to answer at once), slow (made to think) or auto (it opens as it likes),
+as far as it has learned to. `--rl ARM` continues with RL by the outcome, in which it opens freely.
+"""
+
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from minireason.core.config import rng
+from minireason.core.errors import UserError, check_choice
+from minireason.core.files import read_lines
+from minireason.core.runlog import RunLog
+from minireason.measure.estimates import share_interval
+from minireason.measure.evaluate import frozen_sets
+from minireason.model import checkpoint
+from minireason.model.tokenizer import Tokenizer
+from minireason.model.transformer import Transformer
+from minireason.problems import FAMILIES, Family, sample_split
+from minireason.sampling.complete import complete
+from minireason.sampling.sampler import Sampling
+from minireason.stages import think_budget
+from minireason.studies import shared
+from minireason.studies.planning_tables import write
+from minireason.training.batches import Row, encode_lines
+from minireason.training.imitate import imitate
+from minireason.training.optim import make_optimizer
+from minireason.training.rollouts import Rewards
+
+DUALFORMER = {"cot": 0.45, "drop1": 1 / 6, "drop2": 1 / 6, "drop3": 1 / 6, "direct": 0.05}
+ARMS: dict[str, tuple[str, dict[str, float]]] = {    # name: (family, share of rows in each style)
+    "plan": ("maze", {"direct": 1}), "trace": ("maze", {"cot": 1}), "dropped": ("maze", DUALFORMER),
+    "star": ("pathstar", {"direct": 1}), "star_reversed": ("pathstar", {"reverse": 1}),
+    "star_thought": ("pathstar", {"cot": 1}),
+    "star_mixed": ("pathstar", {"direct": 0.5, "cot": 0.5})}
+MODES = {"fast": "direct", "slow": "cot", "auto": "auto"}      # mode: style whose opener is forced
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe(shared.Recipe):
+    """Model, training and measurement of one family and size; equal for all its arms."""
+
+    max_len: int
+    levels: tuple[int, int]       # lowest and highest that is trained and measured
+    weight_decay: float = 0.05
+
+
+_TINY = {"d_model": 16, "n_layers": 1, "n_heads": 1, "head_dim": 16, "d_ff": 32, "steps": 4,
+         "warmup": 2, "tokens_per_step": 300, "lr": 2e-3, "eval_n": 6, "save_every": 2}
+_SMALL = {"d_model": 96, "n_heads": 3, "head_dim": 32, "d_ff": 256, "warmup": 50, "lr": 2e-3,
+          "eval_n": 300}
+_LARGE = {"d_model": 384, "n_heads": 6, "head_dim": 64, "d_ff": 1024, "warmup": 200, "lr": 1e-3,
+          "token_budget": 65_536}
+SIZES: dict[str, dict[str, Recipe]] = {
+    "smoke": {"maze": Recipe(**_TINY, max_len=128, levels=(4, 4)),
+              "pathstar": Recipe(**_TINY, max_len=80, levels=(5, 5))},
+    "cpu": {"maze": Recipe(**_SMALL, n_layers=4, max_len=224, levels=(4, 6), steps=6000,
+                           tokens_per_step=2400),
+            "pathstar": Recipe(**_SMALL, n_layers=2, max_len=80, levels=(5, 5), steps=3000,
+                               tokens_per_step=3500)},
+    "gpu": {"maze": Recipe(**_LARGE, n_layers=8, max_len=512, levels=(4, 10), steps=20_000,
+                           tokens_per_step=65_536),
+            "pathstar": Recipe(**_LARGE, n_layers=6, max_len=80, levels=(5, 5), steps=10_000,
+                               tokens_per_step=16_384)},
+}
+RL: dict[str, dict] = {               # size: settings of think_budget's reinforcement learning
+    "smoke": {"steps": 2, "prompts_per_step": 2, "group_size": 2},
+    "cpu": {"steps": 200, "prompts_per_step": 64, "group_size": 8, "lr": 3e-4},
+    "gpu": {"steps": 400, "prompts_per_step": 256, "group_size": 8, "lr": 3e-4},
+}
+
+
+@dataclass(frozen=True)
+class Config(shared.Study):
+    """Plans alone, search traces and dropped traces on mazes; path-star graphs."""
+
+    size: str = "cpu"             # smoke: only shows that it works | cpu: 0.5M parameters | gpu
+    arms: tuple[str, ...] = tuple(ARMS)
+    rl: tuple[str, ...] = ()      # of these arms, those that reinforcement learning continues from
+    seeds: tuple[int, ...] = (0, 1, 2)
+    split: str = "test"           # of the frozen sets; validation: to choose a recipe
+    device: str = "auto"
+
+    def __post_init__(self):
+        check_choice("size", self.size, SIZES)
+        for arm in self.arms:
+            check_choice("arms", arm, ARMS)
+        for arm in self.rl:
+            check_choice("rl", arm, self.arms)
+        if not self.seeds or not self.arms:
+            raise UserError("--seeds and --arms: give at least one of each")
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One model of the study."""
+
+    size: str
+    seed: int
+    arm: str                      # of ARMS, or `star+rl`: RL on top of it
+
+    @property
+    def family(self) -> Family:
+        """Whose problems it solves."""
+        return FAMILIES[ARMS[self.arm.removesuffix("+rl")][0]]
+
+    @property
+    def recipe(self) -> Recipe:
+        """Its family's, of the study's size."""
+        return SIZES[self.size][self.family.NAME]
+
+    @property
+    def modes(self) -> list[str]:
+        """How it can answer."""
+        openers = {self.family.OPENER[name] for name in ARMS[self.arm.removesuffix("+rl")][1]}
+        known = [mode for mode in ("fast", "slow") if self.family.OPENER[MODES[mode]] in openers]
+        return [*known, "auto"] if len(known) > 1 else known
+
+
+def run(cfg: Config) -> dict:
+    """All models, the finished ones read back; writes result.json, table.md and planning.png."""
+    return shared.run_study("planning", cfg, measure, write)
+
+
+def measure(cfg: Config, log: RunLog, device: torch.device) -> dict:
+    """{"models", "measured"}: of every arm, then of those after RL.
+
+    Of several seeds each is a study of its own below `seeds/`, where `minireason sweep --command
+    planning --vary seeds=0,1,2 --out <out>/seeds` may have trained it.
+    """
+    models, rows = [], []
+    for seed in cfg.seeds:
+        if len(cfg.seeds) > 1:
+            found = run(replace(cfg, seeds=(seed,), out=f"{log.out}/seeds/seeds={seed}"))
+            models, rows = models + found["models"], rows + found["measured"]
+            continue
+        for arm in (*cfg.arms, *(f"{arm}+rl" for arm in cfg.rl)):
+            cell, folder = Cell(cfg.size, seed, arm), log.out / "cells" / arm
+            models.append(log.once(f"cells/{arm}/trained.json",
+                                   partial(trained_model, cell, folder, device)))
+            found = log.once(f"cells/{arm}/{cfg.split}.json",
+                             partial(measured_rows, cell, folder, device, cfg.split))["rows"]
+            log.say(f"{arm} {seed}: " + ", ".join(
+                f"{row['line']} {row['set']} {row['accuracy']:.1%}" for row in found))
+            rows += found
+    return {"models": models, "measured": rows}
+
+
+def trained_model(cell: Cell, folder: Path, device: torch.device) -> dict:
+    """One model and what it has seen; the weights stay in the folder; resumes if killed."""
+    parents = {}
+    if cell.arm.endswith("+rl"):
+        init = folder.parent / cell.arm.removesuffix("+rl")
+        parents, (model, tokenizer) = {"init": checkpoint.weights_hash(init)}, checkpoint.load(init)
+    else:
+        tokenizer = Tokenizer.build(cell.family.TOKENS)
+        model = shared.random_model(tokenizer, cell.recipe, cell.seed, cell.recipe.max_len)
+    log = RunLog(str(folder), "planning-cell", cell, parents)
+    model.to(device)
+    log.start(model, device)
+    learn = reinforce if parents else train
+    seen = learn(cell, log, model, tokenizer)
+    checkpoint.save(folder, model, tokenizer)
+    return {"arm": cell.arm, "seed": cell.seed, "parameters": model.n_params, **seen}
+
+
+def lines_of_step(cell: Cell, step: int, count: int) -> tuple[list[str], list[str]]:
+    """(prompts, completions) of one step, train split only; equal arms see equal problems."""
+    generator, chance = rng(cell.seed, "planning", step), rng(cell.seed, "planning styles", step)
+    (low, high), (_, styles) = cell.recipe.levels, ARMS[cell.arm]
+    prompts, completions = [], []
+    for _ in range(count):
+        problem = sample_split(cell.family, generator, int(generator.integers(low, high + 1)),
+                               "train")
+        prompts.append(problem.prompt)
+        name = chance.choice(list(styles), p=list(styles.values()))
+        completions.append(cell.family.render(problem, str(name)))
+    return prompts, completions
+
+
+def train(cell: Cell, log: RunLog, model: Transformer, tokenizer: Tokenizer) -> dict:
+    """Imitate the arm's lines; rows per step such that their tokens are as many in every arm."""
+    sample = encode_lines(tokenizer, *lines_of_step(replace(cell, seed=0), -1, 400))
+    length = float(np.mean([len(row) - 1 for row, _ in sample]))
+    recipe = replace(cell.recipe, rows_per_step=max(1, round(cell.recipe.tokens_per_step / length)))
+
+    def rows_at(step: int) -> list[Row]:
+        return encode_lines(tokenizer, *lines_of_step(cell, step, recipe.rows_per_step))
+    imitate(log, model, tokenizer, recipe, rows_at)
+    examples = recipe.steps * recipe.rows_per_step
+    return {"train_examples": examples, "train_tokens": round(examples * length)}
+
+
+def reinforce(cell: Cell, log: RunLog, model: Transformer, tokenizer: Tokenizer) -> dict:
+    """RL by outcome on the train split, from the weights of the arm; the opener is drawn, too."""
+    low, high = cell.recipe.levels
+    cfg = think_budget.Config(init="", critic="", family=cell.family.NAME, seed=cell.seed,
+                              min_level=low, max_level=high, rewards=Rewards(process=0.0),
+                              **RL[cell.size])
+    optimizer = make_optimizer(model, cfg.weight_decay)
+    for step in log.steps(checkpoint.resume(log, model, optimizer), cfg.steps):
+        log.record(step, **think_budget.reinforce(cfg, step, model, optimizer, tokenizer))
+        checkpoint.save_state_every(log, cfg, step, model, optimizer)
+    tokens = sum(line["train/generated_tokens"] for line in read_lines(log.metrics))
+    return {"train_examples": cfg.steps * cfg.prompts_per_step * cfg.group_size,
+            "train_tokens": tokens}
+
+
+def measured_rows(cell: Cell, folder: Path, device: torch.device, split: str) -> dict:
+    """{"rows"}: greedy accuracy in every mode on every frozen set of the trained levels, a digit
+    per problem; tokens and share of thoughts per answer."""
+    model, tokenizer = checkpoint.load(folder, device)
+    family, (low, high), rows = cell.family, cell.recipe.levels, []
+    levels = tuple(level for level in family.LEVELS if low <= level <= high)
+    for name, problems in frozen_sets(family.NAME, split, cell.recipe.eval_n, levels).items():
+        for mode in cell.modes:
+            texts = [text for (text,) in complete(model, tokenizer, problems, MODES[mode],
+                                                  Sampling(temperature=0))]
+            digits = "".join(str(int(family.verify(problem, text).correct))
+                             for problem, text in zip(problems, texts, strict=True))
+            rows.append({"line": f"{cell.arm}, {mode}", "family": family.NAME, "seed": cell.seed,
+                         "set": name, "method": "greedy", "n": 1, "digits": digits,
+                         "tokens": float(np.mean(list(map(len, tokenizer.encode_batch(texts))))),
+                         "thinking": float(np.mean([text[:7] == "<think>" for text in texts])),
+                         "problems": len(texts), **share_interval(digits.count("1"), len(texts))})
+    return {"rows": rows}

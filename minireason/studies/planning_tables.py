@@ -1,0 +1,86 @@
+"""Planning at equal training tokens: accuracy by arm and mode, margins, what an answer costs."""
+
+from pathlib import Path
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from minireason.measure.estimates import two_way_interval
+from minireason.problems import FAMILIES
+from minireason.report import style, tables
+from minireason.report.runs import group_by, level_of
+from minireason.report.seeds import verdicts_of
+from minireason.studies import shared
+
+MARGINS = (("trace, slow", "plan, fast"), ("dropped, slow", "plan, fast"),
+           ("dropped, slow", "trace, slow"), ("dropped, auto", "plan, fast"),
+           ("star_thought, slow", "star, fast"), ("dropped+rl, auto", "dropped, auto"),
+           ("star_mixed+rl, auto", "star_mixed, auto"))
+
+
+def margin_rows(rows: list[dict]) -> list[dict]:
+    """Differences of lines, paired by seed and problem, with the 95% interval over both."""
+    found, lines = [], group_by(rows, "line")
+    for better, worse in MARGINS:
+        others = {(row["set"], row["seed"]): row for row in lines.get(worse, [])}
+        own = [row for row in lines.get(better, []) if (row["set"], row["seed"]) in others]
+        for name, members in group_by(own, "set").items():
+            of_worse = [others[name, row["seed"]] for row in members]
+            found.append({"line": f"{better} - {worse}, points", "set": name,
+                          "method": "greedy - greedy",
+                          **two_way_interval(verdicts_of(members), verdicts_of(of_worse))})
+    return found
+
+
+def spent_text(rows: list[dict]) -> str:
+    """`81, 100%`: tokens per answer, and the share of answers with a thought."""
+    tokens, thinking = (np.mean([row[key] for row in rows]) for key in ("tokens", "thinking"))
+    return f"{tokens:.0f}, {100 * thinking:.0f}%"
+
+
+def accuracy_figure(rows: list[dict]) -> Figure:
+    """A panel per family: accuracy against tokens per answer, a colour per arm and mode, a point
+    per set, over the seeds."""
+    families = group_by(rows, "family")
+    figure, panels = style.panels(len(families), 4.2 * len(families))
+    for axes, (name, members) in zip(panels, families.items(), strict=True):
+        for i, (line, own) in enumerate(group_by(members, "line").items()):
+            sets = list(group_by(own, "set").values())
+            style.whiskers(axes, [np.mean([row["tokens"] for row in of_set]) for of_set in sets],
+                           [style.spread(of_set) for of_set in sets], style.SHADES[i % 8],
+                           "osD^vP*X"[i % 8], line, "-" if len(sets) > 1 else "")
+        style.percent_axis(axes, "solved (%)")
+        axes.set_title(f"{name}: {', '.join(map(str, map(level_of, group_by(members, 'set'))))} = "
+                       f"{FAMILIES[name].LEVEL_NAME}, left to right", fontsize=9)
+        axes.set_xlabel("tokens per answer")
+        axes.legend(fontsize=7, ncols=3, loc="upper center", bbox_to_anchor=(0.5, -0.17))
+    return figure
+
+
+def family_text(rows: list[dict], models: list[dict]) -> str:
+    """Two tables of one family, accuracy with margins and cost, under a line that says what is
+    shown."""
+    family = FAMILIES[rows[0]["family"]]
+    names = {name: f"{family.LEVEL_SYMBOL} = {level_of(name)}" for name in group_by(rows, "set")}
+    arms, read = {row["line"].partition(",")[0] for row in rows}, []
+    own = [model for model in models if model["arm"] in arms]
+    for arm, members in group_by(own, "arm").items():
+        tokens = np.mean([model["train_tokens"] for model in members]) / 1e6
+        read.append(f"{arm} {tokens:.2f}M in {members[0]['train_examples']:,} examples")
+    accuracy = tables.pivot(rows + margin_rows(rows), "line", "set", "arm", names=names)
+    cost = tables.pivot(rows, "line", "set", "arm", names=names, text=spent_text)
+    return (f"**{family.NAME}**: greedy accuracy in % (of a maze's plan: right and shortest), mean "
+            f"over seeds {', '.join(map(str, group_by(rows, 'seed')))} [95%, over seeds and "
+            f"problems] (range over seeds); n = {rows[0]['problems']} frozen problems per set, "
+            f"{own[0]['parameters'] / 1e6:.2f}M parameters. Tokens read: {', '.join(read)}.\n\n"
+            f"{tables.markdown(accuracy)}\n\nTokens per answer, and the share of answers with a "
+            f"thought:\n\n{tables.markdown(cost)}\n\n")
+
+
+def write(result: dict, out: Path) -> None:
+    """table.md and planning.png."""
+    text = ""
+    for rows in group_by(result["measured"], "family").values():
+        text += family_text(rows, result["models"])
+    style.save(out / "planning.png", accuracy_figure, result["measured"])
+    shared.write_table(out / "table.md", result, text.removesuffix("\n"))

@@ -1,0 +1,122 @@
+"""The planning study in its tiny form: it runs, resumes, continues with RL, redraws; its arms."""
+
+import dataclasses
+import json
+from collections import Counter
+
+import pytest
+
+from minireason.core.errors import UserError
+from minireason.model.tokenizer import Tokenizer
+from minireason.problems import FAMILIES, split_of
+from minireason.studies import planning as study
+from minireason.studies import planning_tables
+from minireason.studies.planning import Cell, Config
+from minireason.training import imitate as imitation
+
+
+@pytest.fixture
+def smallest(monkeypatch):
+    """The smoke size, with fewer problems."""
+    for name, recipe in study.SIZES["smoke"].items():
+        monkeypatch.setitem(study.SIZES["smoke"], name,
+                            dataclasses.replace(recipe, eval_n=2, save_every=1))
+
+
+def test_smoke_runs_resumes_and_is_the_same(smallest, tmp_path, monkeypatch):
+    cfg = Config(out=str(tmp_path / "a"), size="smoke", arms=("dropped", "star_mixed"),
+                 rl=("star_mixed",), seeds=(0,), device="cpu")
+    whole, steps = imitation.supervised_step, []
+
+    def dies(*arguments):
+        steps.append(1)
+        if len(steps) == 3:
+            raise KeyboardInterrupt
+        return whole(*arguments)
+
+    monkeypatch.setattr(imitation, "supervised_step", dies)
+    with pytest.raises(KeyboardInterrupt):
+        study.run(cfg)
+    result = study.run(cfg)                              # from step 2, not from the start
+    assert len(steps) == 3 + 2 + 4
+    other = study.run(dataclasses.replace(cfg, out=str(tmp_path / "b")))
+    assert result["measured"] == other["measured"] and result["models"] == other["models"]
+    assert json.loads((tmp_path / "a/result.json").read_text()) == result == study.run(cfg)
+    assert [model["arm"] for model in result["models"]] == ["dropped", "star_mixed",
+                                                            "star_mixed+rl"]
+    assert Counter(row["line"] for row in result["measured"]) == Counter(
+        f"{arm}, {mode}" for arm in ("dropped", "star_mixed", "star_mixed+rl")
+        for mode in ("fast", "slow", "auto"))
+    parent = json.loads((tmp_path / "a/cells/star_mixed+rl/config.json").read_text())
+    assert parent["parents"]["init"] and result["models"][2]["train_tokens"] > 0
+    study.run(Config(source=str(tmp_path / "a"), out=str(tmp_path / "drawn")))
+    for name in ("planning.png", "table.md"):            # from result.json alone
+        assert (tmp_path / "drawn" / name).read_bytes() == (tmp_path / "a" / name).read_bytes()
+
+
+def test_seeds_are_studies_of_their_own(smallest, tmp_path, monkeypatch, undrawn):
+    """Trained where a sweep over seeds puts them, they are only read back and put together."""
+    cfg = Config(out=str(tmp_path / "a"), size="smoke", arms=("star",), seeds=(0, 1), device="cpu",
+                 split="validation")
+    for seed in cfg.seeds:
+        study.run(dataclasses.replace(cfg, seeds=(seed,),
+                                      out=str(tmp_path / f"a/seeds/seeds={seed}")))
+    monkeypatch.setattr(study, "trained_model", None)
+    rows = study.run(cfg)["measured"]
+    assert [(row["seed"], row["set"]) for row in rows] == [(0, "pathstar-validation-l5"),
+                                                           (1, "pathstar-validation-l5")]
+
+
+def test_arms_see_equal_problems_and_equal_tokens(monkeypatch):
+    asked = {}
+    for arm, (name, _) in study.ARMS.items():
+        cell, taken = Cell("smoke", 0, arm), []
+        monkeypatch.setattr(study, "imitate", lambda log, model, tokenizer, recipe, rows_at,
+                            taken=taken: taken.extend(rows_at(step) for step in range(40)))
+        seen = study.train(cell, None, None, Tokenizer.build(FAMILIES[name].TOKENS))
+        tokens = sum(len(row) - 1 for rows in taken for row, _ in rows) / 40
+        assert tokens == pytest.approx(cell.recipe.tokens_per_step, rel=0.15)     # rows are whole
+        assert seen["train_tokens"] == pytest.approx(4 * tokens, rel=0.1)
+        prompts, texts = study.lines_of_step(cell, 7, 30)
+        asked.setdefault(name, []).append(prompts)
+        problems = [FAMILIES[name].read(prompt) for prompt in prompts]
+        assert {split_of(problem) for problem in problems} == {"train"}
+        for problem, text in zip(problems, texts, strict=True):
+            assert FAMILIES[name].verify(problem, text).correct
+    assert all(prompts == own[0] for own in asked.values() for prompts in own)
+
+
+def test_dropped_lines_have_dualformers_shares():
+    cell, counts = Cell("smoke", 1, "dropped"), Counter()
+    for step in range(20):
+        _, texts = study.lines_of_step(cell, step, 30)
+        for text in texts:
+            numbered = text.startswith("<think>") and text[7].isdigit()
+            counts["cot" if numbered else "direct" if text[:2] == "</" else "drop"] += 1
+    for kind, share in (("cot", 0.45), ("direct", 0.05), ("drop", 0.5)):
+        assert abs(counts[kind] / 600 - share) < 5 * (share * (1 - share) / 600) ** 0.5
+
+
+def test_an_arm_answers_in_the_modes_that_it_has_learned():
+    modes = {arm: Cell("smoke", 0, arm).modes for arm in study.ARMS}
+    both = ["fast", "slow", "auto"]
+    assert modes == {"plan": ["fast"], "trace": ["slow"], "dropped": both, "star": ["fast"],
+                     "star_reversed": ["fast"], "star_thought": ["slow"], "star_mixed": both}
+    assert Cell("smoke", 0, "dropped+rl").modes == both
+
+
+def test_margins_are_paired_by_seed_and_problem():
+    lines = {"trace, slow": ("1111", "1110"), "plan, fast": ("0011", "0010")}
+    rows = [{"line": line, "set": "maze-test-n6", "seed": seed, "digits": digits}
+            for line, answers in lines.items() for seed, digits in enumerate(answers)]
+    (found,) = planning_tables.margin_rows([*rows, {**rows[0], "line": "dropped, auto", "seed": 7}])
+    assert found["line"] == "trace, slow - plan, fast, points" and found["accuracy"] == 0.5
+    assert found["low"] <= 0.5 <= found["high"]
+
+
+@pytest.mark.parametrize("more, message", [
+    ({"size": "huge"}, "--size huge"), ({"arms": ("fast",)}, "--arms"), ({"seeds": ()}, "--seeds"),
+    ({"arms": ("star",), "rl": ("plan",)}, "--rl plan")])
+def test_bad_configuration_is_a_user_error(more, message):
+    with pytest.raises(UserError, match=message):
+        Config(**more)
