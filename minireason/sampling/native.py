@@ -36,6 +36,13 @@ ROWS_A_THREAD = 16                # fewer than twice as many are not worth a sec
 @functools.cache
 def choose_decoder(asked: str) -> str:
     """"native" or "torch" for MINIREASON_DECODE; says which and why, once per process."""
+    name, why = decoder_choice(asked)
+    tqdm.write(f"[sampler] decoding on the CPU by {name}: {why}", file=sys.stderr)
+    return name
+
+
+def decoder_choice(asked: str) -> tuple[str, str]:
+    """Who decodes on a CPU for MINIREASON_DECODE, and why; UserError if it cannot."""
     if asked not in ("auto", "native", "torch"):
         raise UserError(f"MINIREASON_DECODE={asked}: no such decoder; have auto, native, torch")
     name, why = asked, "asked for"
@@ -47,8 +54,7 @@ def choose_decoder(asked: str) -> str:
             if asked == "native":
                 raise UserError(f"MINIREASON_DECODE=native: {error}") from None
             name, why = "torch", f"slower; native.cpp was not built: {error}"
-    tqdm.write(f"[sampler] decoding on the CPU by {name}: {why}", file=sys.stderr)
-    return name
+    return name, why
 
 
 @functools.cache
