@@ -96,6 +96,8 @@ class Elsewhere(TorchFunctionMode):
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         kwargs = dict(kwargs or {})
+        if func is torch.device:
+            return func(*args, **kwargs)
 
         def named(value):
             here = isinstance(value, torch.device) and value.type == "mps"
