@@ -149,7 +149,8 @@ def draw_tokens(logits: Tensor, u: Tensor, how: Sampling) -> tuple[Tensor, Tenso
     if how.temperature == 0:
         token = logits.argmax(dim=-1)
     else:
-        cdf = logprobs.exp().cumsum(dim=-1, dtype=u.dtype)                # (B, V)
+        exact = torch.float32 if u.device.type == "mps" else torch.float64
+        cdf = logprobs.exp().cumsum(dim=-1, dtype=exact)                  # (B, V)
         token = torch.searchsorted(cdf, (u * cdf[:, -1])[:, None], right=True).squeeze(1)
         token = token.clamp_max(logits.shape[-1] - 1)
     return token, logprobs.gather(1, token[:, None]).squeeze(1)
