@@ -112,6 +112,7 @@ class Elsewhere(TorchFunctionMode):
 def without_posix() -> None:
     """From now on this process is on a system like Windows, as far as Python shows it."""
     sys.modules["fcntl"] = None
+    os.environ.setdefault("USERNAME", "user")      # which PyTorch asks for where there is no uid
     for module, names in ((os, ("fork", "forkpty", "geteuid", "getuid", "getpgid", "killpg",
                                 "setsid", "sched_getaffinity", "O_DIRECTORY", "sysconf")),
                           (signal, ("SIGHUP", "SIGKILL", "SIGALRM"))):
