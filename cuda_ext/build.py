@@ -18,7 +18,7 @@ import shutil
 import sys
 from pathlib import Path
 
-from cuda_ext.cache import BuildError, kept, run, run_all, try_loading
+from cuda_ext.cache import BuildError, check_system, kept, run, run_all, try_loading
 
 SOURCES = Path(__file__).parent
 DTYPES = {"fp32": "float", "bf16": "bf16", "fp16": "fp16"}
@@ -50,6 +50,7 @@ def kernels_of(dtype: str, head_dim: int) -> list[str]:
 
 def find_nvcc() -> str:
     """Path of nvcc, or a BuildError that says how to get it."""
+    check_system()
     home = os.environ.get("CUDA_HOME") or os.environ.get("CUDA_PATH") or "/usr/local/cuda"
     found = shutil.which("nvcc") or shutil.which("nvcc", path=f"{home}/bin")
     if found is None:

@@ -34,6 +34,13 @@ class BuildError(RuntimeError):
         self.output = output
 
 
+def check_system() -> None:
+    """BuildError where compilers could not be stopped, nor what they built be kept from others."""
+    if not (hasattr(os, "killpg") and hasattr(os, "geteuid")):
+        raise BuildError("nothing is compiled on this system: it has no process groups or owners "
+                         "of files as POSIX has (on Windows, WSL has them)")
+
+
 def first_lines(output: str) -> str:
     """A compiler's first complaint and what follows it, on one line."""
     lines = [line.strip() for line in output.splitlines() if line.strip()]
@@ -69,6 +76,7 @@ class Compiler:
     """One that runs, the leader of a process group that is killed as one."""
 
     def __init__(self, command: list[str], seconds: float):
+        check_system()
         self.name, self.seconds, self.end = command[0], seconds, time.monotonic() + seconds
         self.said = tempfile.TemporaryFile()       # not a pipe: a server left behind would hold it
         try:

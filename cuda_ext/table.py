@@ -1,6 +1,6 @@
 """From the GPU check's results to the tables in the READMEs and to what `auto` chooses.
 
-    python -m cuda_ext.table            writes cuda_ext/README.md, README.md and crossover.json
+    python -m cuda_ext.table            writes cuda_ext/README.md, docs/machines.md, crossover.json
 
 The results are data/reference/attention.json. Without that file the tables say "not measured yet".
 """
@@ -107,9 +107,9 @@ def main() -> int:
         full = short = NOT_MEASURED
         choice = {"measured": None, "longest_row": {"self": {}, "decode": {}}}
     replace_between(build.SOURCES / "README.md", full)
-    readme = ROOT / "README.md"
-    if BEGIN in readme.read_text():
-        replace_between(readme, short)
+    page = ROOT / "docs" / "machines.md"
+    if BEGIN in page.read_text():
+        replace_between(page, short)
     (build.SOURCES / "crossover.json").write_text(json.dumps(choice) + "\n")
     return 0
 

@@ -29,7 +29,8 @@ class Config:
     out: str = ""                 # default: runs/<size>, or runs/<family>-<size>
     seed: int = 0
     split: str = "test"           # frozen sets of the results; validation: to choose a recipe by
-    device: str = "auto"          # auto | cpu | cuda
+    device: str = "auto"          # auto | cpu | cuda | mps
+    track: str = ""               # trackio | wandb | tensorboard: shows metrics.jsonl there, too
 
 
 def plan_of(cfg: Config) -> list[tuple[str, partial[dict]]]:
@@ -41,7 +42,7 @@ def plan_of(cfg: Config) -> list[tuple[str, partial[dict]]]:
         if stage.in_run:
             module = importlib.import_module(stage.module)
             settings = {"family": cfg.family, "seed": cfg.seed, "split": cfg.split,
-                        "device": cfg.device, **stage.settings,
+                        "device": cfg.device, "track": cfg.track, **stage.settings,
                         **settings_of(cfg.family, cfg.size, stage.name)}
             for field, parent in stage.parents.items():
                 settings[field] = str(folder(cfg) / parent)

@@ -16,8 +16,9 @@ FILES = sorted(p for p in LIBRARY.rglob("*.py") if p.name != "__main__.py")
 
 
 def floors() -> dict[str, int]:
-    """{module or folder of minireason/: floor}, from the README's table, so it cannot be wrong."""
-    rows = re.findall(r"^\| (\d) \| `([^`]+)`", (ROOT / "README.md").read_text(), re.MULTILINE)
+    """{module or folder of minireason/: floor}, from docs/architecture.md, which cannot be wrong."""
+    rows = re.findall(r"^\| (\d) \| `([^`]+)`", (ROOT / "docs/architecture.md").read_text(),
+                      re.MULTILINE)
     return {word.strip("/"): int(floor) for floor, words in rows for word in words.split()}
 
 
@@ -44,7 +45,7 @@ def imports_of(path: Path) -> set[str]:
     return {name.removeprefix("minireason.") for name in found if name.startswith("minireason.")}
 
 
-def test_every_module_has_its_floor_in_the_readme():
+def test_every_module_has_its_floor_in_the_architecture():
     listed = floors()
     assert set(listed.values()) == set(range(6))
     assert {name.partition(".")[0] for name in MODULES if name} == set(listed)

@@ -32,7 +32,7 @@ from minireason.training.rollouts import Rewards
 style.STYLE["savefig.dpi"] = 40   # no test looks at pixels
 MIXTURE = Mixture(facts=0.2, direct=0.2, facts_per_line=3, max_level=2)
 WIRED = ("family", "init", "base", "policy", "critic", "outcome", "out", "seed", "split",
-         "device")                # by the pipeline
+         "device", "track")       # by the pipeline
 
 
 def draw_nothing(path: Path, function, *arguments) -> Path:

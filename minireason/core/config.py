@@ -42,7 +42,8 @@ class StageConfig:
     family: str = "chain"         # one of problems.FAMILIES, such as countdown
     seed: int = 0
     split: str = "test"           # frozen sets of the results; validation: to choose a recipe by
-    device: str = "auto"          # auto | cpu | cuda
+    device: str = "auto"          # auto | cpu | cuda | mps
+    track: str = ""               # trackio | wandb | tensorboard: shows metrics.jsonl there, too
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,15 +135,17 @@ def rng(seed: int, *purpose: object) -> np.random.Generator:
 
 
 def resolve_device(name: str) -> torch.device:
-    """'auto' means the GPU if there is one; asking for a missing device is a UserError."""
+    """'auto' means an NVIDIA GPU if there is one; asking for a missing device is a UserError."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         device = torch.device(name)
     except RuntimeError:
-        raise UserError(f"--device {name}: not a device; use auto, cpu or cuda") from None
-    if device.type not in ("cpu", "cuda"):
-        raise UserError(f"--device {name}: only auto, cpu and cuda are supported")
+        raise UserError(f"--device {name}: not a device; use auto, cpu, cuda or mps") from None
+    if device.type not in ("cpu", "cuda", "mps"):
+        raise UserError(f"--device {name}: only auto, cpu, cuda and mps are supported")
+    if device.type == "mps" and not torch.backends.mps.is_available():
+        raise UserError(f"--device {name}: no Apple GPU is visible to PyTorch; use --device cpu")
     if device.type == "cuda" and not torch.cuda.is_available():
         raise UserError(f"--device {name}: no CUDA device is visible to PyTorch; use --device cpu")
     if (device.index or 0) >= (torch.cuda.device_count() if device.type == "cuda" else 1):
@@ -151,8 +154,12 @@ def resolve_device(name: str) -> torch.device:
 
 
 def portable(config, out: Path) -> dict:
-    """A config as JSON that holds wherever its folder is moved: folders as seen from `out`."""
+    """A config as JSON that holds wherever its folder is moved: folders as seen from `out`.
+
+    Who shows the metrics is left out: a run may be resumed with another tracker, or none.
+    """
     record = to_dict(config)
+    record.pop("track", None)
     for name in PATHS:
         if record.get(name):
             record[name] = os.path.relpath(record[name], out)

@@ -83,8 +83,11 @@ def make_folder(folder: Path) -> None:
 
 def sync(path: Path) -> None:
     """Wait until a file, or the names in a folder, would survive a loss of power."""
+    posix = hasattr(os, "O_DIRECTORY")
+    if not posix and path.is_dir():   # Windows opens no folder, and keeps the names in it itself
+        return
     with disk_errors(path):
-        descriptor = os.open(path, os.O_RDONLY)
+        descriptor = os.open(path, os.O_RDONLY if posix else os.O_RDWR)
         try:
             os.fsync(descriptor)
         finally:

@@ -20,6 +20,7 @@ from tqdm import tqdm
 from minireason.core import files, flops, locks, parallel
 from minireason.core.config import PATHS, made_with, portable, used
 from minireason.core.errors import UserError
+from minireason.core.track import Tracker
 
 
 class RunLog:
@@ -30,10 +31,10 @@ class RunLog:
         self.metrics = self.out / "metrics.jsonl"     # what record() appends to
         self.record_of_config = {"stage": stage, "config": portable(config, self.out),
                                  "parents": parents}
+        self.tracker = Tracker(config, self.out, self.say)
         self.started = time.perf_counter()
         self.flops_at_start = flops.spent()
-        self.seconds_before = 0.0     # spent by earlier, interrupted processes
-        self.flops_before = 0.0
+        self.seconds_before = self.flops_before = 0.0     # spent by earlier, interrupted processes
         if parallel.is_main():
             files.make_folder(self.out)
             locks.lock_folder(self.out)
@@ -118,10 +119,9 @@ class RunLog:
                                 "state is kept, lower the learning rate and start anew")
         if not parallel.is_main():
             return
-        line = json.dumps({"step": step, **values}) + "\n"
-        with files.disk_errors(self.metrics), open(self.metrics, "a", encoding="utf-8") as file:
-            file.write(line)
-            file.flush()
+        with files.disk_errors(self.metrics), open(self.metrics, "ab") as file:
+            file.write((json.dumps({"step": step, **values}) + "\n").encode())
+        self.tracker.log(step, values)
 
     def steps(self, start: int, stop: int, title: str = ""):
         """Iterate start..stop-1 under a progress bar that shows rate and remaining time."""
@@ -164,8 +164,8 @@ class RunLog:
     def start(self, model, device) -> None:
         """Say what runs where: the first lines of every run."""
         parents = ", ".join(f"{k} {v[:8]}" for k, v in self.record_of_config["parents"].items())
-        self.say(f"{model.n_params:,} parameters on {device}, "
-                 f"{'bf16' if device.type == 'cuda' else 'fp32'}, {parallel.world_size()} "
+        number = "bf16" if device.type == "cuda" else "fp32"
+        self.say(f"{model.n_params:,} parameters on {device}, {number}, {parallel.world_size()} "
                  f"process(es), parents: {parents or 'none'}")
         for part, choose in ("attention", model.attention_choice), ("layers", model.layers_choice):
             used[part], why = choose(device)
@@ -211,6 +211,7 @@ class RunLog:
             files.write_manifest(self.out, "result.json", text)
             files.write_atomic(self.out / "result.json", text)
             self._leave_folder()
+            self.tracker.close()
         parallel.barrier()
         return result
 

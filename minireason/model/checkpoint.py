@@ -209,10 +209,11 @@ def resume(log: RunLog, model: Transformer, optimizer: torch.optim.Optimizer) ->
     model.load_state_dict({name.removeprefix("model."): t for name, t in tensors.items()
                            if name.startswith("model.")})
     for i, parameter in enumerate(_parameters(optimizer)):
-        # The fused AdamW keeps its step count, too, on the device of the parameter.
+        # The fused AdamW keeps its step count, too, on the device of the parameter. Copies: what is
+        # read lies in the file's own pages, and Windows replaces no file that is mapped.
         optimizer.state[parameter] = {
-            name.rpartition(".")[2]: t.to(parameter.device) for name, t in tensors.items()
-            if name.startswith(f"optimizer.{i}.")}
+            name.rpartition(".")[2]: t.to(parameter.device, copy=True)
+            for name, t in tensors.items() if name.startswith(f"optimizer.{i}.")}
     log.rewind(metadata["offset"], metadata["log"])
     parallel.barrier()
     log.say(f"resuming from step {metadata['step']}")

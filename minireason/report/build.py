@@ -116,6 +116,25 @@ def completions(stage: dict, name: str) -> list[dict]:
     return found
 
 
+def sample_thoughts(run: dict[str, dict]) -> list[str]:
+    """A problem that the policy got wrong before RL and right after it, both thoughts marked.
+
+    Lines of text, the problem first; none where no problem is of that kind.
+    """
+    before, after = (run.get(name, {}).get("examples", {}) for name in ("testtime", "rl_testtime"))
+    for name in [*before][::-1]:
+        if name not in after:
+            continue
+        for pair in zip(completions(run["testtime"], name), completions(run["rl_testtime"], name),
+                        strict=False):
+            if [found["kind"] for found in pair] == ["wrong", "right"]:
+                return [pair[0]["problem"].prompt] + [
+                    f"  {label:<9} " + "  ".join(f"{step} {MARKS[kind]}" for step, kind in
+                                                 found["steps"]) + f"  -> {found['answer']}"
+                    for label, found in zip(("before RL", "after RL"), pair, strict=True)]
+    return []
+
+
 def marked_lines(stage: dict) -> list[list[tuple[str, str]]]:
     """Lines of a pretraining text cut into (piece, its mistake or ""); [] if nobody errs."""
     family = FAMILIES[stage["config"]["family"]]
@@ -214,7 +233,8 @@ def results_block(folders: list[Path], drawn: Path, seen_from: Path, short: bool
                for run in runs]
     block = render(
         "results.md.j2", runs, drawn, image=partial(image, seen_from), minutes=sorted(minutes),
-        short=short, controls=partial(seeds.control_rows, folders[0].parent),
+        short=short, thoughts=sample_thoughts(runs[0]),
+        controls=partial(seeds.control_rows, folders[0].parent),
         size=read_json(record)["config"]["size"] if record.exists() else "?",
         machines=sorted({results.load_machine(folder) for folder in folders}))
     return re.sub(r"\n{3,}", "\n\n", block)   # where a table is missing

@@ -32,9 +32,14 @@ ROWS_A_THREAD = 16                # fewer than twice as many are not worth a sec
 @functools.cache
 def choose_decoder(asked: str) -> str:
     """"native" or "torch" for MINIREASON_DECODE; says which and why, once per process."""
-    name, why = choose("MINIREASON_DECODE", asked, "decoder", library)
+    name, why = decoder_choice(asked)
     tqdm.write(f"[sampler] decoding on the CPU by {name}: {why}", file=sys.stderr)
     return name
+
+
+def decoder_choice(asked: str) -> tuple[str, str]:
+    """Who decodes on a CPU for MINIREASON_DECODE, and why; UserError if it cannot."""
+    return choose("MINIREASON_DECODE", asked, "decoder", library)
 
 
 @functools.cache

@@ -149,10 +149,20 @@ def draw_tokens(logits: Tensor, u: Tensor, how: Sampling) -> tuple[Tensor, Tenso
     if how.temperature == 0:
         token = logits.argmax(dim=-1)
     else:
-        cdf = logprobs.exp().cumsum(dim=-1, dtype=torch.float64)          # (B, V)
+        exact = torch.float32 if u.device.type == "mps" else torch.float64
+        cdf = logprobs.exp().cumsum(dim=-1, dtype=exact)                  # (B, V)
         token = torch.searchsorted(cdf, (u * cdf[:, -1])[:, None], right=True).squeeze(1)
         token = token.clamp_max(logits.shape[-1] - 1)
     return token, logprobs.gather(1, token[:, None]).squeeze(1)
+
+
+def to_draw_from(uniform: np.ndarray, device: torch.device) -> Tensor:
+    """The uniform numbers on a device, in float64, or in float32 on an Apple GPU, which lacks that.
+
+    There they stay far enough below 1 that no product with a sum in float32 rounds up to the sum.
+    """
+    u = torch.from_numpy(uniform)
+    return u.to(device) if device.type != "mps" else u.clamp_max(1 - 2.0 ** -22).float().to(device)
 
 
 @torch.inference_mode()
@@ -161,8 +171,8 @@ def decode_chunk(model: Transformer, tokenizer: Tokenizer, how: Sampling, chunk:
     device = model.embedding.weight.device
     rows, max_new = chunk.uniform.shape
     longest = max(map(len, chunk.prompts))
-    source, limits, u = (torch.from_numpy(x).to(device)
-                         for x in (chunk.source, chunk.limits, chunk.uniform))
+    source, limits = (torch.from_numpy(x).to(device) for x in (chunk.source, chunk.limits))
+    u = to_draw_from(chunk.uniform, device)
     tokens = torch.full((rows, max_new), tokenizer.pad, device=device)
     logprobs = torch.zeros((rows, max_new), device=device)
     mask = torch.zeros((rows, max_new), dtype=torch.bool, device=device)

@@ -25,10 +25,10 @@ def test_the_dry_run_passes_every_part_and_its_tables_can_be_written(tmp_path, m
                      for way in ("forward", "backward")} | {"decode"}
     for row in results["kernels"]:
         assert row["ours"]["us"] > 0 and row["best"] and row["ratio"] > 0, row
-    readme = tmp_path / "README.md"
-    for folder in (tmp_path, tmp_path / "cuda_ext"):
-        folder.mkdir(exist_ok=True)
-        (folder / "README.md").write_text(f"above\n{table.BEGIN}\nold\n{table.END}\nbelow\n")
+    page = tmp_path / "docs" / "machines.md"
+    for path in (page, tmp_path / "cuda_ext" / "README.md"):
+        path.parent.mkdir()
+        path.write_text(f"above\n{table.BEGIN}\nold\n{table.END}\nbelow\n")
     monkeypatch.setattr(build, "SOURCES", tmp_path / "cuda_ext")
     monkeypatch.setattr(table, "ROOT", tmp_path)
     monkeypatch.setattr(table, "RESULTS", out)
@@ -36,7 +36,7 @@ def test_the_dry_run_passes_every_part_and_its_tables_can_be_written(tmp_path, m
     text = (tmp_path / "cuda_ext" / "README.md").read_text()
     assert text.startswith("above\n") and text.endswith("below\n") and "old" not in text
     assert text.count("| forward |") == 1 and "| decode |" in text and "training" in text
-    assert "sampling, tokens/s" in readme.read_text()
+    assert "sampling, tokens/s" in page.read_text()
     assert json.loads((tmp_path / "cuda_ext" / "crossover.json").read_text())["measured"]
 
 
@@ -52,7 +52,8 @@ def test_the_committed_tables_are_those_of_the_committed_results(tmp_path, monke
     copy = tmp_path / "cuda_ext"
     copy.mkdir()
     shutil.copy(build.SOURCES / "README.md", copy)
-    shutil.copy(table.ROOT / "README.md", tmp_path)
+    (tmp_path / "docs").mkdir()
+    shutil.copy(table.ROOT / "docs" / "machines.md", tmp_path / "docs")
     before = {path: path.read_text() for path in tmp_path.rglob("*.md")}
     committed = (build.SOURCES / "crossover.json").read_text()
     monkeypatch.setattr(build, "SOURCES", copy)

@@ -48,7 +48,7 @@ def test_both_files_are_made_anew_from_the_reference_alone(three):
     assert {p.name: p.read_bytes() for p in Path("docs/figures").iterdir()} == pictures
     for path, text in first.items():
         assert path.read_text() == text
-        assert text.startswith(f"above\n{BEGIN}\n|") and text.endswith(f"{END}\nbelow\n")
+        assert text.startswith(f"above\n{BEGIN}\n") and text.endswith(f"{END}\nbelow\n")
         assert "old" not in text and "\n\n\n" not in text
         for name in re.findall(r'src="([^"]+)"', text):
             assert (path.parent / name).is_file()
