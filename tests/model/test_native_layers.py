@@ -47,7 +47,8 @@ def same(ours, exact, *inputs: torch.Tensor) -> None:
     wanted = torch.autograd.grad(b, b_in, [x.double() for x in directions])
     for x, y in zip([*a, *found], [*b, *wanted], strict=True):
         # float32 carries 6e-8; sums over up to 150 tokens of numbers around 1 round at some 1e-6
-        torch.testing.assert_close(x.double(), y, rtol=2e-6, atol=2e-6 * max(1, y.abs().max()))
+        torch.testing.assert_close(x.double(), y, rtol=2e-6,
+                                   atol=2e-6 * max(1.0, y.abs().max().item()))
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 7), (5, 16), (3, 5, 12), (150, 33), (64, 96)])
