@@ -16,7 +16,7 @@ FILES = sorted(p for p in LIBRARY.rglob("*.py") if p.name != "__main__.py")
 
 
 def floors() -> dict[str, int]:
-    """{module or folder of minireason/: floor}, from docs/architecture.md, which cannot be wrong."""
+    """{module or folder of minireason/: floor}, from docs/architecture.md, always right."""
     rows = re.findall(r"^\| (\d) \| `([^`]+)`", (ROOT / "docs/architecture.md").read_text(),
                       re.MULTILINE)
     return {word.strip("/"): int(floor) for floor, words in rows for word in words.split()}

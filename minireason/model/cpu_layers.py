@@ -84,8 +84,10 @@ class CausalAttention(torch.autograd.Function):
     @staticmethod
     def forward(ctx, qkv, q_gain, k_gain, cos, sin, heads: int, eps: float, packed=None):
         x = qkv.unflatten(-1, (3 * heads, -1))
-        x = x.permute(2, 0, 1, 3) if packed is None else x.transpose(0, 1)[:, packed[2]]
-        x = x.contiguous()                                                       # (3 H, B, T, D)
+        if packed is None:                                     # a copy, as it is changed in place
+            x = x.permute(2, 0, 1, 3).clone(memory_format=torch.contiguous_format)
+        else:
+            x = x.transpose(0, 1)[:, packed[2]].contiguous()                     # (3 H, B, T, D)
         v = x[2 * heads:]                                                        # (H, B, T, D)
         scale = inverse_rms(x[:2 * heads], eps)                                  # (2 H, B, T, 1)
         unit = x[:2 * heads].mul_(scale)
