@@ -23,6 +23,7 @@ class World:
         self.budget, self.spent, self.draws = budget, 0, 0
         self.drawn_from: list[tuple] = []                # prefixes in order, one a call of draw
         self.seen: dict[tuple, str] = {}                 # every drawn prefix and its state
+        self.values: dict[tuple, float] = {}
         self.tokens: dict[tuple, int] = {}               # and what its last step cost
 
     def step(self, prefix, text):
@@ -55,7 +56,9 @@ class World:
 
     def value(self, prefix):
         """A value that has nothing to do with length; different prefixes differ."""
-        return float(rng(*self.seed, "value", *prefix).random())
+        if prefix not in self.values:
+            self.values[prefix] = float(rng(*self.seed, "value", *prefix).random())
+        return self.values[prefix]
 
     def search(self, solution, beams, width, budget=None):
         """Run the student's search and check its account."""
