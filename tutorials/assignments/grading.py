@@ -220,6 +220,7 @@ def grade(checks: list[Check], grader: str, arguments: list[str] | None = None, 
         print(f"not graded:\n{remark}")
     else:
         asked = student(solution, Limits(options.seconds, options.total, options.megabytes))
+        asked.modules = allowed
         try:
             results = run_checks(every, asked, seed, lambda line: print(line, flush=True))
         finally:
