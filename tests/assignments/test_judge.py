@@ -5,13 +5,12 @@ import runpy
 import sys
 from pathlib import Path
 
-import pytest
-from wrong_solutions import ASSIGNMENTS, Local, grader, solution_path
-
 import grading
 import judge
+import pytest
 import rules
 import student
+from wrong_solutions import ASSIGNMENTS, Local, grader, solution_path
 
 RIGHT = solution_path("01_step_checker").read_text()
 LIMITS = grading.Limits(seconds=20, total=120, megabytes=300)
@@ -296,15 +295,18 @@ def test_an_error_of_the_user_is_one_line(options, told, command):
     assert code == 2 and len(lines) == 1 and lines[0].endswith(told)
 
 
-def test_a_hidden_file_without_checks_and_a_missing_solution_are_one_line(command, tmp_path):
+def test_a_hidden_file_without_checks_and_a_missing_solution_are_one_line(command, tmp_path,
+                                                                             capsys):
     (tmp_path / "hidden.py").write_text("x = 1")
     code, lines = command(RIGHT, "--hidden", str(tmp_path / "hidden.py"))
     assert code == 2 and "holds no list CHECKS" in lines[-1]
     for name, told in (("nowhere.py", "no such file"), (str(tmp_path), "no such file"),
                        (str(ASSIGNMENTS / "01_step_checker" / "README.md"), "not a .py file")):
+        capsys.readouterr()
         with pytest.raises(SystemExit) as stop:
             grading.grade([], str(ASSIGNMENTS / "01_step_checker" / "grade.py"), [name])
         assert stop.value.code == 2
+        assert capsys.readouterr().err.endswith(f"{name}: {told}\n")
 
 
 def test_a_grader_runs_as_a_command(tmp_path):

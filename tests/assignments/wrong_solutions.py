@@ -4,7 +4,7 @@
     - lines of solutions/NAME.* that stand there once
     + what replaces them
 
-    python tests/assignments/wrong_solutions.py [NAME ...]     grade them all; counts for docs/LOG.md
+    python tests/assignments/wrong_solutions.py [NAME ...]     grade all; counts for docs/LOG.md
 
 Each must lose points and be told "expected ..., came ...", the right one must lose none. Changed
 solutions run in this process (Local), the compiled ones in one of their own.
@@ -13,16 +13,17 @@ solutions run in this process (Local), the compiled ones in one of their own.
 import json
 import runpy
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
-HERE = Path(__file__).resolve().parent
-ASSIGNMENTS = HERE.parents[1] / "tutorials" / "assignments"
-sys.path.append(str(ASSIGNMENTS))
+sys.path.append(str(Path(__file__).resolve().parents[2] / "tutorials" / "assignments"))
 import grading
 import student
 
+HERE = Path(__file__).resolve().parent
+ASSIGNMENTS = HERE.parents[1] / "tutorials" / "assignments"
 FOLDERS = sorted(path.parent.name for path in ASSIGNMENTS.glob("*/grade.py"))
 
 
@@ -119,10 +120,9 @@ def lost(found: dict, path: Path, seed: int) -> dict[str, str]:
 
 def main(folders: list[str]) -> int:
     """One line an assignment, and one for each wrong solution that got through."""
-    import tempfile
     missed = 0
     for number, folder in enumerate(folders):
-        found, caught, hints, checks = grader(folder), 0, 0, set()
+        found, caught, checks = grader(folder), 0, set()
         right = solution_path(folder)
         assert not lost(found, right, seed=number), f"{folder}: the right solution loses points"
         every = wrong_solutions(folder)
@@ -133,7 +133,6 @@ def main(folders: list[str]) -> int:
                 why = lost(found, path, seed=number)
                 caught += bool(why)
                 checks |= set(why)
-                hints += any(";" in text or ":" in text.partition("came")[2] for text in why.values())
                 if not why:
                     print(f"{folder}: NOT CAUGHT: {name}", flush=True)
                 elif "-v" in sys.argv:

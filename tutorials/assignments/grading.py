@@ -1,8 +1,8 @@
 """What all graders share: named checks, each worth points, on a student who is only asked.
 
 The student's functions run in a process of their own (judge.py, student.py); the checks, what they
-expect and the comparison stay in this one. Cases are drawn anew for each grading from a seed that is
-printed. A grader is a list of checks and one line: `raise SystemExit(grade(CHECKS, __file__))`.
+expect and the comparison stay in this one. Cases are drawn anew for each grading, from a seed that
+is printed. A grader is a list of checks and one line: `raise SystemExit(grade(CHECKS, __file__))`.
 """
 
 import argparse

@@ -52,7 +52,7 @@ class Limits:
 class Student:
     """The functions of a solution, each call made in a process of its own."""
 
-    def __init__(self, path: str | Path, limits: Limits = Limits()):      # noqa: B008
+    def __init__(self, path: str | Path, limits: Limits = Limits()):
         self.limits, self.source = limits, Path(path)
         self.folder = Path(tempfile.mkdtemp(prefix="grading-"))
         self.path = self.folder / "solution.py"
@@ -68,7 +68,7 @@ class Student:
         return lambda *arguments: self.all(name, [arguments])[0]
 
     def all(self, name: str, calls: list[tuple]) -> list:
-        """The results of many calls of one function; a function among the arguments is called here."""
+        """The results of many calls of one function; functions among the arguments run here."""
         callbacks, packed = {}, []
         for arguments in calls:
             packed.append([])

@@ -6,8 +6,8 @@ PLAIN = ("__future__", "abc", "bisect", "collections", "copy", "dataclasses", "d
          "fractions", "functools", "heapq", "itertools", "math", "operator", "random", "re",
          "statistics", "string", "typing")
 NAMES = frozenset(
-    "eval exec compile __import__ globals locals vars getattr setattr delattr open input breakpoint "
-    "__builtins__ __loader__ __spec__ attrgetter methodcaller".split())
+    "eval exec compile __import__ globals locals vars getattr setattr delattr open input "
+    "breakpoint __builtins__ __loader__ __spec__ attrgetter methodcaller".split())
 ATTRIBUTES = frozenset(      # doors from an allowed module to one that is not, and to files
     "sys os modules builtins importlib inspect subprocess ctypes ctypeslib f2py attrgetter "
     "methodcaller eval exec load save savez savez_compressed savetxt loadtxt genfromtxt fromfile "

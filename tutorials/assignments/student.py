@@ -29,7 +29,7 @@ HIDDEN = ("minireason", "cuda_ext")   # the references
 # ---- values as JSON --------------------------------------------------------------------------
 
 def pack(value: object) -> object:
-    """Plain values as they are, all else as a dictionary of one key; TypeError for what is no value.
+    """Plain values as they are, all else as a dictionary of one key; TypeError if it is none.
 
     tuple {"t"}, dict {"d"}, NumPy scalar {"n"}, array {"a"}, tensor {"p"}, callback {"f"}, and an
     object with attributes {"o"}.

@@ -196,7 +196,8 @@ def whole(solution, seed, heads, kv_heads, steps, gain_scale):
                                       n_kv_heads=kv_heads, eps=EPS, impl="reference")
     close(solution.self_attention(qkv, q_gain, k_gain, heads, kv_heads, THETA, EPS), wanted,
           f"H = {heads}, Hkv = {kv_heads}, T = {steps}", likely={
-              "rotated before the norm and its gain: QK-norm comes first": formula(("rope", "norm")),
+              "rotated before the norm and its gain: QK-norm comes first":
+                  formula(("rope", "norm")),
               "nothing is rotated": formula(turn=False),
               "q and k are not normalised": formula(norm=False)})
 

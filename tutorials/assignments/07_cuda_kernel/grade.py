@@ -136,7 +136,7 @@ def barriers(solution, seed):
     cases = [scores(seed, 1, 1, BLOCK), scores(seed, 1, 1, 2 * BLOCK),
              *(spike(seed, BLOCK, at) for at in (0, 1, 2, 16, 31, 32, 63, 64, 65, 96, 127)),
              *(spike(seed, 2 * BLOCK, at) for at in (0, 33, 128, 200, 255))]
-    short = [scores(seed, 1, 1, 5), scores(seed, 1, 1, 100)]       # other checks ask whether these are right
+    short = [scores(seed, 1, 1, n) for n in (5, 100)]  # other checks ask whether these are right
     every = solution.run(cases + short, SCHEDULES)
     for case, runs in zip(cases, every, strict=False):
         for came in runs:

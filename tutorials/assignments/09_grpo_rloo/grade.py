@@ -70,7 +70,8 @@ def pushes(how):
                 "the sample's standard deviation (G - 1), not the population's":
                     right_push(*case, ddof=1),
                 "this is p (1 - p), which holds for RLOO": p * (1 - p),
-                "this is sqrt(p (1 - p)), the limit of large G": math.sqrt(p * (1 - p))}, tolerance=1e-6)
+                "this is sqrt(p (1 - p)), the limit of large G": math.sqrt(p * (1 - p))},
+                  tolerance=1e-6)
     return check
 
 

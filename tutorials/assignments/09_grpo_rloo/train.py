@@ -71,7 +71,8 @@ def experiment(given: Setting) -> list[dict]:
         reached = np.stack(found[how])
         more, low, high = given.functions.over_seeds(reached, np.broadcast_to(before,
                                                                               reached.shape))
-        rows.append({"arm": how, "accuracy": float(reached.mean()), "silent": float(np.mean(shares)),
+        rows.append({"arm": how, "accuracy": float(reached.mean()),
+                     "silent": float(np.mean(shares)),
                      "gain": more, "gain_low": low, "gain_high": high})
     more, low, high = given.functions.over_seeds(np.stack(found["grpo"]), np.stack(found["rloo"]))
     return [*rows, {"arm": "grpo - rloo", "gain": more, "gain_low": low, "gain_high": high}]
