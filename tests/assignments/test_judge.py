@@ -120,7 +120,7 @@ def verify(prompt, text): return (True, True, True)
 
 @pytest.mark.parametrize("body,told", [
     ("import minireason", "ImportError in line 1: minireason is not allowed"),
-    ("m = 'mini' + 'reason'\n    __import__(m + '.problems.chain')", "minireason"),
+    ("m = 'mini' + 'reason'; __import__(m + '.problems.chain')", "minireason"),
     (f"open({str(ASSIGNMENTS / 'grading.py')!r}, 'a')", "PermissionError in line 1: writing"),
     (f"open({str(ASSIGNMENTS / '01_step_checker' / 'grade.py')!r})", "reading"),
     (f"import os; os.remove({str(ASSIGNMENTS / 'rules.py')!r})", "os.remove is not allowed"),

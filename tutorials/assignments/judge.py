@@ -182,6 +182,8 @@ class Student:
     def close(self) -> str:
         """End everything; returns what the student printed, shortened."""
         self.stop()
+        if self.printed.closed:
+            return ""
         self.printed.seek(0)
         text = self.printed.read(PRINTED).decode(errors="replace")
         self.printed.close()

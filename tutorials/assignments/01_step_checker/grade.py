@@ -22,6 +22,7 @@ TRICKS = (
     "<think>23+4=27;27*3=81", "<think>23+4=27;27*3=81</think>", "<think>23+4=127</think>81<eos>",
     "<think><think>23+4=27;27*3=81</think>81<eos>", "<think>23+4=27;27*3=81</think>80,81<eos>",
     "x" + IDEAL, "<think>23+4=27;27*3=81<think>81<eos>", "<think>23+4=２7</think>81<eos>",
+    "</think>8１<eos>", "<think>23+4=2７;27*3=81</think>81<eos>",
 )
 PIECES = [*"0123456789+-*/=; ", "<eos>", "</think>", "<think>"]
 
@@ -134,6 +135,8 @@ def malformed(solution, seed):
     cases = [(PROBLEM, (bad, "27*3=81")) for bad in (
         "", "23+4", "23+4=", "023+4=27", "23+4=27 ", "23+4=27\n", "２３+4=27", "23+4=027",
         "23+4==27", "23+4=27;27*3=81", "think")]
+    three = chain.read("(((23+4)*3)/9)")       # after what is no step the state is the exact one
+    cases += [(three, ("23+4=28", bad, "81/9=9")) for bad in ("", "28*3", "84/3=2８")]
     agree(solution, [*cases, (PROBLEM, ("23+4=27", "27*3")), (chain.read("(8/2)"), ("8/0=4",)),
                      (chain.read("((8/2)/2)"), ("8/2=0", "0/2=0"))])
 

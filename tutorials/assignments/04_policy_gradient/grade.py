@@ -62,7 +62,8 @@ def grpo(solution, seed):
 def silent(solution, seed):
     for how in ("reinforce", "rloo", "grpo"):
         for value, size in ((0.0, 4), (1.0, 4), (0.1, 3), (0.7, 7)):
-            rewards = torch.tensor([value] * size + [0.0] * (size - 1) + [1.0])
+            rewards = torch.tensor([value] * size + [0.0] * (size - 1) + [1.0],
+                                   dtype=torch.float64)           # three times 0.1 is not 0.3
             came = solution.group_advantages(rewards, size, how)[:size]
             require(bool((torch.as_tensor(came) == 0).all()),
                     f"exactly 0 for {how} on {size} rewards of {value}",

@@ -29,7 +29,7 @@ def over_seeds(a: np.ndarray, b: np.ndarray) -> tuple[float, float, float]:
     The trainings are the sample: the mean over seeds of each seed's own mean difference, -/+ t
     s / sqrt(S), with s the sample's standard deviation (S - 1) of these S numbers and t the 97.5%
     quantile of Student's distribution with S - 1 degrees of freedom: T[S - 2]. One seed says
-    nothing of other seeds: then low and high are -1 and 1. No bound lies outside -1..1. S is at most 10.
+    nothing of other seeds: then low and high are -1 and 1. No bound lies outside -1..1. S <= 10.
     """
     raise NotImplementedError
 

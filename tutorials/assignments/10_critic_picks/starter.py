@@ -4,7 +4,7 @@ import numpy as np
 
 
 def auc(values: np.ndarray, right: np.ndarray) -> float:
-    """P(a right sample has a higher value than a wrong one), ties count half; (M,) both, right 0 or 1.
+    """P(a right sample has a higher value than a wrong one), ties count half; both (M,).
 
     0.5 if there is none of one kind. M may be 10,000: do not go through all pairs in Python.
     """
