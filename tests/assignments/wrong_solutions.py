@@ -99,7 +99,7 @@ class Local(grading.Student):
             reply = student.failure(error, str(self.path))
         if wrong:
             raise wrong[0]
-        return self.read(json.loads(json.dumps(reply)))
+        return self.read(json.loads(json.dumps(reply)), request)
 
 
 def grader(folder: str) -> dict:

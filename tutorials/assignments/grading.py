@@ -1,4 +1,4 @@
-"""What all graders share: named checks, each worth points, on a student who is only asked.
+"""What all graders share: named checks, each worth points.
 
 The student's functions run in a process of their own (judge.py, student.py); the checks, what they
 expect and the comparison stay in this one. Cases are drawn anew for each grading, from a seed that
@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 import rules
 import torch
-from judge import Limits, Mismatch, Spent, Student
+from judge import Limits, Mismatch, Student
 
 HERE = Path(__file__).resolve().parent
 
@@ -122,8 +122,8 @@ def outcome(check: Check, solution: object, seed: int) -> str:
 
 
 def fingerprints(*others: Path) -> dict[Path, str]:
-    """sha256 of every file beside the graders, and of others."""
-    files = [p for p in HERE.rglob("*") if p.is_file() and "__pycache__" not in p.parts]
+    """sha256 of every source file below the graders' folder, and of others."""
+    files = [p for p in HERE.rglob("*") if p.suffix in (".py", ".h", ".cu")]
     return {path: hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else "gone"
             for path in [*files, *(other.resolve() for other in others)]}
 
@@ -172,7 +172,7 @@ def options_of(arguments: list[str] | None, default: Path) -> tuple[argparse.Nam
     parser.add_argument("--seed", type=int, help="of the cases; drawn and printed by default")
     parser.add_argument("--json", metavar="FILE", help="write Gradescope's results.json there")
     parser.add_argument("--hidden", metavar="FILE", help="more checks: CHECKS of a Python file")
-    parser.add_argument("--seconds", type=float, default=30, help="limit of one check")
+    parser.add_argument("--seconds", type=float, default=60, help="limit of one check")
     parser.add_argument("--total", type=float, default=300, help="limit of all checks together")
     parser.add_argument("--megabytes", type=int, default=2048, help="memory beyond the libraries'")
     options = parser.parse_args(arguments)
@@ -239,4 +239,4 @@ def grade(checks: list[Check], grader: str, arguments: list[str] | None = None, 
     return 2 if changed else 0 if total == most else 1
 
 
-__all__ = ["Check", "Limits", "Mismatch", "Spent", "Student", "close", "expect", "grade", "require"]
+__all__ = ["Check", "Limits", "Mismatch", "Student", "close", "expect", "grade", "require"]

@@ -44,7 +44,7 @@ class Spent(Mismatch):
 class Limits:
     """Of a grading."""
 
-    seconds: float = 30       # of one check
+    seconds: float = 60       # of one check
     total: float = 300        # of all checks together
     megabytes: int = 2048     # beyond what the libraries take
 
@@ -97,7 +97,7 @@ class Student:
             while "call" in (reply := self.receive()):
                 arguments = worker.unpack(reply["arguments"])
                 self.send(worker.pack(callbacks[reply["call"]](*arguments)))
-            return self.read(reply)
+            return self.read(reply, request)
         except Wrong:
             raise
         except Mismatch:                    # it is in the middle of something: the next check
@@ -108,14 +108,19 @@ class Student:
             raise Mismatch("expected a result, came something that is none "
                            f"({type(error).__name__})") from None
 
-    def read(self, reply: dict) -> list:
+    def read(self, reply: dict, request: dict) -> list:
         """The results, or what the student's function raised."""
         if "result" in reply:
             return worker.unpack(reply["result"])
+        number, on = reply.get("number"), ""
+        if isinstance(number, int) and 0 <= number < len(request["calls"]):
+            call = " ".join(repr(tuple(worker.unpack(request["calls"][number], str))).split())
+            on = f"on {request['name']}{call if len(call) <= 90 else call[:87] + '...'}: "
         where = f" in line {reply['line']}" if reply.get("line") else ""
         if reply["error"] == "NotImplementedError":
             raise Wrong("expected a solution, came NotImplementedError: nothing is written yet")
-        raise Wrong(f"expected a result, came {reply['error']}{where}: {str(reply['text'])[:200]}")
+        raise Wrong(f"{on}expected a result, came {reply['error']}{where}: "
+                    f"{str(reply['text'])[:200]}")
 
     def send(self, message: object) -> None:
         """One line to the process."""

@@ -85,14 +85,14 @@ def unpack(value: object, callback=None) -> object:
 # ---- one request -----------------------------------------------------------------------------
 
 def answer(module: ModuleType, request: dict, callback=None) -> dict:
-    """{"result"} or {"error", "text", "line"} of a request on the student's module.
+    """{"result"} or {"error", "text", "line", "number" of the call}: a request's reply.
 
     {"name", "calls": [arguments, ...]} gives the list of results; with "wrt" and "weights" each is
     (value, gradients): d sum(weights * value) / d argument, for the arguments numbered in wrt.
     """
+    results = []
     try:
         function = getattr(module, request["name"])
-        results = []
         for call in request["calls"]:
             arguments = unpack(call, callback)
             if "wrt" not in request:
@@ -108,7 +108,7 @@ def answer(module: ModuleType, request: dict, callback=None) -> dict:
                                        for x, g in zip(inputs, found, strict=True)])))
         return {"result": results}
     except BaseException as error:                        # a student may raise or exit as they like
-        return failure(error, str(getattr(module, "__file__", "")))
+        return {**failure(error, str(getattr(module, "__file__", ""))), "number": len(results)}
 
 
 def failure(error: BaseException, path: str) -> dict:
