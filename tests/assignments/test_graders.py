@@ -95,6 +95,7 @@ def test_wrong_solutions_lose_points_and_are_told_why(folder, graded):
     ("02_attention", "neighbours are paired", "this equals the interleaved rotation"),
     ("02_attention", "the mean is taken away", "this is LayerNorm"),
     ("02_attention", "key heads in turn", "consecutive ones share"),
+    ("02_attention", "masked with zero", "hidden scores are set to 0"),
     ("02_attention", "rotated before the norm's gain", "QK-norm comes first"),
     ("03_votes", "with replacement", "draws with replacement: it is biased"),
     ("04_policy_gradient", "the sample's standard deviation", "not the population's (G)"),

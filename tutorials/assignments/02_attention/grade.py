@@ -66,6 +66,8 @@ def attention_mistakes(q, k, v):
                                                           @ many[1],
         "masked after the softmax: the weights no longer sum to 1":
             (scores / width ** 0.5).softmax(-1).tril() @ many[1],
+        "hidden scores are set to 0, which exp makes 1; -inf is asked for":
+            (scores / width ** 0.5).tril().softmax(-1) @ many[1],
         "the scale 1 / sqrt(D) is missing": weights(scores) @ many[1],
         "scaled by 1 / D, not by 1 / sqrt(D)": weights(scores / width) @ many[1],
         "query heads take their key heads in turn (0, 1, 0, 1): consecutive ones share":
