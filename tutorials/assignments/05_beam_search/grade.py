@@ -20,7 +20,7 @@ class World:
 
     def __init__(self, seed, depth=4, choices=4, budget=10 ** 6, dead=0.0):
         self.seed, self.depth, self.choices, self.dead = seed, depth, choices, dead
-        self.budget, self.spent, self.draws = budget, 0, 0
+        self.budget, self.spent, self.draws, self.width = budget, 0, 0, 1
         self.drawn_from: list[tuple] = []                # prefixes in order, one a call of draw
         self.seen: dict[tuple, str] = {}                 # every drawn prefix and its state
         self.values: dict[tuple, float] = {}
@@ -42,6 +42,9 @@ class World:
                            f"{self.budget - self.spent} tokens left (a step has up to {LONGEST})")
         require(isinstance(prefix, tuple), "tuples as prefixes", f"{prefix!r}")
         require(n >= 1, "draws of at least one step", f"a draw of {n}")
+        most = min(self.width, (self.budget - self.spent) // LONGEST)
+        require(n == most, f"draws of min(width, tokens left // longest) = {most} steps",
+                f"a draw of {n}")
         require(prefix == () or self.seen.get(prefix) == "open", "draws after open prefixes",
                 f"a draw after {prefix}, which is {self.seen.get(prefix, 'unknown')}")
         self.drawn_from.append(prefix)
@@ -62,7 +65,7 @@ class World:
 
     def search(self, solution, beams, width, budget=None):
         """Run the student's search and check its account."""
-        self.budget = self.budget if budget is None else budget
+        self.budget, self.width = self.budget if budget is None else budget, width
         came = solution.beam_search(self.draw, self.value, beams, width, LONGEST, self.budget)
         require(isinstance(came, tuple) and len(came) == 2, "a pair (best, spent)", f"{came!r}")
         path = came[0] if came[0] in self.finished() else ()
