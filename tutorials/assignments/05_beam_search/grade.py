@@ -102,7 +102,9 @@ class World:
 
 def account(solution, seed):
     for i in range(40):
-        World((seed, i), depth=5).search(solution, beams=3, width=4, budget=7 * i)
+        world = World((seed, i), depth=5)
+        world.expect_best(world.search(solution, beams=3, width=4, budget=7 * i),
+                          f"a budget of {7 * i} tokens")
 
 
 def tight(solution, seed):
