@@ -12,6 +12,7 @@ from wrong_solutions import (
     Local,
     grader,
     lost,
+    no_nvcc,
     solution_path,
     wrong_solutions,
 )
@@ -20,10 +21,6 @@ from cuda_ext import build
 
 KERNEL = "07_cuda_kernel"
 SHOWN = 6                         # wrong solutions per assignment that are graded here
-
-
-def no_nvcc() -> str:
-    raise build.BuildError("nvcc not found")
 
 
 def need_host_compiler() -> None:

@@ -1,7 +1,8 @@
 """What the training assignments share: a policy to start from, fine-tuning, accuracy, a table.
 
 The policy comes from a finished run (`--run DIR`, stage `sft`) or is trained here, once
-(`runs/assignments`), small enough for a few minutes of one core. Each experiment prints a table and writes it to `results.json` for the report.
+(`runs/assignments`), small enough for a few minutes of one core. Each experiment prints a table and
+writes it to `results.json` for the report.
 """
 
 import argparse
