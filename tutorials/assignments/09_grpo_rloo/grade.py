@@ -106,6 +106,9 @@ def seeds(solution, seed):
                   "problems were taken for independent trainings":
                       interval(1.96, all_of.std(ddof=1) / np.sqrt(all_of.size))})
 
+    came = solution.over_seeds(np.array([[1.0, 1.0], [0.0, 0.0]]), np.zeros((2, 2)))
+    close(came, (0.5, -1, 1), "two seeds that are far apart")
+
 
 def one_seed(solution, seed):
     a, b = np.array([[1.0, 1, 0, 1]]), np.array([[1.0, 0, 0, 0]])
