@@ -54,7 +54,7 @@ def keeps(rule):
         cases = [drawn_samples(generator, int(generator.integers(1, 7))) for _ in range(200)]
         cases += [[], [none, none], [none, ("7", True, False), ("7", True, True)],
                   [("9", False, False), ("7", True, True), ("7", True, True), ("9", False, False)],
-                  [none, none, ("8", False, False)]]
+                  [none, none, ("8", False, False)], [("9", False, True), ("7", True, True)]]
         compare_keep(solution, rule, cases)
     return check
 
