@@ -69,8 +69,8 @@ def calibration(solution, seed):
     for bins in (1, 5, 10):
         for n in (3, 50, 400):
             values = generator.random(n)
-            right = (generator.random(n) < 1 - values).astype(int)     # gaps of both signs: with one
-            # sign alone the bins cancel out
+            # gaps of both signs: with one sign alone the bins cancel out
+            right = (generator.random(n) < 1 - values).astype(int)
             compare_error(solution, values, right, bins, f"{n} samples, {bins} bins")
 
 
