@@ -1,27 +1,27 @@
-"""What all graders share: named checks, each worth points, each run in a process of its own.
+"""What all graders share: named checks, each worth points.
 
-A crash, an exit or an endless loop in a student's function costs only the checks that call it. A
-grader is a list of checks and one line: `raise SystemExit(grade(CHECKS, __file__))`.
+The student's functions run in a process of their own (judge.py, student.py); the checks, what they
+expect and the comparison stay in this one. Cases are drawn anew for each grading, from a seed that
+is printed. A grader is a list of checks and one line: `raise SystemExit(grade(CHECKS, __file__))`.
 """
 
 import argparse
 import contextlib
-import importlib.util
-import multiprocessing
+import hashlib
+import json
 import runpy
+import secrets
 import sys
 from collections.abc import Callable
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
+import rules
 import torch
+from judge import Limits, Mismatch, Student
 
-
-class Mismatch(Exception):
-    """What a check raises: its text says what was expected and what came."""
+HERE = Path(__file__).resolve().parent
 
 
 @dataclass(frozen=True)
@@ -30,20 +30,28 @@ class Check:
 
     name: str
     points: int
-    run: Callable[[ModuleType], None]    # given the student's module; raises if it is wrong
+    run: Callable           # (solution, seed): raises Mismatch if something is wrong
+    hidden: bool = False    # from --hidden: the student is told that it failed, not why
 
 
-def expect(came: object, expected: object, on: str) -> None:
-    """The two are equal and of one kind: True is not 1, a list is not a tuple."""
+# ---- comparing -------------------------------------------------------------------------------
+
+def expect(came: object, expected: object, on: str, likely: dict | None = None) -> None:
+    """The two are equal and of one kind: True is not 1, a list is not a tuple.
+
+    likely: {mistake: what it gives}, to name the mistake; values or functions without arguments.
+    """
     if type(came) is not type(expected) or came != expected:
-        raise Mismatch(f"on {on}: expected {short(expected)}, came {short(came)}")
+        hint = next((f"; {mistake}" for mistake, value in (likely or {}).items()
+                     if came == (value() if callable(value) else value)), "")
+        raise Mismatch(f"on {on}: expected {short(expected)}, came {short(came)}{hint}")
 
 
-def close(came: object, expected: object, on: str, tolerance: float = 1e-5) -> None:
+def close(came: object, expected: object, on: str, tolerance: float = 1e-5,
+          likely: dict | None = None) -> None:
     """Numbers, arrays or tensors of one shape, finite, and equal up to the tolerance."""
     try:
-        a, b = (np.asarray(x.detach() if isinstance(x, torch.Tensor) else x, dtype=float)
-                for x in (came, expected))
+        a, b = numbers(came), numbers(expected)
     except (TypeError, ValueError):
         raise Mismatch(f"on {on}: expected numbers, came {short(came)}") from None
     if a.shape != b.shape:
@@ -51,8 +59,21 @@ def close(came: object, expected: object, on: str, tolerance: float = 1e-5) -> N
     off = ~(np.abs(a - b) <= tolerance * (1 + np.abs(b)))       # NaN is off, too
     if off.any():
         at = tuple(int(i) for i in np.argwhere(off)[0])
+        hint = next((f"; {mistake}" for mistake, value in (likely or {}).items()
+                     if same(a, numbers(value() if callable(value) else value), tolerance)), "")
         raise Mismatch(f"on {on}: expected {b[at]:.6g}, came {a[at]:.6g}"
-                       + (f" at {list(at)} ({int(off.sum())} of {a.size} differ)" if at else ""))
+                       + (f" at {list(at)} ({int(off.sum())} of {a.size} differ)" if at else "")
+                       + hint)
+
+
+def numbers(value: object) -> np.ndarray:
+    """As float64."""
+    return np.asarray(value.detach() if isinstance(value, torch.Tensor) else value, dtype=float)
+
+
+def same(a: np.ndarray, b: np.ndarray, tolerance: float) -> bool:
+    """Equal up to the tolerance."""
+    return a.shape == b.shape and bool((np.abs(a - b) <= tolerance * (1 + np.abs(b))).all())
 
 
 def require(true: bool, expected: str, came: str) -> None:
@@ -67,89 +88,155 @@ def short(value: object) -> str:
     return text if len(text) <= 160 else text[:157] + "..."
 
 
-def load(path: str | Path) -> ModuleType:
-    """The student's file as a module."""
-    spec = importlib.util.spec_from_file_location("solution", path)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["solution"] = module          # dataclasses look their module up
-    spec.loader.exec_module(module)
-    return module
+# ---- grading ---------------------------------------------------------------------------------
+
+@dataclass
+class Result:
+    """What came of a check."""
+
+    check: Check
+    wrong: str              # in one line; empty if it passed
+
+    @property
+    def score(self) -> int:
+        """Points gained."""
+        return 0 if self.wrong else self.check.points
+
+    def line(self) -> str:
+        """As it is printed."""
+        why = "" if not self.wrong else ": not passed" if self.check.hidden else f": {self.wrong}"
+        return (f"{'FAIL' if self.wrong else 'pass'}  {self.score}/{self.check.points}  "
+                f"{self.check.name}{why}")
 
 
-def outcome(check: Check, path: str | Path) -> str:
+def outcome(check: Check, solution: object, seed: int) -> str:
     """What is wrong, in one line; empty if the check passes."""
     try:
-        with contextlib.redirect_stdout(sys.stderr):      # the student's prints
-            check.run(load(path))
+        check.run(solution, seed)
     except Mismatch as wrong:
-        return str(wrong)
-    except NotImplementedError:
-        return "expected a solution, came NotImplementedError: nothing is written yet"
-    except BaseException as error:                        # a student may raise or exit as they like
-        return f"expected a result, came {type(error).__name__}: {short(str(error))}"
+        return " ".join(str(wrong).split())
+    except (TypeError, ValueError, IndexError, KeyError, AttributeError, RuntimeError) as error:
+        return (f"expected a result of the right kind, came something that the check cannot read "
+                f"({type(error).__name__}: {short(str(error))})")
     return ""
 
 
-def _spawned(grader: str, number: int, path: str, pipe) -> None:
-    """A new process holds no checks: it reads the grader's file for them."""
-    torch.set_num_threads(1)
-    checks = runpy.run_path(grader)["CHECKS"]
-    pipe.send(outcome(checks[number], path))
+def fingerprints(*others: Path) -> dict[Path, str]:
+    """sha256 of every source file below the graders' folder, and of others."""
+    files = [p for p in HERE.rglob("*") if p.suffix in (".py", ".h", ".cu")]
+    return {path: hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else "gone"
+            for path in [*files, *(other.resolve() for other in others)]}
 
 
-def _forked(check: Check, path: str, pipe) -> None:
-    pipe.send(outcome(check, path))
+def run_checks(checks: list[Check], solution: Student, seed: int,
+               tell: Callable[[str], None]) -> list[Result]:
+    """All checks, in order; after the time of the whole grading nothing more is asked."""
+    results: list[Result] = []
+    for check in checks:
+        over = bool(results) and results[-1].wrong.startswith("expected an end of all checks")
+        if not over:
+            solution.new_check()
+        result = Result(check, results[-1].wrong if over else outcome(check, solution, seed))
+        results.append(result)
+        tell(result.line())
+    return results
 
 
-def start_method() -> str:
-    """Forking costs milliseconds, but is safe with PyTorch on Linux only."""
-    return "fork" if sys.platform == "linux" else "spawn"
-
-
-def run_check(checks: list[Check], number: int, grader: str, path: str, seconds: float) -> str:
-    """outcome() in a process that is ended after `seconds`."""
-    context = multiprocessing.get_context(start_method())
-    ours, theirs = context.Pipe(duplex=False)
-    forks = start_method() == "fork"
-    target, arguments = ((_forked, (checks[number], path, theirs)) if forks else
-                         (_spawned, (grader, number, path, theirs)))
-    process = context.Process(target=target, args=arguments, daemon=True)
-    process.start()
-    theirs.close()
+def hidden_checks(path: str, fail: Callable[[str], None]) -> list[Check]:
+    """The teacher's own: CHECKS of a Python file, which may import grading as graders do."""
+    if not Path(path).is_file():
+        fail(f"--hidden {path}: no such file")
     try:
-        if not ours.poll(seconds):
-            return f"expected an end within {seconds:g} s, came none: an endless loop?"
-        return ours.recv()
-    except EOFError:
-        process.join()
-        return f"expected a result, came the end of the process (exit code {process.exitcode})"
-    finally:
-        process.kill()
-        process.join()
+        found = runpy.run_path(path)["CHECKS"]
+        return [Check(c.name, c.points, c.run, hidden=True) for c in found]
+    except Exception as error:
+        fail(f"--hidden {path}: holds no list CHECKS that can be read: "
+             f"{type(error).__name__}: {short(str(error))}")
+        raise AssertionError from None
+
+
+def report(results: list[Result], seed: int, remark: str) -> dict:
+    """Gradescope's results.json."""
+    tests = [{"name": r.check.name, "score": r.score, "max_score": r.check.points,
+              "status": "failed" if r.wrong else "passed",
+              "output": "" if r.check.hidden else r.wrong,
+              "visibility": "after_published" if r.check.hidden else "visible"} for r in results]
+    return {"score": sum(r.score for r in results), "output": f"seed {seed}\n{remark}".strip(),
+            "tests": tests}
+
+
+def options_of(arguments: list[str] | None, default: Path) -> tuple[argparse.Namespace, Callable]:
+    """The command line, and the function that ends it with one line."""
+    parser = argparse.ArgumentParser(description="Grade a solution of this assignment.")
+    parser.add_argument("solution", nargs="?", default=str(default))
+    parser.add_argument("--seed", type=int, help="of the cases; drawn and printed by default")
+    parser.add_argument("--json", metavar="FILE", help="write Gradescope's results.json there")
+    parser.add_argument("--hidden", metavar="FILE", help="more checks: CHECKS of a Python file")
+    parser.add_argument("--seconds", type=float, default=60, help="limit of one check")
+    parser.add_argument("--total", type=float, default=300, help="limit of all checks together")
+    parser.add_argument("--megabytes", type=int, default=2048, help="memory beyond the libraries'")
+    options = parser.parse_args(arguments)
+
+    def fail(what: str) -> None:
+        print(f"{Path(sys.argv[0]).name}: {what}", file=sys.stderr)
+        raise SystemExit(2)
+
+    path = Path(options.solution)
+    if not path.is_file():
+        fail(f"{path}: no such file")
+    if path.suffix != default.suffix:
+        fail(f"{path}: not a {default.suffix} file")
+    if options.seed is not None and options.seed < 0:
+        fail("--seed must be 0 or more")
+    if min(options.seconds, options.total, options.megabytes) <= 0:
+        fail("--seconds, --total and --megabytes must be above 0")
+    if options.json and not Path(options.json).resolve().parent.is_dir():
+        fail(f"--json {options.json}: no such folder")
+    return options, fail
 
 
 def grade(checks: list[Check], grader: str, arguments: list[str] | None = None, *,
-          starter: str = "starter.py",
-          prepare: Callable[[str], AbstractContextManager[str]] = contextlib.nullcontext) -> int:
-    """Run all checks, print a line each and the total; returns the exit code.
+          starter: str = "starter.py", allowed: tuple[str, ...] = (),
+          banned: tuple[str, ...] = (), broken: Callable | None = None,
+          student: Callable = Student) -> int:
+    """Run all checks, print a line each and the total; returns the exit code, 0 for full points.
 
-    prepare: makes the Python module that the checks get from a solution that is none.
+    allowed, banned: as for rules.broken. broken, student: for a solution that is not Python.
     """
-    parser = argparse.ArgumentParser(description="Grade a solution of this assignment.")
-    parser.add_argument("solution", nargs="?", default=str(Path(grader).with_name(starter)))
-    parser.add_argument("--seconds", type=float, default=30, help="limit of one check")
-    options = parser.parse_args(arguments)
-    if not Path(options.solution).is_file():
-        parser.error(f"{options.solution}: no such file")
-    torch.set_num_threads(1)                  # a forked process must not wait for lost threads
-    total = 0
-    with prepare(options.solution) as module:
-        for number, check in enumerate(checks):
-            wrong = run_check(checks, number, grader, module, options.seconds)
-            gained = 0 if wrong else check.points
-            total += gained
-            print(f"{'FAIL' if wrong else 'pass'}  {gained}/{check.points}  {check.name}"
-                  + (f": {wrong}" if wrong else ""), flush=True)
-    most = sum(check.points for check in checks)
+    options, fail = options_of(arguments, Path(grader).resolve().with_name(starter))
+    seed = secrets.randbelow(10 ** 9) if options.seed is None else options.seed
+    solution = Path(options.solution)
+    more = hidden_checks(options.hidden, fail) if options.hidden else []
+    others = sorted(solution.resolve().parent.glob(f"*{solution.suffix}"))     # other students'
+    every, before = [*checks, *more], fingerprints(*others)
+    torch.set_num_threads(1)
+    print(f"seed {seed} (repeat with --seed {seed})")
+    source = solution.read_bytes()
+    rules_broken = broken(source) if broken else rules.broken(source, allowed, banned)
+    remark, results = "", []
+    if rules_broken:
+        remark = "\n".join(f"{solution.name} {line}" for line in rules_broken)
+        results = [Result(check, f"not run: {rules_broken[0]}") for check in every]
+        print(f"not graded:\n{remark}")
+    else:
+        asked = student(solution, Limits(options.seconds, options.total, options.megabytes))
+        asked.modules = allowed
+        try:
+            results = run_checks(every, asked, seed, lambda line: print(line, flush=True))
+        finally:
+            if printed := asked.close():
+                print(f"what the solution printed:\n{printed}", file=sys.stderr)
+    after = fingerprints(*others)
+    if changed := sorted(p.name for p in {*before, *after} if before.get(p) != after.get(p)):
+        remark = f"files changed while grading, no points: {', '.join(changed)}"
+        results = [Result(r.check, remark) for r in results]
+        print(remark)
+    total, most = sum(r.score for r in results), sum(check.points for check in every)
+    if options.json:
+        with contextlib.suppress(OSError):
+            Path(options.json).write_text(json.dumps(report(results, seed, remark), indent=1))
     print(f"{total} / {most} points")
-    return 0 if total == most else 1
+    return 2 if changed else 0 if total == most else 1
+
+
+__all__ = ["Check", "Limits", "Mismatch", "Student", "close", "expect", "grade", "require"]

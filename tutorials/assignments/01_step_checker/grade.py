@@ -22,6 +22,7 @@ TRICKS = (
     "<think>23+4=27;27*3=81", "<think>23+4=27;27*3=81</think>", "<think>23+4=127</think>81<eos>",
     "<think><think>23+4=27;27*3=81</think>81<eos>", "<think>23+4=27;27*3=81</think>80,81<eos>",
     "x" + IDEAL, "<think>23+4=27;27*3=81<think>81<eos>", "<think>23+4=２7</think>81<eos>",
+    "</think>8１<eos>", "<think>23+4=2７;27*3=81</think>81<eos>",
 )
 PIECES = [*"0123456789+-*/=; ", "<eos>", "</think>", "<think>"]
 
@@ -38,53 +39,78 @@ def mutated(generator):
     return problem, "".join(pieces)
 
 
-def all_operands(solution):
-    for left in range(100):
-        for right in range(100):
-            for operator in "+-*/":
-                expect(solution.compute(left, operator, right),
-                       chain.compute(left, operator, right), f"compute {left}{operator}{right}")
+def all_operands(solution, seed):
+    calls = [(left, operator, right) for left in range(100) for right in range(100)
+             for operator in "+-*/"]
+    for call, came in zip(calls, solution.all("compute", calls), strict=True):
+        left, operator, right = call
+        whole = {"+": left + right, "-": left - right, "*": left * right,
+                 "/": left // right if right else None}[operator]
+        mistake = ("the quotient is cut: 7/2 is not whole, so it is undefined" if operator == "/"
+                   else "values below 0 and above 99 are undefined")
+        expect(came, chain.compute(*call), f"compute {left}{operator}{right}", {mistake: whole})
 
 
-def ideal_parse(solution):
-    generator = rng(0, "grade 1")
+PARSE_MISTAKES = (
+    ("what stands after <eos> is not read", lambda t: t[:t.find("<eos>") + 5]),
+    ("what stands before the completion is not read", lambda t: t[max(0, t.find("<")):]),
+    ("blanks are taken away", lambda t: "".join(t.split())),
+    ("a missing <eos> is forgiven", lambda t: t + "<eos>"),
+    ("leading zeros are forgiven", lambda t: re.sub(r"(?<!\d)0+(?=\d)", "", t)),
+    ("digits of other alphabets count: \\d and isdigit take them, [0-9] does not",
+     lambda t: "".join(str(int(c)) if c.isdigit() else c for c in t)),
+    ("empty steps are dropped", lambda t: re.sub(";+(?=;|</think>)|(?<=<think>);", "", t)),
+    ("a thought without steps is taken for none", lambda t: t.replace("<think></think>",
+                                                                      "</think>")))
+
+
+def parses(solution, texts):
+    for text, came in zip(texts, solution.all("parse", [(t,) for t in texts]), strict=True):
+        # a mistake whose reading the grammar would accept explains an accepted text
+        likely = {why: chain.parse(change(text)) for why, change in PARSE_MISTAKES
+                  if chain.parse(change(text)) is not None}
+        expect(came, chain.parse(text), f"parse {text!r}", likely)
+
+
+def ideal_parse(solution, seed):
+    generator = rng(seed, "grade 1")
+    problems = [chain.sample(generator, int(generator.integers(1, 9))) for _ in range(200)]
+    parses(solution, [chain.render(p, style) for p in problems for style in chain.STYLES])
+
+
+def tricks(solution, seed):
+    assert not any(map(chain.parse, TRICKS))
+    parses(solution, list(TRICKS))
+
+
+def mutations(solution, seed):
+    generator = rng(seed, "grade 1 mutations")
+    parses(solution, [mutated(generator)[1] for _ in range(2000)])
+
+
+def agree(solution, cases):
+    """cases: (problem, steps)."""
+    found = solution.all("check_steps", [(p.prompt, steps) for p, steps in cases])
+    for (problem, steps), came in zip(cases, found, strict=True):
+        exact = [i < len(problem.steps) and step == problem.steps[i]
+                 for i, step in enumerate(steps)]
+        matches = [re.fullmatch(r"(\d+)([-+*/])(\d+)=(\d+)", step, re.ASCII) for step in steps]
+        true = [bool(m) and chain.compute(int(m[1]), m[2], int(m[3])) == int(m[4]) for m in matches]
+        expect(came, chain.check_steps(problem, steps), f"check_steps {problem.prompt!r}, {steps}",
+               {"one error is counted again: the state is what the step before claimed": exact,
+                "true arithmetic is not enough: the operation must be the prompt's next": true})
+
+
+def ideal_steps(solution, seed):
+    generator, cases = rng(seed, "grade 1 ideal"), [(PROBLEM, ())]
     for _ in range(200):
         problem = chain.sample(generator, int(generator.integers(1, 9)))
-        for style in chain.STYLES:
-            text = chain.render(problem, style)
-            expect(solution.parse(text), chain.parse(text), f"parse {text!r}")
+        cases += [(problem, problem.steps), (problem, problem.steps[:-1])]
+    agree(solution, cases)
 
 
-def tricks(solution):
-    for text in TRICKS:
-        assert chain.parse(text) is None, text
-        expect(solution.parse(text), None, f"parse {text!r}")
-
-
-def mutations(solution):
-    generator = rng(1, "grade 1")
-    for _ in range(2000):
-        text = mutated(generator)[1]
-        expect(solution.parse(text), chain.parse(text), f"parse {text!r}")
-
-
-def agree(solution, problem, steps):
-    expect(solution.check_steps(problem.prompt, steps), chain.check_steps(problem, steps),
-           f"check_steps {problem.prompt!r}, {steps}")
-
-
-def ideal_steps(solution):
-    generator = rng(2, "grade 1")
-    for _ in range(200):
-        problem = chain.sample(generator, int(generator.integers(1, 9)))
-        agree(solution, problem, problem.steps)
-        agree(solution, problem, problem.steps[:-1])
-    agree(solution, PROBLEM, ())
-
-
-def once(solution):
-    agree(solution, PROBLEM, ("23+4=28", "28*3=84"))
-    generator = rng(3, "grade 1")
+def once(solution, seed):
+    generator, cases = rng(seed, "grade 1 once"), [(PROBLEM, ("23+4=28", "28*3=84"))]
     for _ in range(300):
         problem, at = chain.sample(generator, 5), int(generator.integers(5))
         state, steps = re.search(r"\d+", problem.prompt)[0], []
@@ -94,46 +120,53 @@ def once(solution):
             result = (0 if exact is None else exact) if i != at else int(generator.integers(100))
             steps.append(f"{state}{operator}{right}={result}")
             state = str(result)
-        agree(solution, problem, tuple(steps))
+        cases.append((problem, tuple(steps)))
+    agree(solution, cases)
 
 
-def other_operations(solution):
-    for steps in (("23+4=27", "27+3=30"), ("23+4=27", "27*4=108"), ("4+23=27", "27*3=81"),
-                  ("27*3=81", "23+4=27"), ("23*3=69", "69+4=73"), ("23+4=27", "81/3=27"),
-                  ("23+4=27", "27*3=81", "81/3=27"), ("23+4=27", "27*3=81", "27*3=81")):
-        agree(solution, PROBLEM, steps)
+def other_operations(solution, seed):
+    agree(solution, [(PROBLEM, steps) for steps in (
+        ("23+4=27", "27+3=30"), ("23+4=27", "27*4=108"), ("4+23=27", "27*3=81"),
+        ("27*3=81", "23+4=27"), ("23*3=69", "69+4=73"), ("23+4=27", "81/3=27"),
+        ("23+4=27", "27*3=81", "81/3=27"), ("23+4=27", "27*3=81", "27*3=81"))])
 
 
-def malformed(solution):
-    for bad in ("", "23+4", "23+4=", "023+4=27", "23+4=27 ", "23+4=27\n", "２３+4=27", "23+4=027",
-                "23+4==27", "23+4=27;27*3=81", "think"):
-        agree(solution, PROBLEM, (bad, "27*3=81"))
-    agree(solution, PROBLEM, ("23+4=27", "27*3"))
-    agree(solution, chain.read("(8/2)"), ("8/0=4",))
-    agree(solution, chain.read("((8/2)/2)"), ("8/2=0", "0/2=0"))
+def malformed(solution, seed):
+    cases = [(PROBLEM, (bad, "27*3=81")) for bad in (
+        "", "23+4", "23+4=", "023+4=27", "23+4=27 ", "23+4=27\n", "２３+4=27", "23+4=027",
+        "23+4==27", "23+4=27;27*3=81", "think")]
+    three = chain.read("(((23+4)*3)/9)")       # after what is no step the state is the exact one
+    cases += [(three, ("23+4=28", bad, "81/9=9")) for bad in ("", "28*3", "84/3=2８")]
+    agree(solution, [*cases, (PROBLEM, ("23+4=27", "27*3")), (chain.read("(8/2)"), ("8/0=4",)),
+                     (chain.read("((8/2)/2)"), ("8/2=0", "0/2=0"))])
 
 
-def verdicts(solution, problem, text):
-    wanted = chain.verify(problem, text)
-    expect(solution.verify(problem.prompt, text),
-           (wanted.correct, wanted.steps_valid, wanted.well_formed),
-           f"verify {problem.prompt!r}, {text!r}")
+def verdicts(solution, cases):
+    """cases: (problem, completion)."""
+    found = solution.all("verify", [(p.prompt, text) for p, text in cases])
+    for (problem, text), came in zip(cases, found, strict=True):
+        wanted = chain.verify(problem, text)
+        parsed = chain.parse(text)
+        valid = bool(parsed) and all(chain.check_steps(problem, parsed[0]))
+        mistake = ("an answer without steps is never steps_valid" if parsed and not parsed[0] else
+                   "steps are missing, or the answer is not what the last step says")
+        expect(came, (wanted.correct, wanted.steps_valid, wanted.well_formed),
+               f"verify {problem.prompt!r}, {text!r}",
+               {mistake: (wanted.correct, valid, wanted.well_formed)})
 
 
-def known_verdicts(solution):
-    for text in (IDEAL, "</think>81<eos>", "</think>80<eos>",
-                 "<think>23+4=28;28*3=84</think>84<eos>",
-                 "<think>23+4=28;28*3=84</think>81<eos>", "<think>27*3=81</think>81<eos>",
-                 "<think>23+4=27</think>81<eos>", "<think>23+4=27</think>27<eos>",
-                 "<think>23+4=27;27*3=81</think>80<eos>",
-                 "<think>23+4=27;27*3=81;81/3=27</think>81<eos>", *TRICKS):
-        verdicts(solution, PROBLEM, text)
+def known_verdicts(solution, seed):
+    verdicts(solution, [(PROBLEM, text) for text in (
+        IDEAL, "</think>81<eos>", "</think>80<eos>",
+        "<think>23+4=28;28*3=84</think>84<eos>", "<think>23+4=28;28*3=84</think>81<eos>",
+        "<think>27*3=81</think>81<eos>", "<think>23+4=27</think>81<eos>",
+        "<think>23+4=27</think>27<eos>", "<think>23+4=27;27*3=81</think>80<eos>",
+        "<think>23+4=27;27*3=81;81/3=27</think>81<eos>", *TRICKS)])
 
 
-def random_verdicts(solution):
-    generator = rng(4, "grade 1")
-    for _ in range(1000):
-        verdicts(solution, *mutated(generator))
+def random_verdicts(solution, seed):
+    generator = rng(seed, "grade 1 verdicts")
+    verdicts(solution, [mutated(generator) for _ in range(1000)])
 
 
 CHECKS = [
