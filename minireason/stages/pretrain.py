@@ -106,18 +106,17 @@ def limit_rows(cfg: Config) -> list[dict]:
 def text_losses(cfg: Config, model: Transformer, tokenizer: Tokenizer) -> dict[str, float]:
     """Nats per token of fresh lines, <eos> included, each with its standard error.
 
-    entropy: of the text, -log p by its authors. loss: the model's. excess: loss less the authors'
-    -log p on the same lines with the split unseen, so no less than 0 but for chance, and known far
-    better than either.
+    entropy: of the text, computed from its authors' rules. loss: the model's. excess: loss less
+    entropy on the same lines, so no less than 0 but for chance, and known far better than either.
     """
-    lines, own, unseen = entropy_lines(cfg.mixture, FAMILIES[cfg.family])
+    lines, entropy = entropy_lines(cfg.mixture, FAMILIES[cfg.family])
     rows, losses = encode_lines(tokenizer, [""] * len(lines), lines), []
     for start in range(0, len(rows), 64):
         batch = pad_right(rows[start:start + 64], tokenizer.pad).to(model.embedding.weight.device)
         logprobs = gather_logprobs(model(batch.inputs), batch.targets)          # (64, T)
         losses += (-logprobs * batch.loss_mask).sum(dim=1).tolist()
     tokens, found = np.array([len(row[0]) - 1 for row in rows]), {}
-    for name, nats in (("entropy", own), ("loss", np.array(losses)),
-                       ("excess", np.array(losses) - unseen)):
+    loss = np.array(losses)
+    for name, nats in (("entropy", entropy), ("loss", loss), ("excess", loss - entropy)):
         found[f"{name}_per_token"], found[f"{name}_error"] = per_token(nats, tokens)
     return found

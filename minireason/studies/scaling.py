@@ -115,7 +115,7 @@ def waves(cfg: Config, plan: Plan, out: Path) -> Iterator[list[Task]]:
                 warmup=max(1, steps // 10), eval_every=steps)
            for seed in cfg.seeds for steps in lengths]
     if "testtime" in laws:
-        policies = {"base": "pretrain-{}-{}".format(plan.ladder, last), "star": "star",
+        policies = {"base": f"pretrain-{plan.ladder}-{last}", "star": "star",
                     "rl": f"rl-{plan.rl[-1]}"}
         yield [task(f"testtime-{name}-s{seed}", "testtime", seed=seed, temperatures=1.0,
                     policy=at(f"{folder}-s{seed}"))

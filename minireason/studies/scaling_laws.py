@@ -12,6 +12,25 @@ from minireason.studies import laws as shapes
 from minireason.studies.fits import Fit, mean_over_runs, over_runs
 from minireason.studies.scaling_rows import PAST
 
+CLAIMS = {                        # law: what it claims, and what would show it wrong
+    "pretrain": "The loss above the text's entropy, which is computed and not fitted, falls as a "
+                "power of compute, while accuracy stops at what the authors reach. Wrong if the "
+                "frontier bends on logarithms (R², the error beyond), if a size's best learning "
+                "rate lies at the edge of those tried, or if accuracy passes its authors'.",
+    "rl": "Accuracy rises with the logarithm of RL compute, each point a run of its own schedule "
+          "that ends there. Wrong if a line in compute itself, or an S, foretells the longest "
+          "runs better.",
+    "testtime": "More samples buy coverage by a power law of N, votes by its logarithm. Wrong if "
+                "local slopes are not level, or if Beta-distributed pass@1 foretells coverage at "
+                "the largest N better; then the histogram says why. Random answers are the least "
+                "that coverage must beat.",
+    "exchange": "A small model that thinks longer is worth a larger one at equal FLOPs over their "
+                "lives, if it has learned the task at all. Wrong at every R where the large one's "
+                "greedy answer lies above the small one's vote.",
+    "search": "Search with a good judge helps hard problems; with an imperfect one it finds the "
+              "judge's errors and hurts easy ones (Snell 2024). Wrong if no imperfect judge shows "
+              "the flip, or if the oracle does. Costs are what our code read and drew; with every "
+              "prefix cached a search costs less (account `cached` in result.json)."}
 COMPARED = {"linear": shapes.LINEAR, "log-linear": shapes.LOG_LINEAR,
             "saturating": shapes.SATURATING}
 COVERED = {"power law": shapes.COVERAGE, "beta": shapes.BETA, "log-linear": shapes.LOG_LINEAR}
@@ -181,7 +200,7 @@ def text_of(rows: list[dict], found: dict[str, Fit]) -> str:
         title = f"**{law}**, seeds {', '.join(map(str, group_by(reach, 'seed')))}"
         if any(row.get("flops") for row in reach):
             title += f", FLOPs over {span(reach)}"
-        parts.append(title)
+        parts += [title, CLAIMS[law]]
         if law == "pretrain":
             first = reach[0]
             parts += [f"Entropy of the text {first['entropy']:.4f} ± {first['entropy_error']:.4f} "

@@ -21,7 +21,7 @@ from minireason.studies.fits import inference_multiple
 from minireason.studies.scaling_plans import JUDGES, TUNING_SEED, Plan
 
 RATIOS = (0.1, 1.0, 10.0)         # R, inference tokens / pretraining tokens over a model's life
-PAST = 0.8                        # greedy accuracy at level 1 of a model that is past its transition
+PAST = 0.8                        # greedy accuracy at level 1 of a model past its transition
 METHODS = {"small_vote": "majority", "small_oracle": "coverage", "small_single": "single"}
 SHOWN = ("single", "majority", "coverage", "chance", "greedy")
 AGAINST = (("run", "best_of_n"), ("cached", "best_of_n"), ("run", "majority"))   # account, method
@@ -185,19 +185,19 @@ def equal_flops_rows(records: list[dict], tokenizer: Tokenizer, weights: int) ->
     prompt = 2 + np.mean([len(ids) for ids in
                           tokenizer.encode_batch([record["prompt"] for record in records])])
     pools = [compare.pool_of(record) for record in records]
-    drawn = float(np.mean([pool.tokens.mean() for pool in pools]))           # tokens of a sample
+    drawn = np.mean([pool.tokens.mean() for pool in pools])           # tokens of a sample
     for cell in records[0]["cells"]:
         method, budget = cell.split()
         mine, spent, run = (compare.cells_of(records, [cell], field)[:, 0]
                             for field in ("correct", "tokens", "flops"))
         for account, against in AGAINST:
             cost = run.mean() / (flops.READ * weights)
-            fixed, each = prompt, drawn                          # of a vote, without a judge
+            fixed, length = prompt, drawn                        # of a vote, without a judge
             if against == "best_of_n":
-                each += prompt + drawn if account == "run" else drawn
+                length = drawn + (prompt + drawn if account == "run" else drawn)
             if account == "cached":
                 cost, fixed = 2 * (prompt + spent.mean()), 2 * prompt
-            wanted = max(1, int((cost - fixed) / each))
+            wanted = max(1, int((cost - fixed) / length))
             n = min(wanted, len(pools[0].correct))
             other = np.array([pool.accuracy(against, n, rng(0, "equal flops", i, n))
                               for i, pool in enumerate(pools)])
@@ -205,9 +205,10 @@ def equal_flops_rows(records: list[dict], tokenizer: Tokenizer, weights: int) ->
                    "samples": n, "capped": n < wanted}
             for which in (None, *np.unique(bins).tolist()):
                 own = bins >= 0 if which is None else bins == which
-                rows.append({**row, "bin": which, "pass_rate": float(rates[own].mean()),
-                             **mean_interval(mine[own], other[own]), "problems": int(own.sum()),
-                             "search": float(mine[own].mean()), "samples_get": float(other[own].mean())})
+                means = {"pass_rate": rates, "search": mine, "sampling": other}
+                rows.append({**row, "bin": which, "problems": int(own.sum()),
+                             **mean_interval(mine[own], other[own]),
+                             **{name: float(each[own].mean()) for name, each in means.items()}})
     return rows
 
 
