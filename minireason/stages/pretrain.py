@@ -108,8 +108,10 @@ def text_losses(cfg: Config, model: Transformer, tokenizer: Tokenizer) -> dict[s
 
     entropy: of the text, computed from its authors' rules. loss: the model's. excess: loss less
     entropy on the same lines, so no less than 0 but for chance, and known far better than either.
+    Recipes are chosen by other lines than results are measured on (`split`).
     """
-    lines, entropy = entropy_lines(cfg.mixture, FAMILIES[cfg.family])
+    lines, entropy = entropy_lines(cfg.mixture, FAMILIES[cfg.family],
+                                   seed=int(cfg.split == "validation"))
     rows, losses = encode_lines(tokenizer, [""] * len(lines), lines), []
     for start in range(0, len(rows), 64):
         batch = pad_right(rows[start:start + 64], tokenizer.pad).to(model.embedding.weight.device)

@@ -81,7 +81,8 @@ def squares(law: Callable, starts: list, lower, upper, logs: bool = False) -> Ca
 
         for start in starts:
             first = np.clip(start(x, y) if callable(start) else start, lower, upper)
-            found.append(optimize.least_squares(errors, first, bounds=(lower, upper)))
+            found.append(optimize.least_squares(errors, first, bounds=(lower, upper),
+                                                x_scale="jac"))
         return min(found, key=lambda fit: fit.cost).x
 
     return solve

@@ -15,11 +15,12 @@ Every run is a command line, a task of studies/sweep.py: what is finished is not
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from minireason.core.errors import UserError, check_choice
 from minireason.core.files import make_folder, read_json
+from minireason.report.runs import group_by
 from minireason.studies import scaling_figures, scaling_laws, scaling_rows, shared, sweep
 from minireason.studies.scaling_plans import EXACT, JUDGES, LAWS, PLANS, TUNING_SEED, Plan
 from minireason.studies.sweep import Task
@@ -59,10 +60,12 @@ def run(cfg: Config) -> dict:
         for tasks in waves(cfg, PLANS[cfg.size], out):
             sweep.run_tasks(tasks, out, made, cfg.workers, cfg.address)
         held = read_json(out / "result.json")["rows"] if (out / "result.json").exists() else []
-        rows = [row for row in held if row["law"] not in cfg.laws]
+        found = group_by(held, "law")
         for law in cfg.laws:
-            rows += scaling_rows.ROWS[law](out, PLANS[cfg.size], cfg.seeds)
-        result = {**made, "rows": rows}
+            found[law] = scaling_rows.ROWS[law](out, PLANS[cfg.size], cfg.seeds)
+        known = tuple(law for law in LAWS if law in found)
+        result = {**shared.made_with("scale", replace(cfg, laws=known)),
+                  "rows": [row for law in known for row in found[law]]}
     shared.write_json(out / "result.json", result)
     laws = scaling_laws.laws(result["rows"])
     shared.write_json(out / "fits.json", scaling_laws.as_json(laws))
@@ -121,7 +124,8 @@ def waves(cfg: Config, plan: Plan, out: Path) -> Iterator[list[Task]]:
                     policy=at(f"{folder}-s{seed}"))
                for seed in cfg.seeds for name, folder in policies.items()]
     yield [task(f"exchange-{shape}-s{seed}", "testtime", "exchange", seed, temperatures=1.0,
-                policy=at(f"exact-{shape}-s{seed}")) for seed in cfg.seeds for shape in exact]
+                policy=at(f"exact-{shape}-s{seed}"), **({"n": 1} if shape == exact[-1] else {}))
+           for seed in cfg.seeds for shape in exact]     # the largest answers greedily
     if "search" in laws:
         yield [task(f"critic-s{seed}", "critic", seed=seed, init=at(f"star-s{seed}"))
                for seed in cfg.seeds]

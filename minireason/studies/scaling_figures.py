@@ -78,8 +78,9 @@ def pretrain(rows: list[dict], laws: dict[str, Fit]) -> Figure:
     top.set_yscale("log")
     top.set_ylabel("loss above entropy (nats per token)")
     draw_sizes(bottom, models, "greedy", 100)
-    bottom.axhline(100 * models[0]["limit_greedy"], color=GREY, linestyle="--",
-                   label="its authors")
+    limit = bottom.axhline(100 * models[0]["limit_greedy"], color=GREY, linestyle="--",
+                           label="its authors")
+    bottom.legend(handles=[limit], loc="upper left")
     bottom.set_xlabel("pretraining compute (FLOPs)")
     style.percent_axis(bottom, "greedy accuracy, mean of levels (%)")
     style.legend_below(figure, top, 3)

@@ -24,12 +24,12 @@ class Plan:
     flags: dict[str, dict]        # of every command, and of "exact" pretraining and "exchange"
 
 
-_CHEAP = {"eval_n": 4, "save_every": 50}
+_CHEAP = {"eval_n": 2, "save_every": 50}
 _LEVEL_2 = {"max_level": 2, "rows_per_step": 16, "lr": 3e-3, **_CHEAP}
 PLANS = {
     "smoke": Plan(
         ((8, 1, 1, 16, 16), (16, 1, 1, 16, 32), (32, 1, 2, 16, 48)), (8, 40), 8, (3e-3, 1e-2), 2,
-        (1, 2), (1, 2, 4, 8), {
+        (1, 2), (1, 2, 3, 4, 6), {
             "pretrain": {"mixture.max_level": 2, "mixture.facts": 0.1, "rows_per_step": 16,
                          **_CHEAP},
             "sft": {"steps": 30, **_LEVEL_2},
