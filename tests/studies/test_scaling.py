@@ -59,7 +59,7 @@ def test_every_law_is_measured_once_and_drawn_from_its_rows_alone(tmp_path, monk
         assert row["flops"] == pytest.approx(6 * row["parameters"] * row["tokens"], rel=0.1)
     steps = [row["steps"] for row in rows if row["law"] == "rl" and row["method"] == "greedy"]
     assert steps == [0, 1, 2, 4]
-    counts = [row for row in rows if row.get("method") == "pass@1"][0]
+    counts = next(row for row in rows if row.get("method") == "pass@1")
     assert len(counts["right"]) == 8 and max(counts["right"]) <= counts["n"] == 16
     assert {row["judge"] for row in rows if row["law"] == "search"} == set(JUDGES)
     text = (tmp_path / "a/table.md").read_text()
@@ -145,16 +145,16 @@ def test_exchange_spends_equal_flops_and_says_when_capped(tmp_path):
 
 
 def test_samples_cost_what_the_search_cost_in_both_accounts():
-    """By hand: prompt of 9 tokens with <bos> and the opener, samples of 10, W = 100 weights."""
+    """By hand: prompt of 8 tokens with <bos> and the opener, samples of 10, W = 100 weights."""
     tokenizer = Tokenizer.build(chain.TOKENS)
     assert len(tokenizer.encode("(2+3)=")) + 2 == 8
     made = [{"prompt": "(2+3)=", "answer": "5", "tokens": [10] * 20, "correct": [1, 0] * 10,
              "answers": ["5", "6"] * 10, "values": [0.9, 0.1] * 10,
-             "cells": {"beam 4": {"tokens": 30, "correct": right, "voted": 0,
-                                  "flops": 2 * 100 * 130.0}}} for right in (1, 0, 1, 1, 0)]
+             "cells": {"beam 4": {"tokens": 36, "correct": right, "voted": 0,
+                                  "flops": 2 * 100 * 147.0}}} for right in (1, 0, 1, 1, 0)]
     rows = scaling_rows.equal_flops_rows(made, tokenizer, 100)
     whole = {(row["account"], row["against"]): row for row in rows if row["bin"] is None}
-    # run: 8 + n * 10 + n * 18 <= 130; cached: 2 * 8 + 2 * n * 10 <= 2 * (8 + 30); votes: 8 + n * 10
+    # run: 8 + n * 10 + n * 18 <= 147; cached: 2 * 8 + 2 * n * 10 <= 2 * (8 + 36); votes: 8 + n * 10
     assert {key: row["samples"] for key, row in whole.items()} == {
         ("run", "best_of_n"): 4, ("cached", "best_of_n"): 3, ("run", "majority"): 10}
     assert whole["run", "majority"]["capped"] and not whole["run", "best_of_n"]["capped"]
