@@ -8,7 +8,6 @@ import sys
 from pathlib import Path
 
 import pytest
-import torch
 from kill_run import PICTURES, timeless, trial
 from tiny_run import tiny_pipeline, tiny_size, tiny_stages
 

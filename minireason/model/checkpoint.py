@@ -24,7 +24,7 @@ from torch import Tensor
 from minireason.core import parallel
 from minireason.core.config import StageConfig, TrainingConfig, from_dict, resolve_device, to_dict
 from minireason.core.errors import UserError
-from minireason.core.files import STATE, check_manifest, write_atomic
+from minireason.core.files import STATE, check_manifest, read_text, write_atomic
 from minireason.core.runlog import RunLog
 from minireason.model.tokenizer import Tokenizer
 from minireason.model.transformer import ModelConfig, Transformer
@@ -99,6 +99,17 @@ def save(folder: Path | str, model: Transformer, tokenizer: Tokenizer) -> str:
                                tokenizer=tokenizer.sha256)
     parallel.barrier()
     return sha256
+
+
+def round_weights(folder: Path, out: Path) -> None:
+    """Copy a checkpoint's weights in float16, half as many bytes, and its tokenizer into `out`.
+
+    The metadata's `rounded_from` is the sha256 of the weights as they were; `load` gives float32.
+    """
+    tensors, metadata, sha256 = read_tensors(folder / "model.safetensors")
+    write_tensors(out / "model.safetensors", {name: t.half() for name, t in tensors.items()},
+                  **metadata, rounded_from=sha256)
+    write_atomic(out / "tokenizer.json", read_text(folder / "tokenizer.json"))
 
 
 def load(folder: Path | str, device: torch.device | str = "cpu", kind: type[Model] = Transformer,

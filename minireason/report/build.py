@@ -1,6 +1,8 @@
 """`minireason report`: a run's figures and page, and all tables of the committed results.
 
     report --run R                          R/figures/*.png and R/report.html, one file by itself
+    report --run R --ship S                 R's small files and every stage's weights in float16 as
+                                            the run folder S, to start from
     report --runs A B C --readme README.md  keep the small files of A B C (one run per seed) in
                                             `reference`, then as below
     report --readme README.md               from `reference` alone: the README's results block, one
@@ -27,8 +29,9 @@ from matplotlib.figure import Figure
 from minireason import stages
 from minireason.core.config import from_dict
 from minireason.core.errors import UserError
-from minireason.core.files import read_json, write_atomic
+from minireason.core.files import read_json, read_text, write_atomic, write_manifest
 from minireason.measure.evaluate import answer_of, marked_steps
+from minireason.model import checkpoint
 from minireason.problems import FAMILIES, corpus
 from minireason.report import figures, figures_testtime, seeds, style, tables
 from minireason.report import runs as results
@@ -38,6 +41,7 @@ BLOCKS = {   # block of RESULTS: the folders beside `reference` whose studies it
     "budgets": ("budgets",), "addition": ("reproduce/*",),
     "studies": ("ablations", "countdown", "scale")}
 RESULTS, FIGURES = Path("docs/RESULTS.md"), Path("docs/figures")    # beside the README
+SHIPPED = "SHIPPED"               # marks a copy made by --ship
 CORPUS_LINES = 10                 # of the pretraining text, on the page
 MARKS = {"right": "✓", "wrong": "✗ wrong", "withdrawn": "↺ withdrawn by the policy"}
 
@@ -47,6 +51,7 @@ class Config:
     """Figures and report.html of a run, or the README's results from several."""
 
     run: str = "runs/quickstart"  # run folder whose page is written
+    ship: str = ""                # folder for a small copy of `run`, with weights in float16
     runs: tuple[str, ...] = ()    # finished run folders, one per seed: kept in `reference`
     reference: str = "data/reference/quickstart"   # small committed copies of runs
     readme: str = ""              # README to write from `reference`, and docs/RESULTS.md beside it
@@ -54,6 +59,8 @@ class Config:
 
 def run(cfg: Config) -> Path:
     """Write what is asked for; returns the path of the page, the README or the reference."""
+    if cfg.ship:
+        return ship(Path(cfg.run), Path(cfg.ship))
     if not cfg.runs and not cfg.readme:
         return write_page(Path(cfg.run))
     if cfg.runs:
@@ -135,6 +142,19 @@ def keep_runs(runs: tuple[str, ...], reference: Path) -> None:
     for folder, target in zip(runs, targets, strict=True):
         results.keep(folder, target)
     write_atomic(reference / seeds.BAND, json.dumps(seeds.band_of(loaded)) + "\n")
+
+
+def ship(run: Path, out: Path) -> Path:
+    """Keep a run's small files and weights in `out`; UserError if that is anything but a copy."""
+    if out.exists() and not (out / SHIPPED).is_file():
+        raise UserError(f"--ship {out}: is there and no copy made by --ship; choose a new folder")
+    results.keep(run, out)
+    for stage in results.load_run(run):
+        if (run / stage / "model.safetensors").is_file():
+            checkpoint.round_weights(run / stage, out / stage)
+        write_manifest(out / stage, "result.json", read_text(run / stage / "result.json"))
+    write_atomic(out / SHIPPED, "A finished run, weights in float16: minireason report --ship\n")
+    return out
 
 
 def write_readme(readme: Path, reference: Path) -> Path:

@@ -59,9 +59,9 @@ class Config(TrainingConfig):
     max_len: int = 128            # tokens per row at most
     rows_per_step: int = 64       # B whole lines; shorter lines are more, of equally many tokens
     optimizer: str = "muon"       # of the blocks' matrices: muon | adamw
-    lr: float = 2e-3              # constant until it falls to nothing in a last share, `decay`
-    decay: Share = 0.15
-    warmup: int = 100             # steps, at the start and after each reset
+    lr: float = 2e-3              # constant but for a rise and a fall between two removals
+    warmup: int = 100             # steps in which it rises from nothing
+    decay: Share = 0.25           # the last share, in which it falls to nothing
     weight_decay: float = 0.01
     save_every: int = 200
 
@@ -85,7 +85,7 @@ class SumReader(Transformer):
 def run(cfg: Config) -> dict:
     """Train one arm from random weights; returns result.json's content."""
     tokenizer = Tokenizer.build(FAMILIES[cfg.family].TOKENS)
-    longest = longest_thought(cfg, tokenizer)
+    removals = removal_steps(cfg, tokenizer)
     log, device = checkpoint.open_stage("internalize", cfg, cfg.out)
     if log.done:
         return log.done
@@ -96,18 +96,17 @@ def run(cfg: Config) -> dict:
     log.start(model, device)
     optimizer = make_optimizer(model, cfg.weight_decay, muon=cfg.optimizer == "muon")
     for step in log.steps(checkpoint.resume(log, model, optimizer), cfg.steps):
-        removed = min(longest, step // cfg.steps_per_token)
-        since = step - removed * cfg.steps_per_token if cfg.reset else step
-        if since == 0:
+        if cfg.reset and step in removals:
             optimizer.state.clear()
-        if cfg.swap and removed and step == longest * cfg.steps_per_token:
-            weight, ends = model.embedding.weight.data, [tokenizer.think, tokenizer.end_think]
-            weight[ends] = weight[ends[::-1]]
-        lr = cfg.lr * min(1.0, (since + 1) / max(1, cfg.warmup),
-                          (cfg.steps - step) / max(1.0, cfg.decay * cfg.steps))
-        if removed == longest and cfg.arm != "explicit":
-            removed = cfg.max_len                         # more tokens than any thought has
-        rows, sums = rows_of_step(cfg, step, removed, tokenizer)
+        if cfg.swap and step in removals[-1:]:
+            ends = [tokenizer.think, tokenizer.end_think]
+            model.embedding.weight.data[ends] = model.embedding.weight.data[ends[::-1]]
+        falls = removals if cfg.unit == "piece" or cfg.reset else []
+        start, end = next((a, b) for a, b in pairwise([0, *falls, cfg.steps]) if step < b)
+        lr = cfg.lr * min(1.0, (step - start + 1) / max(1, cfg.warmup),
+                          (end - step) / max(1.0, cfg.decay * (end - start)))
+        removed = step // cfg.steps_per_token if step < max([0, *removals]) else cfg.max_len
+        rows, sums = rows_of_step(cfg, step, 0 if cfg.arm == "explicit" else removed, tokenizer)
         left = sum(len(cuts(tokens, "token", tokenizer)) - 1 for tokens, *_ in rows) / len(rows)
         log.record(step, **learn(model, optimizer, rows, sums, lr, cfg, tokenizer.pad),
                    **{"train/rows": len(rows), "train/thought_tokens": left})
@@ -118,18 +117,19 @@ def run(cfg: Config) -> dict:
                          style="cot" if cfg.arm == "explicit" else "direct")
 
 
-def longest_thought(cfg: Config, tokenizer: Tokenizer) -> int:
-    """Tokens of the longest thought, 0 of a control; UserError if --steps ends before they go."""
+def removal_steps(cfg: Config, tokenizer: Tokenizer) -> list[int]:
+    """Steps at which the longest thought loses a unit; UserError if --steps ends before they go."""
     if cfg.arm != "internalize":
-        return 0
+        return []
     family, levels = FAMILIES[cfg.family], (cfg.max_level, cfg.max_level)
-    thoughts = [tokenizer.encode(family.render(problem, "cot"))
-                for problem in sample_levels(family, rng(cfg.seed, "longest"), levels, 64)]
-    longest = max(len(cuts(tokens, "token", tokenizer)) - 1 for tokens in thoughts)
-    if longest * cfg.steps_per_token >= cfg.steps:
-        raise UserError(f"--steps {cfg.steps}: {longest} tokens of thought are gone only after "
-                        f"{longest * cfg.steps_per_token}; raise it, or lower --steps-per-token")
-    return longest
+    problems = sample_levels(family, rng(cfg.seed, "longest"), levels, 64)
+    places = max((cuts(tokenizer.encode(family.render(p, "cot")), cfg.unit, tokenizer)
+                  for p in problems), key=lambda places: places[-1] - places[0])
+    removals = [(place - places[0]) * cfg.steps_per_token for place in places[1:]]
+    if removals[-1] >= cfg.steps:
+        raise UserError(f"--steps {cfg.steps}: the thought is gone only after {removals[-1]}; "
+                        "raise it, or lower --steps-per-token")
+    return removals
 
 
 def cuts(tokens: list[int], unit: str, tokenizer: Tokenizer) -> list[int]:
@@ -217,4 +217,4 @@ def sums_error(model: SumReader, hidden: Tensor, batch: Batch, sums: Sums) -> Te
             places.append(start + place)
             wanted.append(total)
     read = model.running_sum(hidden[places]).squeeze(-1)                  # (digits,)
-    return (read - torch.tensor(wanted, device=read.device)).square().sum()
+    return (read - read.new_tensor(wanted)).square().sum()

@@ -6,9 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from made_runs import add_rl, made_run, search_rows, write
 
 from minireason.core.errors import UserError
+from minireason.critics.value_head import Critic
+from minireason.model import checkpoint
+from minireason.model.transformer import Transformer
 from minireason.report import build
 from minireason.report import runs as results
 from minireason.stages import guided_search
@@ -105,6 +109,31 @@ def test_runs_that_cannot_be_averaged_are_refused(three):
     build.keep_runs(("runs/s0",), Path("kept"))
     with pytest.raises(UserError, match="seed-0"):              # would mix old with new
         build.keep_runs(("runs/s2",), Path("kept"))
+
+
+def test_a_shipped_run_is_a_run_with_rounded_weights(ladder, tmp_path, undrawn):
+    """Weights within float16's rounding, no training data; it draws its page, finds damage, and is
+    replaced by a newer copy only."""
+    out = build.run(build.Config(run=str(ladder), ship=str(tmp_path / "shipped")))
+    for name, kind in (("pretrain", Transformer), ("star", Transformer), ("critic", Critic)):
+        whole, _ = checkpoint.load(ladder / name, kind=kind)
+        rounded, _ = checkpoint.load(out / name, kind=kind)
+        for a, b in zip(whole.parameters(), rounded.parameters(), strict=True):
+            assert b.dtype == torch.float32
+            torch.testing.assert_close(a, b, rtol=2 ** -11, atol=2 ** -25)
+        sizes = [(folder / name / "model.safetensors").stat().st_size for folder in (ladder, out)]
+        assert sizes[1] < 0.7 * sizes[0]
+        found = checkpoint.read_tensors(out / name / "model.safetensors")[1]["rounded_from"]
+        assert found == checkpoint.weights_hash(ladder / name)
+    assert not any(out.rglob("rollouts*")) and not any(out.rglob("state.safetensors"))
+    assert build.run(build.Config(run=str(out))) == out / "report.html"
+    build.run(build.Config(run=str(ladder), ship=str(out)))
+    damage = out / "sft" / "rows.jsonl"
+    damage.write_text(damage.read_text().replace("0.", "1.", 1))
+    with pytest.raises(UserError, match="is not what its stage wrote"):
+        checkpoint.load(out / "sft")
+    with pytest.raises(UserError, match="is there and no copy made by --ship"):
+        build.run(build.Config(run=str(ladder), ship=str(ladder / "sft")))
 
 
 @pytest.mark.parametrize("text", ["no marks", END + BEGIN, BEGIN * 2 + END])

@@ -141,8 +141,16 @@ def test_the_learning_rate_is_constant_and_falls_in_the_last_share(tmp_path):
     assert rates == pytest.approx([5e-4, *[1e-3] * 12, 7.5e-4, 5e-4, 2.5e-4])
 
 
+def test_pieces_have_each_a_rise_and_a_fall(tmp_path):
+    internalize.run(settings(out=str(tmp_path / "run"), unit="piece", decay=0.5, lr=1e-3))
+    rates = [line["train/lr"] for line in metrics(tmp_path / "run")]
+    assert internalize.removal_steps(settings(unit="piece"), TOKENIZER) == [4, 8]
+    assert rates == pytest.approx([5e-4, 1e-3, 1e-3, 5e-4] * 2
+                                  + [5e-4, *[1e-3] * 4, 7.5e-4, 5e-4, 2.5e-4])
+
+
 def test_a_recipe_that_leaves_thoughts_is_refused(tmp_path):
-    with pytest.raises(UserError, match="--steps 8: 8 tokens of thought are gone only after 8"):
+    with pytest.raises(UserError, match="--steps 8: the thought is gone only after 8"):
         internalize.run(settings(out=str(tmp_path / "run"), steps=8))
     assert not (tmp_path / "run").exists()
     for changes, why in (({"arm": "half"}, "--arm half"), ({"smoothing": 0.0}, "--smoothing 0"),
@@ -224,6 +232,6 @@ def test_presets_are_recipes_that_end_without_thoughts():
                 cfg = internalize.Config(family=family, **settings_of(family, size, "internalize"))
                 check_config(cfg)
                 tokenizer = Tokenizer.build(FAMILIES[family].TOKENS)
-                assert internalize.longest_thought(cfg, tokenizer) > 0
+                assert internalize.removal_steps(cfg, tokenizer)
                 found += 1
     assert found
