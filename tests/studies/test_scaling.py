@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from minireason import cli
 from minireason.core.errors import UserError
 from minireason.measure.samples import save_pools
 from minireason.model.tokenizer import Tokenizer
@@ -84,6 +85,24 @@ def test_one_law_asks_for_its_own_runs_alone(tmp_path, monkeypatch):
     assert [name for name in names("exchange") if "tuning" not in name] == [
         "exact-1-s7", "exact-2-s7", "exchange-1-s7", "exchange-2-s7"]
     assert len(names("pretrain")) == 3 * 2 + 3 * 2
+
+
+@pytest.mark.parametrize("size", PLANS)
+def test_every_command_line_of_a_size_is_one(size, tmp_path, monkeypatch):
+    """One of each kind of task: its flags exist and its numbers are allowed."""
+    monkeypatch.setattr(scaling_rows, "tuned_rate", lambda *_: 1e-3)
+    cfg, found = scaling.Config(size=size, seeds=(3,), device="cpu"), {}
+    for tasks in scaling.waves(cfg, PLANS[size], tmp_path):
+        found |= {task.name.partition("-")[0]: task for task in tasks}
+    assert list(found) == ["tuning", "pretrain", "exact", "sft", "star", "rl", "testtime",
+                           "exchange", "critic", "search"]
+    for task in found.values():
+        _, config = cli.read_command(list(task.words))
+        assert config.out == task.folder and config.seed in (3, TUNING_SEED)
+    _, exact = cli.read_command(list(found["exact"].words))
+    assert exact.mixture.authors.exact
+    _, search = cli.read_command(list(found["search"].words))
+    assert (search.judge, search.methods) == ("random", ("beam", "tree"))
 
 
 def test_every_size_spans_two_decades_and_six_models():
