@@ -5,6 +5,7 @@ the points of a single curve and resample residuals.
 """
 
 import math
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import product
@@ -69,9 +70,10 @@ def over_runs(law: Law, x, y, run, level=None) -> Fit:
     if count > 1:
         ways = list(product(range(count), repeat=count)) if count < 5 else (
             np.random.default_rng(0).integers(0, count, (200, count)).tolist())
-        for way in ways:
+        for way, times in Counter(tuple(sorted(way)) for way in ways).items():
             chosen = np.concatenate([members[i] for i in way])
-            drawn.append(best + widening(count) * (law.solve(x[chosen], y[chosen]) - best))
+            found = best + widening(count) * (law.solve(x[chosen], y[chosen]) - best)
+            drawn += [found] * times
     low, high = np.quantile(drawn, (0.025, 0.975), axis=0)
     levels, rest = np.unique(level), {}
 

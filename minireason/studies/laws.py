@@ -101,7 +101,7 @@ POWER = Law(("A", "a"), lambda x, A, a: A * x ** -a, lambda x, y: (
     lambda slope, first: np.array([np.exp(first), -slope]))(*np.polyfit(np.log(x), np.log(y), 1)),
     np.log)
 SIZES = Law(("A", "a", "B", "b"), sizes, squares(
-    sizes, [(0.02, 0.5, 0.02, 0.5), (0.01, 0.3, 0.05, 1.0), (0.05, 1.0, 0.01, 0.3)],
+    sizes, [(0.02, 0.5, 0.02, 0.5), (0.05, 1.0, 0.05, 1.0)],
     (1e-9, 0.01, 1e-9, 0.01), (1e3, 4, 1e3, 4), logs=True), np.log)
 COVERAGE = Law(("a", "b"), coverage, squares(
     coverage, [lambda k, c: (np.log(np.clip(c.min(), 1e-6, 1 - 1e-6)), -0.5)],
