@@ -81,12 +81,12 @@ def over_runs(law: Law, x, y, run, level=None) -> Fit:
         if len(np.unique(level[seen])) < len(best):
             return math.nan
         fitted = law.predict(x[tested], *law.solve(x[seen], y[seen]))
-        return rms(law.scale(np.maximum(fitted, 1e-300)) - law.scale(y[tested]))
+        return rms(law.scale(fitted) - law.scale(y[tested]))
 
     rest["held_out"] = rms(np.array([error(level != one, level == one) for one in levels]))
     if len(levels) > 2:
         rest["beyond"] = error(level < levels[-2], level == levels[-1])
-    r2 = r_squared(law.scale(y), law.scale(np.maximum(law.predict(x, *best), 1e-300)))
+    r2 = r_squared(law.scale(y), law.scale(law.predict(x, *best)))
     named = (dict(zip(law.names, part.tolist(), strict=True)) for part in (best, low, high))
     return Fit(*named, r2, len(y), **rest)
 

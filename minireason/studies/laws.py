@@ -41,6 +41,11 @@ class Law(NamedTuple):
     scale: Callable[[np.ndarray], np.ndarray] = np.asarray
 
 
+def positive_log(values: np.ndarray) -> np.ndarray:
+    """log, of what is above 0."""
+    return np.log(np.maximum(values, 1e-300))
+
+
 def log_line(x, p, q):
     """A straight line in log10(x)."""
     return p + q * np.log10(x)
@@ -74,10 +79,10 @@ def squares(law: Callable, starts: list, lower, upper, logs: bool = False) -> Ca
     """
     def solve(x, y):
         optimize, found = scipy_optimize(), []
-        scale = np.log if logs else np.asarray
+        scale = positive_log if logs else np.asarray
 
         def errors(theta):
-            return scale(np.maximum(law(x, *theta), 1e-300)) - scale(y)
+            return scale(law(x, *theta)) - scale(y)
 
         for start in starts:
             first = np.clip(start(x, y) if callable(start) else start, lower, upper)
@@ -99,10 +104,10 @@ SATURATING = Law(("start", "top", "middle", "steep"), saturating, squares(
     (0, 0, 1e-3, 0.2), (1, 1, 1e25, 6)))
 POWER = Law(("A", "a"), lambda x, A, a: A * x ** -a, lambda x, y: (
     lambda slope, first: np.array([np.exp(first), -slope]))(*np.polyfit(np.log(x), np.log(y), 1)),
-    np.log)
+    positive_log)
 SIZES = Law(("A", "a", "B", "b"), sizes, squares(
     sizes, [(0.02, 0.5, 0.02, 0.5), (0.05, 1.0, 0.05, 1.0)],
-    (1e-9, 0.01, 1e-9, 0.01), (1e3, 4, 1e3, 4), logs=True), np.log)
+    (1e-9, 0.01, 1e-9, 0.01), (1e3, 4, 1e3, 4), logs=True), positive_log)
 COVERAGE = Law(("a", "b"), coverage, squares(
     coverage, [lambda k, c: (np.log(np.clip(c.min(), 1e-6, 1 - 1e-6)), -0.5)],
     (-50, -5), (0, 0)))
