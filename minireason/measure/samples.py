@@ -14,7 +14,6 @@ import numpy as np
 from minireason.core import flops, parallel
 from minireason.core.files import read_checked, write_atomic, write_checked
 from minireason.core.runlog import RunLog
-from minireason.critics.value_head import Critic, final_values
 from minireason.measure.estimates import Pool, answer_ids
 from minireason.measure.evaluate import answer_keys
 from minireason.model.tokenizer import Tokenizer
@@ -23,13 +22,14 @@ from minireason.problems import FAMILIES, Problem
 from minireason.sampling.complete import complete
 from minireason.sampling.sampler import Sampling
 
+Judge = Callable[[list[Problem], list[list[str]]], list[list[float]]]   # a value per completion
 
-def sample_records(policy: Transformer, tokenizer: Tokenizer, critics: dict[str, Critic],
+
+def sample_records(policy: Transformer, tokenizer: Tokenizer, judges: dict[str, Judge],
                    problems: list[Problem], how: Sampling) -> list[dict]:
-    """One record per problem, drawn on this rank alone; critics {field of the record: critic}."""
+    """One record per problem, drawn on this rank alone; judges {field of the record: its judge}."""
     completions = complete(policy, tokenizer, problems, "cot", how, alone=True)
-    values = {field: final_values(critic, tokenizer, problems, completions)
-              for field, critic in critics.items()}
+    values = {field: judge(problems, completions) for field, judge in judges.items()}
     records = []
     for i, (problem, texts) in enumerate(zip(problems, completions, strict=True)):
         verdicts = [FAMILIES[problem.family].verify(problem, text) for text in texts]

@@ -152,16 +152,18 @@ def _chance(found: list, text: str) -> float:
 
 
 def line_probability(mixture: Mixture, family: Family, line: str,
-                     share: Callable[[Family, int], float] = train_share) -> float:
+                     share: Callable[[Family, int], float] | None = train_share) -> float:
     """P(the mixture's authors write this line), exact but for the share of the train split.
 
-    A line of facts may come from several problems: `problems_of_facts` of the family names them.
+    share None: by one who cannot know the split, as no model can (it is a hash). A line of facts
+    may come from several problems: `problems_of_facts` of the family names them.
     """
     authors, outcomes, family = mixture.authors, outcomes_of(family), authored(family)
 
     def asked(problem) -> float:      # P(problem), given its level and the split
-        train = split_of(problem) == "train"
-        return math.exp(family.log_probability(problem)) / share(family, problem.level) * train
+        chance = math.exp(family.log_probability(problem))
+        train = share is None or split_of(problem) == "train"
+        return train * chance / (share(family, problem.level) if share else 1.0)
 
     if "</think>" not in line:
         facts, total = line.removesuffix("<eos>").split(";"), 0.0
@@ -188,16 +190,19 @@ def line_probability(mixture: Mixture, family: Family, line: str,
     return total if ended and family.answer_of_state(problem, state) == answer else 0.0
 
 
-def entropy_per_token(mixture: Mixture, family: Family, tokens_of: Callable[[str], int],
-                      n: int = 2000, seed: int = 0) -> tuple[float, float]:
-    """(nats per token of the corpus, its standard error) from n lines.
-
-    E[-log p(line)] / E[tokens]: no model's mean loss per token can be lower in the long run.
-    tokens_of: the number of tokens of a line, <eos> included.
-    """
+@cache
+def entropy_lines(mixture: Mixture, family: Family, n: int = 2000,
+                  seed: int = 0) -> tuple[list[str], np.ndarray]:
+    """n fresh lines, and the nats of each (n,): -log p by one who knows all but the split."""
     lines = corpus_lines(mixture, family, rng(seed, "entropy"), n)
-    nats = np.array([-math.log(line_probability(mixture, family, line)) for line in lines])
-    tokens = np.array([tokens_of(line) for line in lines])
+    return lines, -np.log([line_probability(mixture, family, line, None) for line in lines])
+
+
+def per_token(nats: np.ndarray, tokens: np.ndarray) -> tuple[float, float]:
+    """(nats per token, its standard error) of lines of so many nats and tokens, both (n,).
+
+    Of the nats of `entropy_lines` it is the mean loss per token that no model can beat.
+    """
     ratio = float(nats.sum() / tokens.sum())
-    error = float((nats - ratio * tokens).std(ddof=1) / tokens.mean() / math.sqrt(n))
-    return ratio, error
+    error = (nats - ratio * tokens).std(ddof=1) / tokens.mean() / math.sqrt(len(nats))
+    return ratio, float(error)

@@ -13,13 +13,14 @@ from functools import partial
 
 import numpy as np
 
-from minireason.core import parallel
+from minireason.core import flops, parallel
 from minireason.core.config import StageConfig, stream_seed
 from minireason.core.errors import UserError, check_choice
 from minireason.core.files import write_atomic
-from minireason.critics.value_head import Critic, prefix_values
+from minireason.critics.judges import JUDGES, judge_of, whole_values
+from minireason.critics.value_head import Critic
 from minireason.measure.evaluate import answer_keys, frozen_sets
-from minireason.measure.samples import sample_records, sharded_records
+from minireason.measure.samples import Judge, sample_records, sharded_records
 from minireason.model import checkpoint
 from minireason.model.tokenizer import Tokenizer
 from minireason.problems import FAMILIES, Problem
@@ -53,9 +54,13 @@ class Config(StageConfig):
     c: float = 0.3                # weight of exploration in tree search
     max_step: int = 12            # tokens per step at most
     probe: int = 4                # samples that predict a problem's difficulty
+    judge: str = "critic"         # critic | oracle | random: who values prefixes and samples
+    noise: float = 0.0            # deviation of the noise on the judge's log-odds, in nats
+    pool: int = 0                 # samples of each of a problem's two pools; 0: as budgets need
     shard: int = 50               # problems between two saved results
 
     def __post_init__(self):
+        check_choice("judge", self.judge, JUDGES)
         for method in self.methods:
             check_choice("methods", method, METHODS)
         if not self.samples or list(self.samples) != sorted(set(self.samples)):
@@ -75,13 +80,13 @@ def run(cfg: Config) -> dict:
     critic, _ = checkpoint.load(cfg.critic, device, Critic, tokenizer)
     log.start(policy, device)
     log.rewind(0)
-    values = partial(prefix_values, critic, tokenizer)
+    values = judge_of(cfg.judge, critic, tokenizer, FAMILIES[cfg.family], cfg.noise, cfg.seed)
     stepper = reviser = Stepper(policy, tokenizer, values, cfg.temperature, cfg.max_step)
     if cfg.reviser:                       # its critic has never seen a withdrawn step
         reviser = replace(stepper, policy=checkpoint.load(cfg.reviser, device)[0], values=lambda
                           rows: values([standing(tokenizer, row) for row in rows]))
     sets = frozen_sets(cfg.family, cfg.split, cfg.problems, cfg.levels)
-    make = partial(search_shard, cfg, critic, stepper, reviser)
+    make = partial(search_shard, cfg, stepper, reviser)
     rows, trees = [], {}
     for name, records in sharded_records(log, "search", sets, cfg.shard, make).items():
         found = compare.comparison_rows(records, cfg.samples, cfg.probe, cfg.seed)
@@ -95,12 +100,13 @@ def run(cfg: Config) -> dict:
     return log.finish(rows)
 
 
-def search_shard(cfg: Config, critic: Critic, stepper: Stepper, reviser: Stepper,
-                 problems: list[Problem], purpose: str) -> list[dict]:
+def search_shard(cfg: Config, stepper: Stepper, reviser: Stepper, problems: list[Problem],
+                 purpose: str) -> list[dict]:
     """Per problem: two pools of samples, and what every search at every budget chose and cost."""
     unit = unit_of(cfg, stepper, problems[0].level)
-    n = 2 * (cfg.samples[-1] + cfg.samples[-1] // 8)       # a little larger: some end early
-    records = sampled_records(cfg, stepper, {"values": critic}, problems, n, "search samples",
+    half = cfg.pool or cfg.samples[-1] + cfg.samples[-1] // 8       # more: some end early
+    judges: dict[str, Judge] = {"values": partial(whole_values, stepper.values, stepper.tokenizer)}
+    records = sampled_records(cfg, stepper, judges, problems, 2 * half, "search samples",
                               purpose)
     for record in records:
         record |= {"unit": unit, "cells": {}}
@@ -112,9 +118,12 @@ def search_shard(cfg: Config, critic: Critic, stepper: Stepper, reviser: Stepper
         for n in cfg.samples:
             drawer = replace(reviser if method in REVISIONS else stepper,
                              seed=stream_seed(cfg.seed, "search", purpose, method, n))
+            before = flops.spent()
             tasks = searched(cfg, method, drawer, prompts, n * unit, unit)
+            cost = {"flops": (flops.spent() - before) / len(problems)}      # mean of the shard
             for record, problem, task in zip(records, problems, tasks, strict=True):
-                record["cells"][f"{method} {n}"] = choice_of(problem, task, stepper.tokenizer)
+                cell = choice_of(problem, task, stepper.tokenizer)
+                record["cells"][f"{method} {n}"] = cell | cost
                 if n == cfg.samples[0] and method in ("tree", "uct"):
                     record["tree"] = marked_tree(problem, task, stepper.tokenizer)
     return records
@@ -127,14 +136,14 @@ def unit_of(cfg: Config, stepper: Stepper, level: int) -> int:
     return math.ceil(np.mean([record["tokens"] for record in records]))
 
 
-def sampled_records(cfg: Config, stepper: Stepper, critics: dict[str, Critic],
+def sampled_records(cfg: Config, stepper: Stepper, judges: dict[str, Judge],
                     problems: list[Problem], n: int, *purpose: object) -> list[dict]:
     """Records of n samples per problem, each as long as the model has room for."""
     longest = max(map(len, prompt_ids(stepper.tokenizer, problems, "cot")))
     how = Sampling(n=n, temperature=cfg.temperature, chunk=stepper.chunk,
                    max_new=stepper.policy.config.max_len - longest,
                    seed=stream_seed(cfg.seed, *purpose))
-    return sample_records(stepper.policy, stepper.tokenizer, critics, problems, how)
+    return sample_records(stepper.policy, stepper.tokenizer, judges, problems, how)
 
 
 def searched(cfg: Config, method: str, stepper: Stepper, prompts: list[list[int]],

@@ -3,13 +3,16 @@
 Next-token prediction on everything that the mixture holds (corpus.py): facts, direct answers and
 worked lines, all by fallible authors. Every token counts; there is no prompt to hide. The model
 comes to err as its authors do and can get no further by imitation: `limit_rows` computes how far
-that is, and entropy_per_token, where the family knows how probable its problems are, the loss that
-no model can beat. From `init` training continues with new lines and a learning rate that rises and
+that is, and `text_losses`, where the family knows how probable its problems are, the loss that no
+model can beat. From `init` training continues with new lines and a learning rate that rises and
 falls anew.
 """
 
 from dataclasses import dataclass, field
 from typing import Any
+
+import numpy as np
+import torch
 
 from minireason.core.config import TrainingConfig, rng, stream_seed
 from minireason.core.errors import UserError, check_choice
@@ -18,9 +21,10 @@ from minireason.model import checkpoint
 from minireason.model.tokenizer import Tokenizer
 from minireason.model.transformer import ModelConfig, Transformer
 from minireason.problems import FAMILIES, authors
-from minireason.problems.corpus import Mixture, corpus_lines, entropy_per_token
+from minireason.problems.corpus import Mixture, corpus_lines, entropy_lines, per_token
 from minireason.sampling.sampler import Sampling
-from minireason.training.batches import check_longest, encode_lines
+from minireason.training.batches import check_longest, encode_lines, pad_right
+from minireason.training.losses import gather_logprobs
 from minireason.training.optim import make_optimizer, schedule, supervised_step
 
 
@@ -85,9 +89,7 @@ def run(cfg: Config) -> dict:
     if not cfg.mixture.authors.exact and hasattr(family, "outcomes"):
         rows += limit_rows(cfg)
     if not cfg.mixture.authors.exact and hasattr(family, "log_probability"):
-        nats, error = entropy_per_token(cfg.mixture, family,
-                                        lambda line: len(tokenizer.encode(line)))
-        result |= {"entropy_per_token": nats, "entropy_error": error}
+        result |= text_losses(cfg, model, tokenizer)
     return finish_policy(log, cfg, model, tokenizer, rows, {"direct": direct}, None, **result)
 
 
@@ -100,3 +102,25 @@ def limit_rows(cfg: Config) -> list[dict]:
             rows.append({"set": name, "method": f"limit_{kind}", "accuracy": accuracy,
                          "problems": len(problems)})
     return rows
+
+
+@torch.inference_mode()
+def text_losses(cfg: Config, model: Transformer, tokenizer: Tokenizer) -> dict[str, float]:
+    """Nats per token of fresh lines, <eos> included, each with its standard error.
+
+    entropy: of the text, computed from its authors' rules. loss: the model's. excess: loss less
+    entropy on the same lines, so no less than 0 but for chance, and known far better than either.
+    Recipes are chosen by other lines than results are measured on (`split`).
+    """
+    lines, entropy = entropy_lines(cfg.mixture, FAMILIES[cfg.family],
+                                   seed=int(cfg.split == "validation"))
+    rows, losses = encode_lines(tokenizer, [""] * len(lines), lines), []
+    for start in range(0, len(rows), 64):
+        batch = pad_right(rows[start:start + 64], tokenizer.pad).to(model.embedding.weight.device)
+        logprobs = gather_logprobs(model(batch.inputs), batch.targets)          # (64, T)
+        losses += (-logprobs * batch.loss_mask).sum(dim=1).tolist()
+    tokens, found = np.array([len(row[0]) - 1 for row in rows]), {}
+    loss = np.array(losses)
+    for name, nats in (("entropy", entropy), ("loss", loss), ("excess", loss - entropy)):
+        found[f"{name}_per_token"], found[f"{name}_error"] = per_token(nats, tokens)
+    return found

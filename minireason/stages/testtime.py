@@ -9,13 +9,14 @@ problems.
 """
 
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
 from minireason.core import flops, parallel
 from minireason.core.config import StageConfig, rng, stream_seed
 from minireason.core.errors import UserError
-from minireason.critics.value_head import Critic
+from minireason.critics.value_head import Critic, final_values
 from minireason.measure.estimates import Pool, chance_coverage, mean_interval
 from minireason.measure.evaluate import accuracy_of, frozen_sets, grade, rows_of
 from minireason.measure.samples import sample_records, save_pools, sharded_records
@@ -37,7 +38,7 @@ class Config(StageConfig):
     """Stage 5: accuracy against samples, tokens and FLOPs, on frozen test problems."""
 
     policy: str                   # folder of the policy
-    critic: str                   # folder of its critic
+    critic: str = ""              # folder of its critic; "": votes and coverage alone
     outcome: str = ""             # folder of a second critic, taught by outcomes alone
     out: str = "runs/testtime"
     levels: tuple[int, ...] = (8,)
@@ -60,9 +61,11 @@ def run(cfg: Config) -> dict:
     if log.done:
         return log.done
     policy, tokenizer = checkpoint.load(cfg.policy, device)
-    critics = {"values": checkpoint.load(cfg.critic, device, Critic, tokenizer)[0]}
-    if cfg.outcome:
-        critics["outcome_values"], _ = checkpoint.load(cfg.outcome, device, Critic, tokenizer)
+    judges = {}
+    for field, path in (("values", cfg.critic), ("outcome_values", cfg.outcome)):
+        if path:
+            critic, _ = checkpoint.load(path, device, Critic, tokenizer)
+            judges[field] = partial(final_values, critic, tokenizer)
     log.start(policy, device)
     log.rewind(0)
 
@@ -71,7 +74,7 @@ def run(cfg: Config) -> dict:
         def sampled(problems: list[Problem], purpose: str) -> list[dict]:
             how = Sampling(n=n, temperature=temperature,
                            seed=stream_seed(cfg.seed, "testtime", purpose))
-            return sample_records(policy, tokenizer, critics, problems, how)
+            return sample_records(policy, tokenizer, judges, problems, how)
 
         kind += "" if temperature == 1 else f"_t{temperature:g}"
         return sharded_records(log, kind, sets, cfg.shard, sampled)
@@ -98,19 +101,21 @@ def run(cfg: Config) -> dict:
         prompts = tokenizer.encode_batch([record["prompt"] for record in records[1.0]])
         prompt = 2 + np.mean([len(ids) for ids in prompts])         # with <bos> and the opener
         found = sample_rows(cfg, records, chosen[name], policy.n_params, float(prompt), right[name])
-        calibration = calibration_rows(records[chosen[name]["critic_best_of_n"]])
-        rows += [{"set": name, **row} for row in found + calibration]
+        if cfg.critic:
+            found += calibration_rows(records[chosen[name]["critic_best_of_n"]])
+        rows += [{"set": name, **row} for row in found]
         for n in sizes(cfg.n):
             log.record(n, **{f"eval/{name}/{row['method']}": row["accuracy"] for row in found
-                             if row["n"] == n and "tokens" in row})
+                             if row.get("n") == n and "tokens" in row})
     if parallel.is_main():
         save_pools(log.out / "pools.npz", drawn, right)
     return log.finish(rows)
 
 
 def methods(cfg: Config) -> tuple[str, ...]:
-    """What is measured: the outcome critic's methods only where one is given."""
-    return METHODS + OUTCOME if cfg.outcome else METHODS
+    """What is measured: a critic's methods only where it is given."""
+    found = METHODS if cfg.critic else ("single", "majority", "coverage")
+    return found + OUTCOME if cfg.outcome else found
 
 
 def sizes(n: int) -> list[int]:
@@ -120,7 +125,7 @@ def sizes(n: int) -> list[int]:
 
 def expected_accuracy(cfg: Config, records: list[dict], method: str, n: int) -> np.ndarray:
     """(P,) expected accuracy of a method with n samples of each problem."""
-    field = "outcome_values" if method in OUTCOME else "values"
+    field = "outcome_values" if method in OUTCOME else "values" if cfg.critic else "correct"
     found = []
     for i, record in enumerate(records):
         found.append(Pool.of(record, field).accuracy(method, n, rng(cfg.seed, "subsets", i, n)))
@@ -162,9 +167,11 @@ def sample_rows(cfg: Config, records: dict[float, list[dict]], chosen: dict[str,
         rows.append({"method": "chance", "n": n,
                      **mean_interval(1 - (1 - chance_coverage(drawn)) ** n),
                      "problems": len(drawn)})
-    for a, b in PAIRS + OUTCOME_PAIRS if cfg.outcome else PAIRS:
-        difference = mean_interval(accuracy[a], accuracy[b], draws=10_000)
-        rows.append({"method": f"{a} - {b}", "n": cfg.n, **difference, "problems": len(greedy)})
+    for a, b in PAIRS + OUTCOME_PAIRS:
+        if a in accuracy and b in accuracy:
+            difference = mean_interval(accuracy[a], accuracy[b], draws=10_000)
+            rows.append({"method": f"{a} - {b}", "n": cfg.n, **difference,
+                         "problems": len(greedy)})
     return rows
 
 

@@ -1,212 +1,134 @@
-"""`minireason scale`: the laws of the two axes, drawn from our own runs.
+"""`minireason scale`: the laws of training and of test-time compute, from runs of its own.
 
-    (a) loss and accuracy against pretraining compute, five model sizes or more at equal tokens
-    (b) accuracy against RL compute             read from finished `minireason rl` folders
-    (c) accuracy against test-time tokens, every method; coverage c = exp(a k^b) with the histogram
-        of pass@1 that explains it              read from finished testtime and search folders
-    (d) a small model that may think longer against one about 14 times larger, at equal total
-        FLOPs, for three ratios of inference to pretraining tokens (Snell 2024, section 7)
+    pretrain   loss above the text's computed entropy, and accuracy beside its authors': six sizes
+               or more, several lengths each, the learning rate tuned for every size
+    rl         accuracy after RL by outcome: runs of different lengths, each with its own schedule
+    testtime   votes and coverage of up to N samples, from the base, the STaR and the RL policy
+    exchange   a small model that may think longer against a larger one at equal FLOPs over their
+               lives (Snell 2024, section 7), all of them past their transition
+    search     beam and tree search against votes at equal FLOPs by four judges: an oracle, a good,
+               a noisy and a random critic; by difficulty
 
-(a) and (d) are run here, one resumable cell per model; `--from FOLDER` fits the points of its
-result.json anew. The validation loss counts the completion of worked lines, which the prompt
-determines: its entropy, the ideal E, is zero.
+Every run is a command line, a task of studies/sweep.py: what is finished is not run again, and
+`--laws` may name one law at a time. result.json holds flat rows (scaling_rows.py), from which
+`--from FOLDER` draws every table and figure anew (scaling_laws.py, scaling_figures.py).
 """
 
-from dataclasses import asdict, dataclass, replace
-from functools import partial
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
-import torch
-
-from minireason.core import parallel
-from minireason.core.config import stream_seed
 from minireason.core.errors import UserError, check_choice
-from minireason.core.files import read_lines
-from minireason.core.runlog import RunLog
-from minireason.measure.estimates import Pool, expected_accuracy, share_interval
-from minireason.measure.evaluate import frozen_sets
-from minireason.measure.samples import load_pools, sample_records
-from minireason.model import checkpoint
-from minireason.model.tokenizer import Tokenizer
-from minireason.model.transformer import Transformer
-from minireason.problems import FAMILIES
-from minireason.problems.corpus import Mixture
-from minireason.report import style
-from minireason.report.runs import group_by, select
-from minireason.sampling.sampler import Sampling
-from minireason.stages import pretrain
-from minireason.studies import fits, scaling_laws, shared
-from minireason.training.batches import encode_lines, micro_batches
-from minireason.training.optim import batch_nll
-
-RATIOS = (0.16, 0.79, 22.0)           # R, inference tokens / pretraining tokens, as in Snell 2024
-METHODS = {"small_vote": "majority", "small_oracle": "coverage", "small_single": "single"}
-COMPUTE = {"rl": "flops", "testtime": "tokens", "search": "tokens"}     # of a row, by kind of run
-CURVES = {"rl": ("greedy", "sampled"), "testtime": style.METHODS, "search": style.METHODS}
-
-
-@dataclass(frozen=True)
-class Sweep:
-    """The pretraining runs of one size; shapes ascend."""
-
-    shapes: tuple[tuple[int, int, int, int], ...]    # (d_model, n_layers, n_heads, d_ff)
-    small: int                    # index of the model that thinks longer
-    large: int                    # index of the one about 14 times its size
-    n: int                        # N samples of the small model, a power of two
-    levels: tuple[int, ...]       # difficulty bins of (d)
-    problems: int                 # frozen test problems per level of (d)
-    training: pretrain.Config
-
-
-SIZES = {
-    "smoke": Sweep(((8, 1, 1, 16), (8, 2, 1, 16), (16, 1, 1, 32), (16, 2, 1, 48), (32, 2, 2, 64)),
-                   0, 4, 4, (1, 2), 6, pretrain.Config(
-                       head_dim=16, steps=20, rows_per_step=16, lr=3e-3, eval_n=4,
-                       mixture=Mixture(max_level=2))),
-    "cpu": Sweep(((32, 2, 2, 96), (48, 3, 3, 128), (64, 3, 4, 176), (96, 4, 6, 256),
-                  (128, 5, 8, 384)), 0, 3, 64, (1, 2, 4, 6), 200, pretrain.Config(
-                      head_dim=16, steps=1600, rows_per_step=48, lr=2e-3, eval_n=200)),
-    "gpu": Sweep(((64, 3, 2, 176), (128, 4, 4, 344), (192, 6, 6, 512), (256, 6, 8, 688),
-                  (384, 8, 12, 1024), (512, 8, 16, 1376)), 1, 4, 256, (2, 4, 6, 8), 500,
-                 pretrain.Config(head_dim=32, steps=6000, rows_per_step=1024, lr=2e-3,
-                                 eval_n=500)),
-}
+from minireason.core.files import make_folder, read_json
+from minireason.report.runs import group_by
+from minireason.studies import scaling_figures, scaling_laws, scaling_rows, shared, sweep
+from minireason.studies.scaling_plans import EXACT, JUDGES, LAWS, PLANS, TUNING_SEED, Plan
+from minireason.studies.sweep import Task
 
 
 @dataclass(frozen=True)
 class Config(shared.Study):
-    """Loss, accuracy, RL and test-time compute: the fits and their figures."""
+    """Pretraining, RL, test-time compute, exchange and search: runs, fits and figures."""
 
-    size: str = "cpu"             # smoke: shows that it works | cpu: 0.03 to 1.1M parameters | gpu
-    seeds: tuple[int, ...] = (0,)
-    rl: tuple[str, ...] = ()      # folders of finished RL runs, one per seed
-    testtime: tuple[str, ...] = ()   # folders of finished test-time runs, one per seed
-    search: tuple[str, ...] = ()  # folders of finished search runs, one per seed
+    size: str = "cpu"             # smoke: shows that it works | cpu: 0.03 to 2M parameters | gpu
+    laws: tuple[str, ...] = LAWS  # the others keep the rows that they have
+    seeds: tuple[int, ...] = (0, 1, 2)
+    workers: int = 1              # tasks at once, on Ray if more than one
+    address: str = ""             # of a Ray cluster
     device: str = "auto"
 
     def __post_init__(self):
-        check_choice("size", self.size, SIZES)
-        if not self.seeds:
-            raise UserError("--seeds: give at least one")
+        check_choice("size", self.size, PLANS)
+        for law in self.laws:
+            check_choice("laws", law, LAWS)
+        if not self.seeds or TUNING_SEED in self.seeds:
+            raise UserError(f"--seeds: give at least one, and not {TUNING_SEED}, by which learning "
+                            "rates are chosen")
 
 
 def run(cfg: Config) -> dict:
-    """All cells, the finished ones read back; writes result.json, table.md and the figures."""
-    return shared.run_study("scale", cfg, measure, write)
+    """Run what is missing; writes result.json, fits.json, table.md and the figures."""
+    out = Path(cfg.out or cfg.source or "runs/scale")
+    if cfg.source:
+        result = read_json(Path(cfg.source) / "result.json")
+        if "rows" not in result:
+            raise UserError(f"{cfg.source}/result.json: of an older minireason, whose rows have "
+                            "another form; run `minireason scale` again")
+        make_folder(out)
+    else:
+        made = shared.made_with("scale", cfg)
+        for tasks in waves(cfg, PLANS[cfg.size], out):
+            sweep.run_tasks(tasks, out, made, cfg.workers, cfg.address)
+        held = read_json(out / "result.json")["rows"] if (out / "result.json").exists() else []
+        found = group_by(held, "law")
+        for law in cfg.laws:
+            found[law] = scaling_rows.ROWS[law](out, PLANS[cfg.size], cfg.seeds)
+        known = tuple(law for law in LAWS if law in found)
+        result = {**shared.made_with("scale", replace(cfg, laws=known)),
+                  "rows": [row for law in known for row in found[law]]}
+    shared.write_json(out / "result.json", result)
+    laws = scaling_laws.laws(result["rows"])
+    shared.write_json(out / "fits.json", scaling_laws.as_json(laws))
+    shared.write_table(out / "table.md", result, scaling_laws.text_of(result["rows"], laws) + "\n")
+    scaling_figures.write(result["rows"], laws, out)
+    return result
 
 
-def measure(cfg: Config, log: RunLog, device: torch.device) -> dict:
-    """{"cells", "exchange", "points", "right"}: what is measured here, and what other runs say."""
-    found = read_runs(vars(cfg))
-    sweep, cells = SIZES[cfg.size], []
-    for seed in cfg.seeds:
-        for index in range(len(sweep.shapes)):
-            name = f"cells/shape{index}-s{seed}"
-            work = partial(trained_cell, cfg, log.out / name, index, seed, device)
-            cells.append(log.once(f"{name}/scale.json", work))
-    traded = exchange(sweep, cells)
-    for cell in cells:
-        cell.pop("samples", None)
-    return {"cells": cells, "exchange": traded, **found}
+def waves(cfg: Config, plan: Plan, out: Path) -> Iterator[list[Task]]:
+    """Lists of tasks; each list can run when those before it have."""
+    laws, last = set(cfg.laws), plan.steps[-1]
+    later = laws & {"rl", "testtime", "search"}          # all of one policy's descendants
 
+    def task(name: str, command: str, flags: str = "", seed: int = 0, **fields) -> Task:
+        given = {**plan.flags[flags or command], "seed": seed, "device": cfg.device, **fields}
+        return sweep.task_of(str((out / name).resolve()), command, {
+            field: value if isinstance(value, tuple) else (value,)
+            for field, value in given.items()})
 
-def write(result: dict, out: Path) -> None:
-    """fits.json, table.md and every figure."""
-    laws = scaling_laws.laws(result)
-    shared.write_json(out / "fits.json", {name: asdict(fit) for name, fit in laws.items()})
-    scaling_laws.write_figures(result, laws, out)
-    shared.write_table(out / "table.md", result, scaling_laws.laws_table(laws) + "\n")
+    def pretrained(name: str, shape: int, steps: int, lr: float, seed: int, flags: str = "",
+                   **more) -> Task:
+        fields = zip(("d_model", "n_layers", "n_heads", "head_dim", "d_ff"), plan.shapes[shape],
+                     strict=True)
+        return task(name, "pretrain", flags, seed, steps=steps, lr=lr,
+                    warmup=max(1, steps // 20), **dict(fields), **more)
 
+    def at(name: str) -> str:
+        return str((out / name).resolve())
 
-# ---- (b) and (c) what other runs say ------------------------------------------------------------
-
-def read_runs(folders: dict[str, tuple[str, ...]]) -> dict:
-    """{"points", "right"} of finished runs {kind: folders}: rows that name a compute, and the
-    curve of each; {set: [samples, right ones] per problem} of the test-time runs, of all seeds."""
-    points, right = [], {}
-    for kind, compute in COMPUTE.items():
-        for run, folder in enumerate(map(Path, folders[kind])):
-            rows = []
-            for row in read_lines(folder / "rows.jsonl"):
-                if row.get(compute) and row["method"] in CURVES[kind]:
-                    rows.append({"curve": f"{kind} {row['set']}", "run": run, **row,
-                                 "compute": row[compute]})
-            if not rows:
-                raise UserError(f"{folder}: no finished {kind} run (rows.jsonl has no curve)")
-            points += rows
-            if kind == "testtime":
-                for name in group_by(rows, "set"):
-                    for pool in load_pools(folder / "pools.npz", name, temperature=1.0):
-                        count = [len(pool.correct), int(pool.correct.sum())]
-                        right.setdefault(name, []).append(count)
-    return {"points": points, "right": right}
-
-
-# ---- (a) one model of the sweep -----------------------------------------------------------------
-
-def trained_cell(cfg: Config, out: Path, index: int, seed: int, device: torch.device) -> dict:
-    """Pretrain one shape and measure it."""
-    sweep = SIZES[cfg.size]
-    d_model, n_layers, n_heads, d_ff = sweep.shapes[index]
-    training = replace(sweep.training, out=str(out), seed=seed, device=cfg.device, d_model=d_model,
-                       n_layers=n_layers, n_heads=n_heads, d_ff=d_ff)
-    result = pretrain.run(training)
-    model, tokenizer = checkpoint.load(out, device)
-    tokens = sum(line["train/tokens"] for line in read_lines(out / "metrics.jsonl"))
-    cell = {"index": index, "seed": seed, "parameters": model.n_params, "tokens": tokens,
-            "flops": fits.training_flops(model.n_params, tokens),
-            "loss": validation_loss(model, tokenizer, training.eval_n, training.mixture.max_level),
-            "accuracy": result["accuracy"]["cot"]}
-    if index not in (sweep.small, sweep.large):
-        return cell
-    samples, n = {}, sweep.n if index == sweep.small else 1       # one, the large model's, greedy
-    for name, problems in frozen_sets("chain", "test", sweep.problems, sweep.levels).items():
-        how = Sampling(n=n, temperature=float(n > 1), seed=stream_seed(seed, "scale", name))
-        samples[name] = sample_records(model, tokenizer, {}, problems, how)
-    return {**cell, "samples": samples}
-
-
-@torch.inference_mode()
-def validation_loss(model: Transformer, tokenizer: Tokenizer, n: int, levels: int) -> float:
-    """NLL per token of the worked completions of the frozen validation sets 1..levels, in nats."""
-    prompts, completions = [], []
-    for problems in frozen_sets("chain", "validation", n, tuple(range(1, levels + 1))).values():
-        prompts += [problem.prompt for problem in problems]
-        completions += [FAMILIES["chain"].render(problem, "cot") for problem in problems]
-    device = model.embedding.weight.device
-    total = torch.zeros(1, device=device)
-    batches, count = micro_batches(encode_lines(tokenizer, prompts, completions), 8192,
-                                   tokenizer.pad)
-    for batch in batches:
-        total += batch_nll(model, batch.to(device), count)
-    parallel.all_sum([total])
-    return total.item()
-
-
-# ---- (d) thinking longer or being larger --------------------------------------------------------
-
-def exchange(sweep: Sweep, cells: list[dict]) -> list[dict]:
-    """Per seed, level and R: the small model's vote at equal total FLOPs, and the large, greedy.
-
-    The small model may draw as many samples as cost what the large one's single answer costs, its
-    larger pretraining included; where that is more than were drawn, `capped` says so.
-    """
-    rows = []
-    for small in select(cells, index=sweep.small):
-        (large,) = select(cells, index=sweep.large, seed=small["seed"])
-        times = large["parameters"] / small["parameters"]
-        for name, records in small["samples"].items():
-            pools = [Pool.of(record, values="correct") for record in records]
-            greedy = [record["correct"][0] for record in large["samples"][name]]
-            for ratio in RATIOS:
-                wanted = int(fits.inference_multiple(times, ratio))
-                n = min(wanted, sweep.n)
-                row = {"set": name, "seed": small["seed"], "R": ratio, "times": times,
-                       "samples": n, "capped": n < wanted, "problems": len(records)}
-                for key, method in METHODS.items():
-                    values = expected_accuracy(pools, method, n, small["seed"], "scale vote", name)
-                    row[key] = share_interval(values.sum(), len(values))
-                row["large_greedy"] = share_interval(np.sum(greedy), len(greedy))
-                rows.append(row)
-    return rows
+    runs = {(plan.ladder, last)} if later else set()
+    if "pretrain" in laws:
+        runs |= {(shape, steps) for shape in range(len(plan.shapes)) for steps in plan.steps}
+    exact = plan.exchange if "exchange" in laws else ()
+    shapes = sorted({shape for shape, _ in runs} | set(exact))
+    yield [pretrained(f"tuning-{shape}-{lr:g}", shape, plan.tuning, lr, TUNING_SEED,
+                      split="validation") for shape in shapes for lr in plan.rates]
+    lr = {shape: scaling_rows.tuned_rate(out, plan, shape) for shape in shapes}
+    yield [pretrained(f"pretrain-{shape}-{steps}-s{seed}", shape, steps, lr[shape], seed)
+           for seed in cfg.seeds for shape, steps in sorted(runs)]
+    yield [pretrained(f"exact-{shape}-s{seed}", shape, last, lr[shape], seed, "exact", **EXACT)
+           for seed in cfg.seeds for shape in exact]
+    bases = {seed: at(f"pretrain-{plan.ladder}-{last}-s{seed}") for seed in cfg.seeds}
+    if later:
+        yield [task(f"sft-s{seed}", "sft", seed=seed, init=base) for seed, base in bases.items()]
+    if laws & {"testtime", "search"}:
+        yield [task(f"star-s{seed}", "star", seed=seed, init=at(f"sft-s{seed}"), base=base)
+               for seed, base in bases.items()]
+    lengths = plan.rl if "rl" in laws else plan.rl[-1:] if "testtime" in laws else ()
+    yield [task(f"rl-{steps}-s{seed}", "rl", seed=seed, init=at(f"sft-s{seed}"), steps=steps,
+                warmup=max(1, steps // 10), eval_every=steps)
+           for seed in cfg.seeds for steps in lengths]
+    if "testtime" in laws:
+        policies = {"base": f"pretrain-{plan.ladder}-{last}", "star": "star",
+                    "rl": f"rl-{plan.rl[-1]}"}
+        yield [task(f"testtime-{name}-s{seed}", "testtime", seed=seed, temperatures=1.0,
+                    policy=at(f"{folder}-s{seed}"))
+               for seed in cfg.seeds for name, folder in policies.items()]
+    yield [task(f"exchange-{shape}-s{seed}", "testtime", "exchange", seed, temperatures=1.0,
+                policy=at(f"exact-{shape}-s{seed}"), **({"n": 1} if shape == exact[-1] else {}))
+           for seed in cfg.seeds for shape in exact]     # the largest answers greedily
+    if "search" in laws:
+        yield [task(f"critic-s{seed}", "critic", seed=seed, init=at(f"star-s{seed}"))
+               for seed in cfg.seeds]
+        yield [task(f"search-{name}-s{seed}", "search", seed=seed, methods=("beam", "tree"),
+                    policy=at(f"star-s{seed}"), critic=at(f"critic-s{seed}"), **judge)
+               for seed in cfg.seeds for name, judge in JUDGES.items()]

@@ -1,228 +1,217 @@
-"""Every law that `minireason scale` fits, as a table and as figures, from its result alone."""
+"""Every law of `minireason scale`, fitted to its rows alone, and the tables that say so."""
 
-from collections.abc import Callable
-from pathlib import Path
+import math
+from dataclasses import asdict
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.ticker import NullFormatter
-from numpy.typing import ArrayLike
 
+from minireason.core.errors import UserError
 from minireason.report import style, tables
-from minireason.report.figures import along
-from minireason.report.runs import group_by
-from minireason.report.style import BLACK, BLUE, GREEN, ORANGE, PURPLE, RED, SKY
-from minireason.studies import fits
-from minireason.studies.fits import Fit
+from minireason.report.runs import group_by, select
+from minireason.studies import laws as shapes
+from minireason.studies.fits import Fit, mean_over_runs, over_runs
+from minireason.studies.scaling_rows import PAST
 
-LOOKS = ((BLUE, "o"), (ORANGE, "s"), (GREEN, "D"), (RED, "^"), (PURPLE, "v"), (SKY, "P"),
-         (BLACK, "*"))
-EXCHANGED = {
-    "small_single": ("small, one sample", BLACK, "o"), "small_vote": ("small, vote", ORANGE, "s"),
-    "small_oracle": ("small, coverage (oracle bound)", RED, "D"),
-    "large_greedy": ("large, greedy", BLUE, "^")}
+CLAIMS = {                        # law: what it claims, and what would show it wrong
+    "pretrain": "The loss above the text's entropy, which is computed and not fitted, falls as a "
+                "power of compute, while accuracy stops at what the authors reach. Wrong if the "
+                "frontier bends on logarithms (R², the error beyond), if a size's best learning "
+                "rate lies at the edge of those tried, or if accuracy passes its authors'.",
+    "rl": "Accuracy rises with the logarithm of RL compute, each point a run of its own schedule "
+          "that ends there. Wrong if a line in compute itself, or an S, foretells the longest "
+          "runs better.",
+    "testtime": "More samples buy coverage by a power law of N, votes by its logarithm. Wrong if "
+                "local slopes are not level, or if Beta-distributed pass@1 foretells coverage at "
+                "the largest N better; then the histogram says why. Random answers are the least "
+                "that coverage must beat.",
+    "exchange": "A small model that thinks longer is worth a larger one at equal FLOPs over their "
+                "lives, if it has learned the task at all. Wrong at every R where the large one's "
+                "greedy answer lies above the small one's vote.",
+    "search": "Search with a good judge helps hard problems; with an imperfect one it finds the "
+              "judge's errors and hurts easy ones (Snell 2024). Wrong if no imperfect judge shows "
+              "the flip, or if the oracle does. Costs are what our code read and drew; with every "
+              "prefix cached a search costs less (account `cached` in result.json)."}
+COMPARED = {"linear": shapes.LINEAR, "log-linear": shapes.LOG_LINEAR,
+            "saturating": shapes.SATURATING}
+COVERED = {"power law": shapes.COVERAGE, "beta": shapes.BETA, "log-linear": shapes.LOG_LINEAR}
 
 
-def laws(result: dict) -> dict[str, Fit]:
-    """Every law with enough points, named `<kind> <set> <method>`."""
-    cells, found = result["cells"], {}
-    if len(group_by(cells, "parameters")) > 3:
-        found["pretrain loss"] = fits.power_law([cell["parameters"] for cell in cells],
-                                                [cell["loss"] for cell in cells])
-        found |= curve_laws("pretrain accuracy", [{
-            "compute": cell["flops"], "accuracy": mean_accuracy(cell), "run": 0} for cell in cells])
-    for curve, rows in group_by(result["points"], "curve").items():
-        for method, own in group_by(rows, "method").items():
-            found |= curve_laws(f"{curve} {method}", own)
-    for name, pairs in result["right"].items():
-        n, correct = np.array(pairs).T
-        if 0 < correct.sum() < n.sum():
-            found[f"coverage {name}"] = fits.coverage_law(n, correct)
+def column(rows: list[dict], *fields: str) -> np.ndarray:
+    """(n,) one field of every row, or (n, fields) several."""
+    found = np.array([[row[field] for field in fields] for row in rows], dtype=float)
+    return found[:, 0] if len(fields) == 1 else found
+
+
+def frontier(rows: list[dict]) -> list[dict]:
+    """The models that no cheaper one of their seed equals: the least loss for its FLOPs."""
+    kept = []
+    for own in group_by(rows, "seed").values():
+        least = math.inf
+        for row in sorted(own, key=lambda row: row["flops"]):
+            if row["excess"] < least:
+                least = row["excess"]
+                kept.append(row)
+    return kept
+
+
+def laws(rows: list[dict]) -> dict[str, Fit]:
+    """Every law that the rows have enough points for, named "<curve>: <law>"."""
+    found: dict[str, Fit] = {}
+
+    def fit(name: str, law: shapes.Law, x, y, own: list[dict], level=None) -> None:
+        if len(np.unique(x if level is None else level)) > len(law.names):
+            found[name] = over_runs(law, x, y, [row["seed"] for row in own], level)
+
+    models = [row for row in select(rows, law="pretrain", kind="run") if row["excess"] > 0]
+    if models:
+        best = frontier(models)
+        fit("loss above entropy: parameters and tokens", shapes.SIZES,
+            column(models, "parameters", "tokens") / 1e6, column(models, "excess"), models,
+            column(models, "parameters") * column(models, "steps"))
+        fit("loss above entropy: least for its FLOPs", shapes.POWER, column(best, "flops"),
+            column(best, "excess"), best, column(best, "parameters") * column(best, "steps"))
+        for steps, own in group_by(models, "steps").items():
+            fit(f"loss above entropy: {steps} steps, parameters", shapes.POWER,
+                column(own, "parameters"), column(own, "excess"), own)
+    rl = [row for row in select(rows, law="rl") if row["steps"]]
+    for method, own in group_by(rl, "method").items():
+        for name, law in COMPARED.items():
+            fit(f"RL, {method}: {name}", law, column(own, "flops"), column(own, "accuracy"), own,
+                column(own, "steps"))
+    curves = select(rows, law="testtime", method=("majority", "coverage"))
+    for (policy, name, method), own in curve_groups(curves).items():
+        for form, law in (COVERED if method == "coverage" else COMPARED).items():
+            fit(f"{policy}, {name}, {method}: {form}", law, column(own, "n"),
+                column(own, "accuracy"), own)
     return found
 
 
-def mean_accuracy(cell: dict) -> float:
-    """Greedy chain-of-thought accuracy, mean over the levels."""
-    return float(np.mean([point["accuracy"] for point in cell["accuracy"].values()]))
-
-
-def curve_laws(name: str, rows: list[dict]) -> dict[str, Fit]:
-    """Log-linear over all points, one slope for all runs with a start each, and the hinge."""
-    x, y, run = ([row[key] for row in rows] for key in ("compute", "accuracy", "run"))
-    kinds, runs, found = len(set(x)), len(set(run)), {}
-    if kinds > 2:
-        found[name] = fits.log_linear(x, y)
-        if runs > 1 and len(x) > runs + 1:
-            found[f"{name} own starts"] = fits.log_linear_runs(x, y, run)
-    if kinds > 3:
-        found[f"{name} saturating"] = fits.hinge(x, y)
+def curve_groups(rows: list[dict]) -> dict[tuple[str, str, str], list[dict]]:
+    """{(policy, set, method): its rows}."""
+    found: dict[tuple[str, str, str], list[dict]] = {}
+    for row in rows:
+        found.setdefault((row["policy"], row["set"], row["method"]), []).append(row)
     return found
 
 
-def slope(fit: Fit) -> str:
-    """`12.3 [9.9, 14.0] points per decade`: accuracy per tenfold compute, with its interval."""
-    mean, low, high = (100 * part["q"] for part in (fit.values, fit.low, fit.high))
-    return f"{mean:.1f} [{low:.1f}, {high:.1f}] points per decade, R² = {fit.r2:.2f}"
+def as_json(found: dict[str, Fit]) -> dict[str, dict]:
+    """The fits as plain values; None where there is no number."""
+    def plain(value):
+        return None if isinstance(value, float) and math.isnan(value) else value
+
+    return {name: {key: plain(value) for key, value in asdict(fit).items()}
+            for name, fit in found.items()}
 
 
-def laws_table(found: dict[str, Fit]) -> str:
-    """A line per law of another form, then the slopes of every curve and where they end."""
-    text, table = [], [["accuracy against compute", "n", "over all points", "a start per run",
-                        "flat from (FLOPs or tokens)"]]
+# ---- tables --------------------------------------------------------------------------------------
+
+def laws_table(found: dict[str, Fit]) -> list[list[str]]:
+    """A line per law: parameters with intervals over runs, R^2, errors on what it did not see."""
+    table = [["law", "parameters [95% over runs]", "R²", "held out", "beyond", "points"]]
     for name, fit in found.items():
-        if "q" not in fit.values:
-            values = ", ".join(f"{key} = {fit.text(key)}" for key in fit.values if key != "N0")
-            text.append(f"- {name}: {values}, R² = {fit.r2:.3f}, n = {fit.n}")
-        elif f"{name} saturating" in found:
-            own = found.get(f"{name} own starts")
-            table.append([name, str(fit.n), slope(fit), slope(own) if own else "",
-                          found[f"{name} saturating"].text("x0")])
-    return "\n".join([*text, "", tables.markdown(table)])
+        values = ", ".join(f"{key} = {fit.text(key)}" for key in fit.values)
+        errors = ["" if math.isnan(error) else f"{error:.3g}"
+                  for error in (fit.held_out, fit.beyond)]
+        table.append([name, values, f"{fit.r2:.3f}", *errors, str(fit.n)])
+    return table
 
 
-def write_figures(result: dict, laws: dict[str, Fit], out: Path) -> None:
-    """Every figure that the result has data for, as PNG."""
-    if result["cells"]:
-        style.save(out / "pretrain-loss.png", pretrain_loss, result["cells"], laws)
-        style.save(out / "pretrain-accuracy.png", pretrain_accuracy, result["cells"], laws)
-    for curve, rows in group_by(result["points"], "curve").items():
-        name = curve.replace(" ", "-")
-        if not curve.startswith("rl "):
-            style.save(out / f"{name}.png", testtime, curve, rows, laws)
+def span(rows: list[dict], field: str = "flops") -> str:
+    """`2.1 decades`: the range of a field."""
+    values = column([row for row in rows if row.get(field)], field)
+    return f"{np.log10(values.max() / values.min()):.1f} decades"
+
+
+def sizes_table(rows: list[dict]) -> list[list[str]]:
+    """Per size and length the loss above the entropy and the accuracy beside the authors' own."""
+    table = [["parameters", "steps", "learning rate", "FLOPs", "loss above entropy",
+              "greedy (%)", "its authors", "one sample (%)", "its authors"]]
+    tuned = select(rows, kind="tuning")
+    for size, models in group_by(select(rows, kind="run"), "parameters").items():
+        tried = [row["lr"] for row in select(tuned, parameters=size)]
+        for steps, own in group_by(models, "steps").items():
+            lr = own[0]["lr"]
+            edge = " (edge)" if lr in (min(tried), max(tried)) else ""
+            cells = [tables.range_text([100 * row[key] for row in own])
+                     for key in ("greedy", "limit_greedy", "sampled", "limit_single")]
+            table.append([f"{size:,}", str(steps), f"{lr:g}{edge}",
+                          f"{column(own, 'flops').mean():.2g}",
+                          f"{column(own, 'excess').mean():.3g}", *cells])
+    return table
+
+
+def exchange_table(rows: list[dict]) -> list[list[str]]:
+    """Per pair, level and R: N, what the small model reaches with it, the large one's answer."""
+    names = ("small_single", "small_vote", "small_oracle", "large_greedy")
+    table = [["small", "large", "set", "R", "N", *(name.replace("_", ", ") for name in names)]]
+    groups: dict[tuple, list[dict]] = {}
+    for row in rows:
+        groups.setdefault(tuple(row.get(key) for key in ("small", "large", "set", "R")),
+                          []).append(row)
+    for (small, large, name, ratio), own in groups.items():
+        if name is None:
+            table.append([f"{small:,}", f"{large:,}", f"not past {100 * PAST:.0f}% at level 1"]
+                         + [""] * (2 + len(names)))
             continue
-        for method, own in group_by(rows, "method").items():
-            style.save(out / f"{name}-{method}.png", rl, f"{curve} {method}", own, laws)
-    for name, pairs in result["right"].items():
-        style.save(out / f"coverage-{name}.png", coverage, name, np.array(pairs), laws)
-    if result["exchange"]:
-        style.save(out / "exchange.png", exchange, result["exchange"])
+        n = f"{own[0]['n']}" + (f" of {own[0]['wanted']}" if own[0]["capped"] else "")
+        table.append([f"{small:,}", f"{large:,}", name, f"{ratio:g}", n, *(
+            tables.range_text([100 * row["accuracy"] for row in select(own, method=method)])
+            for method in names)])
+    return table
 
 
-def draw_laws(axes: Axes, laws: dict[str, Fit], name: str, x: ArrayLike, color: str = BLACK,
-              straight: bool = True) -> None:
-    """The laws of a curve over the range of x: log-linear with its slope; dotted, the hinge."""
-    grid = np.geomspace(np.min(x), np.max(x), 200)
-    line, hinge = laws.get(name), laws.get(f"{name} saturating")
-    if line and straight:
-        axes.plot(grid, 100 * fits.log_line(grid, **line.values), color=color, linestyle="-.",
-                  label=slope(line))
-    if hinge:
-        axes.plot(grid, 100 * fits.log_line(grid, **hinge.values), color=color, linestyle=":",
-                  linewidth=1.2)
+def bins_of(rows: list[dict]) -> dict[int | None, dict[str, float]]:
+    """{bin, None for all: mean difference with its interval}: over runs, a single run's own."""
+    found = {}
+    for number, own in group_by(rows, "bin").items():
+        found[number] = mean_over_runs(column(own, "accuracy"))
+        if len(own) == 1:
+            found[number] = {key: own[0][key] for key in ("accuracy", "low", "high")}
+    return found
 
 
-def draw_sizes(axes: Axes, cells: list[dict], value: Callable[[dict], float]) -> None:
-    """Mean over seeds and their range against FLOPs, one colour per model size."""
-    groups = group_by(cells, "parameters")
-    for look, (parameters, own) in zip(LOOKS, sorted(groups.items()), strict=False):
-        values = [value(cell) for cell in own]
-        flops = np.mean([cell["flops"] for cell in own])
-        style.whiskers(axes, [flops], [[np.mean(values), min(values), max(values)]], *look,
-                       f"{parameters / 1e6:.2g}M", "none")
-    axes.set_xscale("log")
+def flips(rows: list[dict]) -> list[str]:
+    """A line per judge and search: where it beats best-of-N at equal FLOPs, where it loses, and
+    whether that is Snell's sign flip: worse on easy problems, better on harder ones."""
+    lines = []
+    chosen = select(rows, account="run", against="best_of_n")
+    largest = max((row["n"] for row in chosen), default=0)
+    for judge, of_judge in group_by(select(chosen, n=largest), "judge").items():
+        for method, own in group_by(of_judge, "method").items():
+            bins = {number: bar for number, bar in bins_of(own).items() if number is not None}
+            wins = [number for number, bar in bins.items() if bar["low"] > 0]
+            loses = [number for number, bar in bins.items() if bar["high"] < 0]
+            flip = any(easy < hard for easy in loses for hard in wins)
+            told = [", ".join(str(number + 1) for number in group) or "none"
+                    for group in (wins, loses)]
+            lines.append(f"- {judge} critic, {style.SEARCHES[method][0]}, N = {largest}: better "
+                         f"in bins {told[0]}, worse in bins {told[1]}; sign flip "
+                         f"{'found' if flip else 'not found'}.")
+    return lines
 
 
-def pretrain_loss(cells: list[dict], laws: dict[str, Fit]) -> Figure:
-    """Validation loss of worked completions against pretraining FLOPs, with the power law."""
-    figure, axes = style.canvas()
-    draw_sizes(axes, cells, lambda cell: cell["loss"])
-    fit = laws.get("pretrain loss")
-    if fit:
-        parameters = list(group_by(cells, "parameters"))
-        grid = np.geomspace(min(parameters), max(parameters), 50)
-        tokens = float(np.mean([cell["tokens"] for cell in cells]))
-        axes.plot(fits.training_flops(grid, tokens), fits.power(grid, **fit.values), color=BLACK,
-                  linestyle="--")
-        axes.set_title(f"E + A/N^a: a = {fit.text('a')}, R² = {fit.r2:.2f}", fontsize=9)
-    axes.set_yscale("log")
-    axes.set_xlabel("pretraining compute 6ND (FLOPs), tokens equal")
-    axes.set_ylabel("validation loss (nats per token)")
-    style.legend_below(figure, axes, 3)
-    return figure
-
-
-def pretrain_accuracy(cells: list[dict], laws: dict[str, Fit]) -> Figure:
-    """Mean accuracy over the levels against pretraining FLOPs."""
-    figure, axes = style.canvas()
-    draw_sizes(axes, cells, lambda cell: 100 * mean_accuracy(cell))
-    draw_laws(axes, laws, "pretrain accuracy", [cell["flops"] for cell in cells])
-    return style.finish(figure, axes, "pretraining compute 6ND (FLOPs)",
-                        "accuracy, mean over levels (%)")
-
-
-def rl(name: str, rows: list[dict], laws: dict[str, Fit]) -> Figure:
-    """Validation accuracy against RL compute, a line per run, with the slope that all share."""
-    figure, axes = style.canvas(4.2)
-    own = laws.get(f"{name} own starts")
-    for look, (run, mine) in zip(LOOKS, group_by(rows, "run").items(), strict=False):
-        x, y = np.array([[row["compute"], row["accuracy"]] for row in mine]).T
-        axes.plot(x, 100 * y, color=look[0], marker=look[1], label=f"run {run + 1}")
-        if own:
-            start = y.mean() - own.values["q"] * np.log10(x).mean()
-            axes.plot(x, 100 * fits.log_line(x, start, **own.values), color=look[0],
-                      linestyle="--", linewidth=1,
-                      label=f"a start each: {slope(own)}" if mine[-1] is rows[-1] else None)
-    draw_laws(axes, laws, name, [row["compute"] for row in rows])
-    axes.set_xscale("log")
-    axes.xaxis.set_minor_formatter(NullFormatter())
-    axes.set_title(name, fontsize=9)
-    return style.finish(figure, axes, "RL compute (FLOPs)", "validation accuracy (%)", 1)
-
-
-def testtime(curve: str, rows: list[dict], laws: dict[str, Fit]) -> Figure:
-    """Accuracy of every method against the tokens spent per problem; bars are intervals or seeds.
-
-    Slopes: one for all runs, a start each. Dotted: the law over all points that saturates.
-    """
-    methods = group_by(rows, "method")
-    figure, axes = style.canvas(3.0 + 0.2 * len(methods))
-    for method in (method for method in style.METHODS if method in methods):
-        label, colour, marker = style.METHODS[method]
-        x, spreads = along(methods[method], "n", "tokens")
-        fit = laws.get(f"{curve} {method} own starts") or laws.get(f"{curve} {method}")
-        style.whiskers(axes, x, spreads, colour, marker, f"{label}: {slope(fit)}" if fit else label)
-        draw_laws(axes, laws, f"{curve} {method}", x, colour, straight=False)
-    axes.set_xscale("log")
-    return style.finish(figure, axes, "tokens per problem",
-                        f"accuracy on {curve.partition(' ')[2]} (%)", 1)
-
-
-def coverage(name: str, pairs: np.ndarray, laws: dict[str, Fit]) -> Figure:
-    """Coverage with its law, and the histogram of pass@1 that explains how well it fits."""
-    figure, (top, bottom) = style.panels(2, 5.4)
-    n, correct = pairs.T
-    ks, matrix = fits.pass_matrix(n, correct)
-    top.plot(ks, 100 * matrix.mean(axis=0), color=RED, marker="v",
-             linestyle="none", label=f"coverage, {len(n)} problems")
-    fit = laws.get(f"coverage {name}")
-    if fit:
-        grid = np.geomspace(1, ks[-1], 100)
-        top.plot(grid, 100 * fits.coverage(grid, **fit.values), color=BLACK, linestyle="--",
-                 label=f"exp(a k^b), a = {fit.text('a')}, b = {fit.text('b')}")
-    top.set_xscale("log", base=2)
-    top.set_xlabel("samples k")
-    style.percent_axis(top, f"coverage on {name} (%)")
-    top.legend(loc="lower right")
-    bottom.hist(correct / n, bins=np.linspace(0, 1, 21).tolist(), color=SKY, edgecolor="white")
-    bottom.set_xlabel("share of a problem's samples that are right (pass@1)")
-    bottom.set_ylabel("problems")
-    return figure
-
-
-def exchange(rows: list[dict]) -> Figure:
-    """Per level: the small model's vote at each R beside the large model's one greedy answer."""
-    sets, ticks = group_by(rows, "set"), []
-    for ratio, (row, *_) in group_by(rows, "R").items():
-        ticks.append(f"R = {ratio}\nN = {row['samples']}{' (all drawn)' if row['capped'] else ''}")
-    figure, panels = style.panels(len(sets), 0.6 + 1.9 * len(sets), sharex=True)
-    for axes, (name, own) in zip(panels, sets.items(), strict=True):
-        ratios = group_by(own, "R").values()
-        for j, (key, (label, colour, marker)) in enumerate(EXCHANGED.items()):
-            bars = [style.spread([row[key] for row in same_ratio]) for same_ratio in ratios]
-            style.whiskers(axes, [i + 0.12 * (j - 1.5) for i in range(len(bars))], bars, colour,
-                           marker, label, "none")
-        axes.set_xticks(range(len(ticks)), ticks)
-        style.percent_axis(axes, f"{name} (%)")
-    style.legend_below(figure, panels[0], 2)
-    return figure
+def text_of(rows: list[dict], found: dict[str, Fit]) -> str:
+    """All tables, in Markdown."""
+    if not rows:
+        raise UserError("scale: no rows; give --laws at least one law")
+    parts = []
+    for law, own in group_by(rows, "law").items():
+        reach = select(own, kind="run") or own
+        title = f"**{law}**, seeds {', '.join(map(str, group_by(reach, 'seed')))}"
+        if any(row.get("flops") for row in reach):
+            title += f", FLOPs over {span(reach)}"
+        parts += [title, CLAIMS[law]]
+        if law == "pretrain":
+            first = reach[0]
+            parts += [f"Entropy of the text {first['entropy']:.4f} ± {first['entropy_error']:.4f} "
+                      "nats per token, computed from its authors' rules.",
+                      tables.markdown(sizes_table(own))]
+        if law == "exchange":
+            parts.append(tables.markdown(exchange_table(own)))
+        if law == "search":
+            parts.append("\n".join(flips(own)))
+    if found:
+        parts += [tables.markdown(laws_table(found)),
+                  "Held out: RMS error where each level is left out in turn. Beyond: at the "
+                  "highest level, fitted without the top two. Losses: of logarithms."]
+    return "\n\n".join(parts)

@@ -7,7 +7,8 @@ Every combination of the varied fields is one task: that command with those flag
 sweep's folder, what it prints in a log beside it, on one GPU where there are any, else on one core.
 A finished task is not run again. One whose worker is killed goes on elsewhere from its last saved
 state, so the machines of a cluster share a file system; and the same command goes on where a killed
-sweep stopped. Ray: Moritz 2018 (arXiv:1712.05889).
+sweep stopped. One worker needs no Ray: the tasks run here, one after the other. Studies give their
+own lists of tasks to `run_tasks`. Ray: Moritz 2018 (arXiv:1712.05889).
 """
 
 import contextlib
@@ -17,7 +18,7 @@ import os
 import re
 import socket
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -41,7 +42,7 @@ class Config:
     command: str = "run"          # run, a stage or a study
     vary: tuple[str, ...] = ()    # field=value,value,...: every combination is run
     fixed: tuple[str, ...] = ()   # field=value: the same for all
-    workers: int = 0              # tasks at once on this machine; 0: one per GPU, or per core
+    workers: int = 0              # tasks at once here; 0: one per GPU, or per core; 1: without Ray
     address: str = ""             # of a Ray cluster, or auto; "": this machine alone
     out: str = "runs/sweep"
 
@@ -66,16 +67,23 @@ class Task:
 
 def run(cfg: Config) -> dict[str, dict]:
     """Run every task that is not finished; {its folder's name: {"words", "wrong"}}."""
-    tasks, out = tasks_of(cfg), Path(cfg.out)
+    return run_tasks(tasks_of(cfg), Path(cfg.out), shared.made_with("sweep", cfg), cfg.workers,
+                     cfg.address)
+
+
+def run_tasks(tasks: Sequence[Task], out: Path, made_with: dict, workers: int = 0,
+              address: str = "") -> dict[str, dict]:
+    """Run those of the tasks that sweep.json of `out` does not call finished; UserError names
+    those that fail."""
     make_folder(out)
     locks.lock_folder(out)
     path = out / "sweep.json"
     found = read_json(path)["tasks"] if path.exists() else {}
     left = [task for task in tasks if found.get(task.name) != task.record("")
             or not Path(task.folder).exists()]
-    for task, wrong in finished_tasks(left, cfg.workers, cfg.address):
+    for task, wrong in finished_tasks(left, workers, address):
         found[task.name] = task.record(wrong)
-        shared.write_json(path, {**shared.made_with("sweep", cfg), "tasks": found})
+        shared.write_json(path, {**made_with, "tasks": found})
     locks.unlock_folder(out)
     failed = [f"{task.name}: {found[task.name]['wrong']}" for task in tasks
               if found[task.name]["wrong"]]
@@ -96,12 +104,18 @@ def tasks_of(cfg: Config) -> list[Task]:
     for point in itertools.product(*axes):
         name = "_".join(f"{field}={value}" for field, value in point) or "only"
         folder = str(Path(cfg.out, re.sub("[/ ]", "-", name)).resolve())
-        words = [cfg.command, "--out", folder]
-        for field, value in (*fixed, *point):
-            words += [f"--{field.replace('_', '-')}", *value.split()]
-        cli.read_command(words)
-        tasks.append(Task(tuple(words), folder, os.getcwd()))
+        fields = {field: value.split() for field, value in (*fixed, *point)}
+        tasks.append(task_of(folder, cfg.command, fields))
+        cli.read_command(list(tasks[-1].words))
     return tasks
+
+
+def task_of(folder: str, command: str, fields: Mapping[str, Iterable[object]]) -> Task:
+    """The command line of a command into a folder, {field: its values}."""
+    words = [command, "--out", folder]
+    for field, values in fields.items():
+        words += [f"--{field.replace('_', '-')}", *map(str, values)]
+    return Task(tuple(words), folder, os.getcwd())
 
 
 def field_of(text: str) -> tuple[str, str]:
@@ -115,7 +129,13 @@ def field_of(text: str) -> tuple[str, str]:
 def finished_tasks(tasks: Sequence[Task], workers: int = 0,
                    address: str = "") -> Iterator[tuple[Task, str]]:
     """Run tasks on Ray; each when it is finished, with "" or what went wrong."""
-    if not tasks:
+    if workers == 1 and not address:
+        for task in tqdm(tasks, desc="sweep", unit="task"):
+            wrong = run_task(task)
+            if re.match(r"exit code 1[2-9]\d", wrong):     # a signal, meant for the whole sweep
+                raise KeyboardInterrupt
+            yield task, wrong
+    if not tasks or (workers == 1 and not address):
         return
     try:
         import ray

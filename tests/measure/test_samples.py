@@ -2,6 +2,7 @@
 
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import pytest
@@ -32,7 +33,8 @@ def test_a_record_holds_what_was_drawn(ladder):
     critic, _ = checkpoint.load(ladder / "critic", kind=Critic)
     (problems,) = frozen_sets("chain", "test", 3, (1,)).values()
     how = Sampling(n=5, max_new=9, seed=4)
-    records = sample_records(policy, tokenizer, {"values": critic}, problems, how)
+    records = sample_records(policy, tokenizer, {
+        "values": partial(final_values, critic, tokenizer)}, problems, how)
     completions = complete(policy, tokenizer, problems, "cot", how)
     values = final_values(critic, tokenizer, problems, completions)
     verdicts = verdicts_of(problems, completions)

@@ -35,9 +35,10 @@ from minireason.problems.corpus import (
     Mixture,
     authored,
     corpus_lines,
-    entropy_per_token,
+    entropy_lines,
     line_probability,
     marked_corpus,
+    per_token,
 )
 from tests.toys import parity
 
@@ -389,9 +390,37 @@ def test_line_probabilities_add_up_to_1_and_give_the_entropy():
         chances[kind] = [line_probability(mixture, chain, line, lambda _, level: share)
                          for line in lines]
         assert sum(chances[kind]) == pytest.approx(1)
-        found, error = entropy_per_token(mixture, chain, lambda line: 10, n=3000)
-        exact = -sum(p * math.log(p) for p in chances[kind]) / 10
+        drawn, nats = entropy_lines(mixture, chain, n=3000)
+        found, error = per_token(nats, np.full(3000, 10))
+        unseen = {line: line_probability(mixture, chain, line, None) for line in lines}
+        exact = -sum(p * math.log(unseen[line])
+                     for p, line in zip(chances[kind], lines, strict=True)) / 10
         assert 0 < error < 0.01 and found == pytest.approx(exact, abs=5 * error + 1e-3)
+        assert nats.tolist() == pytest.approx([-math.log(unseen[line]) for line in drawn])
+        if kind != "facts":               # a fact may stand in a problem of another split, too
+            by_split = -sum(p * math.log(p) for p in chances[kind])
+            assert 10 * exact - by_split == pytest.approx(-math.log(share))
+
+
+def test_who_cannot_know_the_split_gives_every_problem_its_chance():
+    """By brute force over all chains of one step: lines of train and other problems sum to 1."""
+    for facts in (0, 1):
+        mixture = Mixture(facts, 0, 1, max_level=1, **ERRING)
+        lines = {f"{o.text}<eos>" if facts else f"{p.prompt}<think>{o.text}</think>{o.state}<eos>"
+                 for p in all_chains(1) for o in chain.outcomes(p, mixture.authors, 0, None)}
+        chances = [line_probability(mixture, chain, line, None) for line in lines]
+        assert sum(chances) == pytest.approx(1)
+
+
+def test_nats_per_token_are_a_ratio_of_means_with_its_error():
+    generator = np.random.default_rng(0)
+    found = []
+    for _ in range(300):
+        tokens = generator.integers(5, 50, 400)
+        found.append(per_token(2.0 * tokens + generator.normal(0, 10, 400), tokens))
+    ratios, errors = np.array(found).T
+    assert ratios.mean() == pytest.approx(2, abs=0.01)
+    assert errors.mean() == pytest.approx(ratios.std(), rel=0.15)       # 300 draws: 4%, 3 sigma
 
 
 def test_the_probability_of_facts_sums_over_all_chains_that_have_them():

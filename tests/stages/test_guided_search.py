@@ -34,7 +34,7 @@ def test_stage_resumes_by_shards_and_repeats_itself(tiny, tmp_path, monkeypatch)
     for name in ("result.json", "tree.json", "search-chain-test-k1-3.json"):
         (tmp_path / "search" / name).unlink()
     drawn, whole = [], search.search_shard
-    monkeypatch.setattr(search, "search_shard", lambda *a: drawn.append(a[5]) or whole(*a))
+    monkeypatch.setattr(search, "search_shard", lambda *a: drawn.append(a[4]) or whole(*a))
     again = search.run(tiny)
     assert drawn == ["chain-test-k1 3"]
     assert {**again, "seconds": 0} == {**result, "seconds": 0}

@@ -6,6 +6,7 @@ import pytest
 from minireason.core.errors import UserError
 from minireason.core.files import read_checked, read_lines
 from minireason.measure.estimates import Pool, chance_coverage, mean_interval, paired_bootstrap
+from minireason.measure.samples import load_pools
 from minireason.stages import testtime
 
 
@@ -92,3 +93,20 @@ def test_flops_count_the_prompt_once_and_what_a_critic_reads_again():
     flops = {(row["method"], row["n"]): row["flops"] for row in rows if "flops" in row}
     assert flops["majority", 2] == 2 * 100 * (7 + 2 * 5)
     assert flops["critic_vote", 2] == 2 * 100 * (7 + 2 * 5 + 2 * (7 + 5))
+
+
+def test_without_a_critic_votes_and_coverage_are_the_same(ladder, tmp_path):
+    cfg = dict(policy=str(ladder / "star"), device="cpu", levels=(1,), problems=4, n=4, shard=2,
+               temperatures=(1.0,))
+    found = {}
+    for name, critic in (("with", str(ladder / "critic")), ("without", "")):
+        testtime.run(testtime.Config(critic=critic, out=str(tmp_path / name), **cfg))
+        found[name] = read_lines(tmp_path / name / "rows.jsonl")
+    assert {row["method"] for row in found["without"]} == {
+        "greedy", "single", "majority", "coverage", "chance", "majority - single",
+        "majority - greedy"}
+    assert all(row in found["with"] for row in found["without"])
+    pools = [load_pools(tmp_path / name / "pools.npz", "chain-test-k1", 1.0, "correct")
+             for name in found]
+    for a, b in zip(*pools, strict=True):
+        assert all(np.array_equal(value, vars(b)[field]) for field, value in vars(a).items())

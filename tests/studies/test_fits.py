@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 
 from minireason.core.errors import UserError
-from minireason.measure.estimates import pass_at_k
-from minireason.studies import fits
+from minireason.studies import fits, laws
 
 SIZES = np.geomspace(3e4, 3e7, 7).repeat(3)              # seven sizes, three seeds each
 
@@ -66,69 +65,79 @@ def test_log_linear_covers_the_truth_at_its_rate(monkeypatch):
     assert 45 <= hits
 
 
-def test_runs_with_starts_of_their_own_share_a_slope():
-    generator, x = np.random.default_rng(0), np.tile(10.0 ** np.arange(1, 9), 3)
-    run = np.repeat([7, 3, 5], 8)
-    y = np.array([0.1, 0.5, 0.8])[np.argsort([7, 3, 5]).argsort()].repeat(8) + 0.04 * np.log10(x)
-    exact = fits.log_linear_runs(x, y, run)
-    assert exact.values["q"] == pytest.approx(0.04) and exact.r2 == pytest.approx(1)
-    assert fits.log_linear(x, y).r2 < 0.2                       # the starts hide the slope
-    covered = 0
-    for _ in range(60):
-        fit = fits.log_linear_runs(x, y + 0.05 * generator.standard_normal(24), run)
-        covered += fit.low["q"] <= 0.04 <= fit.high["q"]
-    assert covered >= 52                                   # 95% of 60 is 57, less three deviations
-    with pytest.raises(UserError, match="parameters need more than"):
-        fits.log_linear_runs(x[:4], y[:4], [0, 1, 2, 3])
+TRUTHS = {                        # law: (parameters, x)
+    laws.LINEAR: ((0.2, 1e-3), np.geomspace(1, 500, 8)),
+    laws.LOG_LINEAR: ((0.1, 0.12), np.geomspace(1, 500, 8)),
+    laws.SATURATING: ((0.2, 0.95, 3e11, 1.5), np.geomspace(1e10, 1e13, 8)),
+    laws.POWER: ((3e4, 0.45), np.geomspace(1e10, 1e13, 8)),
+    laws.SIZES: ((0.02, 0.6, 0.05, 0.9), np.array([(n, d) for n in (0.03, 0.1, 0.5, 2.0)
+                                                   for d in (0.1, 0.4, 1.6)])),
+    laws.COVERAGE: ((-1.33, -0.43), 2.0 ** np.arange(11)),      # Llama-3-8B on MATH (Brown 2024)
+    laws.BETA: ((0.3, 2.0), 2.0 ** np.arange(11))}
 
 
-def test_hinge_finds_where_it_saturates(monkeypatch):
-    monkeypatch.setattr(fits, "DRAWS", 200)
-    x = np.geomspace(1, 1e4, 13)
-    y = 0.1 + 0.2 * np.log10(np.minimum(x, 300))
-    hits = 0
-    for seed in range(40):                               # 90% of 40 are expected, 28 is 4 sigma
-        noisy = y + np.random.default_rng(seed).normal(0, 0.01, 13)
-        fit = fits.hinge(x, noisy)
-        hits += within(fit, {"q": 0.2, "x0": 300.0})
-        assert fit.r2 > fits.log_linear(x, noisy).r2 and fit.high["x0"] < 1000
-    assert 28 <= hits
-    rising = fits.hinge(x, 0.1 + 0.2 * np.log10(x))
-    assert rising.values["x0"] == pytest.approx(1e4)
+@pytest.mark.parametrize("law", TRUTHS, ids=lambda law: "-".join(law.names))
+def test_a_law_without_noise_is_found_and_foretells_what_it_has_not_seen(law):
+    truth, x = TRUTHS[law]
+    x, run = np.concatenate([x] * 2), np.repeat([0, 1], len(x))
+    level = np.tile(np.arange(len(x) // 2), 2)
+    fit = fits.over_runs(law, x, law.predict(x, *truth), run, level)
+    assert list(fit.values.values()) == pytest.approx(truth, rel=2e-2)
+    assert fit.r2 > 0.9999 and fit.held_out < 2e-3 and fit.beyond < 1e-2 and fit.n == len(x)
 
 
-def test_pass_matrix_is_the_unbiased_estimator():
-    n, correct = np.array([16, 16, 8]), np.array([0, 5, 8])
-    ks, table = fits.pass_matrix(n, correct)
-    assert ks.tolist() == [1, 2, 4, 8]
-    assert table == pytest.approx(np.array([[pass_at_k(size, right, k) for k in ks]
-                                            for size, right in zip(n, correct, strict=True)]))
+def test_beta_coverage_is_the_mean_over_problems():
+    p = np.random.default_rng(0).beta(0.4, 1.5, 400_000)
+    for k in (1, 7, 64):
+        assert laws.beta_coverage(np.array([k]), 0.4, 1.5)[0] == pytest.approx(
+            (1 - (1 - p) ** k).mean(), abs=3e-3)
 
 
-def test_coverage_law_recovers_a_and_b():
-    """Per-problem failure is exponential; this mixture of p makes the mean follow the law."""
-    ks = 2.0 ** np.arange(11)
-    truth = fits.coverage(ks, -1.33, -0.43)           # Llama-3-8B on MATH (Brown 2024)
-    for noise, tolerance in ((0, 1e-4), (0.003, 0.05)):
-        seen = truth + np.random.default_rng(0).normal(0, noise, 11)
-        found = fits.coverage_fit(ks, seen)
-        assert found == pytest.approx([-1.33, -0.43], rel=tolerance)
+def test_intervals_are_for_new_runs():
+    """Three runs that differ as a whole: the slope's interval must hold the truth in about 95% of
+    new triples (with the t widening 93 to 99%), which residuals as if independent do not."""
+    generator, x, hits = np.random.default_rng(0), np.geomspace(1, 100, 6), 0
+    every, run = np.tile(x, 3), np.repeat([0, 1, 2], 6)
+    for _ in range(100):
+        slopes = 0.1 + 0.03 * generator.standard_normal(3)
+        fit = fits.over_runs(laws.LOG_LINEAR, every,
+                             (slopes[:, None] * np.log10(x)).ravel(), run)
+        hits += fit.low["q"] <= 0.1 <= fit.high["q"]
+    assert 88 <= hits
+    alone = fits.over_runs(laws.LOG_LINEAR, x, 0.1 * np.log10(x) + 0.2, np.zeros(6))
+    assert alone.low == alone.high == alone.values and alone.text("q") == "0.1"
+    many = fits.over_runs(laws.LOG_LINEAR, np.tile(x, 6),
+                          (np.arange(1, 7)[:, None] * np.log10(x)).ravel(), np.repeat(range(6), 6))
+    assert many.low["q"] < 3.5 < many.high["q"]
 
 
-def test_coverage_interval_is_over_problems():
-    generator = np.random.default_rng(0)
-    p = generator.beta(0.3, 2.0, 200)
-    correct, n = generator.binomial(256, p), np.full(200, 256)
-    ks = 2 ** np.arange(9)
-    fit = fits.coverage_law(n, correct, draws=100)
-    many = generator.beta(0.3, 2.0, 20_000)
-    mean = np.array([(1 - (1 - many) ** k).mean() for k in ks])
-    whole = fits.coverage_fit(ks.astype(float), mean)
-    assert within(fit, {"a": whole[0], "b": whole[1]}) and fit.n == 200
-    wider = fits.coverage_law(n[:50], correct[:50], draws=100)
-    assert wider.high["b"] - wider.low["b"] > fit.high["b"] - fit.low["b"]
-    rare = fits.coverage_law(np.full(20, 8), np.arange(20) // 19, draws=50)
-    assert np.isfinite([*rare.low.values(), *rare.high.values()]).all()   # draws without any right
+def test_errors_on_what_was_left_out_are_those_of_fits_without_it():
+    x = np.array([1.0, 10, 100, 1000])
+    y = np.array([0.0, 0.1, 0.2, 0.6])
+    fit = fits.over_runs(laws.LOG_LINEAR, x, y, np.zeros(4))
+    errors = []
+    for i in range(4):
+        rest = np.arange(4) != i
+        q, p = np.polyfit(np.log10(x[rest]), y[rest], 1)
+        errors.append(p + q * np.log10(x[i]) - y[i])
+    assert fit.held_out == pytest.approx(np.sqrt(np.mean(np.square(errors))))
+    assert fit.beyond == pytest.approx(0.6 - 0.3)               # by the line through the first two
+    short = fits.over_runs(laws.LOG_LINEAR, x[:3], y[:3], np.zeros(3))
+    assert np.isnan(short.beyond) and short.held_out < 1e-9     # one point is no line
+
+
+def test_what_saturates_is_not_foretold_by_a_straight_line():
+    x = np.geomspace(1, 1e4, 9)
+    y = laws.saturating(x, 0.2, 0.9, 30.0, 1.2)
+    line, curve = (fits.over_runs(law, x, y, np.zeros(9))
+                   for law in (laws.LOG_LINEAR, laws.SATURATING))
+    assert curve.beyond < 0.02 < 0.1 < line.beyond and line.r2 < curve.r2
+
+
+def test_mean_over_runs_has_the_interval_of_student():
+    found = fits.mean_over_runs([1.0, 2.0, 3.0])
+    assert found["accuracy"] == 2 and found["high"] - 2 == pytest.approx(4.303 / np.sqrt(3))
+    assert fits.mean_over_runs([0.4]) == {"accuracy": 0.4, "low": 0.4, "high": 0.4}
 
 
 def test_equal_total_flops():

@@ -1,81 +1,257 @@
-"""minireason scale: the exchange at equal FLOPs, a sweep at equal tokens, figures from a file."""
+"""minireason scale: the smallest form of every law, and its arithmetic by hand."""
 
 import json
-from dataclasses import asdict, replace
+from dataclasses import replace
 
 import numpy as np
 import pytest
-from test_scaling_laws import measured
 
+from minireason import cli
 from minireason.core.errors import UserError
-from minireason.core.files import read_json
-from minireason.studies import scaling, scaling_laws
+from minireason.measure.samples import save_pools
+from minireason.model.tokenizer import Tokenizer
+from minireason.problems import chain
+from minireason.studies import scaling, scaling_laws, scaling_rows, sweep
 from minireason.studies.fits import inference_multiple
+from minireason.studies.scaling_plans import JUDGES, LAWS, PLANS, TUNING_SEED
+
+SMALLEST = replace(PLANS["smoke"], shapes=PLANS["smoke"].shapes[:2], ladder=1, exchange=(0, 1),
+                   rl=(1, 2, 4))
 
 
-def test_exchange_spends_equal_flops_and_says_when_capped():
-    def records(rows: list[list[int]], answers: list[list[str]]) -> dict:
-        found = [{"answer": "7", "answers": given, "correct": row, "tokens": [9] * len(row)}
-                 for row, given in zip(rows, answers, strict=True)]
-        return {"samples": {"chain-test-k1": found}}
+# ---- the whole study -----------------------------------------------------------------------------
 
-    small = {"index": 0, "seed": 0, "parameters": 100,
-             **records([[1] * 20 + [0] * 12] * 3, [["7"] * 20 + ["8"] * 12] * 3)}
-    large = {"index": 3, "seed": 0, "parameters": 1400,
-             **records([[1], [0], [1]], [["7"], ["8"], ["7"]])}
-    rows = scaling.exchange(replace(scaling.SIZES["cpu"], n=32), [small, large])
-    by_ratio = {row["R"]: row for row in rows}
-    assert set(by_ratio) == set(scaling.RATIOS)
-    assert by_ratio[22.0]["samples"] == int(inference_multiple(14, 22.0)) == 15
-    assert not by_ratio[22.0]["capped"] and by_ratio[0.16]["capped"]
-    assert by_ratio[0.16]["samples"] == 32 and by_ratio[0.16]["small_vote"]["accuracy"] == 1
-    assert by_ratio[22.0]["small_single"]["accuracy"] == pytest.approx(20 / 32)
-    assert by_ratio[22.0]["large_greedy"]["accuracy"] == pytest.approx(2 / 3)
+def drawn(folder) -> set[str]:
+    return {path.name for path in folder.iterdir() if path.suffix in (".png", ".md", ".json")}
 
 
-def test_figures_and_table_come_from_the_result_alone(tmp_path):
-    result = measured()
-    (tmp_path / "held").mkdir()
-    held = {**result, "command": "minireason scale"}
-    (tmp_path / "held/result.json").write_text(json.dumps(held))
-    scaling.run(scaling.Config(source=str(tmp_path / "held"), out=str(tmp_path / "drawn")))
-    fits = {name: asdict(fit) for name, fit in scaling_laws.laws(result).items()}
-    assert read_json(tmp_path / "drawn/fits.json") == fits
-    assert {path.name for path in (tmp_path / "drawn").glob("*.png")} == {
-        "pretrain-loss.png", "pretrain-accuracy.png", "rl-chain-validation-k8-sampled.png",
-        "testtime-chain-test-k8.png", "search-chain-test-k8.png", "coverage-chain-test-k8.png"}
-    text = (tmp_path / "drawn/table.md").read_text()
-    assert "- pretrain loss: E = " in text
-    assert "| search chain-test-k8 beam | 4 | 10.0 [10.0, 10.0] points per decade, " in text
-    assert text.endswith("Made by `minireason scale`.\n")
+def test_every_law_is_measured_once_and_drawn_from_its_rows_alone(tmp_path, monkeypatch, undrawn):
+    monkeypatch.setitem(PLANS, "smoke", SMALLEST)
+    monkeypatch.setattr(scaling_rows, "PAST", 0.0)                 # so small a model knows little
+    cfg = scaling.Config(size="smoke", seeds=(0,), out=str(tmp_path / "a"), device="cpu")
+    first = scaling.run(replace(cfg, laws=("testtime", "rl")))
+    assert {row["law"] for row in first["rows"]} == {"testtime", "rl"}
+    asked, whole = [], sweep.run_task
+    monkeypatch.setattr(sweep, "run_task", lambda task: asked.append(task.name) or whole(task))
+    result = scaling.run(replace(cfg, laws=("pretrain", "exchange", "search")))
+    rows = result["rows"]
+    assert {row["law"] for row in rows} == set(LAWS)
+    assert [row for row in rows if row["law"] in ("testtime", "rl")] == first["rows"]
+    again = {"sft-s0", "star-s0", "rl-4-s0", "pretrain-1-40-s0", "tuning-1-0.003"}
+    assert not again & set(asked) and {"search-noisy-s0", "exact-1-s0", "pretrain-0-8-s0"} < set(
+        asked)
+    asked.clear()
+    assert scaling.run(replace(cfg, laws=("search",)))["rows"] == rows and not asked
+    scaling.run(scaling.Config(source=str(tmp_path / "a"), out=str(tmp_path / "b")))
+    made = drawn(tmp_path / "b")
+    assert drawn(tmp_path / "a") - made == {"sweep.json"}
+    sizes = sorted({row["small"] for row in rows if row["law"] == "exchange"})
+    (larger,) = {row["large"] for row in rows if row["law"] == "exchange"}
+    assert made == {"result.json", "fits.json", "table.md", "pretrain.png", "pretrain-rates.png",
+                    "rl.png", "search-beam.png", "search-tree.png",
+                    f"exchange-{sizes[0]}-{larger}.png",
+                    *(f"testtime-{name}-chain-test-k2.png" for name in ("base", "star", "rl"))}
+    for name in ("result.json", "fits.json"):
+        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+    models = [row for row in rows if row.get("kind") == "run"]
+    assert len(models) == 4 and all(row["excess"] > 0 for row in models)
+    for row in models:
+        assert row["loss"] - row["excess"] == pytest.approx(row["entropy"])
+        assert row["flops"] == pytest.approx(6 * row["parameters"] * row["tokens"], rel=0.1)
+    steps = [row["steps"] for row in rows if row["law"] == "rl" and row["method"] == "greedy"]
+    assert steps == [0, 1, 2, 4]
+    counts = next(row for row in rows if row.get("method") == "pass@1")
+    assert len(counts["right"]) == 8 and max(counts["right"]) <= counts["n"] == 16
+    assert {row["judge"] for row in rows if row["law"] == "search"} == set(JUDGES)
+    text = (tmp_path / "a/table.md").read_text()
+    for words in ("loss above entropy: least for its FLOPs", "RL, sampled: log-linear", "sign flip",
+                  "Entropy of the text"):
+        assert words in text
 
 
-def test_a_sweep_trains_every_size_on_the_same_tokens(tmp_path, monkeypatch):
-    smoke = scaling.SIZES["smoke"]
-    tiny = replace(smoke, n=2, problems=2, training=replace(smoke.training, steps=3,
-                                                            rows_per_step=4, eval_n=2))
-    monkeypatch.setitem(scaling.SIZES, "smoke", tiny)
-    cfg = scaling.Config(size="smoke", out=str(tmp_path / "a"), device="cpu")
-    result = scaling.run(cfg)
-    cells = result["cells"]
-    assert len(cells) == 5 and len({cell["tokens"] for cell in cells}) == 1
-    assert len({cell["parameters"] for cell in cells}) == 5
-    assert {row["set"] for row in result["exchange"]} == {"chain-test-k1", "chain-test-k2"}
-    assert scaling.run(cfg) == result == read_json(tmp_path / "a/result.json")
+def test_one_law_asks_for_its_own_runs_alone(tmp_path, monkeypatch):
+    monkeypatch.setattr(scaling_rows, "tuned_rate", lambda *_: 1e-3)
+    def names(*laws: str) -> list[str]:
+        cfg = scaling.Config(size="smoke", laws=laws, seeds=(7,))
+        return [task.name for tasks in scaling.waves(cfg, PLANS["smoke"], tmp_path)
+                for task in tasks]
+
+    ladder = ["tuning-2-0.003", "tuning-2-0.01", "pretrain-2-40-s7", "sft-s7"]
+    assert names("rl") == ladder + [f"rl-{n}-s7" for n in (1, 2, 3, 4, 6)]
+    assert names("testtime") == [*ladder, "star-s7", "rl-6-s7", "testtime-base-s7",
+                                 "testtime-star-s7", "testtime-rl-s7"]
+    assert names("search") == [*ladder, "star-s7", "critic-s7",
+                               *(f"search-{judge}-s7" for judge in JUDGES)]
+    assert [name for name in names("exchange") if "tuning" not in name] == [
+        "exact-1-s7", "exact-2-s7", "exchange-1-s7", "exchange-2-s7"]
+    assert len(names("pretrain")) == 3 * 2 + 3 * 2
 
 
-def test_bad_configuration_is_a_user_error():
+@pytest.mark.parametrize("size", PLANS)
+def test_every_command_line_of_a_size_is_one(size, tmp_path, monkeypatch):
+    """One of each kind of task: its flags exist and its numbers are allowed."""
+    monkeypatch.setattr(scaling_rows, "tuned_rate", lambda *_: 1e-3)
+    cfg, found = scaling.Config(size=size, seeds=(3,), device="cpu"), {}
+    for tasks in scaling.waves(cfg, PLANS[size], tmp_path):
+        found |= {task.name.partition("-")[0]: task for task in tasks}
+    assert list(found) == ["tuning", "pretrain", "exact", "sft", "star", "rl", "testtime",
+                           "exchange", "critic", "search"]
+    for task in found.values():
+        _, config = cli.read_command(list(task.words))
+        assert config.out == task.folder and config.seed in (3, TUNING_SEED)
+    _, exact = cli.read_command(list(found["exact"].words))
+    assert exact.mixture.authors.exact
+    _, search = cli.read_command(list(found["search"].words))
+    assert (search.judge, search.methods) == ("random", ("beam", "tree"))
+
+
+def test_every_size_spans_two_decades_and_six_models():
+    for name in ("cpu", "gpu"):
+        plan = PLANS[name]
+        assert len(plan.shapes) >= 6 and plan.rl[-1] / plan.rl[0] >= 100
+        assert plan.flags["testtime"]["n"] >= 1024
+        first, last = (shape[0] ** 2 * shape[1] * steps for shape, steps in (
+            (plan.shapes[0], plan.steps[0]), (plan.shapes[-1], plan.steps[-1])))
+        assert last / first >= 100
+        assert max(shape[0] for shape in plan.shapes) == plan.shapes[-1][0]
+
+
+def test_bad_configuration_is_a_user_error(tmp_path):
     with pytest.raises(UserError, match="--size huge"):
         scaling.Config(size="huge")
     with pytest.raises(UserError, match="--seeds"):
         scaling.Config(seeds=())
+    with pytest.raises(UserError, match=r"--seeds.*1000"):
+        scaling.Config(seeds=(0, TUNING_SEED))
+    with pytest.raises(UserError, match="--laws gravity"):
+        scaling.Config(laws=("gravity",))
+    (tmp_path / "result.json").write_text(json.dumps({"cells": []}))
+    with pytest.raises(UserError, match="of an older minireason"):
+        scaling.run(scaling.Config(source=str(tmp_path)))
 
 
-def test_shares_of_problems_count_towards_an_interval():
-    """An oracle's or a vote's expected share of a problem lies between 0 and 1."""
-    records = [{"answer": "7", "answers": ["7", "8"], "correct": [1, 0], "tokens": [9, 9]}]
-    model = {"seed": 0, "samples": {"chain-test-k1": records}}
-    (row, *_) = scaling.exchange(replace(scaling.SIZES["cpu"], n=2), [
-        {**model, "index": 0, "parameters": 1}, {**model, "index": 3, "parameters": 1}])
-    assert row["samples"] == 1 and row["small_oracle"]["accuracy"] == 0.5
-    assert row["small_oracle"]["low"] < np.float64(0.5) < row["small_oracle"]["high"]
+# ---- its parts -----------------------------------------------------------------------------------
+
+def test_the_rate_of_a_shape_is_that_of_its_lowest_loss(tmp_path):
+    for lr, excess in ((1e-3, 0.5), (2e-3, 0.2), (4e-3, 0.3)):
+        folder = tmp_path / f"tuning-1-{lr:g}"
+        folder.mkdir()
+        (folder / "result.json").write_text(json.dumps({"excess_per_token": excess}))
+    assert scaling_rows.tuned_rate(tmp_path, replace(SMALLEST, rates=(1e-3, 2e-3, 4e-3)), 1) == 2e-3
+
+
+def records(rows: list[list[int]], answers: list[list[str]]) -> list[dict]:
+    return [{"answer": "7", "answers": given, "correct": row, "tokens": [9] * len(row)}
+            for row, given in zip(rows, answers, strict=True)]
+
+
+def test_exchange_spends_equal_flops_and_says_when_capped(tmp_path):
+    small = records([[1] * 20 + [0] * 12] * 3, [["7"] * 20 + ["8"] * 12] * 3)
+    large = records([[1], [0], [1]], [["7"], ["8"], ["7"]])
+    for name, found, right in (("small", small, np.ones(3)), ("large", large, np.array([1, 0, 1]))):
+        (tmp_path / name).mkdir()
+        save_pools(tmp_path / name / "pools.npz", {1.0: {"chain-test-k1": found}},
+                   {"chain-test-k1": right})
+    rows = scaling_rows.traded(tmp_path / "small", tmp_path / "large", 14.0)
+    at = {(row["R"], row["method"]): row for row in rows}
+    assert {ratio for ratio, _ in at} == set(scaling_rows.RATIOS)
+    wanted = int(inference_multiple(14, 10.0))
+    assert at[10.0, "small_vote"]["n"] == wanted == 17 and not at[10.0, "small_vote"]["capped"]
+    assert at[0.1, "small_vote"]["n"] == 32 and at[0.1, "small_vote"]["capped"]
+    assert at[0.1, "small_vote"]["accuracy"] == 1 == at[0.1, "small_oracle"]["accuracy"]
+    assert at[10.0, "small_single"]["accuracy"] == pytest.approx(20 / 32)
+    assert at[10.0, "large_greedy"]["accuracy"] == pytest.approx(2 / 3)
+
+
+def test_samples_cost_what_the_search_cost_in_both_accounts():
+    """By hand: prompt of 8 tokens with <bos> and the opener, samples of 10, W = 100 weights."""
+    tokenizer = Tokenizer.build(chain.TOKENS)
+    assert len(tokenizer.encode("(2+3)=")) + 2 == 8
+    made = [{"prompt": "(2+3)=", "answer": "5", "tokens": [10] * 20, "correct": [1, 0] * 10,
+             "answers": ["5", "6"] * 10, "values": [0.9, 0.1] * 10,
+             "cells": {"beam 4": {"tokens": 36, "correct": right, "voted": 0,
+                                  "flops": 2 * 100 * 147.0}}} for right in (1, 0, 1, 1, 0)]
+    rows = scaling_rows.equal_flops_rows(made, tokenizer, 100)
+    whole = {(row["account"], row["against"]): row for row in rows if row["bin"] is None}
+    # run: 8 + n * 10 + n * 18 <= 147; cached: 2 * 8 + 2 * n * 10 <= 2 * (8 + 36); votes: 8 + n * 10
+    assert {key: row["samples"] for key, row in whole.items()} == {
+        ("run", "best_of_n"): 4, ("cached", "best_of_n"): 3, ("run", "majority"): 10}
+    assert whole["run", "majority"]["capped"] and not whole["run", "best_of_n"]["capped"]
+    row = whole["run", "best_of_n"]
+    assert row["search"] == pytest.approx(0.6) and row["problems"] == 5 and row["n"] == 4
+    chance = 1 - np.prod([(5 - i) / (10 - i) for i in range(4)])      # a right one is valued higher
+    assert row["sampling"] == pytest.approx(chance)
+    assert row["accuracy"] == pytest.approx(0.6 - chance)
+    bins = [row for row in rows if row["account"] == "run" and row["against"] == "best_of_n"]
+    assert [row["bin"] for row in bins] == [None, 0, 1, 2, 3, 4]
+    assert sum(row["problems"] for row in bins[1:]) == 5
+
+
+def search_rows(judge: str, differences: list[float], n: int = 64) -> list[dict]:
+    return [{"law": "search", "seed": seed, "judge": judge, "method": "beam", "n": n, "bin": number,
+             "account": "run", "against": "best_of_n", "accuracy": value + 0.01 * seed,
+             "low": value, "high": value} for seed in (0, 1, 2)
+            for number, value in enumerate(differences)]
+
+
+def test_a_sign_flip_is_worse_on_easy_problems_and_better_on_harder_ones():
+    rows = search_rows("noisy", [-0.3, -0.01, 0.0, 0.3, 0.0])
+    rows += search_rows("oracle", [0.3, 0.0, 0.0, -0.3, 0.0])
+    rows += search_rows("good", [-0.3, 0.0, 0.0, 0.3, 0.0], n=4)        # not at the largest budget
+    found = scaling_laws.flips(rows)
+    assert found == ["- noisy critic, beam search, N = 64: better in bins 4, worse in bins 1; sign "
+                     "flip found.",
+                     "- oracle critic, beam search, N = 64: better in bins 1, worse in bins 4; "
+                     "sign flip not found."]
+
+
+def test_the_frontier_holds_what_nothing_cheaper_equals():
+    models = [{"seed": seed, "flops": flops, "excess": excess} for seed in (0, 1)
+              for flops, excess in ((4.0, 0.3), (1.0, 0.5), (2.0, 0.6), (3.0, 0.4), (5.0, 0.3))]
+    assert [(row["seed"], row["flops"]) for row in scaling_laws.frontier(models)] == [
+        (seed, flops) for seed in (0, 1) for flops in (1.0, 3.0, 4.0)]
+
+
+def model_rows() -> list[dict]:
+    """Models of six sizes and three lengths whose loss obeys a law, with three seeds."""
+    rows = []
+    for seed in (0, 1, 2):
+        for i in range(6):
+            for steps in (60, 240, 960):
+                size, tokens = 30_000 * 2.3 ** i, 2000 * steps
+                excess = 0.02 * (size / 1e6) ** -0.6 + 0.05 * (tokens / 1e6) ** -0.9
+                rows.append({"law": "pretrain", "kind": "run", "seed": seed, "parameters": size,
+                             "steps": steps, "tokens": tokens, "flops": 6 * size * tokens,
+                             "excess": excess * (1 + 0.02 * (seed - 1)), "entropy": 0.5,
+                             "entropy_error": 0.004, "lr": 1e-3})
+    return rows
+
+
+def test_laws_recover_what_the_rows_were_made_of():
+    rows = model_rows()
+    for seed in (0, 1, 2):
+        for steps in (0, 4, 16, 64, 256, 1024):
+            rows.append({"law": "rl", "seed": seed, "method": "sampled", "steps": steps,
+                         "flops": 1e9 * steps, "accuracy": 0.2 + 0.1 * np.log10(max(1, steps))})
+        for k in range(11):
+            rows.append({"law": "testtime", "policy": "base", "seed": seed, "set": "k8",
+                         "method": "coverage", "n": 2 ** k,
+                         "accuracy": float(np.exp(-1.3 * (2.0 ** k) ** -0.4))})
+    found = scaling_laws.laws(rows)
+    both = found["loss above entropy: parameters and tokens"]
+    assert [both.values[name] for name in "AaBb"] == pytest.approx([0.02, 0.6, 0.05, 0.9], rel=0.02)
+    assert both.low["A"] < both.values["A"] < both.high["A"]
+    assert found["RL, sampled: log-linear"].values["q"] == pytest.approx(0.1)
+    assert found["RL, sampled: log-linear"].beyond < 1e-9 < found["RL, sampled: linear"].beyond
+    power, beta = (found[f"base, k8, coverage: {name}"] for name in ("power law", "beta"))
+    assert power.values["b"] == pytest.approx(-0.4, rel=1e-3) and power.beyond < beta.beyond
+    table = scaling_laws.laws_table(found)
+    assert len(table) == 1 + len(found) and {len(line) for line in table} == {6}
+    json.dumps(scaling_laws.as_json(found), allow_nan=False)
+
+
+def test_a_span_is_in_decades():
+    assert scaling_laws.span([{"flops": 1e9}, {"flops": 0.0}, {"flops": 2e11}]) == "2.3 decades"
+    rows = [{"law": "exchange", "small": 10, "large": 100, "seed": 0, "level_1": 0.5,
+             "method": "not past"}]
+    assert "not past 80% at level 1" in scaling_laws.exchange_table(rows)[1]

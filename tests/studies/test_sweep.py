@@ -109,6 +109,33 @@ def test_killed_workers_and_drivers_change_nothing_and_what_fails_is_named(tmp_p
     assert len({read_json(path / name / "result.json")["weights"] for path in (out, whole)}) == 1
 
 
+def test_one_worker_runs_here_and_a_signal_ends_the_whole_sweep(tmp_path, monkeypatch):
+    """Without Ray: a task that fails is named while the others run; what is finished is kept."""
+    monkeypatch.setitem(sys.modules, "ray", None)
+    asked, codes = [], {"seed=1": 2}
+
+    def main(words: list[str]) -> int:
+        folder = Path(words[2])
+        asked.append(folder.name)
+        folder.mkdir(exist_ok=True)
+        print("what went wrong")
+        return codes.get(folder.name, 0)
+
+    monkeypatch.setattr(cli, "main", main)
+    cfg = config(tmp_path, "seed=0,1,2", workers=1)
+    with pytest.raises(UserError, match="1 tasks failed; seed=1: exit code 2, what went wrong"):
+        sweep.run(cfg)
+    assert asked == ["seed=0", "seed=1", "seed=2"]
+    codes["seed=1"] = 130
+    with pytest.raises(KeyboardInterrupt):
+        sweep.run(cfg)
+    codes.clear()
+    found = sweep.run(cfg)
+    assert asked[3:] == ["seed=1", "seed=1"]
+    assert {name: task["wrong"] for name, task in found.items()} == dict.fromkeys(
+        ("seed=0", "seed=1", "seed=2"), "")
+
+
 @pytest.mark.parametrize("address", ["127.0.0.1:1", "127.0.0.1:x", "no.such.host.invalid:1"])
 def test_a_cluster_that_is_not_there_is_one_line(tmp_path, address):
     pytest.importorskip("ray")

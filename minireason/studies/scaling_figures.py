@@ -1,0 +1,218 @@
+"""The figures of `minireason scale`, from its rows and fits alone."""
+
+from pathlib import Path
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter
+
+from minireason.report import style
+from minireason.report.figures import along
+from minireason.report.runs import group_by, select
+from minireason.report.style import BLACK, BLUE, GREEN, GREY, ORANGE, PURPLE, RED, SKY
+from minireason.studies import laws as shapes
+from minireason.studies.fits import Fit
+from minireason.studies.scaling_laws import COMPARED, COVERED, bins_of, column, frontier
+
+LOOKS = ((BLUE, "o"), (ORANGE, "s"), (GREEN, "D"), (RED, "^"), (PURPLE, "v"), (SKY, "P"),
+         (BLACK, "*"))
+LINES = {"linear": ":", "log-linear": "--", "saturating": "-", "power law": "-", "beta": "--"}
+EXCHANGED = {
+    "small_single": ("small, one sample", BLACK, "o"), "small_vote": ("small, vote", ORANGE, "s"),
+    "small_oracle": ("small, coverage (oracle bound)", RED, "D"),
+    "large_greedy": ("large, greedy", BLUE, "^")}
+
+
+def write(rows: list[dict], laws: dict[str, Fit], out: Path) -> None:
+    """Every figure that the rows have data for, as PNG."""
+    by_law = group_by(rows, "law")
+    if "pretrain" in by_law:
+        style.save(out / "pretrain.png", pretrain, by_law["pretrain"], laws)
+        style.save(out / "pretrain-rates.png", rates, by_law["pretrain"])
+    if "rl" in by_law:
+        style.save(out / "rl.png", rl, by_law["rl"], laws)
+    for (policy, name), own in _pairs(by_law.get("testtime", []), "policy", "set").items():
+        style.save(out / f"testtime-{policy}-{name}.png", testtime, policy, name, own, laws)
+    for (small, large), own in _pairs(by_law.get("exchange", []), "small", "large").items():
+        if select(own, method="large_greedy"):
+            style.save(out / f"exchange-{small}-{large}.png", exchange, own)
+    for method, own in group_by(by_law.get("search", []), "method").items():
+        style.save(out / f"search-{method}.png", search, own)
+
+
+def _pairs(rows: list[dict], *fields: str) -> dict[tuple, list[dict]]:
+    groups: dict[tuple, list[dict]] = {}
+    for row in rows:
+        groups.setdefault(tuple(row[field] for field in fields), []).append(row)
+    return groups
+
+
+def draw_fit(axes: Axes, fit: Fit | None, law: shapes.Law, x, label: str, line: str,
+             colour: str = BLACK, times: float = 100) -> None:
+    """A law over the range of x, in percent; nothing where it was not fitted."""
+    if fit is not None:
+        grid = np.geomspace(np.min(x), np.max(x), 200)
+        axes.plot(grid, times * law.predict(grid, *fit.values.values()), color=colour,
+                  linestyle=line, linewidth=1.2, label=f"{label}, R² = {fit.r2:.3f}")
+
+
+def draw_sizes(axes: Axes, models: list[dict], field: str, times: float = 1.0) -> None:
+    """A line per size along its lengths: mean over seeds with their range."""
+    for look, (size, own) in zip(LOOKS, sorted(group_by(models, "parameters").items()),
+                                 strict=False):
+        x, spreads = along([{**row, "accuracy": row[field]} for row in own], "steps", "flops")
+        style.whiskers(axes, x, np.array(spreads) * times / 100, *look, f"{size / 1e6:.2g}M")
+    axes.set_xscale("log")
+
+
+def pretrain(rows: list[dict], laws: dict[str, Fit]) -> Figure:
+    """Loss above the entropy with the law of the frontier; greedy accuracy below its limit."""
+    models = select(rows, kind="run")
+    figure, (top, bottom) = style.panels(2, 6.2, sharex=True)
+    draw_sizes(top, models, "excess")
+    fit = laws.get("loss above entropy: least for its FLOPs")
+    if fit:
+        x = column(frontier(models), "flops")
+        draw_fit(top, fit, shapes.POWER, x, f"C^-a, a = {fit.text('a')}", "--", times=1)
+    top.set_yscale("log")
+    top.set_ylabel("loss above entropy (nats per token)")
+    draw_sizes(bottom, models, "greedy", 100)
+    limit = bottom.axhline(100 * models[0]["limit_greedy"], color=GREY, linestyle="--",
+                           label="its authors")
+    bottom.legend(handles=[limit], loc="upper left")
+    bottom.set_xlabel("pretraining compute (FLOPs)")
+    style.percent_axis(bottom, "greedy accuracy, mean of levels (%)")
+    style.legend_below(figure, top, 3)
+    return figure
+
+
+def rates(rows: list[dict]) -> Figure:
+    """Loss of the tuning runs against the learning rate, the chosen one ringed."""
+    figure, axes = style.canvas()
+    for look, (size, own) in zip(LOOKS, group_by(select(rows, kind="tuning"), "parameters").items(),
+                                 strict=False):
+        axes.plot(column(own, "lr"), column(own, "excess"), color=look[0], marker=look[1],
+                  label=f"{size / 1e6:.2g}M")
+        (best,) = select(own, chosen=True)
+        axes.plot(best["lr"], best["excess"], "o", color=look[0], markersize=11, fillstyle="none")
+    axes.set_xscale("log")
+    axes.set_yscale("log")
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.set_xlabel("peak learning rate")
+    axes.set_ylabel("loss above entropy (nats per token)")
+    style.legend_below(figure, axes, 3)
+    return figure
+
+
+def rl(rows: list[dict], laws: dict[str, Fit]) -> Figure:
+    """Accuracy after runs of every length against their compute, with the three laws."""
+    methods = group_by(rows, "method")
+    figure, panels = style.panels(len(methods), 0.8 + 2.7 * len(methods), sharex=True)
+    for axes, (method, own) in zip(panels, methods.items(), strict=True):
+        runs = [row for row in own if row["steps"]]
+        x, spreads = along(runs, "steps", "flops")
+        style.whiskers(axes, x, spreads, BLUE, "o", "runs, mean and range of seeds", "none")
+        before = np.mean(column(select(own, steps=0), "accuracy"))
+        axes.axhline(100 * before, color=GREY, linestyle=":", label="before RL")
+        for name, law in COMPARED.items():
+            draw_fit(axes, laws.get(f"RL, {method}: {name}"), law, x, name, LINES[name])
+        axes.set_xscale("log")
+        style.percent_axis(axes, f"{method} accuracy (%)")
+        axes.legend(fontsize=7, loc="lower right")
+    panels[-1].set_xlabel("RL compute (FLOPs); every point is a run of its own schedule")
+    return figure
+
+
+def testtime(policy: str, name: str, rows: list[dict], laws: dict[str, Fit]) -> Figure:
+    """Curves against N, their local slopes, coverage's law, and the histogram that explains it."""
+    figure, (curves, slopes, failures, histogram) = style.panels(4, 10.4)
+    for method in ("single", "majority", "coverage", "chance"):
+        own = select(rows, method=method)
+        label, colour, marker = style.SHOWN[method]
+        n, spreads = along(own, "n")
+        style.whiskers(curves, n, spreads, colour, marker, label,
+                       ":" if method == "chance" else "-")
+        if method in ("majority", "coverage") and len(n) > 1:
+            gains = np.diff(np.array(spreads)[:, 0]) / np.diff(np.log10(n))
+            slopes.plot(np.sqrt(n[1:] * n[:-1]), gains, color=colour, marker=marker, label=label)
+    curves.axhline(100 * np.mean(column(select(rows, method="greedy"), "accuracy")), color=BLACK,
+                   linestyle="--", linewidth=1, label="greedy")
+    style.percent_axis(curves, f"accuracy on {name} (%)")
+    curves.legend(fontsize=7)
+    slopes.axhline(0, color=GREY, linewidth=0.8)
+    slopes.set_ylabel("local slope (points per decade)")
+    covered = select(rows, method="coverage")
+    n, spreads = along(covered, "n")
+    missed = -np.log(np.clip(np.array(spreads)[:, 0] / 100, 1e-6, 1 - 1e-9))
+    failures.plot(n, missed, color=RED, marker="v", linestyle="none", label="coverage")
+    for form, law in COVERED.items():
+        fit = laws.get(f"{policy}, {name}, coverage: {form}")
+        if fit and form != "log-linear":
+            grid = np.geomspace(1, n.max(), 200)
+            fitted = np.clip(law.predict(grid, *fit.values.values()), 1e-6, 1 - 1e-9)
+            failures.plot(grid, -np.log(fitted), color=BLACK, linestyle=LINES[form],
+                          label=f"{form}: " + ", ".join(f"{k} = {fit.text(k)}" for k in fit.values))
+    failures.set_yscale("log")
+    failures.set_ylabel("-log coverage (a power law is straight)")
+    failures.legend(fontsize=7)
+    for axes in (curves, slopes, failures):
+        axes.set_xscale("log", base=2)
+        axes.set_xlabel("samples N")
+    draw_histogram(histogram, select(rows, method="pass@1"))
+    return figure
+
+
+def draw_histogram(axes: Axes, rows: list[dict]) -> None:
+    """How many problems have which share of right samples, on logarithms; never right is apart."""
+    share = np.concatenate([np.array(row["right"]) / row["n"] for row in rows])
+    least = 1 / rows[0]["n"]
+    edges = np.geomspace(least / 4, 1, 24)
+    axes.hist(np.maximum(share, least / 3), bins=edges.tolist(), color=SKY, edgecolor="white")
+    axes.axvline(least / 1.5, color=GREY, linestyle=":")
+    axes.set_xscale("log")
+    axes.set_xlabel(f"share of a problem's samples that are right (left of the line: none of "
+                    f"{rows[0]['n']})")
+    axes.set_ylabel("problems, all seeds")
+
+
+def exchange(rows: list[dict]) -> Figure:
+    """Per level: the small model at each R beside the large model's one greedy answer."""
+    sets = group_by(rows, "set")
+    figure, panels = style.panels(len(sets), 0.8 + 1.9 * len(sets), sharex=True)
+    first = rows[0]
+    figure.suptitle(f"{first['small'] / 1e6:.2g}M that thinks longer, {first['large'] / 1e6:.2g}M",
+                    fontsize=9)
+    for axes, (name, own) in zip(panels, sets.items(), strict=True):
+        ratios = group_by(own, "R")
+        for j, (method, (label, colour, marker)) in enumerate(EXCHANGED.items()):
+            bars = [style.spread(select(same, method=method)) for same in ratios.values()]
+            style.whiskers(axes, [i + 0.12 * (j - 1.5) for i in range(len(bars))], bars, colour,
+                           marker, label, "none")
+        ticks = [f"R = {ratio:g}\nN = {same[0]['n']}{' (all drawn)' if same[0]['capped'] else ''}"
+                 for ratio, same in ratios.items()]
+        axes.set_xticks(range(len(ticks)), ticks)
+        style.percent_axis(axes, f"{name} (%)")
+    style.legend_below(figure, panels[0], 2)
+    return figure
+
+
+def search(rows: list[dict]) -> Figure:
+    """A search less best-of-N at equal FLOPs, by difficulty and budget, a panel per judge."""
+    judges = group_by(select(rows, account="run", against="best_of_n"), "judge")
+    figure, panels = style.panels(len(judges), 1.0 + 1.9 * len(judges), sharex=True)
+    for axes, (judge, own) in zip(panels, judges.items(), strict=True):
+        for j, (look, (n, same)) in enumerate(zip(LOOKS, group_by(own, "n").items(),
+                                                  strict=False)):
+            bins = {number: bar for number, bar in bins_of(same).items() if number is not None}
+            bars = [[100 * bar[key] for key in ("accuracy", "low", "high")]
+                    for bar in bins.values()]
+            style.whiskers(axes, [number + 1 + 0.12 * (j - 1) for number in bins], bars, *look,
+                           f"N = {n}", "none")
+        axes.axhline(0, color=GREY, linewidth=0.8)
+        axes.set_ylabel(f"{judge} critic\n(points)")
+    panels[0].set_title(f"{style.SEARCHES[rows[0]['method']][0]} less best-of-N, equal FLOPs",
+                        fontsize=9)
+    panels[-1].set_xlabel("difficulty, fifths by pass@1 (1 the easiest)")
+    style.legend_below(figure, panels[0], 4)
+    return figure
