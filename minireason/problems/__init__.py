@@ -10,6 +10,7 @@ from minireason.problems import (
     chain,
     countdown,
     decomposition,
+    instructions,
     modular,
     multiplication,
 )
@@ -33,7 +34,7 @@ class Families(dict[str, Family]):
 
 FAMILIES = Families(chain=chain, addition=addition, countdown=countdown,
                     multiplication=multiplication, modular=modular,
-                    decomposition=decomposition)
+                    decomposition=decomposition, instructions=instructions)
 
 __all__ = ["FAMILIES", "Family", "Problem", "Verdict", "check_config", "sample_levels",
            "sample_split", "split_of"]

@@ -214,15 +214,14 @@ def diagnostics(groups: list[Group], eos: int) -> dict[str, float]:
               "accuracy": len(right) / n,
               "steps_valid": sum(r.verdict.steps_valid for r in rollouts) / n,
               "well_formed": sum(r.verdict.well_formed for r in rollouts) / n,
-              **({"obedient": sum(r.verdict.obedient for r in rollouts) / n}
-                 if any(r.verdict.obeyed for r in rollouts) else {}),
               "share_cut": sum(r.tokens[-1] != eos for r in rollouts) / n,
               "entropy": -sum(sum(r.logprobs) for r in rollouts) / tokens,
               "share_silent": 1 - sum(map(has_signal, groups)) / len(groups),
               "generated_tokens": tokens, "prompt_tokens": sum(g[0].first for g in groups)}
-    for name, lengths in (("length_right", right), ("length_wrong", wrong)):
-        if lengths:
-            report[name] = sum(lengths) / len(lengths)
+    obedient = [r.verdict.obedient for r in rollouts if r.verdict.obeyed]     # where asked
+    for name, found in ("length_right", right), ("length_wrong", wrong), ("obedient", obedient):
+        if found:
+            report[name] = sum(found) / len(found)
     return report
 
 
