@@ -7,8 +7,8 @@ leads beyond them. One function of a family says how an author goes on,
     outcomes(problem, authors, number, state) -> [Outcome]   (state None: nothing is written yet)
 
 and everything follows from it: text and the exact limits of imitation here, the entropy of the
-corpus in corpus.py. Outcomes differ in their text; after the last step there are none. A family whose text
-does not grow step by step, or whose states are too many, gives the text alone, without limits:
+corpus in corpus.py. Outcomes differ in their text; after the last step there are none. Where text
+does not grow step by step, or states are too many, a family gives the text alone, without limits:
 
     written_by(authors, problem, generator, style) -> (completion, marked steps)
 

@@ -79,7 +79,7 @@ def build(first: int, moves: list[tuple[str, int]], compute: Compute = compute,
     for operator, right in moves:
         result = compute(value, operator, right)
         if result is None:
-            raise UserError(f"{value}{operator}{right} leaves the whole numbers 0 to {HIGHEST}")
+            raise UserError(f"{value}{operator}{right} leaves the numbers that {name} has")
         steps.append(f"{value}{operator}{right}={result}")
         text = f"({text}{operator}{right})"
         value = result
