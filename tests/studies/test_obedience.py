@@ -72,7 +72,7 @@ def test_tables_are_as_by_hand():
     text = obedience.text_of(rows)
     assert "| RL | 50 / 75 / 38 | 50 / 75 / 38 | 50 / 75 / 38 |" in text
     assert "| STaR | 50 / 100 / 50 |" in text
-    assert "RL - STaR, points per operation: right +0.0 [+0.0, +0.0], obedient -50.0 [-50.0," in text
+    assert "RL - STaR, points per operation: right +0.0 [+0.0, +0.0], obedient -50.0 [" in text
     assert "| RL - STaR, one instruction | +0.0 [+0.0, +0.0] | -25.0 [" in text
     assert "| RL, format reward 1 - RL, two, held out | +0.0 [+0.0, +0.0] | +25.0 [" in text
     assert "| policy | 0 | 1 to 2 | 3 to 4 | 5 on |" not in text

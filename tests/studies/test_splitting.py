@@ -76,7 +76,8 @@ def test_modes_vote_over_as_many_samples_as_fit():
 def test_tables_are_as_by_hand():
     rows = made_rows(0) + made_rows(1)
     text = splitting.text_of(rows)
-    assert "| share split (%) | 2 | 4 |" in text and "| RL | 25 (25 to 25) | 75 (75 to 75) |" in text
+    assert "| share split (%) | 2 | 4 |" in text
+    assert "| RL | 25 (25 to 25) | 75 (75 to 75) |" in text
     assert "| the same, by level | level 2 |" in text
     assert "| RL, once | 100 | 100 |" in text
     assert "| as it chooses, 1 x | 100.0 [100, 100] |" in text
