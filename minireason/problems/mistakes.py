@@ -106,16 +106,17 @@ def written_operation(authors: Authors, left: int, operator: str, right: int) ->
             for chance, result, mistake in ways]
 
 
-def without_carries(left: int, operator: str, right: int, digits: int = 3) -> tuple[int, int]:
+def without_carries(left: int, operator: str, right: int) -> tuple[int, int]:
     """(result if nothing is carried or borrowed, how often something should be), digit by digit.
 
-    A product is one by a digit.
+    The highest digit's result stands whole. A product is one by a digit.
     """
+    top = len(str(left if operator == "*" else max(left, right))) - 1
     wrong, carries, carry = 0, 0, 0
-    for power in (10 ** i for i in range(digits)):
-        a, b = left // power % 10, right if operator == "*" else right // power % 10
+    for i in range(top + 1):
+        a, b = left // 10 ** i % 10, right if operator == "*" else right // 10 ** i % 10
         here = {"+": a + b, "-": abs(a - b), "*": a * b}[operator]
-        wrong += here % 10 * power
+        wrong += (here if i == top else here % 10) * 10 ** i
         carry = int(a - b - carry < 0) if operator == "-" else (here + carry) // 10
         carries += carry > 0
     return wrong, carries

@@ -60,7 +60,7 @@ def test_a_wrong_step_is_marked_where_it_is(steps, marks):
     ((376, "+", 47), 4, 313, 2), ((376, "+", 40), 2, 316, 1), ((20, "+", 31), 2, 51, 0),
     ((376, "-", 89), 4, 313, 2), ((65, "-", 23), 2, 42, 0), ((41, "-", 23), 3, 22, 1),
     ((47, "*", 8), 4, 326, 2), ((123, "*", 8), 5, 864, 2), ((21, "*", 4), 2, 84, 0),
-    ((995, "+", 10), 2, 905, 1)])
+    ((53, "+", 78), 4, 121, 2), ((995, "-", 10), 1, 985, 0)])
 def test_hardness_counts_digits_and_carries(operation, hard, wrong, carries):
     assert decomposition.hardness(operation) == hard
     assert mistakes.without_carries(*operation) == (wrong, carries)

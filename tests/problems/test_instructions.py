@@ -49,7 +49,7 @@ def test_a_plain_solution_is_right_and_disobeys(asked):
 
 @pytest.mark.parametrize(("asked", "thought", "answer", "obeyed"), [
     ("only", "", "75", True), ("most2", "23+4=28", "1", True), ("most2", PLAIN, "75", False),
-    ("stop2", "23+4=28;28*3=84", "84", True), ("stop2", "23+4=28;28*3=84", "81", False),
+    ("stop2", "23+4=28;28*3=84", "84", True), ("stop2", "23+4=28;28*3=84", "83", False),
     ("plus", "23+4=28;28*3=84;84-5=79", "80", True), ("plus", PLAIN, "78", False),
     ("reversed", "84-5=79;28*3=84;23+4=28", "79", True), ("parity", PLAIN, "75odd", True),
     ("parity", PLAIN, "75even", False), ("begin", "5", "75", True), ("begin", "4", "75", False),

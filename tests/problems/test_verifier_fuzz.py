@@ -1,6 +1,7 @@
 """Mutated completions: the verifiers and the judge agree, and a planted bug is found."""
 
 import re
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -11,6 +12,8 @@ from minireason.problems import (
     arithmetic,
     chain,
     countdown,
+    decomposition,
+    instructions,
     modular,
     multiplication,
 )
@@ -51,7 +54,9 @@ def unbounded(left, operator, right):
     return left * right if operator == "*" else arithmetic_compute(left, operator, right)
 
 
-arithmetic_compute = arithmetic.compute
+arithmetic_compute, given = arithmetic.compute, decomposition.given
+pieces_of, verify, is_right = (
+    decomposition.pieces_of, instructions.verify, instructions.is_right)
 PLANTED = {
     "text behind <eos>": ("chain", chain, "_COMPLETION",
                           loosened(chain._COMPLETION, "<eos>", "<eos>(?:.*)")),
@@ -73,6 +78,18 @@ PLANTED = {
         "multiplication", multiplication, "check_steps", lambda problem, steps: [
             i < problem.level and step == problem.steps[i] for i, step in enumerate(steps)]),
     "results above 9": ("modular", modular, "MODULUS", 100),
+    "the other way is as good": ("decomposition", decomposition, "given", lambda problem: (
+        "", *given(problem)[1:])),
+    "pieces in any order": ("decomposition", decomposition, "pieces_of", lambda *state:
+                            pieces_of(*state)[::-1]),
+    "two answers that differ": ("instructions", instructions, "_COMPLETION", loosened(
+        instructions._COMPLETION, "(?P=once)", "(?:0|[1-9][0-9]?)(?:even|odd)?")),
+    "tricks are obedience": ("instructions", instructions, "verify", lambda problem, text: replace(
+        verify(problem, text), obeyed=(True,) * len(verify(problem, text).obeyed))),
+    "one more is right unasked": ("instructions", instructions, "is_right", lambda problem, answer:
+                                  is_right(problem, answer) or str(
+                                      (int(problem.answer) + 1) % 100) == answer
+                                  if problem.answer.isdecimal() else is_right(problem, answer)),
     "giving up is right": ("countdown", countdown, "is_right", lambda problem, answer:
                            answer in (problem.answer, countdown.GAVE_UP)),
 }
