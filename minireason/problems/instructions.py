@@ -37,7 +37,7 @@ from minireason.problems.chain import STYLES as STYLES
 from minireason.problems.chain import render as render
 
 NAME: str = "instructions"
-LEVELS: tuple[int, ...] = (1, 2, 3, 4, 5, 6)
+LEVELS: tuple[int, ...] = (2, 3, 4, 5, 6)   # one operation leaves little to ask
 SAMPLED: tuple[int, int] = (1, 20)
 COUNTED = ("most", "stop")                # with a number of operations, fewer than there are
 KINDS = ("only", *COUNTED, "reversed", "begin", "twice", "plus", "parity")

@@ -109,7 +109,7 @@ def test_held_out_pairs_are_sampled_nowhere_else():
     assert {kind for pair in instructions.HELD_OUT for kind in pair} == set(instructions.KINDS)
     for split in ("test", "validation"):
         kind = "held" if split == "test" else "held-validation"
-        for level in (1, 4):
+        for level in (2, 4):
             found = load_frozen(f"instructions-{kind}-k{level}")
             assert {split_of(problem) for problem in found} == {split}
             assert {pair_of(problem) for problem in found} <= set(instructions.HELD_OUT)
