@@ -74,6 +74,7 @@ def test_a_run_ends_with_a_policy_that_knows_nothing(tmp_path, monkeypatch, undr
 def test_a_family_walks_the_ladder_to_its_page(family, tmp_path, monkeypatch, undrawn):
     tiny = tiny_size()
     tiny["pretrain"] = {**tiny["pretrain"], "max_len": 192}
+    tiny["testtime"] = tiny["rl_testtime"] = {**tiny["testtime"], "levels": (2,)}
     monkeypatch.setitem(SIZES, "tiny", tiny)
     results = pipeline.run(pipeline.Config(size="tiny", family=family, out=str(tmp_path / "run"),
                                            device="cpu"))

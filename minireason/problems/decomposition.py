@@ -130,7 +130,7 @@ def read(text: str) -> Problem:
     mode, _, plain = plain_text(text).removesuffix("=").rpartition(":")
     first, moves, why = chain.parse_moves(plain, "[1-9][0-9]?")
     fit = all(right in (FACTORS if operator == "*" else TERMS) for operator, right in moves)
-    if mode not in MODES or not fit or not moves or first not in TERMS:
+    if mode not in MODES or not fit or not moves or first is None or first not in TERMS:
         raise UserError(f"cannot read {text[:80]!r}: {why}write a chain such as ((47*8)-89): a "
                         "number 10 to 99, then + - with 10 to 99 or * with 2 to 9, innermost "
                         "first; once: or split: may stand before it")

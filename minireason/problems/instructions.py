@@ -86,7 +86,7 @@ def task_of(prompt: str) -> Task:
         raise UserError(f"cannot read {prompt[:80]!r}: write one or two of {', '.join(KINDS)} that "
                         "do not exclude each other before a chain, such as twice,most1:((23+4)*3); "
                         "most and stop with fewer operations than it has")
-    moves = tuple(_STEP.fullmatch(step).group(2, 3) for step in bare.steps)    # type: ignore
+    moves = tuple((sign, right) for _, sign, right, _ in _STEP.findall(";".join(bare.steps)))
     end = asked.get("stop", bare.level)
     return Task(bare, asked, moves, end, 0 if "only" in asked else asked.get("most", end))
 
@@ -208,7 +208,7 @@ def verify(problem: Problem, completion: str) -> Verdict:
     pieces, answer = parsed
     steps = pieces[re.fullmatch(NUMBER, pieces[0]) is not None:] if pieces else ()
     n, level, value = len(steps), task.bare.level, int(match["number"])
-    written = tuple(_STEP.fullmatch(step).group(2, 3) for step in steps)       # type: ignore
+    written = tuple((sign, right) for _, sign, right, _ in _STEP.findall(";".join(steps)))
     bases = task.values()
     if n and n in (task.end, level):      # its own value, where the thought has one
         last = steps[0 if first_place(task, steps) else -1]
