@@ -84,7 +84,10 @@ class Tokenizer:
         for text, ids in zip(texts, batch, strict=True):
             if unknown in ids:
                 known = self.backend.get_vocab()
-                strange = [c for c in re.sub(r"</?\w+>", "", text) if c not in known]
+                rest = re.sub(r"</?\w+>", "", text)
+                for word in sorted(known, key=len, reverse=True):      # letters of words are none
+                    rest = rest.replace(word, "") if len(word) > 1 else rest
+                strange = [c for c in rest if c not in known]
                 if strange:
                     raise UserError(f"cannot encode {strange[0]!r} in {text!r}: not in the "
                                     "alphabet")
