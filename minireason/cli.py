@@ -32,6 +32,8 @@ OTHERS = {   # name: (its function of one `cfg`, one line of help)
     "bench": ("minireason.studies.bench:run", "speed beside transformers' Qwen3"),
     "ablate": ("minireason.studies.ablate:run", "a stage, one choice changed"),
     "controls": ("minireason.studies.controls:run", "every rung beside other uses of its FLOPs"),
+    "obedience": ("minireason.studies.obedience:run", "what each rung does to instructions"),
+    "splitting": ("minireason.studies.splitting:run", "which steps a policy breaks into easy ones"),
     "countdown": ("minireason.studies.stream_of_search:run", "Stream of Search or optimal paths"),
     "sweep": ("minireason.studies.sweep:run", "a grid of runs, on Ray"),
     "scale": ("minireason.studies.scaling:run", "the scaling laws: sweeps and fits"),

@@ -87,6 +87,7 @@ def _longer(settings: dict[str, dict]) -> dict[str, dict]:
 _COUNTDOWN = _levels(3, 4, (4,), 24, Mixture(facts_per_line=4, min_level=2, max_level=4),
                      max_len=384)
 _COUNTDOWN["think_budget"]["omitted"] = 0.0    # its steps are a search: each needs the one before
+_SPLIT = Mixture(facts_per_line=3, max_level=3)
 _DIGITS = _levels(1, 4, (3, 4), 24, Mixture(facts_per_line=2, max_level=4))
 _MAZE = _levels(4, 6, (5, 6), 12, Mixture(0.05, 0.1, 5, 4, 6, 6), max_len=224)
 _MAZE["think_budget"]["omitted"] = 0.0
@@ -112,6 +113,16 @@ FAMILY_SIZES: dict[str, dict[str, dict[str, dict]]] = {
                          max_len=384),
         "quickstart": _longer(_COUNTDOWN),
         "gpu": _COUNTDOWN,
+    },
+    "decomposition": {            # level 4 is beyond the corpus
+        "smoke": _levels(1, 2, (2,), 16, Mixture(0.1, 0.1, 2, max_level=2), max_len=192),
+        "quickstart": _longer(_levels(1, 3, (2, 3), 16, _SPLIT, max_len=192)),
+        "gpu": _levels(1, 3, (3,), 16, _SPLIT, max_len=192),
+    },
+    "instructions": {
+        "smoke": _levels(1, 2, (2,), 12, Mixture(0.1, 0.1, max_level=2)),
+        "quickstart": _longer(_levels(1, 6, (5, 6), 12, Mixture(max_level=6))),
+        "gpu": _levels(1, 6, (6,), 12, Mixture(max_level=6)),
     },
     "maze": {                     # the longest step is `12e7:f7e8d7;`
         "smoke": _levels(4, 4, (4,), 12, Mixture(0.1, 0.1, 4, 4, 4, 4)),

@@ -60,6 +60,20 @@ def test_imports_point_down(name):
         assert theirs <= own, f"{name} (floor {own}) imports {imported} (floor {theirs})"
 
 
+@pytest.mark.parametrize(("family", "study"), [
+    ("instructions", "obedience"), ("decomposition", "splitting")])
+def test_a_family_is_one_file_and_only_its_rows_and_its_study_name_it(family, study):
+    known = {f"problems.{family}", "problems", "presets", f"studies.{study}"}
+    assert len(MODULES[f"problems.{family}"].read_text().splitlines()) <= 250
+    for name, path in MODULES.items():
+        for node in ast.walk(ast.parse(path.read_text())):
+            named = [getattr(node, field, None) for field in ("id", "attr", "value", "module")]
+            named += [alias.name for alias in getattr(node, "names", []) if hasattr(alias, "name")]
+            found = [one for one in named if isinstance(one, str)
+                     and one.rpartition(".")[2] == family]
+            assert name in known or not found, f"{name} names {family}"
+
+
 def test_no_stage_imports_a_stage():
     for name in MODULES:
         if name.startswith("stages."):

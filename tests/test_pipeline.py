@@ -8,8 +8,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from kill_run import PICTURES, timeless, trial
-from tiny_run import tiny_pipeline, tiny_size, tiny_stages
+from kill_run import PICTURES, differences, timeless, trial
+from tiny_run import tiny_ladder, tiny_pipeline, tiny_size, tiny_stages
 
 from minireason import pipeline
 from minireason.core.errors import UserError
@@ -67,6 +67,26 @@ def test_a_run_ends_with_a_policy_that_knows_nothing(tmp_path, monkeypatch, undr
     page = (tmp_path / "run" / "report.html").read_text()
     assert "<td>1</td><td>0</td><td>0.0</td><td>0.0</td><td>–</td>" in page    # STaR, round 1
     assert "<td>1</td><td>0</td><td>–</td><td>50.0</td>" in page               # flywheel, turn 1
+
+
+@pytest.mark.parametrize("family", ["instructions", "decomposition"])
+def test_a_family_walks_the_ladder_to_its_page(family, tmp_path, monkeypatch, undrawn):
+    tiny = tiny_size()
+    tiny["pretrain"] = {**tiny["pretrain"], "max_len": 192}
+    tiny["testtime"] = tiny["rl_testtime"] = {**tiny["testtime"], "levels": (2,)}
+    monkeypatch.setitem(SIZES, "tiny", tiny)
+    results = pipeline.run(pipeline.Config(size="tiny", family=family, out=str(tmp_path / "run"),
+                                           device="cpu"))
+    assert list(results) == [stage.name for stage in STAGES if stage.in_run]
+    page = (tmp_path / "run" / "report.html").read_text()
+    assert len(page) > 10_000 and family in page
+
+
+@pytest.mark.parametrize("family", ["instructions", "decomposition"])
+def test_a_family_killed_again_and_again_ends_the_same(family, tmp_path, run_with_deaths):
+    tiny_ladder(tmp_path / "whole", family)
+    assert run_with_deaths(lambda: tiny_ladder(tmp_path / "broken", family), 9) >= 2
+    assert differences(tmp_path / "whole", tmp_path / "broken") == []
 
 
 def test_sizes_and_seeds_reach_every_stage():

@@ -22,6 +22,7 @@ from minireason.stages import (
     internalize,
     pretrain,
     quiet_star,
+    rl,
     sft,
     star,
     testtime,
@@ -43,6 +44,21 @@ def draw_nothing(path: Path, function, *arguments) -> Path:
     if not path.exists():
         path.write_text("not drawn")
     return path
+
+
+def tiny_ladder(root: Path, family: str, seed: int = 0, **settings: object) -> Path:
+    """A run folder of a family with its policies up to RL, trained for a few steps."""
+    own = {"family": family, "seed": seed, "device": "cpu", "token_budget": 512, "eval_n": 3}
+    at = {name: str(root / name) for name in ("pretrain", "sft", "star", "rl")}
+    pretrain.run(pretrain.Config(
+        **own, out=at["pretrain"], mixture=MIXTURE, d_model=32, n_layers=1, n_heads=2, head_dim=16,
+        d_ff=32, max_len=192, steps=30, rows_per_step=16, lr=1e-2, warmup=3))
+    sft.run(sft.Config(**own, init=at["pretrain"], out=at["sft"], max_level=2, steps=4))
+    star.run(star.Config(**own, init=at["sft"], base=at["pretrain"], out=at["star"], rounds=1,
+                         problems=8, max_level=2, n=2, steps=2))
+    rl.run(rl.Config(**own, init=at["star"], out=at["rl"], steps=2, prompts_per_step=2,
+                     group_size=2, max_level=2, eval_every=2, validation_n=2, **settings))
+    return root
 
 
 def tiny_stages(root: Path | str) -> dict:

@@ -22,17 +22,20 @@ from minireason.core.errors import UserError
 from minireason.problems import FAMILIES, Problem, Verdict
 
 PIECES = [*"0123456789+-*/()=;,:>. $[]ACDEN<\n\x00", "<wrong>", "<think>", "</think>", "<eos>",
-          "<hint>", "a0", "b1", ":", "１", "²", "٣", "\u2028", " , ", "->", "00", "100"]
-STRANGE = str.maketrans("0123456789", "０١２३４৫６٧８９")     # digits to others, not to us
+          "<hint>", "a0", "b1", ":", "even", "odd", "１", "²", "٣", "\u2028", " , ", "->", "00",
+          "100"]
+STRANGE = str.maketrans("0123456789", "０１２３４৫６٧８９")     # digits to others, not to us
 OPERATIONS = {"+": operator.add, "-": operator.sub, "*": operator.mul, "/": operator.truediv}
 LEVELS = {"chain": (1, 9), "addition": (1, 8), "countdown": (2, 5),
-          "multiplication": (1, 6), "modular": (1, 6), "maze": (3, 7), "pathstar": (3, 7)}
+          "multiplication": (1, 6), "modular": (1, 6), "maze": (3, 7), "pathstar": (3, 7),
+          "decomposition": (1, 5), "instructions": (1, 6)}
 PER_PROBLEM = 25                      # mutants per problem
 
 def writings(answer: str) -> list[str]:
     """The right answer written in ways of all kinds."""
     return [answer, answer[::-1], f"${answer[::-1]}$", f"0{answer}", f"({answer})",
             f"({answer[::-1]})", f"({answer[::-1]}0)", f"({answer[::-1]}00)",
+            f"{answer},{answer}", f"{answer}odd", f"{answer}even,{answer}even",
             answer.translate(STRANGE), answer[:-1] + answer[-1].translate(STRANGE)]
 
 
@@ -76,6 +79,15 @@ def strolls(dice: random.Random, prompt: str, answer: str) -> list[str]:
         ways.append(way)
     back = answer[-4:-2] or name(start)
     return [*ways, answer + back + answer[-2:]]
+def otherwise(problem: Problem) -> list[str]:
+    """Prompts of the same question that ask for something else, so that their solutions disobey."""
+    bare = problem.prompt.rpartition(":")[2]
+    if problem.family == "decomposition":
+        return [f"once:{bare}", f"split:{bare}"]
+    if problem.family != "instructions":
+        return []
+    asked = ["only", "plus", "begin,twice", "reversed,parity"]
+    return [f"{words}:{bare}" for words in asked + ["most1", "stop1"] * (problem.level > 1)]
 
 
 def rounded(match: re.Match) -> str:
@@ -127,7 +139,8 @@ def mutated(dice: random.Random, text: str, texts: list[str], answers: list[str]
 
 
 def signs(verdict: Verdict) -> tuple[bool, ...]:
-    return verdict.well_formed, verdict.correct, verdict.steps_valid, *verdict.marks
+    return (verdict.well_formed, verdict.correct, verdict.steps_valid, *verdict.obeyed,
+            *verdict.marks)
 
 
 def fuzz(name: str, n: int, seed: int = 0) -> tuple[Counter, list[str]]:
@@ -148,6 +161,7 @@ def fuzz(name: str, n: int, seed: int = 0) -> tuple[Counter, list[str]]:
             if name == "maze":
                 answers += strolls(dice, problem.prompt, problem.answer)
             texts = [family.render(problem, style) for style in family.STYLES] + texts[:3]
+            texts += [family.render(family.read(other), "cot") for other in otherwise(problem)]
         text = mutated(dice, dice.choice(texts), texts, answers)
         found, wanted = family.verify(problem, text), judge(problem, text)
         counts.update(well_formed=wanted.well_formed, right=wanted.correct,

@@ -1,6 +1,7 @@
 """What a completion of each family is worth, by a judge that shares no code with the verifiers."""
 
 import re
+from dataclasses import replace
 from fractions import Fraction
 from itertools import pairwise
 
@@ -12,13 +13,13 @@ REFUSED = Verdict(False, False, False)
 def judge(problem: Problem, text: str) -> Verdict:
     """What `verify` must say."""
     parts = text.removesuffix("<eos>").split("</think>")
-    if not text.endswith("<eos>") or len(parts) != 2 or parts[0][:7] not in ("", "<think>"):
-        return REFUSED
-    thought = parts[0][7:] if parts[0] else None
-    return {"chain": judge_chain, "modular": judge_modular, "addition": judge_addition,
-            "countdown": judge_countdown, "multiplication": judge_multiplication,
-            "maze": judge_maze, "pathstar": judge_pathstar}[
-                problem.family](problem, thought, parts[1])
+    found = REFUSED
+    if text.endswith("<eos>") and len(parts) == 2 and parts[0][:7] in ("", "<think>"):
+        thought = parts[0][7:] if parts[0] else None
+        found = globals()[f"judge_{problem.family}"](problem, thought, parts[1])
+    if problem.family == "instructions" and not found.well_formed:
+        found = replace(found, obeyed=(False,) * len(problem.prompt.split(":")[0].split(",")))
+    return found
 
 
 def number(text: str, highest: int | None = 99) -> int | None:
@@ -74,6 +75,108 @@ def judge_chain(problem: Problem, thought: str | None, answer: str, value=value)
         state = result
     right = number(answer) == ideal[-1][3][0]
     return Verdict(right, right and steps == ideal, True, tuple(marks))
+
+
+def judge_decomposition(problem: Problem, thought: str | None, answer: str) -> Verdict:
+    def exact(a: int, operator: str, b: int) -> int | None:
+        found = {"+": a + b, "-": a - b, "*": a * b}[operator]
+        return found if found in range(1000) else None
+
+    mode, _, asked = problem.prompt.rpartition(":")
+    words = re.findall(r"\d+|[-+*]", asked)
+    moves = [(words[i], int(words[i + 1])) for i in range(1, len(words), 2)]
+    truth = state = int(words[0])
+    for operator, right in moves:
+        truth = exact(truth, operator, right)
+    read = []
+    for step in [] if thought is None else thought.split(";"):
+        match = re.fullmatch(r"(\d+)([-+*])(\d+)=(\d+)", step)
+        numbers = [number(match[i], 999) for i in (1, 3, 4)] if match else [None]
+        if None in numbers:
+            return REFUSED
+        read.append((numbers[0], match[2], numbers[1], numbers[2]))
+    if number(answer, 999) is None:
+        return REFUSED
+    done, opened, marks, ways = 0, [], [], set()
+    for *taken, result in read:
+        if done == len(moves):
+            marks.append(False)
+            continue
+        sign, right = moves[done]
+        tens, ones = divmod(state if sign == "*" else right, 10)
+        plan = []
+        if tens and ones and exact(state, sign, right) is not None:
+            plan = [[state, sign, 10 * tens], [*opened[:1], sign, ones]]
+            if sign == "*":
+                plan = [[10 * tens, sign, right], [ones, sign, right], [*opened[:1], "+",
+                                                                        *opened[1:]]]
+        piece = plan[len(opened)] == taken if plan else False
+        whole = taken == [state, sign, right] and not opened
+        marks.append((piece or whole) and exact(*taken) == result)
+        if plan and not opened and (piece or whole):
+            ways.add("split" if piece else "once")
+        if piece and len(opened) + 1 < len(plan):
+            opened.append(result)
+        else:
+            done, state, opened = done + 1, result, []
+    right = int(answer) == truth and (not mode or ways <= {mode})
+    return Verdict(right, right and all(marks) and done == len(moves), True, tuple(marks))
+
+
+def judge_instructions(problem: Problem, thought: str | None, answer: str) -> Verdict:
+    head, asked = problem.prompt.split(":")
+    names = [word.strip("0123456789") for word in head.split(",")]
+    counts = {word.strip("0123456789"): int("0" + word.lstrip("abcdefghijklmnopqrstuvwxyz"))
+              for word in head.split(",")}
+    words = re.findall(r"\d+|[-+*/]", asked)
+    moves = [(words[i], int(words[i + 1])) for i in range(1, len(words), 2)]
+    values = [int(words[0])]
+    for operator, right in moves:
+        values.append(int(value(values[-1], operator, right)))
+    level, stop = len(moves), counts.get("stop", len(moves))
+    short = 0 if "only" in counts else counts.get("most", stop)
+    once, *again = answer.split(",")
+    word = "even" if once.endswith("even") else "odd" if once.endswith("odd") else ""
+    stated = number(once[:len(once) - len(word)])
+    pieces = thought.split(";") if thought else []
+    lead = pieces[0] if pieces and number(pieces[0]) is not None else None
+    read = [operation(piece) for piece in pieces[lead is not None:]]
+    if stated is None or again not in ([], [once]) or any(
+            step is None or len(step[3]) > 1 for step in read):
+        return REFUSED
+    steps = [(a, operator, b, results[0]) for a, operator, b, results in read]
+    n, top = len(steps), 0
+    if steps and "reversed" in counts:
+        a, operator, b, result = steps[0]
+        for length in (level, short):
+            ideal = (values[length - 1], *moves[length - 1], values[length])
+            if moves[length - 1] == (operator, b) and (
+                    (a, operator, b) != (values[0], *moves[0]) or steps[0] == ideal):
+                top = length
+    marks = [] if lead is None else ["begin" in counts and int(lead) == moves[-1][1]]
+    for i, (a, operator, b, result) in enumerate(steps):
+        exact = value(a, operator, b) == result
+        if top > 1:
+            at = top - 1 - i
+            linked = (i == 0 or result == steps[i - 1][0]) and (at != 0 or a == values[0])
+        else:
+            at, linked = i, a == (steps[i - 1][3] if i else values[0])
+        marks.append(exact and linked and 0 <= at < level and moves[at] == (operator, b))
+    targets = {values[level], values[stop]}
+    right = stated in targets or ("plus" in counts and (stated - 1) % 100 in targets)
+    if n and n in (level, stop):
+        targets = {steps[0 if top > 1 else -1][3]}
+    added = "plus" in counts and (stated - 1) % 100 in targets
+    backwards = [(operator, b) for _, operator, b, _ in reversed(steps)]
+    does = {"only": pieces == [], "most": n <= counts.get("most", 0), "plus": added,
+            "stop": n == stop and (stated in targets or added), "twice": bool(again),
+            "reversed": n > 0 and n in (short, level) and backwards == moves[:n],
+            "begin": lead is not None and int(lead) == moves[-1][1],
+            "parity": bool(word) and (word == "odd") == (stated % 2 == 1)}
+    tidy = all(name in names or not done for name, done in (
+        ("begin", lead is not None), ("twice", again), ("parity", word)))
+    valid = right and all(marks) and n in (short, level)
+    return Verdict(right, valid, True, tuple(marks), tuple(does[name] and tidy for name in names))
 
 
 def digits(text: str, separator: str) -> str | None:

@@ -5,7 +5,17 @@ import math
 
 from minireason.core.config import check_numbers
 from minireason.core.errors import UserError, check_choice
-from minireason.problems import addition, chain, countdown, maze, modular, multiplication, pathstar
+from minireason.problems import (
+    addition,
+    chain,
+    countdown,
+    decomposition,
+    instructions,
+    maze,
+    modular,
+    multiplication,
+    pathstar,
+)
 from minireason.problems.base import (
     Family,
     Problem,
@@ -25,7 +35,9 @@ class Families(dict[str, Family]):
 
 
 FAMILIES = Families(chain=chain, addition=addition, countdown=countdown,
-                    multiplication=multiplication, modular=modular, maze=maze, pathstar=pathstar)
+                    multiplication=multiplication, modular=modular,
+                    decomposition=decomposition, instructions=instructions, maze=maze,
+                    pathstar=pathstar)
 
 __all__ = ["FAMILIES", "Family", "Problem", "Verdict", "check_config", "sample_levels",
            "sample_split", "split_of"]

@@ -7,8 +7,12 @@ leads beyond them. One function of a family says how an author goes on,
     outcomes(problem, authors, number, state) -> [Outcome]   (state None: nothing is written yet)
 
 and everything follows from it: text and the exact limits of imitation here, the entropy of the
-corpus in corpus.py. Outcomes differ in their text; after the last step there are none. A family
-without that function is written exactly.
+corpus in corpus.py. Outcomes differ in their text; after the last step there are none. Where text
+does not grow step by step, or states are too many, a family gives the text alone, without limits:
+
+    written_by(authors, problem, generator, style) -> (completion, marked steps)
+
+A family with neither function is written exactly.
 """
 
 from collections import defaultdict
@@ -131,6 +135,8 @@ def written(family: Family, problem: Problem, authors: Authors, generator: np.ra
 
     The completion is the family's rendering of a problem whose steps and answer are his own.
     """
+    if own_text := getattr(family, "written_by", None):
+        return own_text(authors, problem, generator, style)
     outcomes, state, steps, mistakes = outcomes_of(family), None, [], []
     while found := outcomes(problem, authors, len(steps), state):
         _, step, state, mistake = pick(found, generator)

@@ -43,6 +43,12 @@ class Verdict:
     steps_valid: bool         # every step is present and exactly right
     well_formed: bool         # the grammar matches to the end, <eos> included
     marks: tuple[bool, ...] = ()   # per step: exactly right, given the state before it
+    obeyed: tuple[bool, ...] = ()  # per instruction of the prompt: followed, right or wrong
+
+    @property
+    def obedient(self) -> bool:
+        """Well formed, with every instruction followed; most families give none."""
+        return self.well_formed and all(self.obeyed)
 
 
 MALFORMED = Verdict(False, False, False)

@@ -79,7 +79,7 @@ def build(first: int, moves: list[tuple[str, int]], compute: Compute = compute,
     for operator, right in moves:
         result = compute(value, operator, right)
         if result is None:
-            raise UserError(f"{value}{operator}{right} leaves the whole numbers 0 to {HIGHEST}")
+            raise UserError(f"{value}{operator}{right} leaves the numbers that {name} has")
         steps.append(f"{value}{operator}{right}={result}")
         text = f"({text}{operator}{right})"
         value = result
@@ -89,26 +89,32 @@ def build(first: int, moves: list[tuple[str, int]], compute: Compute = compute,
     return Problem(text + "=", str(value), tuple(steps), name, len(moves), key)
 
 
-def read(text: str, build: Callable[[int, list], Problem] = build,
-         highest: int = HIGHEST) -> Problem:
-    """A problem from typed text such as `(23 + 4) * 3`, `((23+4)*3)=` or `23+4-7`."""
-    plain = plain_text(text).removesuffix("=")
-    node, why = parse_expression(plain), ""
-    moves: list[tuple[str, int]] = []
+def parse_moves(plain: str, operand: str = "[2-9]") -> tuple[int | None, list, str]:
+    """(first number, moves innermost first, "") of an expression without white space.
+
+    The first number is None if it is no chain of such operands; then why, if that can be said.
+    """
+    node, moves = parse_expression(plain), []
     while isinstance(node, ast.BinOp):
         operator = OPERATORS.get(type(node.op))
         right = plain[node.right.col_offset:node.right.end_col_offset]
-        if operator is None or not re.fullmatch("[2-9]", right):
-            why = f"{right[:40]} stands to the right of an operator; "
-            break
+        if operator is None or not re.fullmatch(operand, right):
+            return None, [], f"{right[:40]} stands to the right of an operator; "
         moves.append((operator, int(right)))
         node = node.left
     first = node.value if isinstance(node, ast.Constant) else None
-    if not moves or not isinstance(first, int) or not 1 <= first <= highest:
+    return first if isinstance(first, int) else None, moves[::-1], ""
+
+
+def read(text: str, build: Callable[[int, list], Problem] = build,
+         highest: int = HIGHEST) -> Problem:
+    """A problem from typed text such as `(23 + 4) * 3`, `((23+4)*3)=` or `23+4-7`."""
+    first, moves, why = parse_moves(plain_text(text).removesuffix("="))
+    if not moves or first is None or not 1 <= first <= highest:
         raise UserError(f"cannot read {text[:80]!r}: {why}write a chain such as "
                         f"(({min(23, highest)}+4)*3): a number 1 to {highest}, then + - * / with "
                         "2 to 9, innermost first")
-    return build(first, moves[::-1])
+    return build(first, moves)
 
 
 def render(problem: Problem, style: str) -> str:

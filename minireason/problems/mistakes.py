@@ -51,6 +51,10 @@ MISTAKES = {rule.name: f"{rule.name}: {rule.example}" for rule in RULES} | {
     SLIP: f"{SLIP}: 27+5=31, a random near miss",
     LEFT_OUT: f"{LEFT_OUT}: 25/3=25, an operation that his own wrong number does not allow"}
 
+UNCARRIED = {      # {operator: (name, example)} of results of long operations without their carries
+    "+": ("carry not added", "28+47=65"), "-": ("smaller digit from larger", "41-23=22"),
+    "*": ("carry of a product not added", "47*8=326")}
+
 
 def rule_of(left: int, operator: str, right: int) -> Rule | None:
     """The rule that falls on an operation with a result, if there is one."""
@@ -100,3 +104,19 @@ def written_operation(authors: Authors, left: int, operator: str, right: int) ->
     ways = weighted(authors, stated, near_misses(stated), why, named)
     return [Outcome(chance, f"{left}{operator}{right}={result}", result, mistake)
             for chance, result, mistake in ways]
+
+
+def without_carries(left: int, operator: str, right: int) -> tuple[int, int]:
+    """(result if nothing is carried or borrowed, how often something should be), digit by digit.
+
+    The highest digit's result stands whole. A product is one by a digit.
+    """
+    top = len(str(left if operator == "*" else max(left, right))) - 1
+    wrong, carries, carry = 0, 0, 0
+    for i in range(top + 1):
+        a, b = left // 10 ** i % 10, right if operator == "*" else right // 10 ** i % 10
+        here = {"+": a + b, "-": abs(a - b), "*": a * b}[operator]
+        wrong += (here if i == top else here % 10) * 10 ** i
+        carry = int(a - b - carry < 0) if operator == "-" else (here + carry) // 10
+        carries += carry > 0
+    return wrong, carries

@@ -9,20 +9,27 @@ import json
 import os
 import shlex
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
 import tyro
 
 from minireason.core import parallel
-from minireason.core.config import PATHS, TrainingConfig, from_dict, machine, stream_seed
+from minireason.core.config import (
+    PATHS,
+    TrainingConfig,
+    from_dict,
+    machine,
+    resolve_device,
+    stream_seed,
+)
 from minireason.core.errors import UserError
-from minireason.core.files import read_json, write_atomic
+from minireason.core.files import make_folder, read_json, write_atomic
 from minireason.model import checkpoint
 from minireason.model.tokenizer import Tokenizer
 from minireason.model.transformer import ModelConfig, Transformer
-from minireason.stages import STAGES, pretrain
+from minireason.stages import STAGES, pretrain, rl
 
 
 @dataclass(frozen=True)
@@ -68,6 +75,49 @@ def config_of(run: Path | str, name: str):
         if settings.get(field):
             settings[field] = os.path.normpath(folder / settings[field])
     return from_dict(importlib.import_module(stage.module).Config, settings)
+
+
+def check_seeds(runs: tuple[str, ...]) -> None:
+    """UserError unless the runs are of different seeds and their policies were measured alike."""
+    found = [config_of(run, "rl") for run in runs]
+    seeds, kinds = [own.seed for own in found], {(own.split, own.eval_n) for own in found}
+    if len(set(seeds)) < len(seeds) or len(kinds) > 1:
+        raise UserError(f"--runs: seeds {seeds}, measured on {sorted(kinds)}; give one run per "
+                        "seed, all of one recipe")
+
+
+def policies_of(run: Path, arms: Path, others: dict[str, dict[str, float]],
+                family: str) -> dict[str, Path]:
+    """{label: folder} of a run's policies up to RL, and of its RL again with other rewards.
+
+    others: {label: what it changes of the run's own Rewards}; such an arm is trained below `arms`
+    unless it is there. UserError if the run is not of the family.
+    """
+    own = config_of(run, "rl")
+    if own.family != family:
+        raise UserError(f"{run}: is a run of {own.family}, not of {family}")
+    names = ("pretrain", "sft", "star", "rl")
+    found = {stage.label: run / stage.name for stage in STAGES if stage.name in names}
+    for label, rewards in others.items():
+        found[label] = arms / label.replace(",", "").replace(" ", "-")
+        rl.run(replace(own, out=str(found[label]), rewards=replace(own.rewards, **rewards)))
+    return found
+
+
+def measured_once(policy: Path, path: Path, about: dict,
+                  make: Callable[[Transformer, Tokenizer], list[dict]]) -> list[dict]:
+    """The rows of make(policy, tokenizer), kept in `path`.
+
+    They are made again only if the weights, or what `about` says of the measurement, have changed.
+    """
+    made = {"weights": checkpoint.weights_hash(policy), "about": about}
+    held = read_json(path) if path.exists() else {}
+    if {key: held.get(key) for key in made} != made:
+        rows = make(*checkpoint.load(policy, resolve_device("auto")))
+        make_folder(path.parent)
+        write_json(path, made | {"rows": rows})
+        return rows
+    return held["rows"]
 
 
 def run_study(name: str, cfg, measure: Callable, write: Callable, **parents: str) -> dict:

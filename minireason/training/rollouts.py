@@ -29,7 +29,7 @@ class Rewards:
     """What a completion earns by the exact verifier, and what its tokens cost."""
 
     outcome: float = 1.0          # for the right answer
-    format: float = 0.0           # for matching the grammar to the end
+    format: float = 0.0           # for matching the grammar to the end, every instruction obeyed
     process: float = 1.0          # for each exactly right step, credited to its own tokens only
     price: float = 0.0            # taken off for every drawn token
 
@@ -88,7 +88,7 @@ def reward_groups(groups: list[Group], tokenizer: Tokenizer, rewards: Rewards,
         text = opener_of(rollout.problem, style) + drawn
         verdict = family.verify(rollout.problem, text)
         rollout.verdict = verdict
-        rollout.reward = (rewards.outcome * verdict.correct + rewards.format * verdict.well_formed
+        rollout.reward = (rewards.outcome * verdict.correct + rewards.format * verdict.obedient
                           - rewards.price * rollout.length)
 
 
@@ -218,9 +218,10 @@ def diagnostics(groups: list[Group], eos: int) -> dict[str, float]:
               "entropy": -sum(sum(r.logprobs) for r in rollouts) / tokens,
               "share_silent": 1 - sum(map(has_signal, groups)) / len(groups),
               "generated_tokens": tokens, "prompt_tokens": sum(g[0].first for g in groups)}
-    for name, lengths in (("length_right", right), ("length_wrong", wrong)):
-        if lengths:
-            report[name] = sum(lengths) / len(lengths)
+    obedient = [r.verdict.obedient for r in rollouts if r.verdict.obeyed]     # where asked
+    for name, found in ("length_right", right), ("length_wrong", wrong), ("obedient", obedient):
+        if found:
+            report[name] = sum(found) / len(found)
     return report
 
 

@@ -81,3 +81,12 @@ def test_transformers_reads_the_same_tokens(tmp_path):
     text = "<bos>((23+4)*3)=<think>23+4=27;27*3=81</think>81<eos>"
     assert fast(text)["input_ids"] == WIDTHS[2].encode(text)
     assert fast.decode(WIDTHS[2].encode(text)) == text
+
+
+def test_a_model_that_writes_unk_beside_words_is_read_again():
+    """Letters that occur within words alone are no strangers."""
+    tokenizer = Tokenizer.build(("1", ";", "split"))
+    ids = [*tokenizer.ids_of("split", "<unk>", "1"), tokenizer.eos]
+    assert tokenizer.encode(tokenizer.decode(ids)) == ids
+    with pytest.raises(UserError, match="cannot encode 'p'"):
+        tokenizer.encode("<unk>1p")

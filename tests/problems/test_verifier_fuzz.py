@@ -1,6 +1,7 @@
 """Mutated completions: the verifiers and the judge agree, and a planted bug is found."""
 
 import re
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -12,6 +13,8 @@ from minireason.problems import (
     chain,
     countdown,
     maze,
+    decomposition,
+    instructions,
     modular,
     multiplication,
     pathstar,
@@ -54,6 +57,9 @@ def unbounded(left, operator, right):
 
 
 arithmetic_compute, maze_given, maze_cells = arithmetic.compute, maze.given, maze.neighbours
+given = decomposition.given
+pieces_of, verify, is_right = (
+    decomposition.pieces_of, instructions.verify, instructions.is_right)
 PLANTED = {
     "text behind <eos>": ("chain", chain, "_COMPLETION",
                           loosened(chain._COMPLETION, "<eos>", "<eos>(?:.*)")),
@@ -88,6 +94,18 @@ PLANTED = {
         step in problem.prompt.partition(":")[0].split(",") for step in steps]),
     "steps from the truth alone": ("pathstar", pathstar, "check_steps", lambda problem, steps: [
         step in problem.steps for step in steps]),
+    "the other way is as good": ("decomposition", decomposition, "given", lambda problem: (
+        "", *given(problem)[1:])),
+    "pieces in any order": ("decomposition", decomposition, "pieces_of", lambda *state:
+                            pieces_of(*state)[::-1]),
+    "two answers that differ": ("instructions", instructions, "_COMPLETION", loosened(
+        instructions._COMPLETION, "(?P=once)", "(?:0|[1-9][0-9]?)(?:even|odd)?")),
+    "tricks are obedience": ("instructions", instructions, "verify", lambda problem, text: replace(
+        verify(problem, text), obeyed=(True,) * len(verify(problem, text).obeyed))),
+    "one more is right unasked": ("instructions", instructions, "is_right", lambda problem, answer:
+                                  is_right(problem, answer) or str(
+                                      (int(problem.answer) + 1) % 100) == answer
+                                  if problem.answer.isdecimal() else is_right(problem, answer)),
     "giving up is right": ("countdown", countdown, "is_right", lambda problem, answer:
                            answer in (problem.answer, countdown.GAVE_UP)),
 }

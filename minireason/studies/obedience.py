@@ -1,0 +1,235 @@
+"""`minireason obedience`: what each rung of the ladder does to the instructions of its prompts.
+
+Of every policy of finished runs of the family `instructions`, and of RL again with a reward for
+obedience (`rewards.format`) beside the outcome's 1: how often it is right, how often it obeys, and
+both, by the number of instructions, by level, by the length of the thought that it writes, by
+instruction, and on pairs of instructions that it never saw together. MathIF (Fu 2025,
+arXiv:2505.14810) asks the same of large models: reasoning training costs obedience, more so where
+thoughts are long, and a format reward buys part of it back.
+"""
+
+from dataclasses import dataclass
+from functools import partial
+from itertools import chain, pairwise
+from pathlib import Path
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from minireason.core.config import stream_seed
+from minireason.core.errors import UserError
+from minireason.core.files import make_folder, read_json
+from minireason.measure.estimates import T_QUANTILES, two_way_interval
+from minireason.measure.evaluate import frozen_sets, verdicts_of
+from minireason.model.tokenizer import Tokenizer
+from minireason.model.transformer import Transformer
+from minireason.problems import instructions
+from minireason.report import style, tables
+from minireason.report.runs import group_by, level_of, select, tagged
+from minireason.sampling.complete import complete
+from minireason.sampling.sampler import Sampling
+from minireason.studies import shared
+
+KINDS = {1: "one instruction", 2: "two", "held": "two, held out"}
+MEASURES = ("right", "obedient", "both")
+METHODS = {"greedy": "greedy", "sampled": "one sample at T = 1"}
+LENGTHS = ((0, 0), (1, 2), (3, 4), (5, 99))      # pieces of the thought that was written
+LOOKS = ((style.GREY, "o"), (style.SKY, "s"), (style.BLUE, "D"), (style.ORANGE, "^"),
+         (style.GREEN, "v"), (style.PURPLE, "P"), (style.BROWN, "X"))
+
+
+@dataclass(frozen=True)
+class Config(shared.Study):
+    """Right and obedient after every rung, and what a reward for obedience is worth."""
+
+    runs: tuple[str, ...] = ()    # finished runs of the family, one per seed
+    weights: tuple[float, ...] = (0.3, 1.0)   # of the reward for obedience, an arm each
+
+    def __post_init__(self):
+        if not self.runs and not self.source:
+            raise UserError("obedience: give --runs, finished run folders, or --from")
+
+
+def run(cfg: Config) -> dict:
+    """Train and measure what is missing; writes obedience.json, .md and .png into `out`."""
+    out = Path(cfg.out or cfg.source or "runs/obedience")
+    if cfg.source:
+        result = read_json(Path(cfg.source) / "obedience.json")
+    else:
+        shared.check_seeds(cfg.runs)
+        rows = list(chain(*(rows_of_run(cfg, Path(folder)) for folder in cfg.runs)))
+        result = {**shared.made_with("obedience", cfg), "rows": rows}
+    make_folder(out)
+    shared.write_json(out / "obedience.json", result)
+    shared.write_table(out / "obedience.md", result, text_of(result["rows"]))
+    style.save(out / "obedience.png", figure_of, result["rows"])
+    return result
+
+
+def rows_of_run(cfg: Config, folder: Path) -> list[dict]:
+    """The rows of every policy of a run and of its arms, which lie in RUN/obedience."""
+    own, arms, rows = shared.config_of(folder, "rl"), folder / "obedience", []
+    others = {f"RL, format reward {weight:g}": {"format": weight} for weight in cfg.weights}
+    about = {"split": own.split, "problems": own.eval_n, "seed": own.seed}
+    for label, policy in shared.policies_of(folder, arms, others, instructions.NAME).items():
+        path = arms / f"{label.replace(',', '').replace(' ', '-')}.json"
+        found = shared.measured_once(policy, path, about, partial(rows_of_policy, about))
+        rows += tagged(found, policy=label, seed=own.seed)
+    return rows
+
+
+def rows_of_policy(about: dict, policy: Transformer, tokenizer: Tokenizer) -> list[dict]:
+    """One row per method, frozen set, and kind of prompt.
+
+    right and obedient hold a digit per problem; lengths its thought's pieces; asked its
+    instructions, and obeyed which of them it followed, as "10".
+    """
+    held = "held" if about["split"] == "test" else "held-validation"
+    sets = {(kind, level_of(name)): problems for kind in (about["split"], held)
+            for name, problems in frozen_sets(instructions.NAME, kind, about["problems"]).items()}
+    how = {"greedy": Sampling(temperature=0),
+           "sampled": Sampling(seed=stream_seed(about["seed"], "obedience"))}
+    rows, everything = [], list(chain(*sets.values()))
+    for method, sampling in how.items():
+        texts = complete(policy, tokenizer, everything, "cot", sampling)
+        verdicts = iter(chain(*verdicts_of(everything, texts)))
+        for (kind, level), problems in sets.items():
+            cells: dict[object, dict] = {}
+            for problem in problems:
+                verdict, names = next(verdicts), list(instructions.task_of(problem.prompt).asked)
+                asked = "held" if kind == held else len(names)
+                row = cells.setdefault(asked, {
+                    "method": method, "level": level, "asked": asked, "right": "", "obedient": "",
+                    "lengths": [], "names": [], "obeyed": []})
+                row["right"] += str(int(verdict.correct))
+                row["obedient"] += str(int(verdict.obedient))
+                row["lengths"].append(len(verdict.marks))
+                row["names"].append(names)
+                row["obeyed"].append("".join(str(int(one)) for one in verdict.obeyed))
+            rows += cells.values()
+    return rows
+
+
+# ---- tables and picture, from rows alone ---------------------------------------------------------
+
+def values(rows: list[dict], measure: str) -> np.ndarray:
+    """(S, P) 1 where a problem's completion is right, obedient, or both; a row of it per seed."""
+    found = []
+    for _, own in sorted(group_by(rows, "seed").items()):
+        right, obedient = (np.array([digit == "1" for row in own for digit in row[field]])
+                           for field in ("right", "obedient"))
+        found.append({"right": right, "obedient": obedient, "both": right & obedient}[measure])
+    return np.array(found, dtype=float)
+
+
+def three_text(rows: list[dict]) -> str:
+    """`81 / 97 / 79`: right, obedient, both, in percent."""
+    return " / ".join(f"{100 * values(rows, measure).mean():.0f}" for measure in MEASURES)
+
+
+def difference_rows(rows: list[dict]) -> list[dict]:
+    """Each rung minus the one before, each arm minus RL by outcome, paired by seed and problem."""
+    policies = list(group_by(rows, "policy"))
+    ladder, arms = policies[:4], policies[4:]
+    found = []
+    for before, after in [*pairwise(ladder), *((ladder[-1], arm) for arm in arms)]:
+        for asked, words in KINDS.items():
+            cell = select(rows, asked=asked)
+            for measure in MEASURES:
+                a, b = (values(select(cell, policy=name), measure) for name in (after, before))
+                found.append({"what": f"{after} - {before}, {words}", "measure": measure,
+                              "method": "a - b", **two_way_interval(a, b)})
+    return found
+
+
+def slope_text(rows: list[dict], after: str, before: str, measure: str) -> str:
+    """`-2.1 [-3.0, -1.2]`: points of the difference per operation of the chain, over seeds.
+
+    By least squares over levels, one slope per seed; the interval is a t interval of their mean.
+    """
+    slopes = []
+    for own in group_by(select(rows, asked=(1, 2)), "seed").values():
+        levels, gaps = [], []
+        for level, cell in group_by(own, "level").items():
+            a, b = (values(select(cell, policy=name), measure).mean() for name in (after, before))
+            levels.append(level)
+            gaps.append(100 * (a - b))
+        slopes.append(np.polyfit(levels, gaps, 1)[0])
+    text = f"{np.mean(slopes):+.1f}"
+    if len(slopes) > 1:
+        t = T_QUANTILES[min(len(slopes) - 2, len(T_QUANTILES) - 1)]
+        half = t * np.std(slopes, ddof=1) / np.sqrt(len(slopes))
+        text += f" [{np.mean(slopes) - half:+.1f}, {np.mean(slopes) + half:+.1f}]"
+    return text
+
+
+def length_rows(rows: list[dict]) -> list[dict]:
+    """Every completion by the length of its thought: {policy, length, obeyed}."""
+    found = []
+    for row in rows:
+        for length, obedient in zip(row["lengths"], row["obedient"], strict=True):
+            low, high = next(span for span in LENGTHS if span[0] <= length <= span[1])
+            words = f"{low}" if low == high else f"{low} to {high}" if high < 99 else f"{low} on"
+            found.append({"policy": row["policy"], "length": words, "low": low,
+                          "obeyed": obedient == "1"})
+    return sorted(found, key=lambda row: row["low"])
+
+
+def instruction_rows(rows: list[dict]) -> list[dict]:
+    """Every instruction of every prompt: {policy, instruction, obeyed}."""
+    return [{"policy": row["policy"], "instruction": name, "obeyed": digit == "1"}
+            for row in rows for names, digits in zip(row["names"], row["obeyed"], strict=True)
+            for name, digit in zip(names, digits, strict=True)]
+
+
+def share_text(rows: list[dict]) -> str:
+    """`83 (1204)`: how many of them obey, in percent, and how many there are."""
+    return f"{100 * np.mean([row['obeyed'] for row in rows]):.0f} ({len(rows)})"
+
+
+def text_of(rows: list[dict]) -> str:
+    """All tables: by number of instructions, differences, by level, length and instruction."""
+    seeds, parts = sorted(group_by(rows, "seed")), []
+    for method, words in METHODS.items():
+        parts.append(tables.markdown(tables.pivot(
+            select(rows, method=method), "policy", "asked", words, names=dict(KINDS),
+            text=three_text)))
+    parts.append(f"Right / obedient / both, percent, mean over seeds {', '.join(map(str, seeds))}.")
+    sampled = select(rows, method="sampled")
+    parts.append(tables.markdown(tables.pivot(
+        difference_rows(sampled), "what", "measure", "one sample at T = 1, difference")))
+    parts.append("Points [95% bootstrap interval over seeds and problems (two_way_interval)].")
+    known = select(sampled, asked=(1, 2))
+    levels = {level: f"level {level}" for level in group_by(known, "level")}
+    parts.append(tables.markdown(tables.pivot(known, "policy", "level", "one sample", names=levels,
+                                              text=three_text)))
+    policies = list(group_by(rows, "policy"))
+    for after, before in [(policies[3], policies[2]),
+                          *((arm, policies[3]) for arm in policies[4:])]:
+        said = ", ".join(f"{measure} {slope_text(sampled, after, before, measure)}"
+                         for measure in MEASURES[:2])
+        parts.append(f"{after} - {before}, points per operation: {said}.")
+    for members, field, words in ((length_rows(known), "length", "pieces in the thought"),
+                                  (instruction_rows(known), "instruction", "obeyed")):
+        parts.append(tables.markdown(tables.pivot(
+            members, "policy", field, words, text=share_text)))
+    parts.append("Obedient in percent (how many), one sample, all seeds, by the length of the "
+                 "thought that was written; then each instruction by itself.")
+    return "\n\n".join(parts) + "\n"
+
+
+def figure_of(rows: list[dict]) -> Figure:
+    """Obedience and accuracy of one sample against level, a line per policy."""
+    rows = select(rows, method="sampled", asked=(1, 2))
+    figure, panels = style.panels(2, 5.6, sharex=True)
+    for axes, measure in zip(panels, ("obedient", "right"), strict=True):
+        for (policy, own), look in zip(group_by(rows, "policy").items(), LOOKS, strict=False):
+            bars = []
+            for cell in group_by(own, "level").values():
+                shares = 100 * values(cell, measure).mean(axis=1)
+                bars.append((shares.mean(), shares.min(), shares.max()))
+            style.whiskers(axes, list(group_by(own, "level")), bars, *look, policy)
+        style.percent_axis(axes, f"{measure} (%)")
+    panels[-1].set_xlabel("level k (operations)")
+    style.legend_below(figure, panels[-1], 2)
+    return figure

@@ -1,0 +1,234 @@
+"""`minireason splitting`: which steps a policy breaks into easier ones, and what that is worth.
+
+Of every policy of finished runs of the family `decomposition`, and of RL again with a price per
+token: the share of operations that it splits, by how hard they are, where the way is free; how
+often each way is right; and accuracy where it may choose, must not and must split, at equal tokens,
+where the cheaper mode votes over more samples (Wang 2022, arXiv:2203.11171). The last level is
+longer than anything in the corpus.
+"""
+
+from collections import defaultdict
+from dataclasses import dataclass
+from functools import partial
+from itertools import chain
+from pathlib import Path
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from minireason.core.config import rng, stream_seed
+from minireason.core.errors import UserError
+from minireason.core.files import make_folder, read_json
+from minireason.measure.estimates import Pool, answer_ids, two_way_interval
+from minireason.measure.evaluate import answer_keys, frozen_sets, verdicts_of
+from minireason.model.tokenizer import Tokenizer
+from minireason.model.transformer import Transformer
+from minireason.problems import decomposition
+from minireason.report import style, tables
+from minireason.report.runs import group_by, select, tagged
+from minireason.sampling.complete import complete
+from minireason.sampling.sampler import Sampling
+from minireason.studies import shared
+
+MODES = {"": "as it chooses", "once": "never splitting", "split": "always splitting"}
+BINS = {2: "2", 3: "3", 4: "4", 5: "5 or more"}      # hardness
+BUDGETS = (1, 4)              # in completions of the mode that writes most
+LOOKS = ((style.GREY, "o"), (style.SKY, "s"), (style.BLUE, "D"), (style.ORANGE, "^"),
+         (style.GREEN, "v"), (style.PURPLE, "P"))
+
+
+@dataclass(frozen=True)
+class Config(shared.Study):
+    """What is split before and after every rung, and accuracy beside never and always splitting."""
+
+    runs: tuple[str, ...] = ()    # finished runs of the family, one per seed
+    prices: tuple[float, ...] = (0.002,)   # per token, an arm of RL each
+    problems: int = 200           # per level
+    n: int = 16                   # samples of each, in each mode
+
+    def __post_init__(self):
+        if not self.runs and not self.source:
+            raise UserError("splitting: give --runs, finished run folders, or --from")
+
+
+def run(cfg: Config) -> dict:
+    """Train and measure what is missing; writes splitting.json, .md and .png into `out`."""
+    out = Path(cfg.out or cfg.source or "runs/splitting")
+    if cfg.source:
+        result = read_json(Path(cfg.source) / "splitting.json")
+    else:
+        shared.check_seeds(cfg.runs)
+        rows = list(chain(*(rows_of_run(cfg, Path(folder)) for folder in cfg.runs)))
+        result = {**shared.made_with("splitting", cfg), "rows": rows}
+    make_folder(out)
+    shared.write_json(out / "splitting.json", result)
+    shared.write_table(out / "splitting.md", result, text_of(result["rows"]))
+    style.save(out / "splitting.png", figure_of, result["rows"])
+    return result
+
+
+def rows_of_run(cfg: Config, folder: Path) -> list[dict]:
+    """The rows of every policy of a run and of its arms, which lie in RUN/splitting."""
+    own, arms, rows = shared.config_of(folder, "rl"), folder / "splitting", []
+    others = {f"RL, price {price:g}": {"price": price} for price in cfg.prices}
+    about = {"split": own.split, "seed": own.seed, "problems": cfg.problems, "n": cfg.n}
+    policies = shared.policies_of(folder, arms, others, decomposition.NAME)
+    for label, policy in policies.items():
+        path = arms / f"{label.replace(',', '').replace(' ', '-')}.json"
+        found = shared.measured_once(policy, path, about, partial(rows_of_policy, about))
+        rows += tagged(found, policy=label, seed=own.seed)
+    return rows
+
+
+def questions(split: str, n: int) -> list[str]:
+    """The first n different questions of each frozen level, without what they prescribe."""
+    found = []
+    for problems in frozen_sets(decomposition.NAME, split, 10 ** 6).values():
+        bare = [problem.prompt.rpartition(":")[2] for problem in problems]
+        found += list(dict.fromkeys(bare))[:n]
+    return found
+
+
+def rows_of_policy(about: dict, policy: Transformer, tokenizer: Tokenizer) -> list[dict]:
+    """One row per mode, level and hardest operation; and of the operations, by way and hardness.
+
+    A row of the first kind holds of each problem the samples' verdicts, answers and tokens. One of
+    the second counts: of how many operations that could be split the first step was right.
+    """
+    rows, asked = [], questions(about["split"], about["problems"])
+    for mode in MODES:
+        problems = [decomposition.read(f"{mode}:{bare}".removeprefix(":")) for bare in asked]
+        how = Sampling(about["n"], seed=stream_seed(about["seed"], "splitting", mode))
+        texts = complete(policy, tokenizer, problems, "cot", how)
+        cells, steps = {}, defaultdict(lambda: [0, 0])
+        for problem, own, verdicts in zip(problems, texts, verdicts_of(problems, texts),
+                                          strict=True):
+            operations = map(decomposition.operation_of, decomposition.facts(problem))
+            hard = [decomposition.hardness(one) for one in operations
+                    if decomposition.pieces_of(one)]
+            where = problem.level, min(max(hard, default=2), max(BINS))
+            row = cells.setdefault(where, {
+                "kind": "answers", "mode": mode, "level": where[0], "hardest": where[1],
+                "right": [], "answers": [], "tokens": []})
+            row["right"].append("".join(str(int(verdict.correct)) for verdict in verdicts))
+            row["answers"].append(answer_ids(answer_keys(problem, own)).tolist())
+            row["tokens"].append([len(ids) - 1 for ids in tokenizer.encode_batch(own)])
+            for text in own:
+                taken, _ = decomposition.walk(problem, (decomposition.parse(text) or ((),))[0])
+                for step in taken:
+                    if step.way:
+                        count = steps[problem.level, min(step.hardness, max(BINS)), step.way]
+                        count[0] += 1
+                        count[1] += step.right
+        rows += cells.values()
+        rows += [{"kind": "steps", "mode": mode, "level": level, "hardness": hard, "way": way,
+                  "count": count, "right_steps": right}
+                 for (level, hard, way), (count, right) in sorted(steps.items())]
+    return rows
+
+
+# ---- tables and picture, from rows alone ---------------------------------------------------------
+
+def split_share(rows: list[dict]) -> float:
+    """Of the operations that could be split, the share that was."""
+    total = sum(row["count"] for row in rows)
+    return sum(row["count"] for row in select(rows, way="split")) / max(1, total)
+
+
+def shares_by_seed(rows: list[dict]) -> list[float]:
+    """The same in percent, of every seed."""
+    return [100 * split_share(own) for own in group_by(rows, "seed").values()]
+
+
+def right_text(rows: list[dict]) -> str:
+    """`83`: of these operations, how many have a right first step, in percent."""
+    right, total = (sum(row[field] for row in rows) for field in ("right_steps", "count"))
+    return f"{100 * right / total:.0f}"
+
+
+def pools_of(rows: list[dict]) -> list[Pool]:
+    """The samples of every problem."""
+    found = []
+    for row in rows:
+        for right, answers, tokens in zip(row["right"], row["answers"], row["tokens"],
+                                          strict=True):
+            correct = np.array([digit == "1" for digit in right], dtype=float)
+            found.append(Pool(correct, np.array(answers), np.ones(len(correct)),
+                              np.array(tokens)))
+    return found
+
+
+def at_budget(rows: list[dict], mode: str, budget: int) -> tuple[np.ndarray, int]:
+    """((P,) accuracy of a mode on each problem of a seed, samples that it votes over).
+
+    budget: tokens, in completions of the mode that writes most; a mode gets as many samples as fit.
+    """
+    tokens = {name: np.mean([pool.tokens.mean() for pool in pools_of(select(rows, mode=name))])
+              for name in MODES}
+    pools = pools_of(select(rows, mode=mode))
+    n = int(budget * max(tokens.values()) / tokens[mode] + 1e-9)
+    n = max(1, min(n, len(pools[0].correct)))
+    return np.array([pool.accuracy("majority" if n > 1 else "single", n, rng(0, "split", i))
+                     for i, pool in enumerate(pools)]), n
+
+
+def mode_rows(rows: list[dict], field: str) -> list[dict]:
+    """Every mode at every budget by a field, and choosing minus the others, over seeds."""
+    found = []
+    for where, cell in sorted(group_by(select(rows, kind="answers"), field).items()):
+        for budget in BUDGETS:
+            seeds = [own for _, own in sorted(group_by(cell, "seed").items())]
+            by_mode = {mode: [at_budget(own, mode, budget) for own in seeds] for mode in MODES}
+            arrays = {mode: np.array([right for right, _ in own]) for mode, own in by_mode.items()}
+            for mode, words in MODES.items():
+                n = np.mean([samples for _, samples in by_mode[mode]])
+                about = {field: where, "budget": budget, "method": words}
+                found.append({**about, "n": n, **two_way_interval(arrays[mode])})
+                if mode:
+                    found.append({**about, "method": f"choosing - {words}",
+                                  **two_way_interval(arrays[""], arrays[mode])})
+    return found
+
+
+def text_of(rows: list[dict]) -> str:
+    """All tables: what is split, how each way does, and accuracy by mode at equal tokens."""
+    steps, parts = select(rows, kind="steps", mode=""), []
+    for field, words in (("hardness", "share split (%)"), ("level", "the same, by level")):
+        names = {value: BINS[value] if field == "hardness" else f"level {value}"
+                 for value in sorted(group_by(steps, field))}
+        parts.append(tables.markdown(tables.pivot(
+            steps, "policy", field, words, names=names,
+            text=lambda cell: tables.range_text(shares_by_seed(cell)))))
+    parts.append("Of the operations that could be split, by their hardness (digits and carries): "
+                 "how many samples at T = 1 split where the way is free; mean (range) over seeds.")
+    ways = [{**row, "what": f"{row['policy']}, {row['way']}"} for row in steps]
+    parts.append(tables.markdown(tables.pivot(
+        ways, "what", "hardness", "first step right (%)",
+        names={hard: words for hard, words in BINS.items() if select(ways, hardness=hard)},
+        text=right_text)))
+    for policy, own in group_by(rows, "policy").items():
+        for field in ("hardest", "level"):
+            found = [{**row, "what": f"{row['method']}, {row['budget']} x"}
+                     for row in mode_rows(own, field)]
+            names = {value: f"{'hardest ' if field == 'hardest' else 'level '}{value}"
+                     for value in group_by(found, field)}
+            parts.append(tables.markdown(tables.pivot(found, "what", field, policy, names=names)))
+    parts.append("Accuracy (%) with its 95% interval over seeds and problems, and differences in "
+                 "points, at 1 and 4 times the tokens of the mode that writes most; a cheaper mode "
+                 "votes over as many samples as fit. Hardest: of the problem's operations.")
+    return "\n\n".join(parts) + "\n"
+
+
+def figure_of(rows: list[dict]) -> Figure:
+    """The share that is split against hardness, a line per policy."""
+    figure, axes = style.canvas(3.8)
+    steps = select(rows, kind="steps", mode="")
+    for (policy, own), look in zip(group_by(steps, "policy").items(), LOOKS, strict=False):
+        cells, bars = sorted(group_by(own, "hardness").items()), []
+        for _, cell in cells:
+            shares = shares_by_seed(cell)
+            bars.append((np.mean(shares), min(shares), max(shares)))
+        style.whiskers(axes, [hard for hard, _ in cells], bars, *look, policy)
+    axes.set_xticks(list(BINS), list(BINS.values()))
+    return style.finish(figure, axes, "hardness of the operation: digits and carries",
+                        "operations that are split (%)", 2)

@@ -1,0 +1,93 @@
+"""Obedience: every rung and arm is measured once, and the tables follow from rows by hand."""
+
+import numpy as np
+import pytest
+from tiny_run import tiny_ladder
+
+from minireason import cli
+from minireason.core.errors import UserError
+from minireason.core.files import read_json
+from minireason.report.runs import group_by, select
+from minireason.studies import obedience
+
+RUNGS = ["pretrained, step by step", "SFT", "STaR", "RL", "RL, format reward 1"]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    return tiny_ladder(tmp_path_factory.mktemp("obedience") / "run", "instructions")
+
+
+@pytest.fixture(scope="module")
+def measured(finished):
+    return obedience.run(obedience.Config(runs=(str(finished),), weights=(1.0,),
+                                          out=str(finished.parent / "o")))
+
+
+def test_every_rung_and_the_arm_are_measured_on_every_kind(finished, measured):
+    rows = measured["rows"]
+    assert list(group_by(rows, "policy")) == RUNGS
+    rewards = read_json(finished / "obedience/RL-format-reward-1/config.json")["config"]["rewards"]
+    assert rewards == {"outcome": 1.0, "format": 1.0, "process": 0.0, "price": 0.0}
+    for own in group_by(rows, "policy").values():
+        for method in ("greedy", "sampled"):
+            cells = select(own, method=method)
+            assert sum(len(row["right"]) for row in select(cells, asked="held")) == 5 * 3
+            assert sum(len(row["right"]) for row in select(cells, asked=(1, 2))) == 5 * 3
+            for row in cells:
+                sizes = {len(row[field]) for field in ("right", "obedient", "lengths", "names")}
+                assert sizes == {len(row["obeyed"])}
+                for names, digits in zip(row["names"], row["obeyed"], strict=True):
+                    assert len(names) == len(digits) == (1 if row["asked"] == 1 else 2)
+
+
+def test_a_finished_study_is_only_written_again(finished, measured, tmp_path, monkeypatch):
+    monkeypatch.setattr(obedience, "complete", None)             # would fail
+    out = finished.parent / "o"
+    assert obedience.run(obedience.Config(runs=(str(finished),), weights=(1.0,),
+                                          out=str(out))) == measured
+    assert cli.main(["obedience", "--from", str(out), "--out", str(tmp_path / "again")]) == 0
+    for name in ("obedience.json", "obedience.md", "obedience.png"):
+        assert (out / name).read_bytes() == (tmp_path / "again" / name).read_bytes()
+
+
+def made_rows(seed: int, after: str = "1100") -> list[dict]:
+    """Four rungs and an arm at two levels; RL obeys `after`, the others always."""
+    rows = []
+    for policy in RUNGS:
+        for level in (1, 2):
+            for asked in (1, 2, "held"):
+                obedient = after if policy == "RL" and level == 2 else "1111"
+                names = [["plus"] if asked == 1 else ["only", "parity"]] * 4
+                rows.append({
+                    "policy": policy, "seed": seed, "method": "sampled", "level": level,
+                    "asked": asked, "right": "1010", "obedient": obedient,
+                    "lengths": [0, 1, 3, 7], "names": names,
+                    "obeyed": [digit * len(names[0]) for digit in obedient]})
+    return rows + [{**row, "method": "greedy"} for row in rows]
+
+
+def test_tables_are_as_by_hand():
+    rows = made_rows(0) + made_rows(1)
+    text = obedience.text_of(rows)
+    assert "| RL | 50 / 75 / 38 | 50 / 75 / 38 | 50 / 75 / 38 |" in text
+    assert "| STaR | 50 / 100 / 50 |" in text
+    assert "RL - STaR, points per operation: right +0.0 [+0.0, +0.0], obedient -50.0 [" in text
+    assert "| RL - STaR, one instruction | +0.0 [+0.0, +0.0] | -25.0 [" in text
+    assert "| RL, format reward 1 - RL, two, held out | +0.0 [+0.0, +0.0] | +25.0 [" in text
+    assert "| policy | 0 | 1 to 2 | 3 to 4 | 5 on |" not in text
+    assert "| pieces in the thought | 0 | 1 to 2 | 3 to 4 | 5 on |" in text
+    assert "| RL | 100 (8) | 100 (8) | 50 (8) | 50 (8) |" in text
+    slope = obedience.slope_text(select(made_rows(0, "1000"), method="sampled"), "RL", "STaR",
+                                 "obedient")
+    assert slope == "-75.0"
+    both = obedience.values(select(rows, policy="RL", method="sampled", level=2, asked=1), "both")
+    assert np.array_equal(both, [[1, 0, 0, 0]] * 2)
+    upper, lower = obedience.figure_of(rows).axes
+    assert upper.get_legend_handles_labels()[1] == RUNGS and "right" in lower.get_ylabel()
+
+
+def test_runs_of_another_family_or_seed_are_refused(finished, tmp_path):
+    for runs, words in (((), "give --runs"), ((str(finished),) * 2, "one run per seed")):
+        with pytest.raises(UserError, match=words):
+            obedience.run(obedience.Config(runs=runs, out=str(tmp_path)))

@@ -1,0 +1,94 @@
+"""Splitting: shares by hardness, and accuracy of three modes at equal tokens, from rows."""
+
+import numpy as np
+import pytest
+from tiny_run import tiny_ladder
+
+from minireason import cli
+from minireason.core.errors import UserError
+from minireason.core.files import read_json
+from minireason.problems import decomposition
+from minireason.report.runs import group_by, select
+from minireason.studies import obedience, splitting
+
+RUNGS = ["pretrained, step by step", "SFT", "STaR", "RL", "RL, price 0.01"]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    return tiny_ladder(tmp_path_factory.mktemp("splitting") / "run", "decomposition")
+
+
+@pytest.fixture(scope="module")
+def measured(finished):
+    return splitting.run(splitting.Config(runs=(str(finished),), prices=(0.01,), problems=3, n=4,
+                                          out=str(finished.parent / "s")))
+
+
+def test_every_policy_is_asked_the_same_questions_in_every_mode(finished, measured):
+    answers = select(measured["rows"], kind="answers")
+    assert list(group_by(answers, "policy")) == RUNGS
+    rewards = read_json(finished / "splitting/RL-price-0.01/config.json")["config"]["rewards"]
+    assert rewards["price"] == 0.01
+    for own in group_by(answers, "policy").values():
+        for mode in decomposition.MODES:
+            cells = select(own, mode=mode)
+            assert sum(len(row["right"]) for row in cells) == 4 * 3
+            assert {len(digits) for row in cells for digits in row["right"]} == {4}
+    bare = splitting.questions("test", 3)
+    assert len(set(bare)) == len(bare) == 12 and not any(":" in one for one in bare)
+
+
+def test_a_finished_study_is_only_written_again(finished, measured, tmp_path, monkeypatch):
+    monkeypatch.setattr(splitting, "complete", None)             # would fail
+    out = finished.parent / "s"
+    assert splitting.run(splitting.Config(runs=(str(finished),), prices=(0.01,), problems=3, n=4,
+                                          out=str(out))) == measured
+    assert cli.main(["splitting", "--from", str(out), "--out", str(tmp_path / "again")]) == 0
+    for name in ("splitting.json", "splitting.md", "splitting.png"):
+        assert (out / name).read_bytes() == (tmp_path / "again" / name).read_bytes()
+
+
+def made_rows(seed: int, policy: str = "RL") -> list[dict]:
+    """Choosing writes 20 tokens and is right, never splitting 10 and one time in four."""
+    rows = []
+    for mode, digits, tokens in (("", "1111", 20), ("once", "1000", 10), ("split", "1110", 40)):
+        ids = [int(digit) for digit in digits]
+        rows.append({"kind": "answers", "policy": policy, "seed": seed, "mode": mode, "level": 2,
+                     "hardest": 4, "right": [digits] * 3, "answers": [ids] * 3,
+                     "tokens": [[tokens] * 4] * 3})
+    for hard, split in ((2, 1), (4, 3)):
+        for way, count in (("once", 4 - split), ("split", split)):
+            rows.append({"kind": "steps", "policy": policy, "seed": seed, "mode": "", "level": 2,
+                         "hardness": hard, "way": way, "count": count, "right_steps": count})
+    return rows
+
+
+def test_modes_vote_over_as_many_samples_as_fit():
+    rows = select(made_rows(0), kind="answers")
+    assert [splitting.at_budget(rows, mode, 1)[1] for mode in ("", "once", "split")] == [2, 4, 1]
+    assert [splitting.at_budget(rows, mode, 4)[1] for mode in ("", "once", "split")] == [4, 4, 4]
+    assert splitting.at_budget(rows, "split", 1)[0] == pytest.approx([0.75] * 3)
+    assert splitting.at_budget(rows, "once", 1)[0] == pytest.approx([0] * 3)   # outvoted
+    assert splitting.at_budget(rows, "split", 4)[0] == pytest.approx([1] * 3)
+
+
+def test_tables_are_as_by_hand():
+    rows = made_rows(0) + made_rows(1)
+    text = splitting.text_of(rows)
+    assert "| share split (%) | 2 | 4 |" in text
+    assert "| RL | 25 (25 to 25) | 75 (75 to 75) |" in text
+    assert "| the same, by level | level 2 |" in text
+    assert "| RL, once | 100 | 100 |" in text
+    assert "| as it chooses, 1 x | 100.0 [100, 100] |" in text
+    assert "| choosing - never splitting, 1 x | +100.0 [+100.0, +100.0] |" in text
+    (axes,) = splitting.figure_of(rows).axes
+    assert axes.get_legend_handles_labels()[1] == ["RL"]
+    assert np.allclose(axes.lines[0].get_ydata(), [25, 75])
+
+
+def test_a_run_of_another_family_is_refused(finished, tmp_path):
+    with pytest.raises(UserError, match="is a run of decomposition, not of instructions"):
+        obedience.run(obedience.Config(runs=(str(finished),), out=str(tmp_path)))
+    with pytest.raises(UserError, match="give --runs"):
+        splitting.Config()
