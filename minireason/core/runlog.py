@@ -84,11 +84,10 @@ class RunLog:
     @property
     def done(self) -> dict | None:
         """result.json of a finished run, else None; UserError if its folder was altered."""
-        path = self.out / "result.json"
-        if not path.exists():
+        if not (self.out / "result.json").exists():
             return None
         files.check_manifest(self.out)
-        return files.read_json(path)
+        return files.read_json(self.out / "result.json")
 
     def mark(self) -> dict[str, object]:
         """Length and sha256 of the metrics so far, made safe on the disk: part of a saved state."""

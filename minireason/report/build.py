@@ -14,7 +14,6 @@ no other file. To add a section, write one block (a macro of sections.html.j2, l
 without a block gets its rows as one table.
 """
 
-import json
 import re
 import shutil
 from base64 import b64encode
@@ -29,11 +28,10 @@ from matplotlib.figure import Figure
 from minireason import stages
 from minireason.core.config import from_dict
 from minireason.core.errors import UserError
-from minireason.core.files import read_json, read_text, write_atomic, write_manifest
+from minireason.core.files import read_json, write_atomic
 from minireason.measure.evaluate import answer_of, marked_steps
-from minireason.model import checkpoint
 from minireason.problems import FAMILIES, corpus
-from minireason.report import figures, figures_testtime, seeds, style, tables
+from minireason.report import copies, figures, figures_testtime, seeds, style, tables
 from minireason.report import runs as results
 
 BLOCKS = {   # block of RESULTS: the folders beside `reference` whose studies it shows
@@ -42,7 +40,6 @@ BLOCKS = {   # block of RESULTS: the folders beside `reference` whose studies it
     "addition": ("reproduce/*",),
     "studies": ("ablations", "countdown", "scale")}
 RESULTS, FIGURES = Path("docs/RESULTS.md"), Path("docs/figures")    # beside the README
-SHIPPED = "SHIPPED"               # marks a copy made by --ship
 CORPUS_LINES = 10                 # of the pretraining text, on the page
 MARKS = {"right": "✓", "wrong": "✗ wrong", "withdrawn": "↺ withdrawn by the policy"}
 
@@ -61,11 +58,11 @@ class Config:
 def run(cfg: Config) -> Path:
     """Write what is asked for; returns the path of the page, the README or the reference."""
     if cfg.ship:
-        return ship(Path(cfg.run), Path(cfg.ship))
+        return copies.ship(Path(cfg.run), Path(cfg.ship))
     if not cfg.runs and not cfg.readme:
         return write_page(Path(cfg.run))
     if cfg.runs:
-        keep_runs(cfg.runs, Path(cfg.reference))
+        copies.keep_runs(cfg.runs, Path(cfg.reference))
     if cfg.readme:
         return write_readme(Path(cfg.readme), Path(cfg.reference))
     return Path(cfg.reference)
@@ -142,39 +139,6 @@ def marked_lines(stage: dict) -> list[list[tuple[str, str]]]:
     mixture = from_dict(corpus.Mixture, stage["config"]["mixture"])
     lines = corpus.marked_corpus(family, mixture, CORPUS_LINES, stage["config"]["seed"])
     return lines if any(mistake for line in lines for _, mistake in line) else []
-
-
-def keep_runs(runs: tuple[str, ...], reference: Path) -> None:
-    """Copy the small files of each run to reference/seed-<seed>; UserError if they do not match."""
-    loaded = [results.load_run(folder) for folder in runs]
-    numbers = [run["pretrain"]["config"]["seed"] for run in loaded]
-    if len(set(numbers)) < len(numbers):
-        raise UserError(f"--runs: seeds {numbers}; give one run per seed")
-    for folder, run in zip(runs, loaded, strict=True):
-        if seeds.settings_of(run) != seeds.settings_of(loaded[0]):
-            raise UserError(f"--runs: {folder} has other stages or settings than {runs[0]}; only "
-                            "runs that differ in nothing but the seed can be averaged")
-    targets = [reference / f"seed-{seed}" for seed in numbers]
-    for path in sorted(reference.glob("seed-*")):
-        if path not in targets or any(path.rglob("*.safetensors")):
-            raise UserError(f"{path}: is not an older copy of these runs; delete it or choose "
-                            "another --reference")
-    for folder, target in zip(runs, targets, strict=True):
-        results.keep(folder, target)
-    write_atomic(reference / seeds.BAND, json.dumps(seeds.band_of(loaded)) + "\n")
-
-
-def ship(run: Path, out: Path) -> Path:
-    """Keep a run's small files and weights in `out`; UserError if that is anything but a copy."""
-    if out.exists() and not (out / SHIPPED).is_file():
-        raise UserError(f"--ship {out}: is there and no copy made by --ship; choose a new folder")
-    results.keep(run, out)
-    for stage in results.load_run(run):
-        if (run / stage / "model.safetensors").is_file():
-            checkpoint.round_weights(run / stage, out / stage)
-        write_manifest(out / stage, "result.json", read_text(run / stage / "result.json"))
-    write_atomic(out / SHIPPED, "A finished run, weights in float16: minireason report --ship\n")
-    return out
 
 
 def write_readme(readme: Path, reference: Path) -> Path:

@@ -1,4 +1,4 @@
-"""What a run folder holds, as plain values, and its small copy that a repository can hold.
+"""What a run folder holds, as plain values.
 
     {stage: {"stage": kind, "config", "result", "rows", "metrics", "examples", "trees", "pools"}}
 
@@ -7,15 +7,10 @@ Rows (rows.jsonl) are the one source of every table and figure: flat objects suc
 "seed": 0}, to which loading adds "stage", the name of the folder, "kind", that of the stage,
 "policy", the one that was measured at test time, "rung", the row's name on the climb, and "digits",
 a verdict per problem (verdicts.json), where it was kept. Only finished stages, those with a
-result.json, are loaded. The copy (`keep`) has the same layout without weights, rollouts and most
-samples, so the same functions read both.
+result.json, are loaded; copies (copies.py) have the same layout.
 """
 
-import json
-import shutil
 from pathlib import Path
-
-import numpy as np
 
 from minireason import stages
 from minireason.core import files
@@ -24,9 +19,7 @@ from minireason.measure.estimates import share_interval
 from minireason.report import style
 
 EXAMPLES = 24                 # problems per set whose first sample is shown or kept
-THIN = 200                    # lines of metrics that a copy keeps at most
 TESTTIME = tuple(s.name for s in stages.STAGES if s.module.endswith(".testtime"))   # in a run
-COPIED = ("config.json", "result.json", "rows.jsonl", "tree.json", "verdicts.json", "pools.npz")
 MACHINE = ("cores", "threads", "torch", "GPU")     # what a run was made with that its time hangs on
 
 
@@ -196,42 +189,3 @@ def hardest_set(run: dict[str, dict], *kinds: str) -> str:
 def level_of(name: str) -> int:
     """The level in a frozen set's name: 6 of chain-test-k6."""
     return int("".join(filter(str.isdigit, name.rpartition("-")[2])))
-
-
-def thin(metrics: list[dict], at_most: int) -> list[dict]:
-    """Blocks of steps as one line each: tokens are summed, all else is averaged."""
-    lines = []
-    blocks = min(at_most, len(metrics))
-    for members in np.array_split(np.array(metrics), blocks) if blocks else ():
-        line = dict(members[-1])
-        for key in line.keys() - {"step"}:
-            values = [member[key] for member in members if key in member]
-            mean = float(f"{sum(values) / len(values):.5g}")
-            line[key] = sum(values) if key.endswith("tokens") else mean
-        lines.append(line)
-    return lines
-
-
-def keep(run: Path | str, out: Path | str) -> None:
-    """Copy what the figures need of a run, thinned, into `out`."""
-    run, out = Path(run), Path(out)
-    paths = list(run.glob("*.json"))
-    for stage in load_run(run):
-        paths += [*(run / stage).glob("*.json*"), *(run / stage).glob("*.npz"),
-                  *(run / stage).glob("*/**/metrics.jsonl"),
-                  *(run / stage).glob("*/**/verdicts.json")]
-    shutil.rmtree(out, ignore_errors=True)                     # an older copy
-    for path in paths:
-        target = out / path.relative_to(run)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        if path.name in COPIED:
-            shutil.copyfile(path, target)
-        elif path.name == "metrics.jsonl":
-            lines = map(json.dumps, thin(files.read_lines(path), THIN))
-            files.write_atomic(target, "\n".join(lines) + "\n")
-        elif path.match("samples-*-0.json"):
-            records = files.read_checked(path)[:EXAMPLES]
-            for record in records:             # of several samples the one that is shown
-                for field, value in record.items():
-                    record[field] = value[:1] if isinstance(value, list) else value
-            files.write_checked(target, records)

@@ -13,7 +13,7 @@ from minireason.core.errors import UserError
 from minireason.critics.value_head import Critic
 from minireason.model import checkpoint
 from minireason.model.transformer import Transformer
-from minireason.report import build
+from minireason.report import build, copies
 from minireason.report import runs as results
 from minireason.stages import guided_search
 
@@ -99,16 +99,16 @@ def test_budgets_are_those_that_every_method_has(three, undrawn):
 
 def test_runs_that_cannot_be_averaged_are_refused(three):
     with pytest.raises(UserError, match="one run per seed"):
-        build.keep_runs(("runs/s0", "runs/s0"), Path("kept"))
+        copies.keep_runs(("runs/s0", "runs/s0"), Path("kept"))
     record = json.loads(Path("runs/s1/sft/config.json").read_text())
     record["config"]["traces"] = 5
     Path("runs/s1/sft/config.json").write_text(json.dumps(record))
     with pytest.raises(UserError, match="runs/s1 has other stages or settings"):
-        build.keep_runs(RUNS, Path("kept"))
+        copies.keep_runs(RUNS, Path("kept"))
     assert not Path("kept").exists()
-    build.keep_runs(("runs/s0",), Path("kept"))
+    copies.keep_runs(("runs/s0",), Path("kept"))
     with pytest.raises(UserError, match="seed-0"):              # would mix old with new
-        build.keep_runs(("runs/s2",), Path("kept"))
+        copies.keep_runs(("runs/s2",), Path("kept"))
 
 
 def test_a_shipped_run_is_a_run_with_rounded_weights(ladder, tmp_path, undrawn):

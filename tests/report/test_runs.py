@@ -7,7 +7,7 @@ import pytest
 from made_runs import made_run
 
 from minireason.core.errors import UserError
-from minireason.report import build
+from minireason.report import build, copies
 from minireason.report import runs as results
 
 
@@ -29,9 +29,9 @@ def test_the_last_round_is_a_policys_result(tmp_path):
 
 def test_thinning_sums_tokens_and_averages_the_rest():
     lines = [{"step": i, "train/tokens": 10, "train/loss": float(i)} for i in range(10)]
-    assert results.thin(lines, 5)[:2] == [{"step": 1, "train/tokens": 20, "train/loss": 0.5},
+    assert copies.thin(lines, 5)[:2] == [{"step": 1, "train/tokens": 20, "train/loss": 0.5},
                                           {"step": 3, "train/tokens": 20, "train/loss": 2.5}]
-    assert results.thin([], 5) == []
+    assert copies.thin([], 5) == []
 
 
 def test_reference_is_small_and_names_no_path_of_the_machine(tmp_path, monkeypatch, undrawn):
@@ -45,7 +45,7 @@ def test_reference_is_small_and_names_no_path_of_the_machine(tmp_path, monkeypat
     assert not any(str(tmp_path) in path.read_text() for path in files)
     kept, whole = results.load_run("kept/seed-7"), results.load_run(here)
     assert kept["star"]["config"]["init"] == "../sft"
-    assert len(kept["pretrain"]["metrics"]) == results.THIN < len(whole["pretrain"]["metrics"])
+    assert len(kept["pretrain"]["metrics"]) == copies.THIN < len(whole["pretrain"]["metrics"])
     for name, stage in kept.items():
         assert stage["rows"] == whole[name]["rows"]
     assert len(kept["testtime"]["examples"]["chain-test-k8"][0]["values"]) == 1

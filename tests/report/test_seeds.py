@@ -11,7 +11,7 @@ from made_runs import add_verdicts, made_run
 from minireason.core import files
 from minireason.measure.estimates import two_way_interval
 from minireason.problems.frozen import frozen_folder
-from minireason.report import build, seeds, tables
+from minireason.report import build, copies, seeds, tables
 from minireason.report import runs as results
 
 
@@ -145,7 +145,7 @@ def test_the_committed_range_is_that_of_the_committed_runs():
 
 def test_paired_differences_follow_from_the_committed_samples(ladder, tmp_path):
     """Every pair's mean is the stage's own; one more seed widens the interval, not the mean."""
-    results.keep(ladder, tmp_path / "kept")
+    copies.keep(ladder, tmp_path / "kept")
     run = results.load_run(tmp_path / "kept")
     for name in ("chain-test-k1", "chain-test-k2"):
         measured = results.differences(results.rows_of([run], stage="testtime", set=name))
