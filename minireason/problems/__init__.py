@@ -5,7 +5,15 @@ import math
 
 from minireason.core.config import check_numbers
 from minireason.core.errors import UserError, check_choice
-from minireason.problems import addition, chain, countdown, modular, multiplication
+from minireason.problems import (
+    addition,
+    chain,
+    countdown,
+    modular,
+    multiplication,
+    program,
+    synthesis,
+)
 from minireason.problems.base import (
     Family,
     Problem,
@@ -25,7 +33,8 @@ class Families(dict[str, Family]):
 
 
 FAMILIES = Families(chain=chain, addition=addition, countdown=countdown,
-                    multiplication=multiplication, modular=modular)
+                    multiplication=multiplication, modular=modular,
+                    program=program, synthesis=synthesis)
 
 __all__ = ["FAMILIES", "Family", "Problem", "Verdict", "check_config", "sample_levels",
            "sample_split", "split_of"]
