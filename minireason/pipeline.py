@@ -25,7 +25,7 @@ class Config:
     """All stages in order, from random weights to the flywheel, then the report."""
 
     size: str = "quickstart"      # smoke (20 s, shows that it works) | quickstart | gpu
-    family: str = "chain"         # chain | addition | countdown | multiplication | modular
+    family: str = "chain"         # chain | addition | countdown | multiplication | ... (README)
     out: str = ""                 # default: runs/<size>, or runs/<family>-<size>
     seed: int = 0
     split: str = "test"           # frozen sets of the results; validation: to choose a recipe by

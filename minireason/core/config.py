@@ -39,7 +39,7 @@ used: dict[str, str] = {}         # "attention", "decoder": what runs in this pr
 class StageConfig:
     """The fields that every stage has; a stage's Config adds its own and overrides defaults."""
 
-    family: str = "chain"         # chain | addition | countdown | multiplication | modular
+    family: str = "chain"         # chain | addition | countdown | multiplication | ... (README)
     seed: int = 0
     split: str = "test"           # frozen sets of the results; validation: to choose a recipe by
     device: str = "auto"          # auto | cpu | cuda

@@ -16,7 +16,7 @@ from minireason.core.files import read_checked, write_atomic, write_checked
 from minireason.core.runlog import RunLog
 from minireason.critics.value_head import Critic, final_values
 from minireason.measure.estimates import Pool, answer_ids
-from minireason.measure.evaluate import answer_keys
+from minireason.measure.evaluate import answer_keys, answer_of
 from minireason.model.tokenizer import Tokenizer
 from minireason.model.transformer import Transformer
 from minireason.problems import FAMILIES, Problem
@@ -40,10 +40,23 @@ def sample_records(policy: Transformer, tokenizer: Tokenizer, critics: dict[str,
             "correct": [int(verdict.correct) for verdict in verdicts],
             "steps_valid": [int(verdict.steps_valid) for verdict in verdicts],
             "ended": [int(text.endswith("<eos>")) for text in texts]}
+        if hasattr(FAMILIES[problem.family], "self_check"):
+            record["passed"] = passed_tests(problem, texts)
         for field, found in values.items():
             record[field] = [round(value, 4) for value in found[i]]
         records.append({**record, "example": texts[0]})
     return records
+
+
+def passed_tests(problem: Problem, completions: list[str]) -> list[list[int]]:
+    """Of each completion, which of its family's own tests (`self_check`) its answer passes."""
+    family, found = FAMILIES[problem.family], []
+    tests = len(family.self_check(problem, problem.answer))
+    for text in completions:
+        answer = answer_of(problem, text)
+        passed = family.self_check(problem, answer) if answer is not None else (False,) * tests
+        found.append([int(one) for one in passed])
+    return found
 
 
 def sharded_records(log: RunLog, kind: str, sets: dict[str, list[Problem]], size: int,

@@ -62,6 +62,7 @@ class AuthoredFamily(Family, Protocol):
 
     Optional: `fact_outcomes(problem, authors)`, for each of `facts` the ways in which an author
     may state it, where they are not its steps; AUTHORS_STYLE, where authors do not write "cot".
+    Without log_probability and problems_of_facts the entropy of the corpus stays unknown.
     """
 
     MISTAKES: dict[str, str]          # {name: "name: example"}, what an Outcome's mistake may be

@@ -83,6 +83,7 @@ def run(cfg: Config) -> dict:
     result: dict[str, Any] = {"parameters": model.n_params}
     if not cfg.mixture.authors.exact and hasattr(family, "outcomes"):
         rows += limit_rows(cfg)
+    if not cfg.mixture.authors.exact and hasattr(family, "log_probability"):
         nats, error = entropy_per_token(cfg.mixture, family,
                                         lambda line: len(tokenizer.encode(line)))
         result |= {"entropy_per_token": nats, "entropy_error": error}
