@@ -10,8 +10,7 @@ give the same on all inputs. Programs are held out with all their examples.
     cot     <think>x=x+3>4,7,11;?x>7:x=x+9>4,7,20;4,7,20</think>x=x+3,?x>7:x=x+9<eos>
     direct  </think>x=x+3,?x>7:x=x+9<eos>
 
-A step is a statement and what x then is on each example; the last one states the outputs that were
-checked.
+A step is a statement and what x then is on each example; the last, the outputs that were checked.
 """
 
 import re
@@ -97,7 +96,6 @@ def read(text: str) -> Problem:
 
 
 def _examples(prompt: str) -> tuple[Example, ...]:
-    """The examples that a prompt shows."""
     return tuple((int(given), int(wanted)) for given, wanted in re.findall(r"(\d+)>(\d+)", prompt))
 
 
@@ -213,8 +211,7 @@ def _ways(problem: Problem, authors: Authors) -> tuple[Way, ...]:
         steps = () if is_right(problem, text) else _steps(text, examples, looked)
         if steps and chance > 0 and not found:
             found.append((chance, steps, name))
-    left, slips = 1 - sum(way[0] for way in found), []
-    last = problem.answer[-1]         # a digit, or y
+    left, slips, last = 1 - sum(way[0] for way in found), [], problem.answer[-1]
     for number in (int(last) - 1, int(last) + 1) if last.isdigit() else ():
         text = f"{problem.answer[:-1]}{number}"
         steps = () if is_right(problem, text) else _steps(text, examples, SHOWN)
