@@ -23,6 +23,8 @@ from minireason.problems import FAMILIES, Problem
 from minireason.sampling.complete import complete
 from minireason.sampling.sampler import Sampling
 
+FAILED = 1e-4                     # value of a sample that fails a test: counts where all of them do
+
 
 def sample_records(policy: Transformer, tokenizer: Tokenizer, critics: dict[str, Critic],
                    problems: list[Problem], how: Sampling) -> list[dict]:
@@ -42,6 +44,7 @@ def sample_records(policy: Transformer, tokenizer: Tokenizer, critics: dict[str,
             "ended": [int(text.endswith("<eos>")) for text in texts]}
         if hasattr(FAMILIES[problem.family], "self_check"):
             record["passed"] = passed_tests(problem, texts)
+            record["self_check_values"] = [1.0 if all(own) else FAILED for own in record["passed"]]
         for field, found in values.items():
             record[field] = [round(value, 4) for value in found[i]]
         records.append({**record, "example": texts[0]})
@@ -84,6 +87,14 @@ def sharded_records(log: RunLog, kind: str, sets: dict[str, list[Problem]], size
     return found
 
 
+def values_field(method: str) -> str:
+    """The field of a record that a method goes by."""
+    for prefix in ("outcome", "self_check"):
+        if method.startswith(prefix):
+            return f"{prefix}_values"
+    return "values"
+
+
 def save_pools(path: Path, drawn: dict[float, dict[str, list[dict]]],
                greedy: dict[str, np.ndarray]) -> None:
     """The numbers of the samples, some bytes each, from which every paired difference follows.
@@ -101,7 +112,7 @@ def save_pools(path: Path, drawn: dict[float, dict[str, list[dict]]],
                 [answer_ids(record["answers"]) for record in records], np.int16)
             for field in ("correct", "tokens"):
                 arrays[f"{start} {field}"] = np.array([r[field] for r in records], np.uint16)
-            for field in ("values", "outcome_values"):
+            for field in ("values", "outcome_values", "self_check_values"):
                 if field in records[0]:
                     values = 10_000 * np.array([record[field] for record in records])
                     arrays[f"{start} {field}"] = values.round().astype(np.uint16)

@@ -20,7 +20,12 @@ from minireason.core.errors import UserError
 from minireason.critics.value_head import Critic
 from minireason.measure.estimates import Pool, chance_coverage, mean_interval
 from minireason.measure.evaluate import accuracy_of, frozen_sets, grade, rows_of
-from minireason.measure.samples import sample_records, save_pools, sharded_records
+from minireason.measure.samples import (
+    sample_records,
+    save_pools,
+    sharded_records,
+    values_field,
+)
 from minireason.model import checkpoint
 from minireason.problems import FAMILIES, Problem
 from minireason.sampling.sampler import Sampling
@@ -129,11 +134,9 @@ def sizes(n: int) -> list[int]:
 
 def expected_accuracy(cfg: Config, records: list[dict], method: str, n: int) -> np.ndarray:
     """(P,) expected accuracy of a method with n samples of each problem."""
-    field = "outcome_values" if method in OUTCOME else "values"
+    field = values_field(method)
     found = []
     for i, record in enumerate(records):
-        if method in SELF_CHECK:      # of samples that fail a test any that passes is preferred
-            record = {**record, field: [1.0 if all(tests) else 1e-6 for tests in record["passed"]]}
         found.append(Pool.of(record, field).accuracy(method, n, rng(cfg.seed, "subsets", i, n)))
     return np.array(found)
 
@@ -195,7 +198,7 @@ def false_pass_rows(records: list[dict]) -> list[dict]:
         chosen = [of[tests[:, :k].all(axis=1)] for tests, of in zip(passed, correct, strict=True)]
         wrong = np.array([1 - of.mean() for of in chosen if len(of)])
         if len(wrong):
-            rows.append({"method": f"passes {k}, wrong", **mean_interval(wrong),
+            rows.append({"method": f"passes {k}, wrong", "tests": k, **mean_interval(wrong),
                          "problems": len(wrong), "count": sum(map(len, chosen))})
     return rows
 
