@@ -7,8 +7,8 @@ the examples, or a fit to them alone, is wrong. `self_check` may run a program o
 examples, as AlphaCode does (Li 2022, arXiv:2203.07814). Two programs are the same answer if they
 give the same on all inputs. Programs are held out with all their examples.
 
-    cot     <think>x=x+3>4,7,11;?x>7:x=x+9>4,7,20;4,7,20</think>x=x+3,?x>7:x=x+9<eos>
-    direct  </think>x=x+3,?x>7:x=x+9<eos>
+    cot     <think>?x>4:x=x+9>1,4,17;x=x+3>4,7,20;4,7,20</think>?x>4:x=x+9,x=x+3<eos>
+    direct  </think>?x>4:x=x+9,x=x+3<eos>
 
 A step is a statement and what x then is on each example; the last, the outputs that were checked.
 """
