@@ -117,7 +117,7 @@ class Programs(NamedTuple):
     """Programs in order of length, those with an output on at least LEAST_DEFINED inputs."""
 
     texts: list[str]
-    outputs: NDArray[np.uint8]        # (programs, INPUTS), NO_OUTPUT where there is none
+    outputs: NDArray[np.uint8]        # (programs, INPUTS) by columns, NO_OUTPUT where there is none
     levels: NDArray[np.int8]
     first: dict[bytes, int]           # row of outputs -> the first program that gives it
 
@@ -181,4 +181,4 @@ def programs() -> Programs:
     texts, outputs, first = [texts[i] for i in kept], outputs[kept], {}
     for i, row in enumerate(outputs):
         first.setdefault(row.tobytes(), i)
-    return Programs(texts, outputs, np.array([length(t) for t in texts], np.int8), first)
+    return Programs(texts, np.asfortranarray(outputs), np.array([length(t) for t in texts], np.int8), first)

@@ -58,9 +58,9 @@ Example = tuple[int, int]             # input, output
 def sample(rng: np.random.Generator, level: int) -> Problem:
     """A program of that length and three of its examples, uniform, if nothing shorter fits them."""
     known = programs()
-    among = np.flatnonzero(known.levels == level)
+    low, high = np.searchsorted(known.levels, (level, level + 1)).tolist()
     while True:
-        row = known.outputs[among[int(rng.random() * len(among))]]
+        row = known.outputs[low + int(rng.random() * (high - low))]
         defined = np.flatnonzero(row < NO_OUTPUT)
         shown = np.sort(rng.permutation(defined)[:SHOWN]).tolist()
         problem = build(tuple((INPUTS[i], int(row[i])) for i in shown))
