@@ -181,4 +181,5 @@ def programs() -> Programs:
     texts, outputs, first = [texts[i] for i in kept], outputs[kept], {}
     for i, row in enumerate(outputs):
         first.setdefault(row.tobytes(), i)
-    return Programs(texts, np.asfortranarray(outputs), np.array([length(t) for t in texts], np.int8), first)
+    levels = np.array([length(text) for text in texts], np.int8)
+    return Programs(texts, np.asfortranarray(outputs), levels, first)
