@@ -88,6 +88,10 @@ _COUNTDOWN = _levels(3, 4, (4,), 24, Mixture(facts_per_line=4, min_level=2, max_
                      max_len=384)
 _COUNTDOWN["think_budget"]["omitted"] = 0.0    # its steps are a search: each needs the one before
 _SPLIT = Mixture(facts_per_line=3, max_level=3)
+_PROGRAM = _levels(1, 6, (4, 6), 12, Mixture(facts_per_line=4, max_level=6, common_level=6),
+                   max_len=160)
+_SYNTHESIS = _levels(1, 3, (2, 3), 24, Mixture(facts=0.1, facts_per_line=1, max_level=3),
+                     max_len=160)
 _DIGITS = _levels(1, 4, (3, 4), 24, Mixture(facts_per_line=2, max_level=4))
 _MAZE = _levels(4, 6, (5, 6), 12, Mixture(0.05, 0.1, 5, 4, 6, 6), max_len=224)
 _MAZE["think_budget"]["omitted"] = 0.0
@@ -145,6 +149,16 @@ FAMILY_SIZES: dict[str, dict[str, dict[str, dict]]] = {
             "save_every": 1000}},
     },
     "pathstar": {"smoke": _STAR, "quickstart": _longer(_STAR), "gpu": _STAR},
+    "program": {                  # the longest step is `x=99-99=99;`
+        "smoke": _levels(1, 2, (2,), 12, Mixture(0.1, 0.1, 2, max_level=2)),
+        "quickstart": _longer(_PROGRAM),
+        "gpu": _PROGRAM,
+    },
+    "synthesis": {                # the longest step is `?x<9:2:x=x*9>99,99,99;`
+        "smoke": _levels(1, 2, (2,), 24, Mixture(0.1, 0.1, 1, max_level=2)),
+        "quickstart": _longer(_SYNTHESIS),
+        "gpu": _SYNTHESIS,
+    },
 }
 
 

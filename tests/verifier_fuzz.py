@@ -22,13 +22,14 @@ from minireason.core.errors import UserError
 from minireason.problems import FAMILIES, Problem, Verdict
 
 PIECES = [*"0123456789+-*/()=;,:>. $[]ACDEN<\n\x00", "<wrong>", "<think>", "</think>", "<eos>",
-          "<hint>", "a0", "b1", ":", "even", "odd", "１", "²", "٣", "\u2028", " , ", "->", "00",
-          "100"]
+          "<hint>", "a0", "b1", ":", "even", "odd", "x", "y", "?", "１", "²", "٣", "\u2028", " , ",
+          "->", "00", "100"]
 STRANGE = str.maketrans("0123456789", "０１２３４৫６٧８９")     # digits to others, not to us
 OPERATIONS = {"+": operator.add, "-": operator.sub, "*": operator.mul, "/": operator.truediv}
 LEVELS = {"chain": (1, 9), "addition": (1, 8), "countdown": (2, 5),
           "multiplication": (1, 6), "modular": (1, 6), "maze": (3, 7), "pathstar": (3, 7),
-          "decomposition": (1, 5), "instructions": (1, 6)}
+          "decomposition": (1, 5), "instructions": (1, 6), "program": (1, 8),
+          "synthesis": (1, 4)}
 PER_PROBLEM = 25                      # mutants per problem
 
 def writings(answer: str) -> list[str]:

@@ -465,3 +465,170 @@ def judge_pathstar(problem: Problem, thought: str | None, answer: str) -> Verdic
         sought = step.split(">")[0]
     whole = right and all(marks) and len(steps) == len(listed_edges) / 2
     return Verdict(right, whole, True, tuple(marks))
+# ---- a second interpreter: recursive, on the text itself -----------------------------------------
+
+class Ended(Exception):
+    """A program has no output."""
+
+
+def arithmetic(a: int, sign: str, b: int) -> int:
+    found = {"+": a + b, "-": a - b, "*": a * b}[sign]
+    if not 0 <= found <= 99:
+        raise Ended
+    return found
+
+
+def parts_of(statement: str) -> tuple[list[str], list[str]] | None:
+    """([prefixes], [target, left, sign, right]); None if it is no statement."""
+    *prefixes, last = statement.split(":")
+
+    def known(text: str) -> bool:
+        return text in ("x", "y") or number(text) is not None
+
+    for prefix in prefixes:
+        if not (prefix in list("23456789") or (
+                prefix[:1] == "?" and prefix[1:2] in ("x", "y") and prefix[2:3] in ("<", ">")
+                and known(prefix[3:]))):
+            return None
+    word = [last[:1], last[2:3], last[3:4], last[4:]]
+    if len(prefixes) > 2 or last[1:2] != "=" or word[0] not in ("x", "y") or (
+            word[1] not in ("x", "y") or word[2] not in ("+", "-", "*") or not known(word[3])):
+        return None
+    return prefixes, word
+
+
+def is_program(text: str) -> bool:
+    statements = text.split(",")
+    return len(statements) <= 16 and all(parts_of(one) for one in statements)
+
+
+def size(prefixes: list[str]) -> int:
+    """Instructions of a statement, every round counted."""
+    if not prefixes:
+        return 1
+    inner = size(prefixes[1:])
+    return inner + 1 if prefixes[0][0] == "?" else int(prefixes[0]) * inner
+
+
+class Tape:
+    """Runs a program and asks, at every instruction, what its result is taken to be."""
+
+    def __init__(self, x: int, y: int, claim):
+        self.held, self.claim = {"x": x, "y": y}, claim
+
+    def get(self, name: str) -> int:
+        return self.held[name] if name in self.held else int(name)
+
+    def run(self, program: str) -> int:
+        read = [parts_of(statement) for statement in program.split(",")]
+        if sum(size(prefixes) for prefixes, _ in read) > 100:
+            raise Ended
+        for prefixes, word in read:
+            self.statement(prefixes, word)
+        return self.held["x"]
+
+    def statement(self, prefixes: list[str], word: list[str]) -> None:
+        if not prefixes:
+            target, left, sign, right = word
+            self.claim(self, f"{target}={self.get(left)}{sign}{self.get(right)}=",
+                       lambda: arithmetic(self.get(left), sign, self.get(right)), target)
+        elif prefixes[0][0] == "?":
+            a, sign, b = self.get(prefixes[0][1]), prefixes[0][2], self.get(prefixes[0][3:])
+            if self.claim(self, f"{a}{sign}{b}=", lambda: int(a > b if sign == ">" else a < b), ""):
+                self.statement(prefixes[1:], word)
+        else:
+            for _ in range(int(prefixes[0])):
+                self.statement(prefixes[1:], word)
+
+
+def exactly(tape: Tape, head: str, result, target: str) -> int:
+    found = result()
+    if target:
+        tape.held[target] = found
+    return found
+
+
+def what_it_gives(program: str, x: int, y: int | None = None) -> tuple[int, int] | None:
+    """(x, y) at the end; None without output."""
+    tape = Tape(x, x if y is None else y, exactly)
+    try:
+        return tape.run(program), tape.held["y"]
+    except Ended:
+        return None
+
+
+def traced(step: str) -> tuple[str, int] | None:
+    """(variable set or "", result claimed) of a step; None if malformed."""
+    target = step[0] if step[:2] in ("x=", "y=") else ""
+    head, _, result = step[2 * bool(target):].partition("=")
+    for sign in "+-*" if target else "<>":
+        sides = [number(side) for side in head.split(sign)]
+        if len(sides) == 2 and None not in sides and number(result) is not None and (
+                target or result in ("0", "1")):
+            return target, int(result)
+    return None
+
+
+def judge_program(problem: Problem, thought: str | None, answer: str) -> Verdict:
+    value, _, program = problem.prompt[:-1].partition(">")
+    steps = [] if thought is None else thought.split(";")
+    if number(answer) is None or None in map(traced, steps):
+        return REFUSED
+    marks: list[bool] = []
+
+    def claimed(tape: Tape, head: str, result, target: str) -> int:
+        if len(marks) == len(steps):
+            raise Ended
+        step, (set_now, found) = steps[len(marks)], traced(steps[len(marks)])
+        try:
+            marks.append(step == f"{head}{result()}")
+        except Ended:
+            marks.append(False)
+        if set_now:
+            tape.held[set_now] = found
+        return 1 if set_now else found
+
+    try:
+        Tape(int(value), int(value), claimed).run(program)
+    except Ended:
+        pass
+    short = len(steps) > len(marks)
+    marks += [False] * (len(steps) - len(marks))
+    wanted: list[str] = []
+
+    def exact(tape: Tape, head: str, result, target: str) -> int:
+        wanted.append(head + str(result()))
+        return exactly(tape, head, result, target)
+
+    right = answer == str(Tape(int(value), int(value), exact).run(program))
+    return Verdict(right, right and steps == wanted and not short, True, tuple(marks))
+
+
+def judge_synthesis(problem: Problem, thought: str | None, answer: str) -> Verdict:
+    shown = {int(a): int(b) for a, b in re.findall("([0-9]+)>([0-9]+)", problem.prompt)}
+    steps = [] if thought is None else thought.split(";")
+    read = []
+    for step in steps:
+        statement, sign, values = step.rpartition(">")
+        claimed = [number(one) for one in values.split(",")]
+        if None in claimed or len(claimed) > 3 or (sign and parts_of(statement) is None):
+            return REFUSED
+        read.append((statement, claimed))
+    if not is_program(answer):
+        return REFUSED
+    values, marks = list(shown), []
+    for statement, claimed in read:
+        if not statement:
+            marks.append(claimed == values == list(shown.values()))
+            continue
+        ends = [what_it_gives(statement, x, y) for x, y in zip(values, shown, strict=True)]
+        marks.append(None not in ends and claimed == [end[0] for end in ends]
+                     and [end[1] for end in ends] == list(shown))
+        values = claimed if len(claimed) == 3 else values
+    told = {x: what_it_gives(problem.answer, x) for x in range(1, 13) if x not in shown}
+    left = [x for x in told if told[x] is not None]
+    asked = [*shown, *(left[i * (len(left) - 1) // 4] for i in range(5))]
+    right = all((end := what_it_gives(answer, x)) is not None
+                and end[0] == shown.get(x, (told.get(x) or [None])[0]) for x in asked)
+    whole = [statement for statement, _ in read] == [*answer.split(","), ""]
+    return Verdict(right, right and whole and all(marks), True, tuple(marks))

@@ -15,7 +15,7 @@ from minireason.core import flops, parallel
 from minireason.core.files import read_checked, write_atomic, write_checked
 from minireason.core.runlog import RunLog
 from minireason.measure.estimates import Pool, answer_ids
-from minireason.measure.evaluate import answer_keys
+from minireason.measure.evaluate import answer_keys, answer_of
 from minireason.model.tokenizer import Tokenizer
 from minireason.model.transformer import Transformer
 from minireason.problems import FAMILIES, Problem
@@ -23,6 +23,8 @@ from minireason.sampling.complete import complete
 from minireason.sampling.sampler import Sampling
 
 Judge = Callable[[list[Problem], list[list[str]]], list[list[float]]]   # a value per completion
+FAILED = 1e-4                     # value of a sample that fails a test: counts where all of them do
+
 
 
 def sample_records(policy: Transformer, tokenizer: Tokenizer, judges: dict[str, Judge],
@@ -40,10 +42,24 @@ def sample_records(policy: Transformer, tokenizer: Tokenizer, judges: dict[str, 
             "correct": [int(verdict.correct) for verdict in verdicts],
             "steps_valid": [int(verdict.steps_valid) for verdict in verdicts],
             "ended": [int(text.endswith("<eos>")) for text in texts]}
+        if any(passed := passed_tests(problem, texts)):       # the family has tests
+            record["passed"] = passed
+            record["self_check_values"] = [1.0 if all(own) else FAILED for own in passed]
         for field, found in values.items():
             record[field] = [round(value, 4) for value in found[i]]
         records.append({**record, "example": texts[0]})
     return records
+
+
+def passed_tests(problem: Problem, completions: list[str]) -> list[list[int]]:
+    """Of each completion, which of its family's own tests (`self_check`) its answer passes."""
+    self_check, found = getattr(FAMILIES[problem.family], "self_check", lambda *_: ()), []
+    tests = len(self_check(problem, problem.answer))
+    for text in completions:
+        answer = answer_of(problem, text)
+        passed = (False,) * tests if answer is None else self_check(problem, answer)
+        found.append([int(one) for one in passed])
+    return found
 
 
 def sharded_records(log: RunLog, kind: str, sets: dict[str, list[Problem]], size: int,
@@ -71,6 +87,14 @@ def sharded_records(log: RunLog, kind: str, sets: dict[str, list[Problem]], size
     return found
 
 
+def values_field(method: str) -> str:
+    """The field of a record that a method goes by."""
+    for prefix in ("outcome", "self_check"):
+        if method.startswith(prefix):
+            return f"{prefix}_values"
+    return "values"
+
+
 def save_pools(path: Path, drawn: dict[float, dict[str, list[dict]]],
                greedy: dict[str, np.ndarray]) -> None:
     """The numbers of the samples, some bytes each, from which every paired difference follows.
@@ -88,7 +112,7 @@ def save_pools(path: Path, drawn: dict[float, dict[str, list[dict]]],
                 [answer_ids(record["answers"]) for record in records], np.int16)
             for field in ("correct", "tokens"):
                 arrays[f"{start} {field}"] = np.array([r[field] for r in records], np.uint16)
-            for field in ("values", "outcome_values"):
+            for field in ("values", "outcome_values", "self_check_values"):
                 if field in records[0]:
                     values = 10_000 * np.array([record[field] for record in records])
                     arrays[f"{start} {field}"] = values.round().astype(np.uint16)

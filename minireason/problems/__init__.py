@@ -15,6 +15,8 @@ from minireason.problems import (
     modular,
     multiplication,
     pathstar,
+    program,
+    synthesis,
 )
 from minireason.problems.base import (
     Family,
@@ -37,7 +39,7 @@ class Families(dict[str, Family]):
 FAMILIES = Families(chain=chain, addition=addition, countdown=countdown,
                     multiplication=multiplication, modular=modular,
                     decomposition=decomposition, instructions=instructions, maze=maze,
-                    pathstar=pathstar)
+                    pathstar=pathstar, program=program, synthesis=synthesis)
 
 __all__ = ["FAMILIES", "Family", "Problem", "Verdict", "check_config", "sample_levels",
            "sample_split", "split_of"]

@@ -57,7 +57,9 @@ MALFORMED = Verdict(False, False, False)
 class Family(Protocol):
     """What a family module provides.
 
-    Optional: `withdrawn(completion)`, the steps that `<wrong>` took back (chain.py); EXTRA_SETS,
+    Optional: `self_check(problem, answer)`, a tuple of bools, the tests that a method may put an
+    answer to at test time, without the verifier (synthesis.py); `withdrawn(completion)`, the steps
+    that `<wrong>` took back (chain.py); EXTRA_SETS,
     {name: sampler} of further frozen sets, and `prompt_of(record)`, the prompt of a record as
     other projects write it, None if it is none (countdown.py); `running_sums(problem)`, a number to
     be read off before each digit of a direct answer (multiplication.py); `drawing(problem,

@@ -14,7 +14,7 @@ from minireason import stages
 from minireason.core import files
 from minireason.core.config import PATHS
 from minireason.measure.estimates import expected_accuracy, two_way_interval
-from minireason.measure.samples import load_pools
+from minireason.measure.samples import load_pools, values_field
 from minireason.problems import FAMILIES
 from minireason.problems.frozen import frozen_folder
 from minireason.report.runs import differences, group_by, level_of, rows_of, rung_rows, select
@@ -49,8 +49,7 @@ def accuracies(stage: dict, name: str, method: str, n: int) -> np.ndarray:
         with np.load(stage["pools"]) as arrays:
             return arrays[f"{name} greedy"].astype(float)
     (row,) = select(stage["rows"], set=name, method=method, n=n)
-    values = "outcome_values" if method.startswith("outcome") else "values"
-    pools = load_pools(stage["pools"], name, row["temperature"], values)
+    pools = load_pools(stage["pools"], name, row["temperature"], values_field(method))
     return expected_accuracy(pools, method, n, 0)
 
 

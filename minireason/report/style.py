@@ -37,6 +37,8 @@ METHODS = {   # every test-time method, in the order of legends and tables
     "best_of_n": ("critic best-of-N", BLUE, "D"),
     "outcome_vote": ("outcome-critic-weighted vote", SILVER, "<"),
     "outcome_best_of_n": ("outcome-critic best-of-N", PURPLE, ">"),
+    "self_check_vote": ("vote of those that pass", GREEN, "p"),
+    "self_check_best_of_n": ("one of those that pass", BROWN, "h"),
     **SEARCHES,
     "coverage": ("coverage (oracle bound)", RED, "v")}
 SHOWN = {                     # beside them, in every figure and table of test time

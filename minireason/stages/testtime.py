@@ -1,7 +1,9 @@
 """Test-time compute: what the same policy reaches when it may think N times.
 
 N samples per problem; the answer is chosen by majority vote, by the critic's value (best-of-N), or
-by both (critic-weighted vote). Coverage, the share of problems with at least one right sample,
+by both (critic-weighted vote). Where a family can test an answer without the verifier (a program on
+the examples that it is shown), those that pass all tests vote, or one of them is taken (AlphaCode:
+Li 2022, arXiv:2203.07814). Coverage, the share of problems with at least one right sample,
 needs the verifier and is an oracle bound (Brown 2024, arXiv:2407.21787). Each method draws at the
 temperature that does best on validation problems; the one greedy answer stands beside them all.
 Every point is an unbiased estimate over subsets of the samples, intervals are bootstraps over
@@ -19,9 +21,14 @@ from minireason.core.errors import UserError
 from minireason.critics.value_head import Critic, final_values
 from minireason.measure.estimates import Pool, chance_coverage, mean_interval
 from minireason.measure.evaluate import accuracy_of, frozen_sets, grade, rows_of
-from minireason.measure.samples import sample_records, save_pools, sharded_records
+from minireason.measure.samples import (
+    sample_records,
+    save_pools,
+    sharded_records,
+    values_field,
+)
 from minireason.model import checkpoint
-from minireason.problems import Problem
+from minireason.problems import FAMILIES, Problem
 from minireason.sampling.sampler import Sampling
 
 METHODS = ("single", "majority", "critic_vote", "critic_best_of_n", "coverage")
@@ -31,6 +38,10 @@ PAIRS = (("coverage", "critic_best_of_n"), ("critic_best_of_n", "majority"), ("m
          ("critic_vote", "greedy"), ("critic_best_of_n", "greedy"))
 OUTCOME_PAIRS = (("critic_best_of_n", "outcome_best_of_n"), ("critic_vote", "outcome_vote"),
                  ("outcome_vote", "majority"), ("outcome_best_of_n", "majority"))
+SELF_CHECK = ("self_check_vote", "self_check_best_of_n")    # of families with a `self_check`
+SELF_CHECK_PAIRS = (("self_check_vote", "single"), ("self_check_vote", "majority"),
+                    ("self_check_vote", "critic_best_of_n"), ("coverage", "self_check_vote"),
+                    ("self_check_best_of_n", "single"))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,6 +114,8 @@ def run(cfg: Config) -> dict:
         found = sample_rows(cfg, records, chosen[name], policy.n_params, float(prompt), right[name])
         if cfg.critic:
             found += calibration_rows(records[chosen[name]["critic_best_of_n"]])
+        if "passed" in records[1.0][0]:
+            found += false_pass_rows(records[1.0])
         rows += [{"set": name, **row} for row in found]
         for n in sizes(cfg.n):
             log.record(n, **{f"eval/{name}/{row['method']}": row["accuracy"] for row in found
@@ -113,9 +126,11 @@ def run(cfg: Config) -> dict:
 
 
 def methods(cfg: Config) -> tuple[str, ...]:
-    """What is measured: a critic's methods only where it is given."""
+    """What is measured: a critic's methods only where it is given, and a family's own tests only
+    where it has them."""
     found = METHODS if cfg.critic else ("single", "majority", "coverage")
-    return found + OUTCOME if cfg.outcome else found
+    own = SELF_CHECK if hasattr(FAMILIES[cfg.family], "self_check") else ()
+    return found + (OUTCOME if cfg.outcome else ()) + own
 
 
 def sizes(n: int) -> list[int]:
@@ -125,7 +140,7 @@ def sizes(n: int) -> list[int]:
 
 def expected_accuracy(cfg: Config, records: list[dict], method: str, n: int) -> np.ndarray:
     """(P,) expected accuracy of a method with n samples of each problem."""
-    field = "outcome_values" if method in OUTCOME else "values" if cfg.critic else "correct"
+    field = values_field(method) if cfg.critic or method in SELF_CHECK else "correct"
     found = []
     for i, record in enumerate(records):
         found.append(Pool.of(record, field).accuracy(method, n, rng(cfg.seed, "subsets", i, n)))
@@ -167,11 +182,30 @@ def sample_rows(cfg: Config, records: dict[float, list[dict]], chosen: dict[str,
         rows.append({"method": "chance", "n": n,
                      **mean_interval(1 - (1 - chance_coverage(drawn)) ** n),
                      "problems": len(drawn)})
-    for a, b in PAIRS + OUTCOME_PAIRS:
-        if a in accuracy and b in accuracy:
+    own = methods(cfg)
+    for a, b in PAIRS + OUTCOME_PAIRS + SELF_CHECK_PAIRS:
+        if {a, b} <= {*own, "greedy"}:
             difference = mean_interval(accuracy[a], accuracy[b], draws=10_000)
             rows.append({"method": f"{a} - {b}", "n": cfg.n, **difference,
                          "problems": len(greedy)})
+    return rows
+
+
+def false_pass_rows(records: list[dict]) -> list[dict]:
+    """How often a sample that passes the first k of its family's own tests is wrong all the same.
+
+    A mean over the problems that have such a sample, each with the share of its own; `count`
+    samples in all.
+    """
+    rows = []
+    passed = [np.array(record["passed"]) for record in records]            # each (N, tests)
+    correct = [np.array(record["correct"]) for record in records]
+    for k in range(1, passed[0].shape[1] + 1):
+        chosen = [of[tests[:, :k].all(axis=1)] for tests, of in zip(passed, correct, strict=True)]
+        wrong = np.array([1 - of.mean() for of in chosen if len(of)])
+        if len(wrong):
+            rows.append({"method": f"passes {k}, wrong", "tests": k, **mean_interval(wrong),
+                         "problems": len(wrong), "count": sum(map(len, chosen))})
     return rows
 
 

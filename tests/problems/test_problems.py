@@ -37,6 +37,7 @@ ROOT = Path(__file__).resolve().parents[2]
 NAMES = sorted(FAMILIES)
 SCRATCHPADS = [("chain", "cot"), ("countdown", "optimal"), ("multiplication", "cot"),
                ("modular", "cot"), ("maze", "cot"), ("pathstar", "cot"), ("decomposition", "cot"),
+               ("program", "cot"), ("synthesis", "cot"),
                *(("addition", s) for s in ("simplified", "detailed", "star"))]
 ALL_STYLES = [(name, style) for name in NAMES for style in FAMILIES[name].STYLES]
 fast = settings(max_examples=60, deadline=None, derandomize=True)
@@ -49,7 +50,8 @@ def is_right(problem, answer: str) -> bool:
 
 def level_of(name: str, level: int) -> int:
     """The nearest level that the family has and solves quickly."""
-    low, high = {"countdown": (2, 4), "maze": (4, 6), "pathstar": (3, 7)}.get(name, (1, 99))
+    low, high = {"countdown": (2, 4), "maze": (4, 6), "pathstar": (3, 7),
+                 "synthesis": (1, 3)}.get(name, (1, 99))
     return min(max(level, low), high)
 
 
@@ -489,8 +491,8 @@ def test_equal_keys_mean_equal_problems(name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_splits_are_80_10_10(name):
-    problems = {p.key: p for p in (FAMILIES[name].sample(rng(i, "split"), 4)
-                                   for i in range(3000))}
+    drawn = (FAMILIES[name].sample(rng(i, "split"), level_of(name, 4)) for i in range(3000))
+    problems = {p.split_key or p.key: p for p in drawn}
     keys, counts = list(problems), Counter(map(split_of, problems.values()))
     assert set(counts) == set(base.SPLITS)
     for split, share in zip(base.SPLITS, (0.8, 0.1, 0.1), strict=True):
@@ -705,7 +707,7 @@ def test_frozen_sets_hold_their_split_and_level():
         assert len({p.key for p in found}) == len(found)
         assert {(p.family, split_of(p), p.level) for p in found} == {
             (family, split, int(level[1:]))}
-        small = level in ("k1", "d1") or ("targets" in kinds and level == "n3") or (
+        small = level in ("k1", "d1", "p1") or ("targets" in kinds and level == "n3") or (
             (family, level) in (("multiplication", "d2"), ("modular", "k2")))
         assert len(found) == 500 or (small and len(found) < 500)
     listed = {line.split("  ")[1] for line in (ROOT / "data/SHA256SUMS").read_text().splitlines()}
