@@ -114,7 +114,8 @@ def length(program: str) -> int:
 # ---- all short programs --------------------------------------------------------------------------
 
 class Programs(NamedTuple):
-    """Programs in order of length, those with an output on at least LEAST_DEFINED inputs."""
+    """Programs in order of length, whose outputs, on LEAST_DEFINED inputs or more, are not all one.
+    """
 
     texts: list[str]
     outputs: NDArray[np.uint8]        # (programs, INPUTS) by columns, NO_OUTPUT where there is none
@@ -177,7 +178,9 @@ def programs() -> Programs:
         reached.append(found)
     texts = [text for found in reached[1:] for text in found]
     outputs = np.stack([row for found in reached[1:] for row in found.values()])
-    kept = np.flatnonzero((outputs < NO_OUTPUT).sum(axis=1) >= LEAST_DEFINED)
+    defined = outputs < NO_OUTPUT
+    varied = np.where(defined, outputs, 0).max(axis=1) > outputs.min(axis=1)
+    kept = np.flatnonzero(varied & (defined.sum(axis=1) >= LEAST_DEFINED))
     texts, outputs, first = [texts[i] for i in kept], outputs[kept], {}
     for i, row in enumerate(outputs):
         first.setdefault(row.tobytes(), i)

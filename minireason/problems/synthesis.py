@@ -81,7 +81,7 @@ def build(examples: tuple[Example, ...]) -> Problem:
     if not text:
         raise UserError(f"{prompt}: no program of up to {MOST_PARTS} parts fits these examples")
     return Problem(f"{prompt}=", text, _steps(text, examples, SHOWN), NAME, length(text),
-                   f"{NAME} {prompt}", f"{NAME} {text}")
+                   f"{NAME} {prompt}", f"{NAME} 9 {text}")    # 9: short ones in every split
 
 
 def read(text: str) -> Problem:

@@ -13,6 +13,7 @@ from minireason.core.errors import UserError
 from minireason.measure.samples import passed_tests
 from minireason.problems import interpreter, program, synthesis
 from minireason.problems.authors import EXACT, Authors, answer_chances, outcomes_of, written
+from minireason.problems.frozen import load_frozen
 from minireason.problems.interpreter import INPUTS, output, programs
 from minireason.stages.testtime import false_pass_rows
 
@@ -168,3 +169,11 @@ def test_nothing_else_in_the_library_names_these_families():
              if path.name not in own and naming.search(path.read_text())}
     assert found == {"presets.py"}                 # and the registry, as modules
     assert "program=program" in (LIBRARY / "problems" / "__init__.py").read_text()
+
+
+def test_held_out_splits_have_several_short_programs_and_none_with_one_output():
+    for split in ("test", "validation"):
+        answers = {problem.answer for problem in load_frozen(f"synthesis-{split}-p1")}
+        assert len(answers) >= 4
+        for answer in answers:
+            assert len({output(answer, value) for value in INPUTS}) > 2        # None may be one
