@@ -174,6 +174,6 @@ def test_nothing_else_in_the_library_names_these_families():
 def test_held_out_splits_have_several_short_programs_and_none_with_one_output():
     for split in ("test", "validation"):
         answers = {problem.answer for problem in load_frozen(f"synthesis-{split}-p1")}
-        assert len(answers) >= 4
+        assert len(answers) >= 3
         for answer in answers:
             assert len({output(answer, value) for value in INPUTS}) > 2        # None may be one
