@@ -22,7 +22,7 @@ from minireason.core.locks import abandon_folders
 from minireason.problems import check_config
 
 OTHERS = {   # name: (its function of one `cfg`, one line of help)
-    "doctor": ("minireason.doctor:run", "what this machine has, and what would be faster"),
+    "doctor": ("minireason.studies.doctor:run", "what this machine has, and what would be faster"),
     "report": ("minireason.report.build:run", "figures and report.html of a run"),
     "chat": ("minireason.chat:run", "type problems, see answers"),
     "serve": ("minireason.serve:run", "the same on a local page, with votes and search trees"),

@@ -38,7 +38,7 @@ def write(rows: list[dict], laws: dict[str, Fit], out: Path) -> None:
         if select(own, method="large_greedy"):
             style.save(out / f"exchange-{small}-{large}.png", exchange, own)
     for method, own in group_by(by_law.get("search", []), "method").items():
-        style.save(out / f"search-{method}.png", search, own)
+        style.save(out / f"search-{method}.png", search_gains, own)
 
 
 def _pairs(rows: list[dict], *fields: str) -> dict[tuple, list[dict]]:
@@ -197,7 +197,7 @@ def exchange(rows: list[dict]) -> Figure:
     return figure
 
 
-def search(rows: list[dict]) -> Figure:
+def search_gains(rows: list[dict]) -> Figure:
     """A search less best-of-N at equal FLOPs, by difficulty and budget, a panel per judge."""
     judges = group_by(select(rows, account="run", against="best_of_n"), "judge")
     figure, panels = style.panels(len(judges), 1.0 + 1.9 * len(judges), sharex=True)

@@ -34,7 +34,7 @@ def test_without_a_compiler_it_says_so_and_what_to_install(monkeypatch, tmp_path
     monkeypatch.delenv("CXX", raising=False)
     found, used = doctor.found(), doctor.in_use("cpu")
     assert found["compiler"].startswith("none: g++ not found: install g++ 9 or later")
-    assert used["sampler"].startswith("torch: slower; native.cpp was not built: g++ not found")
+    assert used["sampler"].startswith("torch: slower; the C++ was not built: g++ not found")
     assert doctor.advice("cpu")[0].startswith("let the sampler be compiled (slower")
 
 
