@@ -71,7 +71,7 @@ class Instruction(NamedTuple):
 
 
 @lru_cache(maxsize=1 << 16)
-def instructions(program: str) -> tuple[Instruction, ...]:
+def code_of(program: str) -> tuple[Instruction, ...]:
     """A program with its repeats written out; () if it is none or has more than STEP_LIMIT."""
     code: list[Instruction] = []
     for statement in program.split(",") if re.fullmatch(PROGRAM, program) else ():
@@ -88,7 +88,7 @@ def instructions(program: str) -> tuple[Instruction, ...]:
 
 def running(program: str, values: Values) -> Iterator[tuple[str, Values | None]]:
     """(step, values after it) of a run from these values; values None, the last, out of range."""
-    code, number = instructions(program), 0
+    code, number = code_of(program), 0
     while number < len(code):
         result = code[number].result(values)
         step = code[number].written(code[number].operands(values), result)

@@ -28,7 +28,7 @@ from minireason.problems.interpreter import (
     STEP_LIMIT,
     Instruction,
     Values,
-    instructions,
+    code_of,
     length,
     running,
 )
@@ -112,7 +112,7 @@ def read(text: str) -> Problem:
 def _given(problem: Problem) -> tuple[int, tuple[Instruction, ...]]:
     """(input, instructions), as the prompt has them."""
     value, _, program = problem.prompt.removesuffix("=").partition(">")
-    return int(value), instructions(program)
+    return int(value), code_of(program)
 
 
 def render(problem: Problem, style: str) -> str:
