@@ -58,7 +58,17 @@ def unbounded(left, operator, right):
     return left * right if operator == "*" else arithmetic_compute(left, operator, right)
 
 
-arithmetic_compute, maze_given, maze_cells = arithmetic.compute, maze.given, maze.neighbours
+def any_way(problem, answer):
+    """A walk to the goal that need not be a shortest one."""
+    size, here, goal, walls = maze_given(problem)
+    for cell in re.findall("..", answer):
+        if cell in walls or cell not in maze.neighbours(size)[here]:
+            return False
+        here = cell
+    return here == goal
+
+
+arithmetic_compute, maze_given = arithmetic.compute, maze.given
 given, check_program = decomposition.given, program.check_steps
 pieces_of, verify, is_right = (
     decomposition.pieces_of, instructions.verify, instructions.is_right)
@@ -84,10 +94,10 @@ PLANTED = {
             i < problem.level and step == problem.steps[i] for i, step in enumerate(steps)]),
     "results above 9": ("modular", modular, "MODULUS", 100),
     "walls walked through": ("maze", maze, "given", lambda problem: (*maze_given(problem)[:3], [])),
-    "jumps": ("maze", maze, "neighbours", lambda size: dict.fromkeys(maze_cells(size),
-                                                                     maze_cells(size))),
+    "jumps": ("maze", maze, "is_right", lambda problem, answer: (
+        len(answer) == len(problem.answer) and answer[-2:] == maze_given(problem)[2])),
     "the reference plan alone is right": ("maze", maze, "is_right", chain.is_right),
-    "plans of any length": ("maze", maze, "len", lambda text: 0),
+    "plans of any length": ("maze", maze, "is_right", any_way),
     "the search in any order": ("maze", maze, "max", lambda last, at: -1),
     "traces with gaps": ("maze", maze, "DIGITS", ""),
     "the answer unread backwards": ("pathstar", pathstar, "_COMPLETION", loosened(
@@ -126,5 +136,5 @@ PLANTED = {
 @pytest.mark.parametrize("bug", PLANTED)
 def test_a_planted_bug_is_found(bug, monkeypatch):
     name, module, attribute, broken = PLANTED[bug]
-    monkeypatch.setattr(module, attribute, broken, raising=attribute not in ("len", "max"))
+    monkeypatch.setattr(module, attribute, broken, raising=attribute != "max")
     assert fuzz(name, SIZE)[0]["differing"] > 0
