@@ -73,10 +73,11 @@ def chat_template(family: Family) -> str:
         prompts += [family.sample(generator, level).prompt for _ in range(50)]
     digits = max((len(token) for token in family.TOKENS if token.isdigit()), default=1)
     ends = {prompt[-1] for prompt in prompts}
+    end = ends.pop() if len(ends) == 1 else ""
     facts = {
         "example": sorted(prompts, key=len)[len(prompts) // 4],
-        "symbols": "".join(sorted(set("".join(prompts)))),
-        "end": ends.pop() if len(ends) == 1 else "", "digits": digits,
+        "symbols": "".join(sorted({c for prompt in prompts for c in prompt.removesuffix(end)})),
+        "end": end, "digits": digits,
         "nested": all(prompt.startswith("(") for prompt in prompts),
         "think": family.OPENER["cot"], "direct": family.OPENER["direct"]}
     known = "".join(f"{{%- set {name} = {json.dumps(fact)} %}}" for name, fact in facts.items())

@@ -212,7 +212,7 @@ def test_without_a_compiler_assignment_7_says_so_in_one_line(graded, monkeypatch
 def test_a_kernel_may_say_nothing_but_a_kernel(line, told):
     broken = grader(KERNEL)["broken"]
     assert broken(solution_path(KERNEL).read_bytes()) == []
-    assert broken(b"// a comment: system\n" + line.encode()) == [f"line 2: {told}"]
+    assert f"line 2: {told}" in broken(b"// a comment: system\n" + line.encode())
 
 
 @pytest.mark.parametrize(("body", "told"), [

@@ -41,6 +41,8 @@ def test_noise_stays_with_its_prefix_and_has_its_deviation(critic):
     found = noisy(rows)
     assert noisy(rows[::-1]) == pytest.approx(found[::-1], rel=1e-4)  # fp32 in other batches
     assert judge_of("critic", *critic, chain, noise=2.0, seed=4)(rows) != found
+    plain, found = (judge_of("random", *critic, chain, noise=noise, seed=3)(rows)
+                    for noise in (0.0, 2.0))
     odds = [np.log(np.clip(p, 1e-4, 1 - 1e-4) / (1 - np.clip(p, 1e-4, 1 - 1e-4)))
             for p in (np.array(plain), np.array(found))]
     inside = (np.array(plain) > 1e-4) & (np.array(found) > 1e-4) & (np.array(found) < 1 - 1e-4)

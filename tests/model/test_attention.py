@@ -111,7 +111,8 @@ def test_a_shared_prompt_equals_a_prompt_in_every_cache(given, impl):
     assert gap(shared[1][1, :, 3], apart[1][1, :, 12]) < BOUND            # the appended key
 
 
-def test_auto_on_a_cpu_is_sdpa_where_heads_share_keys(given):
+def test_auto_on_a_cpu_is_sdpa_where_heads_share_keys(given, monkeypatch):
+    monkeypatch.setenv("MINIREASON_LAYERS", "torch")
     auto, sdpa = (self_attention(*given, impl=impl, **LAYOUT) for impl in ("auto", "sdpa"))
     assert auto.equal(sdpa)
 

@@ -14,7 +14,8 @@ from minireason.stages import guided_search, testtime
 
 
 def test_every_method_of_the_test_time_stages_is_drawn():
-    measured = {*testtime.METHODS, *testtime.OUTCOME, *compare.SAMPLED, *guided_search.METHODS}
+    measured = {*testtime.METHODS, *testtime.OUTCOME, *testtime.SELF_CHECK,
+                *compare.SAMPLED, *guided_search.METHODS}
     assert set(style.METHODS) == measured
     assert set(style.SHOWN) == {*measured, "greedy", "chance"}
     assert set(style.SEARCHES) == set(guided_search.METHODS)

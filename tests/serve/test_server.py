@@ -144,7 +144,7 @@ def test_one_sample_is_streamed_token_by_token(port):
     found = ask(port, "(2+3)*2")
     counts = [data["tokens"] for kind, data in found if kind == "token"]
     assert found[0] == ("problem", {"prompt": "((2+3)*2)=", "most": 64})
-    assert len(counts) > 3 and max(b - a for a, b in pairwise(counts[:-1])) == 1
+    assert len(counts) > 2 and max(b - a for a, b in pairwise(counts[:-1])) == 1
 
 
 def test_a_tree_is_searched_within_its_budget_and_is_a_picture_and_a_list(port):

@@ -184,7 +184,8 @@ def test_where_a_thought_tells_the_answer_the_head_learns_to_listen(config, monk
     rows = read_lines(Path(cfg.out) / "rows.jsonl")
     weights = {row["token"]: row["accuracy"] for row in results.select(rows, method="weight")}
     assert set(weights) == {"=", "operand", "bracket", "operator", "answer"}
-    assert weights["="] > 0.8 > 2 * max(weights["operand"], weights["bracket"])
+    # a thought that tells nothing is as good as none, so elsewhere nothing presses a weight down
+    assert weights["="] > 0.8 and max(weights["operand"], weights["bracket"]) < 0.55
     answers = {row["tokens"]: row["accuracy"] for row in results.select(rows, method="quiet")}
     assert answers[6] > answers[0] + 0.3
     gains = {row["decile"]: row["gain"] for row in results.select(rows, method="gain")}

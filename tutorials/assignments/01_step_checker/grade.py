@@ -51,14 +51,14 @@ def all_operands(solution, seed):
         expect(came, chain.compute(*call), f"compute {left}{operator}{right}", {mistake: whole})
 
 
+FOREIGN = "digits of other alphabets count: \\d and isdigit take them, [0-9] does not"
 PARSE_MISTAKES = (
     ("what stands after <eos> is not read", lambda t: t[:t.find("<eos>") + 5]),
     ("what stands before the completion is not read", lambda t: t[max(0, t.find("<")):]),
     ("blanks are taken away", lambda t: "".join(t.split())),
     ("a missing <eos> is forgiven", lambda t: t + "<eos>"),
     ("leading zeros are forgiven", lambda t: re.sub(r"(?<!\d)0+(?=\d)", "", t)),
-    ("digits of other alphabets count: \\d and isdigit take them, [0-9] does not",
-     lambda t: "".join(str(int(c)) if c.isdigit() else c for c in t)),
+    (FOREIGN, lambda t: "".join(str(int(c)) if c.isdigit() else c for c in t)),
     ("empty steps are dropped", lambda t: re.sub(";+(?=;|</think>)|(?<=<think>);", "", t)),
     ("a thought without steps is taken for none", lambda t: t.replace("<think></think>",
                                                                       "</think>")))
@@ -69,6 +69,8 @@ def parses(solution, texts):
         # a mistake whose reading the grammar would accept explains an accepted text
         likely = {why: chain.parse(change(text)) for why, change in PARSE_MISTAKES
                   if chain.parse(change(text)) is not None}
+        if not str(came).isascii():           # read, and handed on as it was written
+            likely[FOREIGN] = came
         expect(came, chain.parse(text), f"parse {text!r}", likely)
 
 
