@@ -58,6 +58,7 @@ def test_a_stage_is_interrupted_and_resumed_without_posix_or_a_compiler(tmp_path
     assert "nothing is compiled on this system" in done.stdout and "resuming from" in done.stderr
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MINIREASON_DECODE", "torch")
+        patch.setenv("MINIREASON_LAYERS", "torch")
         run, config = tiny_stages(tmp_path)["pretrain"]
         run(dataclasses.replace(config, steps=6, save_every=2))
     assert checkpoint.weights_hash(tmp_path / "windows" / "pretrain") == checkpoint.weights_hash(
@@ -70,6 +71,7 @@ def test_stages_train_and_sample_on_a_device_without_float64(tmp_path, monkeypat
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
     monkeypatch.setenv("MINIREASON_ATTENTION", "sdpa")          # what such a device takes
     monkeypatch.setenv("MINIREASON_DECODE", "torch")
+    monkeypatch.setenv("MINIREASON_LAYERS", "torch")
     texts, weights = {}, {}
     for device in ("cpu", "mps"):
         with Elsewhere():

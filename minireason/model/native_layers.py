@@ -133,7 +133,7 @@ class NativeAttention(torch.autograd.Function):
         ctx.save_for_backward(*tensors)
         ctx.layout = n_heads, n_kv_heads, eps
         out = qkv.new_empty(len(qkv), n_heads * q_gain.numel())
-        attend(*tensors, *ctx.layout, out=out)
+        attend(*tensors, *ctx.layout, out=out)  # pyright: ignore
         return out
 
     @staticmethod

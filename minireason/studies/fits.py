@@ -88,7 +88,7 @@ def over_runs(law: Law, x, y, run, level=None) -> Fit:
         rest["beyond"] = error(level < levels[-2], level == levels[-1])
     r2 = r_squared(law.scale(y), law.scale(law.predict(x, *best)))
     named = (dict(zip(law.names, part.tolist(), strict=True)) for part in (best, low, high))
-    return Fit(*named, r2, len(y), **rest)
+    return Fit(*named, r2, len(y), **rest)  # pyright: ignore
 
 
 def mean_over_runs(values) -> dict[str, float]:
@@ -118,7 +118,7 @@ def fit_points(solve: Callable, law: Callable, x, y, names: tuple[str, ...], fre
     chosen = np.random.default_rng(0).integers(0, len(x), (DRAWS, len(x)))
     low, high = np.quantile(solve(fitted + residuals[chosen]), (0.025, 0.975), axis=0)
     named = (dict(zip(names, part.tolist(), strict=True)) for part in (best, low, high))
-    return Fit(*named, r_squared(y, fitted), len(x))
+    return Fit(*named, r_squared(y, fitted), len(x))  # pyright: ignore
 
 
 def power(n, E, A, a, N0):

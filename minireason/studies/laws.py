@@ -85,7 +85,7 @@ def squares(law: Callable, starts: list, lower, upper, logs: bool = False) -> Ca
             return scale(law(x, *theta)) - scale(y)
 
         for start in starts:
-            first = np.clip(start(x, y) if callable(start) else start, lower, upper)
+            first = np.clip(start(x, y) if callable(start) else start, lower, upper)  # pyright: ignore
             found.append(optimize.least_squares(errors, first, bounds=(lower, upper),
                                                 x_scale="jac"))
         return min(found, key=lambda fit: fit.cost).x

@@ -124,7 +124,7 @@ def waves(cfg: Config, plan: Plan, out: Path) -> Iterator[list[Task]]:
                     policy=at(f"{folder}-s{seed}"))
                for seed in cfg.seeds for name, folder in policies.items()]
     yield [task(f"exchange-{shape}-s{seed}", "testtime", "exchange", seed, temperatures=1.0,
-                policy=at(f"exact-{shape}-s{seed}"), **({"n": 1} if shape == exact[-1] else {}))
+                policy=at(f"exact-{shape}-s{seed}"), **({"n": 1} if shape == exact[-1] else {}))  # pyright: ignore
            for seed in cfg.seeds for shape in exact]     # the largest answers greedily
     if "search" in laws:
         yield [task(f"critic-s{seed}", "critic", seed=seed, init=at(f"star-s{seed}"))

@@ -114,7 +114,7 @@ def rl(rows: list[dict], laws: dict[str, Fit]) -> Figure:
         x, spreads = along(runs, "steps", "flops")
         style.whiskers(axes, x, spreads, BLUE, "o", "runs, mean and range of seeds", "none")
         before = np.mean(column(select(own, steps=0), "accuracy"))
-        axes.axhline(100 * before, color=GREY, linestyle=":", label="before RL")
+        axes.axhline(100 * before, color=GREY, linestyle=":", label="before RL")  # pyright: ignore
         for name, law in COMPARED.items():
             draw_fit(axes, laws.get(f"RL, {method}: {name}"), law, x, name, LINES[name])
         axes.set_xscale("log")
@@ -136,7 +136,7 @@ def testtime(policy: str, name: str, rows: list[dict], laws: dict[str, Fit]) -> 
         if method in ("majority", "coverage") and len(n) > 1:
             gains = np.diff(np.array(spreads)[:, 0]) / np.diff(np.log10(n))
             slopes.plot(np.sqrt(n[1:] * n[:-1]), gains, color=colour, marker=marker, label=label)
-    curves.axhline(100 * np.mean(column(select(rows, method="greedy"), "accuracy")), color=BLACK,
+    curves.axhline(100 * np.mean(column(select(rows, method="greedy"), "accuracy")), color=BLACK,  # pyright: ignore
                    linestyle="--", linewidth=1, label="greedy")
     style.percent_axis(curves, f"accuracy on {name} (%)")
     curves.legend(fontsize=7)

@@ -129,7 +129,7 @@ def exchange_rows(out: Path, plan: Plan, seeds: tuple[int, ...]) -> list[dict]:
             continue
         for seed in seeds:
             folders = [out / f"exchange-{shape}-s{seed}" for shape in (small, large)]
-            rows += [{**pair, "seed": seed, **row} for row in traded(*folders, pair["times"])]
+            rows += [{**pair, "seed": seed, **row} for row in traded(*folders, pair["times"])]  # pyright: ignore
     return rows
 
 

@@ -159,7 +159,7 @@ def train_step(model: nn.Module, optimizer: torch.optim.Optimizer, batches: Sequ
             parameter.grad = torch.zeros_like(parameter)
         grads.append(parameter.grad)
     parallel.all_sum([*grads, total.view(1)])
-    grad_norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0, foreach=True)
+    grad_norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
     loss_value, norm_value = total.item(), grad_norm.item()
     if not (math.isfinite(loss_value) and math.isfinite(norm_value)):
         raise UserError(f"loss is {loss_value} and grad_norm {norm_value}: the weights are left "
