@@ -65,31 +65,6 @@ def test_a_stage_is_interrupted_and_resumed_without_posix_or_a_compiler(tmp_path
         tmp_path / "pretrain")
 
 
-def test_stages_train_and_sample_on_a_device_without_float64(tmp_path, monkeypatch):
-    """The very samples of the CPU, and nearly its weights, from a device that mixes with no other:
-    pretraining, and STaR, which samples, from it."""
-    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
-    monkeypatch.setenv("MINIREASON_ATTENTION", "sdpa")          # what such a device takes
-    monkeypatch.setenv("MINIREASON_DECODE", "torch")
-    monkeypatch.setenv("MINIREASON_LAYERS", "torch")
-    texts, weights = {}, {}
-    for device in ("cpu", "mps"):
-        with Elsewhere():
-            stages = tiny_stages(tmp_path / device)
-            for name in ("pretrain", "star"):
-                run, config = stages[name]
-                config = dataclasses.replace(config, device=device, steps=2)
-                if name == "star":
-                    config = dataclasses.replace(
-                        config, init=str(tmp_path / device / "pretrain"), rounds=1, problems=12)
-                run(config)
-        texts[device] = (tmp_path / device / "star" / "samples.txt").read_text()
-        weights[device] = checkpoint.load(tmp_path / device / "star")[0].state_dict()
-    assert texts["cpu"] == texts["mps"]
-    for name, weight in weights["cpu"].items():
-        assert torch.allclose(weight, weights["mps"][name], atol=1e-5), name
-
-
 def test_the_simulated_device_refuses_what_an_apple_gpu_refuses():
     with Elsewhere():
         there = torch.ones(3, device="mps")
