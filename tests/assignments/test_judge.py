@@ -181,9 +181,11 @@ def test_what_left_the_group_is_ended_too(tmp_path):
     import os
     import subprocess
     mark = f"MINIREASON_GRADING={tmp_path}"
-    process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"],
-                               start_new_session=True,
+    program = "import time; print('up', flush=True); time.sleep(600)"
+    process = subprocess.Popen([sys.executable, "-c", program], start_new_session=True,
+                               stdout=subprocess.PIPE, text=True,
                                env={**os.environ, "MINIREASON_GRADING": str(tmp_path)})
+    assert process.stdout.readline() == "up\n"
     judge.end_marked(mark)
     assert process.wait(60) == -9
 

@@ -6,9 +6,10 @@ import os
 import pytest
 import torch
 
-from minireason import cli, doctor
+from minireason import cli
 from minireason.core import locks
 from minireason.sampling import native
+from minireason.studies import doctor
 
 
 @pytest.fixture(autouse=True)
