@@ -18,7 +18,6 @@ from matplotlib.figure import Figure
 
 from minireason.core.config import stream_seed
 from minireason.core.errors import UserError
-from minireason.core.files import make_folder, read_json
 from minireason.measure.estimates import T_QUANTILES, two_way_interval
 from minireason.measure.evaluate import frozen_sets, verdicts_of
 from minireason.model.tokenizer import Tokenizer
@@ -52,18 +51,8 @@ class Config(shared.Study):
 
 def run(cfg: Config) -> dict:
     """Train and measure what is missing; writes obedience.json, .md and .png into `out`."""
-    out = Path(cfg.out or cfg.source or "runs/obedience")
-    if cfg.source:
-        result = read_json(Path(cfg.source) / "obedience.json")
-    else:
-        shared.check_seeds(cfg.runs)
-        rows = list(chain(*(rows_of_run(cfg, Path(folder)) for folder in cfg.runs)))
-        result = {**shared.made_with("obedience", cfg), "rows": rows}
-    make_folder(out)
-    shared.write_json(out / "obedience.json", result)
-    shared.write_table(out / "obedience.md", result, text_of(result["rows"]))
-    style.save(out / "obedience.png", figure_of, result["rows"])
-    return result
+    return shared.study_runs(cfg, "obedience", cfg.runs, partial(rows_of_run, cfg), text_of,
+                             figure_of)
 
 
 def rows_of_run(cfg: Config, folder: Path) -> list[dict]:

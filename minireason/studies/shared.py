@@ -29,6 +29,7 @@ from minireason.core.files import make_folder, read_json, write_atomic
 from minireason.model import checkpoint
 from minireason.model.tokenizer import Tokenizer
 from minireason.model.transformer import ModelConfig, Transformer
+from minireason.report import style
 from minireason.stages import STAGES, pretrain, rl
 
 
@@ -164,3 +165,20 @@ def write_table(path: Path, result: dict, text: str) -> None:
         text += " on: " + ", ".join(f"{name} {value}" for name, value in result["machine"].items())
     write_atomic(path, f"{text}.\n")
     print(f"{text}.")
+
+
+def study_runs(cfg: Study, name: str, runs: tuple[str, ...], rows_of_run: Callable[[Path], list],
+               text_of: Callable[[list[dict]], str], figure_of: Callable) -> dict:
+    """Measure what finished runs lack, or redraw `--from`; writes <name>.json, .md and .png."""
+    out = Path(cfg.out or cfg.source or f"runs/{name}")
+    if cfg.source:
+        result = read_json(Path(cfg.source) / f"{name}.json")
+    else:
+        check_seeds(runs)
+        rows = [row for folder in runs for row in rows_of_run(Path(folder))]
+        result = {**made_with(name, cfg), "rows": rows}
+    make_folder(out)
+    write_json(out / f"{name}.json", result)
+    write_table(out / f"{name}.md", result, text_of(result["rows"]))
+    style.save(out / f"{name}.png", figure_of, result["rows"])
+    return result

@@ -10,7 +10,6 @@ longer than anything in the corpus.
 from collections import defaultdict
 from dataclasses import dataclass
 from functools import partial
-from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +17,6 @@ from matplotlib.figure import Figure
 
 from minireason.core.config import rng, stream_seed
 from minireason.core.errors import UserError
-from minireason.core.files import make_folder, read_json
 from minireason.measure.estimates import Pool, answer_ids, two_way_interval
 from minireason.measure.evaluate import answer_keys, frozen_sets, verdicts_of
 from minireason.model.tokenizer import Tokenizer
@@ -53,18 +51,8 @@ class Config(shared.Study):
 
 def run(cfg: Config) -> dict:
     """Train and measure what is missing; writes splitting.json, .md and .png into `out`."""
-    out = Path(cfg.out or cfg.source or "runs/splitting")
-    if cfg.source:
-        result = read_json(Path(cfg.source) / "splitting.json")
-    else:
-        shared.check_seeds(cfg.runs)
-        rows = list(chain(*(rows_of_run(cfg, Path(folder)) for folder in cfg.runs)))
-        result = {**shared.made_with("splitting", cfg), "rows": rows}
-    make_folder(out)
-    shared.write_json(out / "splitting.json", result)
-    shared.write_table(out / "splitting.md", result, text_of(result["rows"]))
-    style.save(out / "splitting.png", figure_of, result["rows"])
-    return result
+    return shared.study_runs(cfg, "splitting", cfg.runs, partial(rows_of_run, cfg), text_of,
+                             figure_of)
 
 
 def rows_of_run(cfg: Config, folder: Path) -> list[dict]:
