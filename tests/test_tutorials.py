@@ -15,12 +15,15 @@ from compilers import need_host_compiler
 from jupyter_client.manager import KernelManager
 
 from minireason.core.files import write_manifest
+from minireason.critics.value_head import Critic
 from minireason.model import checkpoint
+from minireason.model.transformer import Transformer
 from minireason.stages import rl
 
 TUTORIALS = Path(__file__).resolve().parents[1] / "tutorials"
 sys.path.append(str(TUTORIALS))
 import notebooks  # noqa: E402
+import tutorial_tools  # noqa: E402
 
 KEY_LINES = {   # tutorial: what it must print
     "01_problem_and_verifier": ("tricks that win: naive grader 8 of 10, verifier 0 of 10",
@@ -147,6 +150,20 @@ def test_without_a_run_a_tutorial_says_what_to_do(name, tmp_path, monkeypatch):
     message = str(stop.value.code)
     assert "run `minireason run` first" in message and "nowhere" in message
     assert "\n" not in message
+
+
+def test_the_shipped_run_is_whole(tmp_path, monkeypatch):
+    """Every stage's weights and numbers are those of its manifest, which loading checks."""
+    monkeypatch.delenv("MINIREASON_RUN", raising=False)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(tutorial_tools, "RUNS", tutorial_tools.RUNS[::2])     # not the user's own
+    run = tutorial_tools.finished("pretrain", "sft", "star", "critic", "rl", "rl_critic")
+    assert run == TUTORIALS.parent / "data" / "quickstart"
+    for weights in run.rglob("model.safetensors"):
+        critic = "critic" in weights.parent.name or weights.parent.name == "outcome"
+        model, _ = checkpoint.load(weights.parent, kind=Critic if critic else Transformer)
+        assert sum(p.numel() for p in model.parameters()) >= 456_544
+    assert sum(path.stat().st_size for path in run.rglob("*") if path.is_file()) < 12e6
 
 
 @pytest.mark.parametrize("name", KEY_LINES)

@@ -25,10 +25,9 @@ from minireason.training.batches import encode_lines, micro_batches
 from minireason.training.losses import nll
 from minireason.training.optim import make_optimizer, schedule, train_step
 
-RUN = os.environ.get("MINIREASON_RUN", "runs/quickstart")
 SMALL = os.environ.get("MINIREASON_TUTORIAL_SMALL") == "1"
 N, STEPS = (4, 3) if SMALL else (150, 30)
-RUN = finished(RUN, "pretrain", "sft")
+RUN = finished("pretrain", "sft")
 GREEDY = Sampling(temperature=0)
 
 # %% [markdown]

@@ -26,10 +26,9 @@ from minireason.sampling.sampler import Sampling
 from minireason.stages.star import Config as STaRConfig
 from minireason.stages.star import keep_right
 
-RUN = os.environ.get("MINIREASON_RUN", "runs/quickstart")
 SMALL = os.environ.get("MINIREASON_TUTORIAL_SMALL") == "1"
 PROBLEMS, LEVELS = (12, (1, 2)) if SMALL else (500, (4, 5, 6, 7, 8))
-RUN = finished(RUN, "pretrain", "sft", "star")
+RUN = finished("pretrain", "sft", "star")
 policy, tokenizer = checkpoint.load(RUN / "sft")
 
 # %% [markdown]

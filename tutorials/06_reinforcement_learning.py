@@ -43,10 +43,9 @@ from minireason.training.rollouts import (
     step_spans,
 )
 
-RUN = os.environ.get("MINIREASON_RUN", "runs/quickstart")
 SMALL = os.environ.get("MINIREASON_TUTORIAL_SMALL") == "1"
 STEPS, N, LEVEL = (2, 6, 2) if SMALL else (16, 300, 8)
-RUN = finished(RUN, "star", "rl")
+RUN = finished("star", "rl")
 policy, tokenizer = checkpoint.load(RUN / "star")
 
 # %% [markdown]

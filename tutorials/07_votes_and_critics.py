@@ -48,10 +48,9 @@ from minireason.sampling.complete import complete
 from minireason.sampling.sampler import Sampling
 from minireason.training.optim import make_optimizer, schedule, train_step
 
-RUN = os.environ.get("MINIREASON_RUN", "runs/quickstart")
 SMALL = os.environ.get("MINIREASON_TUTORIAL_SMALL") == "1"
 PROBLEMS, SAMPLES, LEVEL = (6, 4, 2) if SMALL else (120, 32, 6)
-RUN = finished(RUN, "star", "critic")
+RUN = finished("star", "critic")
 policy, tokenizer = checkpoint.load(RUN / "star")
 critic, _ = checkpoint.load(RUN / "critic", kind=Critic)
 

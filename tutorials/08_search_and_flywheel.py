@@ -28,10 +28,9 @@ from minireason.search.steps import COMPLETE, Request, Stepper, expand, plant, t
 from minireason.search.tree import TreeConfig, tree_search
 from minireason.stages.flywheel import passes, searched, truth
 
-RUN = os.environ.get("MINIREASON_RUN", "runs/quickstart")
 SMALL = os.environ.get("MINIREASON_TUTORIAL_SMALL") == "1"
 PROBLEMS, LEVEL, NS, TRAIN = (4, 2, (2, 4), 8) if SMALL else (100, 7, (4, 16), 200)
-RUN = finished(RUN, "star", "critic")
+RUN = finished("star", "critic")
 policy, tokenizer = checkpoint.load(RUN / "star")
 critic, _ = checkpoint.load(RUN / "critic", kind=Critic)
 (problems,) = frozen_sets("chain", "test", PROBLEMS, (LEVEL,)).values()

@@ -43,7 +43,7 @@ from minireason.training.thoughts import (
 SMALL = os.environ.get("MINIREASON_TUTORIAL_SMALL") == "1"
 N, STEPS, EVAL_N = (6, 2, 4) if SMALL else (100, 70, 120)
 LEVELS, M, LENGTH = (2, 3), 4, 18       # operations; thoughts after a token; tokens each at most
-RUN = finished(os.environ.get("MINIREASON_RUN", "runs/quickstart"), "pretrain")
+RUN = finished("pretrain")
 policy, tokenizer = checkpoint.load(RUN / "pretrain")
 model = QuietModel.from_policy(policy, stream_seed(0, "mixing"))
 

@@ -33,7 +33,7 @@ from minireason.training.rollouts import Rewards
 SMALL = os.environ.get("MINIREASON_TUTORIAL_SMALL") == "1"
 N, OWN, WARM, STEPS, PROMPTS = (6, 20, 2, 2, 4) if SMALL else (150, 1000, 60, 40, 48)
 LEVELS = (1, 2, 3, 4)                                    # operations
-RUN = finished(os.environ.get("MINIREASON_RUN", "runs/quickstart"), "rl", "rl_critic")
+RUN = finished("rl", "rl_critic")
 policy, tokenizer = checkpoint.load(RUN / "rl")
 critic, _ = checkpoint.load(RUN / "rl_critic", kind=Critic)
 sets = frozen_sets("chain", "validation", N, LEVELS)

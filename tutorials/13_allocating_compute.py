@@ -32,7 +32,7 @@ from minireason.search.allocate import (
 
 SMALL = os.environ.get("MINIREASON_TUTORIAL_SMALL") == "1"
 PER_LEVEL, SAMPLES, LEVELS = (4, 4, (1, 2)) if SMALL else (50, 16, (2, 3, 4, 5, 6, 7, 8))
-RUN = finished(os.environ.get("MINIREASON_RUN", "runs/quickstart"), "star", "critic")
+RUN = finished("star", "critic")
 policy, tokenizer = checkpoint.load(RUN / "star")
 critic, _ = checkpoint.load(RUN / "critic", kind=Critic)
 

@@ -29,7 +29,7 @@ from minireason.training.optim import make_optimizer, schedule, supervised_step
 
 SMALL = os.environ.get("MINIREASON_TUTORIAL_SMALL") == "1"
 POOL, STEPS, N, LEVELS = (30, 3, 6, (1, 2)) if SMALL else (600, 100, 150, (6, 7, 8))
-RUN = finished(os.environ.get("MINIREASON_RUN", "runs/quickstart"), "star", "critic")
+RUN = finished("star", "critic")
 policy, tokenizer = checkpoint.load(RUN / "star")
 critic, _ = checkpoint.load(RUN / "critic", kind=Critic)
 

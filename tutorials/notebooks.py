@@ -36,8 +36,7 @@ if importlib.util.find_spec("tutorial_tools") is None:
         !git clone -q "$REPO" minireason
         %pip install -q "./minireason[dev]"
         above = [Path("minireason").resolve()]
-    sys.path.insert(0, str(above[0] / "tutorials"))
-    os.environ.setdefault("MINIREASON_RUN", str(above[0] / "runs" / "quickstart"))'''
+    sys.path.insert(0, str(above[0] / "tutorials"))'''
 
 
 def scripts(names: list[str]) -> list[Path]:
@@ -144,7 +143,7 @@ def main() -> None:
     args = parser.parse_args()
     os.environ["PYTHONPATH"] = os.pathsep.join(
         [str(HERE), *filter(None, [os.environ.get("PYTHONPATH")])])
-    os.environ.setdefault("MINIREASON_RUN", str(HERE.parent / "runs" / "quickstart"))
+    os.environ.setdefault("MINIREASON_RUN", str(HERE.parent / "data" / "quickstart"))
     NOTEBOOKS.mkdir(exist_ok=True)
     for script in scripts(args.names):
         path, notebook = NOTEBOOKS / f"{script.stem}.ipynb", notebook_of(script, args.repository)

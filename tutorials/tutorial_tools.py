@@ -1,5 +1,6 @@
 """What the tutorials share: the finished run that they read, numbers with intervals, figures."""
 
+import os
 from pathlib import Path
 
 import matplotlib
@@ -10,11 +11,17 @@ from minireason.measure.estimates import paired_bootstrap, wilson
 from minireason.report.style import STYLE, WIDTH
 
 matplotlib.rcParams.update(STYLE)
+ROOT = Path(__file__).resolve().parents[1]
+RUNS = Path("runs/quickstart"), ROOT / "runs" / "quickstart", ROOT / "data" / "quickstart"
 
 
-def finished(run: str, *stages: str) -> Path:
-    """The run folder, if these stages are finished in it; else the script ends with one line."""
-    folder = Path(run)
+def finished(*stages: str) -> Path:
+    """A run folder in which these stages are finished; else the script ends with one line.
+
+    MINIREASON_RUN, or runs/quickstart here or in the repository, or else the run that it ships.
+    """
+    named = os.environ.get("MINIREASON_RUN")
+    folder = Path(named) if named else next(path for path in RUNS if path.is_dir())
     lacking = [stage for stage in stages if not (folder / stage / "result.json").is_file()]
     if lacking:
         raise SystemExit(f"{folder}: holds no finished stage {', '.join(lacking)}; run "
