@@ -18,6 +18,7 @@ from minireason.stages import rl
 from minireason.stages.rl import Config as RLConfig
 from minireason.stages.rl import batches_of_updates, groups_of_step, rl_loss
 from minireason.training import losses
+from minireason.training.batches import pack
 from minireason.training.losses import (
     clipped,
     group_advantages,
@@ -25,7 +26,6 @@ from minireason.training.losses import (
     policy_gradient_loss,
     token_weights,
 )
-from minireason.training.batches import pack
 from minireason.training.optim import make_optimizer, train_step
 from minireason.training.rollouts import (
     Rewards,
@@ -268,7 +268,7 @@ def test_a_prompt_read_once_changes_neither_logprobs_nor_gradient(policy, layers
     groups = sample_groups(model, tokenizer, problems, Sampling(n=3, max_new=12, seed=5))
     for i, rollout in enumerate(flat(groups)):
         rollout.advantages = [0.5 - i + t for t in range(rollout.length)]
-    groups.append([replace(groups[1][0], tokens=groups[1][0].tokens[:-1] + [7])])   # of a prompt
+    groups.append([replace(groups[1][0], tokens=[*groups[1][0].tokens[:-1], 7])])
     batches = rollout_batches(flat(groups), [0.1] * 7, 1.0, budget, tokenizer.pad)
     assert (len(batches) == 1) == (budget == 10_000)
     assert sum(b.inputs.numel() for b in batches) == (           # prompts are read once
