@@ -180,7 +180,9 @@ def rollout_batches(rollouts: Group, weights: list[float], temperature: float, t
     for rollout, weight in zip(rollouts, weights, strict=True):
         if reference or not rollout.silent:
             of_prompt.setdefault((*rollout.tokens[:rollout.first],), []).append((rollout, weight))
-    mine = parallel.share(list(of_prompt.values()))
+    shared = [pairs[part] for prompt, pairs in of_prompt.items() for part in within_budget(
+        [r.length for r, _ in pairs], token_budget - len(prompt), packed=True)]
+    mine = parallel.share(shared)
     lengths = [pairs[0][0].first + sum(r.length for r, _ in pairs) for pairs in mine]
     rows = [pack_groups([[(r.tokens, r.first) for r, _ in pairs] for pairs in mine[part]], pad)
             for part in within_budget(lengths, token_budget, packed=True)]

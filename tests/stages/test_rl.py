@@ -257,8 +257,8 @@ def gradient(cfg, model, batches) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("layers", ["native", "torch"])
-@pytest.mark.parametrize("budget", [60, 10_000])
-def test_a_prompt_read_once_changes_neither_logprobs_nor_gradient(policy, layers, budget,
+@pytest.mark.parametrize(("budget", "n_batches"), [(25, 5), (60, 2), (10_000, 1)])
+def test_a_prompt_read_once_changes_neither_logprobs_nor_gradient(policy, layers, budget, n_batches,
                                                                   monkeypatch):
     """Against the same rollouts as rows of their own, prompt and all."""
     monkeypatch.setenv("MINIREASON_LAYERS", layers if choose_layers("auto")[0] == "native"
@@ -270,9 +270,10 @@ def test_a_prompt_read_once_changes_neither_logprobs_nor_gradient(policy, layers
         rollout.advantages = [0.5 - i + t for t in range(rollout.length)]
     groups.append([replace(groups[1][0], tokens=[*groups[1][0].tokens[:-1], 7])])
     batches = rollout_batches(flat(groups), [0.1] * 7, 1.0, budget, tokenizer.pad)
-    assert (len(batches) == 1) == (budget == 10_000)
-    assert sum(b.inputs.numel() for b in batches) == (           # prompts are read once
-        sum(r.length for r in flat(groups)) + sum(group[0].first - 1 for group in groups[:2]))
+    assert len(batches) == n_batches and all(b.inputs.numel() <= budget for b in batches)
+    if budget > 25:                                                # prompts are read once
+        assert sum(b.inputs.numel() for b in batches) == (
+            sum(r.length for r in flat(groups)) + sum(group[0].first - 1 for group in groups[:2]))
 
     found = []
     for parts in (batches, [pack([(r.tokens, r.first)], 0) for r in flat([
