@@ -64,28 +64,50 @@ def padding(cu_seqlens: Tensor, n_tokens: int, max_len: int) -> tuple[Tensor, Te
     return row, index - cu_seqlens[row], place.clamp_max(n_tokens - 1)
 
 
+def repeat_prompts(cu_seqlens: Tensor, groups: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Rows that share prompts, laid flat: (token of every place, whether it is the row's own, the
+    rows' starts). A group's first row is its prompt, which comes to stand before each other one."""
+    lengths, first = cu_seqlens.diff(), groups[:-1].repeat_interleave(groups.diff())      # (S,)
+    prompt = lengths[first]                               # tokens of it before each row
+    prompt[groups[:-1]] = 0
+    row = torch.arange(len(lengths), device=first.device).repeat_interleave(prompt + lengths)
+    starts = F.pad((prompt + lengths).cumsum(0, dtype=torch.int32), (1, 0))
+    place = torch.arange(len(row), device=first.device) - starts[row]
+    own = place >= prompt[row]
+    start = torch.where(own, cu_seqlens[row] - prompt[row], cu_seqlens[first[row]])
+    return start + place, own, starts
+
+
 def self_attention(qkv: Tensor, q_gain: Tensor, k_gain: Tensor, cos: Tensor, sin: Tensor, *,
                    n_heads: int, n_kv_heads: int, eps: float, cu_seqlens: Tensor | None = None,
-                   max_len: int = 0, cache: Tensor | None = None,
+                   max_len: int = 0, cache: Tensor | None = None, groups: Tensor | None = None,
                    impl: str = "auto") -> Tensor:
     """QK-norm, RoPE and causal attention of whole rows: (..., (H + 2 Hkv) * D) -> (..., H * D).
 
     qkv is (B, T, ...), padded on the right: causality alone keeps padding out of every counted
     token. Or it is packed, (N, ...): rows end to end, with cu_seqlens (B + 1,) int32 their starts
     and max_len the longest. gains (D,); cos and sin (max_len, D / 2). cache (2, B, Hkv, S, D), not
-    for packed rows: where to store k, after norm and rotation, and v.
+    for packed rows: where to store k, after norm and rotation, and v. groups (G + 1,) int32, for
+    packed rows: where each group of rows begins, whose first row is a prompt that all others of it
+    continue; max_len counts both.
     """
     longest = qkv.shape[1] if cu_seqlens is None else max_len
     head_dim, packed = q_gain.numel(), None
-    impl, _ = choose_impl(impl, qkv.device, qkv.dtype, head_dim, longest)
+    asked, (impl, _) = impl, choose_impl(impl, qkv.device, qkv.dtype, head_dim, longest)
     by_native = impl == "by hand" and cache is None and native(qkv)
+    if groups is not None and not by_native:
+        token, own, starts = repeat_prompts(cu_seqlens, groups)
+        return self_attention(qkv[token], q_gain, k_gain, cos, sin, n_heads=n_heads,
+                              n_kv_heads=n_kv_heads, eps=eps, cu_seqlens=starts, max_len=max_len,
+                              impl=asked)[own]
     if cu_seqlens is not None and impl not in KERNELS and not by_native:  # which need no padding
         packed = padding(cu_seqlens, len(qkv), longest)
     if by_native:
         starts = cu_seqlens
         if starts is None:                                                # B rows of T tokens
             starts = torch.arange(len(qkv) + 1, dtype=torch.int32) * longest
-        groups = torch.arange(len(starts), dtype=torch.int32)
+        if groups is None:
+            groups = torch.arange(len(starts), dtype=torch.int32)
         out = NativeAttention.apply(qkv.flatten(0, -2), q_gain, k_gain, cos, sin, starts, groups,
                                     n_heads, n_kv_heads, eps).view(*qkv.shape[:-1], -1)
     elif impl in KERNELS:

@@ -170,11 +170,13 @@ class Transformer(nn.Module):
                 "n_kv_heads": c.n_kv_heads, "eps": c.norm_eps, "impl": self.attention_impl}
 
     def hidden(self, tokens: Tensor, cu_seqlens: Tensor | None = None,
-               max_len: int = 0, cache: "KVCache | None" = None) -> Tensor:
+               max_len: int = 0, cache: "KVCache | None" = None,
+               groups: Tensor | None = None) -> Tensor:
         """Final hidden states of whole rows; (B, T) or packed (N,) -> (..., d_model).
 
         Rows are padded on the right. With `cache` (rectangular only) their keys and values are
-        stored from position 0 on; the caller sets cache.lens to the true lengths.
+        stored from position 0 on; the caller sets cache.lens to the true lengths. groups: of packed
+        rows that share prompts, as for self_attention.
         """
         longest = tokens.shape[1] if cu_seqlens is None else max_len
         if longest > self.config.max_len:
@@ -183,7 +185,7 @@ class Transformer(nn.Module):
                             "--max-len")
         x = self.embedding(tokens)
         attend = partial(self_attention, cu_seqlens=cu_seqlens, max_len=max_len,
-                         **self._attention())
+                         groups=groups, **self._attention())
         for layer, block in enumerate(self.blocks):
             x = block(x, partial(attend, cache=None if cache is None else cache.kv[layer]))
         return rms_norm(x, self.final_norm, self.config.norm_eps)

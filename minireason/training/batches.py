@@ -31,6 +31,7 @@ class Batch:
     loss_mask: Tensor             # float, 1 where the target counts
     cu_seqlens: Tensor | None = None
     max_len: int = 0              # of packed rows
+    groups: Tensor | None = None  # of packed rows that share prompts: see pack_groups
 
     def to(self, device: torch.device) -> Self:
         """The batch with all its tensors on a device."""
@@ -128,3 +129,21 @@ def pack(rows: list[Row], pad: int) -> Batch:
         starts.append(len(inputs))
     return Batch(torch.tensor(inputs), torch.tensor(targets), torch.tensor(mask),
                  torch.tensor(starts, dtype=torch.int32), max(len(row[0]) for row in rows) - 1)
+
+
+def pack_groups(groups: list[list[Row]], pad: int) -> Batch:
+    """Rows of equal prompts, with each prompt read once: what stands before its last token.
+
+    tokens[:first] is the same in all rows of a group. A row begins with the prompt's last token,
+    which predicts its first own one; its prompt is a row of its own, of which nothing counts.
+    """
+    parts, starts = [], [0]
+    for rows in groups:
+        prompt, first, *_ = rows[0]
+        assert first > 1, "a prompt of one token has nothing to share"
+        parts.append((prompt[:first], len(prompt)))               # no index is as high: none counts
+        parts += [(tokens[first - 1:], 1) for tokens, *_ in rows]
+        starts.append(len(parts))
+    longest = max(len(row[0]) for rows in groups for row in rows) - 1
+    return replace(pack(parts, pad), max_len=longest, groups=torch.tensor(starts,
+                                                                          dtype=torch.int32))

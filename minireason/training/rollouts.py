@@ -19,7 +19,7 @@ from minireason.problems import FAMILIES, Problem, Verdict
 from minireason.problems.base import MALFORMED
 from minireason.sampling.complete import opener_of, prompt_ids, stream
 from minireason.sampling.sampler import Sampling
-from minireason.training.batches import Batch, micro_batches
+from minireason.training.batches import Batch, pack_groups, within_budget
 from minireason.training.losses import gather_logprobs, group_advantages, truncate_logits
 from minireason.training.optim import autocast
 
@@ -149,12 +149,12 @@ def step_spans(rollout: Rollout, tokenizer: Tokenizer) -> list[Span]:
 
 def drawn_logprobs(model: Transformer, rows: Batch, temperature: float) -> Tensor:
     """Logprobs (M,) of the counted tokens, under the distribution that the sampler drew from."""
-    device = model.embedding.weight.device
-    rows = rows.to(device)
+    rows = rows.to(model.embedding.weight.device)
     chosen = rows.loss_mask.bool()
-    with autocast(device):
-        logits = model.logits(model.hidden(rows.inputs, rows.cu_seqlens, rows.max_len)[chosen])
-        return gather_logprobs(truncate_logits(logits, temperature), rows.targets[chosen])
+    with autocast(chosen.device):
+        hidden = model.hidden(rows.inputs, rows.cu_seqlens, rows.max_len, groups=rows.groups)
+        logits = truncate_logits(model.logits(hidden[chosen]), temperature)
+        return gather_logprobs(logits, rows.targets[chosen])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -174,21 +174,24 @@ def rollout_batches(rollouts: Group, weights: list[float], temperature: float, t
     """This rank's rollouts as micro-batches, with the logprobs of the old policy and the reference.
 
     weights: what a token of each rollout counts. A rollout without advantage has no gradient: it is
-    left out unless there is a reference, whose KL term wants it.
+    left out unless there is a reference, whose KL term wants it. Rollouts of one prompt share it.
     """
-    wanted = [(rollout, weight) for rollout, weight in zip(rollouts, weights, strict=True)
-              if reference or not rollout.silent]
-    wanted.sort(key=lambda pair: len(pair[0].tokens))      # the order that micro_batches keeps
-    rows, _ = micro_batches([(r.tokens, r.first) for r, _ in wanted], token_budget, pad)
-    gains, spread = [], []
-    for rollout, weight in parallel.share(wanted):
-        gains += rollout.advantages
-        spread += [weight] * rollout.length
+    of_prompt: dict[tuple[int, ...], list[tuple[Rollout, float]]] = {}
+    for rollout, weight in zip(rollouts, weights, strict=True):
+        if reference or not rollout.silent:
+            of_prompt.setdefault((*rollout.tokens[:rollout.first],), []).append((rollout, weight))
+    shared = [pairs[part] for prompt, pairs in of_prompt.items() for part in within_budget(
+        [r.length for r, _ in pairs], token_budget - len(prompt), packed=True)]
+    mine = parallel.share(shared)
+    lengths = [pairs[0][0].first + sum(r.length for r, _ in pairs) for pairs in mine]
+    rows = [pack_groups([[(r.tokens, r.first) for r, _ in pairs] for pairs in mine[part]], pad)
+            for part in within_budget(lengths, token_budget, packed=True)]
+    gains = torch.tensor([gain for r, _ in chain(*mine) for gain in r.advantages])
+    spread = torch.tensor([w for r, w in chain(*mine) for _ in range(r.length)])
     for model in filter(None, (old, reference)):
         flops.count(flops.READ, model.n_params, sum(batch.inputs.numel() for batch in rows))
     sizes = [int(batch.loss_mask.sum()) for batch in rows]
-    parts = zip(rows, torch.tensor(gains).split(sizes), torch.tensor(spread).split(sizes),
-                strict=True)
+    parts = zip(rows, gains.split(sizes), spread.split(sizes), strict=True)
     return [RolloutBatch(
         **vars(batch), advantages=gain, weights=weight,
         old_logprobs=drawn_logprobs(old, batch, temperature) if old else None,

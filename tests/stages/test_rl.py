@@ -9,6 +9,7 @@ import torch
 
 from minireason.core.errors import UserError
 from minireason.model import checkpoint
+from minireason.model.native_layers import choose_layers
 from minireason.problems import Verdict, chain, split_of
 from minireason.problems.base import MALFORMED
 from minireason.sampling.complete import prompt_ids, stream
@@ -17,6 +18,7 @@ from minireason.stages import rl
 from minireason.stages.rl import Config as RLConfig
 from minireason.stages.rl import batches_of_updates, groups_of_step, rl_loss
 from minireason.training import losses
+from minireason.training.batches import pack
 from minireason.training.losses import (
     clipped,
     group_advantages,
@@ -252,6 +254,38 @@ def gradient(cfg, model, batches) -> torch.Tensor:
     for batch in batches:
         rl_loss(cfg, model, batch)[0].backward()
     return torch.cat([p.grad.flatten() for p in model.parameters()])
+
+
+@pytest.mark.parametrize("layers", ["native", "torch"])
+@pytest.mark.parametrize(("budget", "n_batches"), [(25, 5), (60, 2), (10_000, 1)])
+def test_a_prompt_read_once_changes_neither_logprobs_nor_gradient(policy, layers, budget, n_batches,
+                                                                  monkeypatch):
+    """Against the same rollouts as rows of their own, prompt and all."""
+    monkeypatch.setenv("MINIREASON_LAYERS", layers if choose_layers("auto")[0] == "native"
+                       else "torch")
+    model, tokenizer = policy
+    problems = [chain.build(3, [("+", 4)]), chain.build(20, [("+", 4), ("*", 2)])]
+    groups = sample_groups(model, tokenizer, problems, Sampling(n=3, max_new=12, seed=5))
+    for i, rollout in enumerate(flat(groups)):
+        rollout.advantages = [0.5 - i + t for t in range(rollout.length)]
+    groups.append([replace(groups[1][0], tokens=[*groups[1][0].tokens[:-1], 7])])
+    batches = rollout_batches(flat(groups), [0.1] * 7, 1.0, budget, tokenizer.pad)
+    assert len(batches) == n_batches and all(b.inputs.numel() <= budget for b in batches)
+    if budget > 25:                                                # prompts are read once
+        assert sum(b.inputs.numel() for b in batches) == (
+            sum(r.length for r in flat(groups)) + sum(group[0].first - 1 for group in groups[:2]))
+
+    found = []
+    for parts in (batches, [pack([(r.tokens, r.first)], 0) for r in flat([
+            groups[0], groups[1] + groups[2]])]):
+        model.zero_grad()
+        logprobs = [drawn_logprobs(model, part, 1.0) for part in parts]
+        torch.cat(logprobs).mul(torch.arange(1.0, sum(map(len, logprobs)) + 1)).sum().backward()
+        found.append([torch.cat(logprobs).detach(), *(p.grad.clone() for p in model.parameters())])
+    for shared, alone in zip(*found, strict=True):
+        assert (shared - alone).abs().max() <= FLOAT32_SUM * alone.abs().max()
+    advantages = [a for r in flat([groups[0], groups[1] + groups[2]]) for a in r.advantages]
+    assert torch.cat([b.advantages for b in batches]).tolist() == pytest.approx(advantages)
 
 
 def test_first_update_is_reinforce_and_the_ratio_exactly_one(policy, tiny):

@@ -13,6 +13,7 @@ from minireason.training.batches import (
     encode_lines,
     micro_batches,
     pack,
+    pack_groups,
     pad_right,
 )
 
@@ -105,3 +106,13 @@ def test_problems_of_the_highest_level_must_fit():
     check_longest(86, tokenizer, chain, 8)
     with pytest.raises(UserError, match=r"--max-level 8: has lines of 86 tokens"):
         check_longest(85, tokenizer, chain, 8)
+
+
+def test_groups_share_their_prompt():
+    """Prompt 1 5 6 with two completions, prompt 1 8 with one."""
+    batch = pack_groups([[([1, 5, 6, 7, 2], 3), ([1, 5, 6, 9, 9, 2], 3)], [([1, 8, 2], 2)]], 0)
+    assert batch.inputs.tolist() == [1, 5, 6, 7, 6, 9, 9, 1, 8]
+    assert batch.targets.tolist() == [5, 6, 7, 2, 9, 9, 2, 8, 2]
+    assert counted(batch) == [7, 2, 9, 9, 2, 2]
+    assert batch.cu_seqlens.tolist() == [0, 2, 4, 7, 8, 9]
+    assert batch.groups.tolist() == [0, 3, 5] and batch.max_len == 5
