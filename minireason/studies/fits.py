@@ -81,6 +81,8 @@ def over_runs(law: Law, x, y, run, level=None) -> Fit:
             drawn += [line(best) + widening(count) * moved] * times
     low, high = (np.where(logs, np.exp(np.where(logs, end, 0)), end)
                  for end in np.quantile(drawn, (0.025, 0.975), axis=0))
+    low, high = (np.where(np.isin(law.names, law.shares), np.clip(end, 0, 1), end)
+                 for end in (low, high))
     levels, rest = np.unique(level), {}
 
     def error(seen: np.ndarray, tested: np.ndarray) -> float:

@@ -40,6 +40,7 @@ class Law(NamedTuple):
     solve: Callable[[np.ndarray, np.ndarray], np.ndarray]       # x (n, ...), y (n,) -> parameters
     scale: Callable[[np.ndarray], np.ndarray] = np.asarray
     positive: tuple[str, ...] = ()                              # whose intervals are of logarithms
+    shares: tuple[str, ...] = ()                                # between 0 and 1
 
 
 def positive_log(values: np.ndarray) -> np.ndarray:
@@ -102,7 +103,8 @@ LINEAR = Law(("p", "q"), lambda x, p, q: p + q * x, lambda x, y: np.polyfit(x, y
 LOG_LINEAR = Law(("p", "q"), log_line, lambda x, y: np.polyfit(np.log10(x), y, 1)[::-1])
 SATURATING = Law(("start", "top", "middle", "steep"), saturating, squares(
     saturating, [_scurve(0.25), _scurve(0.5), _scurve(0.75)],
-    (0, 0, 1e-3, 0.2), (1, 1, 1e25, 6)), positive=("middle", "steep"))
+    (0, 0, 1e-3, 0.2), (1, 1, 1e25, 6)), positive=("middle", "steep"),
+    shares=("start", "top"))
 POWER = Law(("A", "a"), lambda x, A, a: A * x ** -a, lambda x, y: (
     lambda slope, first: np.array([np.exp(first), -slope]))(*np.polyfit(np.log(x), np.log(y), 1)),
     positive_log, ("A",))

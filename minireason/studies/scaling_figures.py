@@ -141,7 +141,7 @@ def testtime(policy: str, name: str, rows: list[dict], laws: dict[str, Fit]) -> 
     curves.axhline(100 * np.mean(column(select(rows, method="greedy"), "accuracy")), color=BLACK,  # pyright: ignore
                    linestyle="--", linewidth=1, label="greedy")
     style.percent_axis(curves, f"accuracy on {name} (%)")
-    curves.legend(fontsize=7)
+    curves.legend(fontsize=7, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3)
     slopes.axhline(0, color=GREY, linewidth=0.8)
     slopes.set_ylabel("local slope (points per decade)")
     covered = select(rows, method="coverage")

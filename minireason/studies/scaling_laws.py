@@ -29,8 +29,8 @@ CLAIMS = {                        # law: what it claims, and what would show it 
                 "greedy answer lies above the small one's vote.",
     "search": "Search with a good judge helps hard problems; with an imperfect one it finds the "
               "judge's errors and hurts easy ones (Snell 2024). Wrong if no imperfect judge shows "
-              "the flip, or if the oracle does. `As run`: FLOPs of all that our code read and drew; "
-              "`if cached`: as if no prefix were read again, which favours searches. With "
+              "the flip, or if the oracle does. `As run`: FLOPs of all that our code read and "
+              "drew; `if cached`: as if no prefix were read again, which favours searches. With "
               "intervals of 95% some of so many bins differ by chance."}
 COMPARED = {"linear": shapes.LINEAR, "log-linear": shapes.LOG_LINEAR,
             "saturating": shapes.SATURATING}

@@ -221,7 +221,7 @@ def judged_tokens(records: list[dict], prompt: float, size: int) -> np.ndarray:
     once, prompt included: the mean over problems and over all subsets of their pools."""
     n, total = np.arange(1, size + 1), np.zeros(size)
     for record in records:
-        read: dict[int, float] = defaultdict(float)     # {times that a completion was drawn: tokens}
+        read: dict[int, float] = defaultdict(float)     # {times it was drawn: tokens}
         pairs = Counter(zip(record["texts"][:size], record["tokens"], strict=False))
         for (_, tokens), times in pairs.items():
             read[times] += prompt + tokens

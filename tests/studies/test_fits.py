@@ -112,7 +112,7 @@ def test_intervals_are_for_new_runs():
 
 
 def test_the_interval_of_a_positive_parameter_is_positive():
-    """Three runs whose coefficients differ by factors: widened as they are, it would end below 0."""
+    """Of runs whose coefficients differ by factors; widened as they are, it ends below 0."""
     x = np.tile(np.array([(n, d) for n in (0.03, 0.3, 2.0) for d in (0.1, 0.4, 1.6)]), (3, 1))
     run = np.repeat([0, 1, 2], 9)
     y = laws.sizes(x, np.array([0.02, 0.02, 0.2])[run], 0.6, 0.05, 0.9)
@@ -120,6 +120,10 @@ def test_the_interval_of_a_positive_parameter_is_positive():
     for name in "AaBb":
         assert 0 < fit.low[name] <= fit.values[name] <= fit.high[name]
     assert fit.low["A"] < 0.02 and fit.high["A"] > 0.2
+    x, run = np.tile(np.geomspace(1, 1000, 8), 3), np.repeat([0, 1, 2], 8)
+    tops = np.array([0.8, 0.9, 0.99])[run]
+    fit = fits.over_runs(laws.SATURATING, x, laws.saturating(x, 0.1, tops, 30.0, 1.0), run)
+    assert 0 <= fit.low["start"] and fit.high["top"] <= 1
 
 
 def test_errors_on_what_was_left_out_are_those_of_fits_without_it():

@@ -77,7 +77,7 @@ def test_one_law_asks_for_its_own_runs_alone(tmp_path, monkeypatch):
         return [task.name for tasks in scaling.waves(cfg, PLANS["smoke"], tmp_path)
                 for task in tasks]
 
-    ladder = ["tuning-2-0.004", "tuning-2-0.01", "tuning-2-0.02", "pretrain-2-300-s7", "sft-s7"]
+    ladder = ["tuning-2-0.01", "tuning-2-0.03", "tuning-2-0.1", "pretrain-2-300-s7", "sft-s7"]
     assert names("rl") == ladder + [f"rl-{n}-s7" for n in (1, 2, 3, 4, 6)]
     assert names("testtime") == [*ladder, "star-s7", "rl-6-s7", "testtime-base-s7",
                                  "testtime-star-s7", "testtime-rl-s7"]
@@ -187,7 +187,8 @@ def test_samples_cost_what_the_search_cost_in_both_accounts():
                                   "flops": 2 * 100 * 147.0}}} for right in (1, 0, 1, 1, 0)]
     rows = scaling_rows.equal_flops_rows(made, tokenizer, 100)
     whole = {(row["account"], row["against"]): row for row in rows if row["bin"] is None}
-    # run: 8 + n * 10 + n * 18 <= 147 if all differ; cached: 2 * 8 + 2 * n * 10 <= 2 * (8 + 36); votes: 8 + n * 10
+    # run: 8 + n * 10 + n * 18 <= 147, as all differ; cached: 2 * 8 + 2 * n * 10 <= 2 * (8 + 36);
+    # votes: 8 + n * 10
     assert {key: row["samples"] for key, row in whole.items()} == {
         ("run", "best_of_n"): 4, ("cached", "best_of_n"): 3, ("run", "majority"): 10}
     assert whole["run", "majority"]["capped"] and not whole["run", "best_of_n"]["capped"]
@@ -223,7 +224,7 @@ def test_a_sign_flip_is_worse_on_easy_problems_and_better_on_harder_ones():
     assert {len(line) for line in table} == {len(head)}
     assert [line[:4] for line in table] == [["noisy", "beam search", "64", "100"],
                                             ["oracle", "beam search", "64", "100"]]
-    assert table[0][4:9] == table[0][9:] == ["90", "+1.0 [-1.5, +3.5]", "4", "1", "found"]
+    assert table[0][4:9] == table[0][9:] == ["90", "+0.8 [-1.7, +3.3]", "4", "1", "found"]
     assert table[1][6:9] == ["1", "4", "no"]
 
 
