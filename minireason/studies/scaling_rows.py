@@ -184,8 +184,8 @@ def equal_flops_rows(records: list[dict], tokenizer: Tokenizer, weights: int) ->
     """
     rows, (_, bins) = [], compare.difficulty(records, 1)
     rates = np.array([compare.pool_of(record, 1).correct.mean() for record in records])
-    prompt = 2 + np.mean([len(ids) for ids in
-                          tokenizer.encode_batch([record["prompt"] for record in records])])
+    prompt = 2 + float(np.mean([len(ids) for ids in
+                                tokenizer.encode_batch([record["prompt"] for record in records])]))
     pools = [compare.pool_of(record) for record in records]
     drawn = np.mean([pool.tokens.mean() for pool in pools])           # tokens of a sample
     size = len(pools[0].correct)
@@ -206,7 +206,7 @@ def equal_flops_rows(records: list[dict], tokenizer: Tokenizer, weights: int) ->
                               for i, pool in enumerate(pools)])
             row = {"method": method, "n": int(budget), "account": account, "against": against,
                    "samples": n,
-                   "capped": n == size and cost >= costs[-1] + drawn}
+                   "capped": bool(n == size and cost >= costs[-1] + drawn)}
             for which in (None, *np.unique(bins).tolist()):
                 own = bins >= 0 if which is None else bins == which
                 means = {"pass_rate": rates, "search": mine, "sampling": other}
@@ -219,14 +219,14 @@ def equal_flops_rows(records: list[dict], tokenizer: Tokenizer, weights: int) ->
 def judged_tokens(records: list[dict], prompt: float, size: int) -> np.ndarray:
     """(size,) tokens that a judge reads of 1, 2, ... samples per problem, each different completion
     once, prompt included: the mean over problems and over all subsets of their pools."""
-    n, total = np.arange(1, size + 1), np.zeros(size)
+    total = np.zeros(size)
     for record in records:
         read: dict[int, float] = defaultdict(float)     # {times it was drawn: tokens}
         pairs = Counter(zip(record["texts"][:size], record["tokens"], strict=False))
         for (_, tokens), times in pairs.items():
             read[times] += prompt + tokens
         for times, tokens in read.items():              # pass@k: P(at least one of them is drawn)
-            total += tokens * np.array([pass_at_k(size, times, k) for k in n])
+            total += tokens * np.array([pass_at_k(size, times, k) for k in range(1, size + 1)])
     return total / len(records)
 
 
