@@ -1,6 +1,7 @@
 """Folders that one process works in: locked while used, by the operating system's `flock`."""
 
 import os
+import time
 from contextlib import suppress
 from pathlib import Path
 
@@ -16,11 +17,11 @@ LOCK = ".lock"
 _locked: dict[Path, int] = {}     # folder: descriptor of its lock, held by this process
 
 
-def lock_folder(folder: Path) -> None:
+def lock_folder(folder: Path, wait: bool = False) -> None:
     """Keep other processes out of a folder, until unlock_folder or the end of this process.
 
-    UserError with the number of the process that works in it. What a killed one left half-written
-    is deleted.
+    UserError with the number of the process that works in it, unless `wait`. What a killed one left
+    half-written is deleted.
     """
     folder, path = folder.resolve(), folder.resolve() / LOCK
     while fcntl is not None and not _is_locked(folder):
@@ -31,6 +32,9 @@ def lock_folder(folder: Path) -> None:
             except BlockingIOError:
                 owner = os.read(descriptor, 20).decode("ascii", "replace") or "?"
                 os.close(descriptor)
+                if wait:
+                    time.sleep(0.05)
+                    continue
                 raise UserError(f"{folder}: process {owner} works in this folder; wait for it to "
                                 "end or choose another --out") from None
             except OSError:       # a file system without locks
@@ -52,6 +56,21 @@ def _is_locked(folder: Path) -> bool:
         if os.path.samestat(os.stat(folder / LOCK), os.fstat(_locked[folder])):
             return True
     os.close(_locked.pop(folder))          # the folder was deleted, or its owner unlocked it
+    return False
+
+
+def is_busy(folder: Path) -> bool:
+    """Whether another process works in the folder."""
+    folder = folder.resolve()
+    if fcntl is None or _is_locked(folder) or not (folder / LOCK).exists():
+        return False
+    with suppress(FileNotFoundError), open(folder / LOCK) as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        except OSError:               # a file system without locks
+            return False
     return False
 
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from minireason.core.errors import UserError
 from minireason.measure.estimates import T_QUANTILES
-from minireason.studies.laws import Law, log_line, scipy_optimize
+from minireason.studies.laws import Law, log_line, positive_log, scipy_optimize
 
 DRAWS = 1000                      # bootstrap draws R of a fit to points
 
@@ -60,21 +60,29 @@ def over_runs(law: Law, x, y, run, level=None) -> Fit:
 
     x (n, ...), y, run, level (n,): level says which points of different runs belong together, x if
     it is not given. Intervals: whole runs are drawn anew, all S^S ways of up to 4 runs, and the
-    deviations widened for their small number.
+    deviations, of a positive parameter in logarithms, widened for their small number.
     """
     x, y, run = np.asarray(x, dtype=float), np.asarray(y, dtype=float), np.asarray(run)
     level = x if level is None else np.asarray(level)
     best = np.asarray(law.solve(x, y))
     members = [np.flatnonzero(run == which) for which in np.unique(run)]
-    drawn, count = [best], len(members)
+    logs = np.isin(law.names, law.positive)
+
+    def line(values: np.ndarray) -> np.ndarray:    # where deviations may be widened
+        return np.where(logs, positive_log(values), values)
+
+    drawn, count = [line(best)], len(members)
     if count > 1:
         ways = list(product(range(count), repeat=count)) if count < 5 else (
             np.random.default_rng(0).integers(0, count, (200, count)).tolist())
         for way, times in Counter(tuple(sorted(way)) for way in ways).items():
             chosen = np.concatenate([members[i] for i in way])
-            found = best + widening(count) * (law.solve(x[chosen], y[chosen]) - best)
-            drawn += [found] * times
-    low, high = np.quantile(drawn, (0.025, 0.975), axis=0)
+            moved = line(np.asarray(law.solve(x[chosen], y[chosen]))) - line(best)
+            drawn += [line(best) + widening(count) * moved] * times
+    low, high = (np.where(logs, np.exp(np.where(logs, end, 0)), end)
+                 for end in np.quantile(drawn, (0.025, 0.975), axis=0))
+    low, high = (np.where(np.isin(law.names, law.shares), np.clip(end, 0, 1), end)
+                 for end in (low, high))
     levels, rest = np.unique(level), {}
 
     def error(seen: np.ndarray, tested: np.ndarray) -> float:

@@ -39,6 +39,8 @@ class Law(NamedTuple):
     predict: Callable[..., np.ndarray]                          # (x, *parameters) -> (n,)
     solve: Callable[[np.ndarray, np.ndarray], np.ndarray]       # x (n, ...), y (n,) -> parameters
     scale: Callable[[np.ndarray], np.ndarray] = np.asarray
+    positive: tuple[str, ...] = ()                              # whose intervals are of logarithms
+    shares: tuple[str, ...] = ()                                # between 0 and 1
 
 
 def positive_log(values: np.ndarray) -> np.ndarray:
@@ -101,15 +103,16 @@ LINEAR = Law(("p", "q"), lambda x, p, q: p + q * x, lambda x, y: np.polyfit(x, y
 LOG_LINEAR = Law(("p", "q"), log_line, lambda x, y: np.polyfit(np.log10(x), y, 1)[::-1])
 SATURATING = Law(("start", "top", "middle", "steep"), saturating, squares(
     saturating, [_scurve(0.25), _scurve(0.5), _scurve(0.75)],
-    (0, 0, 1e-3, 0.2), (1, 1, 1e25, 6)))
+    (0, 0, 1e-3, 0.2), (1, 1, 1e25, 6)), positive=("middle", "steep"),
+    shares=("start", "top"))
 POWER = Law(("A", "a"), lambda x, A, a: A * x ** -a, lambda x, y: (
     lambda slope, first: np.array([np.exp(first), -slope]))(*np.polyfit(np.log(x), np.log(y), 1)),
-    positive_log)
+    positive_log, ("A",))
 SIZES = Law(("A", "a", "B", "b"), sizes, squares(
     sizes, [(0.02, 0.5, 0.02, 0.5), (0.05, 1.0, 0.05, 1.0)],
-    (1e-9, 0.01, 1e-9, 0.01), (1e3, 4, 1e3, 4), logs=True), positive_log)
+    (1e-9, 0.01, 1e-9, 0.01), (1e3, 4, 1e3, 4), logs=True), positive_log, ("A", "a", "B", "b"))
 COVERAGE = Law(("a", "b"), coverage, squares(
     coverage, [lambda k, c: (np.log(np.clip(c.min(), 1e-6, 1 - 1e-6)), -0.5)],
     (-50, -5), (0, 0)))
 BETA = Law(("u", "v"), beta_coverage, squares(
-    beta_coverage, [(0.5, 0.5), (2.0, 2.0)], (1e-3, 1e-3), (1e3, 1e3)))
+    beta_coverage, [(0.5, 0.5), (2.0, 2.0)], (1e-3, 1e-3), (1e3, 1e3)), positive=("u", "v"))

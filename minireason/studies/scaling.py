@@ -18,6 +18,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from minireason.core import locks
 from minireason.core.errors import UserError, check_choice
 from minireason.core.files import make_folder, read_json
 from minireason.report.runs import group_by
@@ -59,6 +60,7 @@ def run(cfg: Config) -> dict:
         made = shared.made_with("scale", cfg)
         for tasks in waves(cfg, PLANS[cfg.size], out):
             sweep.run_tasks(tasks, out, made, cfg.workers, cfg.address)
+        locks.lock_folder(out, wait=True)              # another may measure another law
         held = read_json(out / "result.json")["rows"] if (out / "result.json").exists() else []
         found = group_by(held, "law")
         for law in cfg.laws:
@@ -71,12 +73,13 @@ def run(cfg: Config) -> dict:
     shared.write_json(out / "fits.json", scaling_laws.as_json(laws))
     shared.write_table(out / "table.md", result, scaling_laws.text_of(result["rows"], laws) + "\n")
     scaling_figures.write(result["rows"], laws, out)
+    locks.unlock_folder(out)
     return result
 
 
 def waves(cfg: Config, plan: Plan, out: Path) -> Iterator[list[Task]]:
     """Lists of tasks; each list can run when those before it have."""
-    laws, last = set(cfg.laws), plan.steps[-1]
+    laws, last = set(cfg.laws), plan.last
     later = laws & {"rl", "testtime", "search"}          # all of one policy's descendants
 
     def task(name: str, command: str, flags: str = "", seed: int = 0, **fields) -> Task:
@@ -97,11 +100,12 @@ def waves(cfg: Config, plan: Plan, out: Path) -> Iterator[list[Task]]:
 
     runs = {(plan.ladder, last)} if later else set()
     if "pretrain" in laws:
-        runs |= {(shape, steps) for shape in range(len(plan.shapes)) for steps in plan.steps}
-    exact = plan.exchange if "exchange" in laws else ()
+        runs |= {(shape, steps) for shape in range(len(plan.shapes))
+                 for steps in plan.steps[shape]}
+    exact = dict(plan.exchange) if "exchange" in laws else {}
     shapes = sorted({shape for shape, _ in runs} | set(exact))
     yield [pretrained(f"tuning-{shape}-{lr:g}", shape, plan.tuning, lr, TUNING_SEED,
-                      split="validation") for shape in shapes for lr in plan.rates]
+                      "tuning", split="validation") for shape in shapes for lr in plan.rates]
     lr = {shape: scaling_rows.tuned_rate(out, plan, shape) for shape in shapes}
     yield [pretrained(f"pretrain-{shape}-{steps}-s{seed}", shape, steps, lr[shape], seed)
            for seed in cfg.seeds for shape, steps in sorted(runs)]
@@ -110,7 +114,7 @@ def waves(cfg: Config, plan: Plan, out: Path) -> Iterator[list[Task]]:
     bases = {seed: at(f"pretrain-{plan.ladder}-{last}-s{seed}") for seed in cfg.seeds}
     if later:
         yield [task(f"sft-s{seed}", "sft", seed=seed, init=base) for seed, base in bases.items()]
-    if laws & {"testtime", "search"}:
+    if "testtime" in laws:
         yield [task(f"star-s{seed}", "star", seed=seed, init=at(f"sft-s{seed}"), base=base)
                for seed, base in bases.items()]
     lengths = plan.rl if "rl" in laws else plan.rl[-1:] if "testtime" in laws else ()
@@ -124,11 +128,11 @@ def waves(cfg: Config, plan: Plan, out: Path) -> Iterator[list[Task]]:
                     policy=at(f"{folder}-s{seed}"))
                for seed in cfg.seeds for name, folder in policies.items()]
     yield [task(f"exchange-{shape}-s{seed}", "testtime", "exchange", seed, temperatures=1.0,
-                policy=at(f"exact-{shape}-s{seed}"), **({"n": 1} if shape == exact[-1] else {}))  # pyright: ignore
-           for seed in cfg.seeds for shape in exact]     # the largest answers greedily
+                policy=at(f"exact-{shape}-s{seed}"), n=n)
+           for seed in cfg.seeds for shape, n in exact.items()]
     if "search" in laws:
-        yield [task(f"critic-s{seed}", "critic", seed=seed, init=at(f"star-s{seed}"))
-               for seed in cfg.seeds]
+        yield [task(f"critic-s{seed}", "critic", seed=seed, init=at(f"sft-s{seed}"))
+               for seed in cfg.seeds]                    # what is seldom right has most to search
         yield [task(f"search-{name}-s{seed}", "search", seed=seed, methods=("beam", "tree"),
-                    policy=at(f"star-s{seed}"), critic=at(f"critic-s{seed}"), **judge)
+                    policy=at(f"sft-s{seed}"), critic=at(f"critic-s{seed}"), **judge)
                for seed in cfg.seeds for name, judge in JUDGES.items()]

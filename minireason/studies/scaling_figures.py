@@ -98,6 +98,8 @@ def rates(rows: list[dict]) -> Figure:
         axes.plot(best["lr"], best["excess"], "o", color=look[0], markersize=11, fillstyle="none")
     axes.set_xscale("log")
     axes.set_yscale("log")
+    tried = sorted({row["lr"] for row in rows if row["kind"] == "tuning"})
+    axes.set_xticks(tried, [f"{lr:g}" for lr in tried])
     axes.xaxis.set_minor_formatter(NullFormatter())
     axes.set_xlabel("peak learning rate")
     axes.set_ylabel("loss above entropy (nats per token)")
@@ -139,7 +141,7 @@ def testtime(policy: str, name: str, rows: list[dict], laws: dict[str, Fit]) -> 
     curves.axhline(100 * np.mean(column(select(rows, method="greedy"), "accuracy")), color=BLACK,  # pyright: ignore
                    linestyle="--", linewidth=1, label="greedy")
     style.percent_axis(curves, f"accuracy on {name} (%)")
-    curves.legend(fontsize=7)
+    curves.legend(fontsize=7, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3)
     slopes.axhline(0, color=GREY, linewidth=0.8)
     slopes.set_ylabel("local slope (points per decade)")
     covered = select(rows, method="coverage")
@@ -171,8 +173,7 @@ def draw_histogram(axes: Axes, rows: list[dict]) -> None:
     axes.hist(np.maximum(share, least / 3), bins=edges.tolist(), color=SKY, edgecolor="white")
     axes.axvline(least / 1.5, color=GREY, linestyle=":")
     axes.set_xscale("log")
-    axes.set_xlabel(f"share of a problem's samples that are right (left of the line: none of "
-                    f"{rows[0]['n']})")
+    axes.set_xlabel(f"share of right samples (left of the line: none of {rows[0]['n']})")
     axes.set_ylabel("problems, all seeds")
 
 
@@ -210,6 +211,8 @@ def search_gains(rows: list[dict]) -> Figure:
             style.whiskers(axes, [number + 1 + 0.12 * (j - 1) for number in bins], bars, *look,
                            f"N = {n}", "none")
         axes.axhline(0, color=GREY, linewidth=0.8)
+        low, high = axes.get_ylim()
+        axes.set_ylim(min(low, -5), max(high, 5))
         axes.set_ylabel(f"{judge} critic\n(points)")
     panels[0].set_title(f"{style.SEARCHES[rows[0]['method']][0]} less best-of-N, equal FLOPs",
                         fontsize=9)

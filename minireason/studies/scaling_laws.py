@@ -29,8 +29,9 @@ CLAIMS = {                        # law: what it claims, and what would show it 
                 "greedy answer lies above the small one's vote.",
     "search": "Search with a good judge helps hard problems; with an imperfect one it finds the "
               "judge's errors and hurts easy ones (Snell 2024). Wrong if no imperfect judge shows "
-              "the flip, or if the oracle does. Costs are what our code read and drew; with every "
-              "prefix cached a search costs less (account `cached` in result.json)."}
+              "the flip, or if the oracle does. `As run`: FLOPs of all that our code read and "
+              "drew; `if cached`: as if no prefix were read again, which favours searches. With "
+              "intervals of 95% some of so many bins differ by chance."}
 COMPARED = {"linear": shapes.LINEAR, "log-linear": shapes.LOG_LINEAR,
             "saturating": shapes.SATURATING}
 COVERED = {"power law": shapes.COVERAGE, "beta": shapes.BETA, "log-linear": shapes.LOG_LINEAR}
@@ -170,24 +171,40 @@ def bins_of(rows: list[dict]) -> dict[int | None, dict[str, float]]:
     return found
 
 
-def flips(rows: list[dict]) -> list[str]:
-    """A line per judge and search: where it beats best-of-N at equal FLOPs, where it loses, and
-    whether that is Snell's sign flip: worse on easy problems, better on harder ones."""
-    lines = []
-    chosen = select(rows, account="run", against="best_of_n")
-    largest = max((row["n"] for row in chosen), default=0)
-    for judge, of_judge in group_by(select(chosen, n=largest), "judge").items():
-        for method, own in group_by(of_judge, "method").items():
-            bins = {number: bar for number, bar in bins_of(own).items() if number is not None}
-            wins = [number for number, bar in bins.items() if bar["low"] > 0]
-            loses = [number for number, bar in bins.items() if bar["high"] < 0]
-            flip = any(easy < hard for easy in loses for hard in wins)
-            told = [", ".join(str(number + 1) for number in group) or "none"
-                    for group in (wins, loses)]
-            lines.append(f"- {judge} critic, {style.SEARCHES[method][0]}, N = {largest}: better "
-                         f"in bins {told[0]}, worse in bins {told[1]}; sign flip "
-                         f"{'found' if flip else 'not found'}.")
-    return lines
+def flips_table(rows: list[dict]) -> list[list[str]]:
+    """Per judge, search and budget: where it beats best-of-N at equal FLOPs, where it loses, and
+    whether that is Snell's sign flip: worse on easy problems, better on harder ones. A pair of
+    columns per account of the FLOPs."""
+    accounts = {"run": "as run", "cached": "if cached"}
+    table = [["judge", "search", "N", "problems", *(
+        f"{what}, {name}" for name in accounts.values()
+        for what in ("best-of", "all (points)", "better in bins", "worse in bins", "sign flip"))]]
+    groups: dict[tuple, list[dict]] = {}
+    for row in select(rows, against="best_of_n"):
+        groups.setdefault((row["judge"], row["method"], row["n"]), []).append(row)
+    for (judge, method, n), own in groups.items():
+        whole = select(own, bin=None)
+        line = [judge, style.SEARCHES[method][0], str(n), str(whole[0]["problems"])]
+        for account in accounts:
+            line += flip_cells(select(own, account=account))
+        table.append(line)
+    return table
+
+
+def flip_cells(rows: list[dict]) -> list[str]:
+    """The cells of flips_table of one search by one account."""
+    bins = bins_of(rows)
+    every = bins.pop(None)
+    wins = [number for number, bar in bins.items() if bar["low"] > 0]
+    loses = [number for number, bar in bins.items() if bar["high"] < 0]
+    flip = any(easy < hard for easy in loses for hard in wins)     # pyright: ignore
+    drawn = select(rows, bin=None)
+    samples = f"{column(drawn, 'samples').mean():.0f}" + (
+        " (all drawn)" if any(row["capped"] for row in drawn) else "")
+    values = [100 * every[key] for key in ("accuracy", "low", "high")]
+    return [samples, f"{values[0]:+.1f} [{values[1]:+.1f}, {values[2]:+.1f}]",
+            *(", ".join(str(number + 1) for number in group) or "none"   # pyright: ignore
+              for group in (wins, loses)), "found" if flip else "no"]
 
 
 def text_of(rows: list[dict], found: dict[str, Fit]) -> str:
@@ -209,7 +226,7 @@ def text_of(rows: list[dict], found: dict[str, Fit]) -> str:
         if law == "exchange":
             parts.append(tables.markdown(exchange_table(own)))
         if law == "search":
-            parts.append("\n".join(flips(own)))
+            parts.append(tables.markdown(flips_table(own)))
     if found:
         parts += [tables.markdown(laws_table(found)),
                   "Held out: RMS error where each level is left out in turn. Beyond: at the "

@@ -15,56 +15,69 @@ class Plan:
     """The runs of one size."""
 
     shapes: tuple[tuple[int, int, int, int, int], ...]   # ascending: d_model, L, H, head_dim, d_ff
-    steps: tuple[int, ...]        # of pretraining, ascending; each length is a run of its own
+    steps: tuple[tuple[int, ...], ...]   # of pretraining, by shape; each length is a run of its own
     tuning: int                   # steps of the runs that choose a shape's learning rate
     rates: tuple[float, ...]      # learning rates tried
     ladder: int                   # the shape of every later stage
-    exchange: tuple[int, ...]     # shapes that think longer or are larger, ascending
+    exchange: tuple[tuple[int, int], ...]   # shapes ascending, each with the samples that R asks
+                                            # for at most; the largest answers greedily
     rl: tuple[int, ...]           # steps of the RL runs, ascending
-    flags: dict[str, dict]        # of every command, and of "exact" pretraining and "exchange"
+    flags: dict[str, dict]        # of every command, and of "tuning", "exact" and "exchange" runs
+
+    @property
+    def last(self) -> int:
+        """Steps of the base of every later stage, and of the models that are exchanged."""
+        return self.steps[self.ladder][-1]
 
 
-_CHEAP = {"eval_n": 2, "save_every": 50}
-_LEVEL_2 = {"max_level": 2, "rows_per_step": 16, "lr": 3e-3, **_CHEAP}
+_CHEAP = {"eval_n": 10, "save_every": 50}
+_LEVEL_2 = {"max_level": 2, "rows_per_step": 16, "lr": 1e-3, **_CHEAP}
+_SMOKE = {"mixture.max_level": 2, "mixture.facts": 0.1, "rows_per_step": 32, **_CHEAP}
 PLANS = {
     "smoke": Plan(
-        ((8, 1, 1, 16, 16), (16, 1, 1, 16, 32), (32, 1, 2, 16, 48)), (8, 40), 8, (3e-3, 1e-2), 2,
-        (1, 2), (1, 2, 3, 4, 6), {
-            "pretrain": {"mixture.max_level": 2, "mixture.facts": 0.1, "rows_per_step": 16,
-                         **_CHEAP},
+        ((16, 1, 1, 16, 32), (32, 1, 2, 16, 64), (48, 2, 3, 16, 96)), ((30, 300),) * 3, 30,
+        (1e-2, 3e-2, 1e-1), 2, ((1, 32), (2, 1)), (1, 2, 3, 4, 6), {
+            "pretrain": _SMOKE,
+            "tuning": _SMOKE,
             "sft": {"steps": 30, **_LEVEL_2},
             "star": {"rounds": 1, "problems": 60, "min_level": 1, "steps": 5, **_LEVEL_2},
             "rl": {"prompts_per_step": 4, "max_level": 2, "validation_n": 4, **_CHEAP},
             "critic": {"problems": 16, "n": 2, "steps": 5, "rows_per_step": 8, "min_level": 1,
                        "max_level": 2, "held_out": 4},
             "testtime": {"levels": 2, "problems": 8, "n": 16},
-            "exact": {"mixture.max_level": 2, "rows_per_step": 16, **_CHEAP},
-            "exchange": {"levels": (1, 2), "problems": 4, "n": 16},
+            "exact": _SMOKE,
+            "exchange": {"levels": (1, 2), "problems": 10},
             "search": {"levels": 2, "problems": 10, "samples": (2, 4), "pool": 8, "max_step": 8}}),
     "cpu": Plan(
         ((32, 2, 2, 16, 96), (48, 3, 3, 16, 128), (64, 3, 4, 16, 176), (96, 4, 3, 32, 256),
-         (128, 5, 4, 32, 384), (160, 6, 5, 32, 432)), (60, 240, 960), 240,
-        (1e-3, 2e-3, 4e-3, 8e-3), 3, (2, 3, 4), (4, 8, 16, 32, 64, 128, 256, 512), {
-            "pretrain": {"eval_n": 200},
+         (128, 5, 4, 32, 384), (160, 6, 5, 32, 432)),
+        (*((60, 240, 960),) * 4, *((60, 240),) * 2), 120,
+        (4e-3, 8e-3, 1.6e-2, 3.2e-2, 6.4e-2), 3, ((2, 256), (3, 64), (4, 1)),
+        (4, 8, 16, 32, 64, 128, 256, 512), {
+            "pretrain": {"eval_n": 100},
+            "tuning": {"eval_n": 10},      # of these the loss alone counts
             "sft": {"eval_n": 200},
             "star": {"eval_n": 200},
             "rl": {"eval_n": 200, "validation_n": 100},
             "critic": {},
             "testtime": {"levels": 8, "problems": 100, "n": 1024},
-            "exact": {"eval_n": 200},
-            "exchange": {"levels": (2, 5, 8), "problems": 200, "n": 256},
-            "search": {"levels": 8, "problems": 100, "samples": (4, 16, 64), "pool": 256}}),
+            "exact": {"eval_n": 50},
+            "exchange": {"levels": (2, 5, 8), "problems": 200},
+            "search": {"levels": 8, "problems": 80, "samples": (4, 16, 64), "pool": 256}}),
     "gpu": Plan(
         ((64, 3, 2, 32, 176), (128, 4, 4, 32, 344), (192, 6, 6, 32, 512), (256, 8, 8, 32, 688),
-         (384, 8, 12, 32, 1024), (512, 10, 16, 32, 1376)), (375, 1500, 6000), 1500,
-        (5e-4, 1e-3, 2e-3, 4e-3), 2, (1, 3, 5), (4, 8, 16, 32, 64, 128, 256, 512, 1024), {
+         (384, 8, 12, 32, 1024), (512, 10, 16, 32, 1376)), ((375, 1500, 6000),) * 6, 1500,
+        (5e-4, 1e-3, 2e-3, 4e-3), 2, ((1, 4096), (3, 1024), (5, 1)),
+        (4, 8, 16, 32, 64, 128, 256, 512, 1024), {
             "pretrain": {"rows_per_step": 1024, "token_budget": 65536, "save_every": 1000},
+            "tuning": {"rows_per_step": 1024, "token_budget": 65536, "save_every": 1000,
+                       "eval_n": 10},
             "sft": {"rows_per_step": 256, "token_budget": 65536},
             "star": {"problems": 8000, "rows_per_step": 256, "token_budget": 65536},
             "rl": {"prompts_per_step": 256, "group_size": 8, "token_budget": 65536, "lr": 3e-4},
             "critic": {"problems": 8000, "rows_per_step": 512, "token_budget": 65536},
             "testtime": {"levels": 8, "problems": 500, "n": 4096},
             "exact": {"rows_per_step": 1024, "token_budget": 65536, "save_every": 1000},
-            "exchange": {"levels": (2, 5, 8), "problems": 500, "n": 1024},
+            "exchange": {"levels": (2, 5, 8), "problems": 500},
             "search": {"levels": 8, "problems": 500, "samples": (4, 16, 64, 256), "pool": 1024}}),
 }

@@ -4,6 +4,7 @@ Every row has "law" and "seed". Accuracies of pretraining and RL are means over 
 trained. FLOPs are those of the stage itself (core/flops.py), per problem at test time.
 """
 
+from collections import Counter, defaultdict
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import numpy as np
 from minireason.core import flops
 from minireason.core.config import rng
 from minireason.core.files import read_checked, read_json, read_lines
-from minireason.measure.estimates import expected_accuracy, mean_interval
+from minireason.measure.estimates import expected_accuracy, mean_interval, pass_at_k
 from minireason.measure.samples import load_pools
 from minireason.model.tokenizer import Tokenizer
 from minireason.report.runs import level_of, select
@@ -63,7 +64,7 @@ def pretrain_rows(out: Path, plan: Plan, seeds: tuple[int, ...]) -> list[dict]:
             found = pretrain_row(out / f"tuning-{shape}-{lr:g}")
             rows.append({"law": "pretrain", "kind": "tuning", **found, "chosen": lr == chosen})
         for seed in seeds:
-            for steps in plan.steps:
+            for steps in plan.steps[shape]:
                 found = pretrain_row(out / f"pretrain-{shape}-{steps}-s{seed}")
                 rows.append({"law": "pretrain", "kind": "run", **found})
     assert {row["seed"] for row in select(rows, kind="tuning")} == {TUNING_SEED}
@@ -117,11 +118,12 @@ def exchange_rows(out: Path, plan: Plan, seeds: tuple[int, ...]) -> list[dict]:
     model is not past its transition in every seed are told by one row without a set.
     """
     rows = []
+    shapes = [shape for shape, _ in plan.exchange]
     size = {shape: read_json(out / f"exact-{shape}-s{seeds[0]}/result.json")["parameters"]
-            for shape in plan.exchange}
+            for shape in shapes}
     first = {shape: [mean_accuracy(out / f"exact-{shape}-s{seed}", "greedy", 1) for seed in seeds]
-             for shape in plan.exchange}
-    for small, large in ((a, b) for a in plan.exchange for b in plan.exchange if a < b):
+             for shape in shapes}
+    for small, large in ((a, b) for a in shapes for b in shapes if a < b):
         pair = {"law": "exchange", "small": size[small], "large": size[large],
                 "times": size[large] / size[small], "level_1": min(first[small] + first[large])}
         if pair["level_1"] < PAST:
@@ -159,7 +161,7 @@ def search_rows(out: Path, plan: Plan, seeds: tuple[int, ...]) -> list[dict]:
     """Searches against best-of-N and votes at equal FLOPs, of every judge, by difficulty."""
     rows = []
     for seed in seeds:
-        base = out / f"pretrain-{plan.ladder}-{plan.steps[-1]}-s{seed}"
+        base = out / f"pretrain-{plan.ladder}-{plan.last}-s{seed}"
         tokenizer = Tokenizer.load(base / "tokenizer.json")
         weights = read_json(base / "result.json")["parameters"]
         for judge in JUDGES:
@@ -176,33 +178,35 @@ def equal_flops_rows(records: list[dict], tokenizer: Tokenizer, weights: int) ->
     """A search's accuracy less that of as many samples as cost the same; all bins, then each.
 
     Costs are in tokens that a model of the policy's size reads (2 FLOPs a weight each). Account
-    "run": what our code did, prefixes that a search or its judge read again included. "cached": as
-    if every token were read once by the policy and once by the judge, which no code can beat. Bin 0
-    holds the easiest fifth, by the pass rate of samples that no method uses.
+    "run": what our code did, prefixes that a search or its judge read again included, equal samples
+    judged once. "cached": as if every drawn token were read once by the policy and once by the
+    judge. Bin 0 holds the easiest fifth, by the pass rate of samples that no method uses.
     """
     rows, (_, bins) = [], compare.difficulty(records, 1)
     rates = np.array([compare.pool_of(record, 1).correct.mean() for record in records])
-    prompt = 2 + np.mean([len(ids) for ids in
-                          tokenizer.encode_batch([record["prompt"] for record in records])])
+    prompt = 2 + float(np.mean([len(ids) for ids in
+                                tokenizer.encode_batch([record["prompt"] for record in records])]))
     pools = [compare.pool_of(record) for record in records]
     drawn = np.mean([pool.tokens.mean() for pool in pools])           # tokens of a sample
+    size = len(pools[0].correct)
+    numbers, judged = np.arange(1, size + 1), judged_tokens(records, prompt, size)
     for cell in records[0]["cells"]:
         method, budget = cell.split()
         mine, spent, run = (compare.cells_of(records, [cell], field)[:, 0]
                             for field in ("correct", "tokens", "flops"))
         for account, against in AGAINST:
             cost = run.mean() / (flops.READ * weights)
-            fixed, length = prompt, drawn                        # of a vote, without a judge
-            if against == "best_of_n":
-                length = drawn + (prompt + drawn if account == "run" else drawn)
+            costs = prompt + numbers * drawn                     # of votes, without a judge
             if account == "cached":
-                cost, fixed = 2 * (prompt + spent.mean()), 2 * prompt
-            wanted = max(1, int((cost - fixed) / length))
-            n = min(wanted, len(pools[0].correct))
+                cost, costs = 2 * (prompt + spent.mean()), 2 * costs
+            elif against == "best_of_n":
+                costs = costs + judged
+            n = max(1, int((costs <= cost).sum()))
             other = np.array([pool.accuracy(against, n, rng(0, "equal flops", i, n))
                               for i, pool in enumerate(pools)])
             row = {"method": method, "n": int(budget), "account": account, "against": against,
-                   "samples": n, "capped": n < wanted}
+                   "samples": n,
+                   "capped": bool(n == size and cost >= costs[-1] + drawn)}
             for which in (None, *np.unique(bins).tolist()):
                 own = bins >= 0 if which is None else bins == which
                 means = {"pass_rate": rates, "search": mine, "sampling": other}
@@ -210,6 +214,20 @@ def equal_flops_rows(records: list[dict], tokenizer: Tokenizer, weights: int) ->
                              **mean_interval(mine[own], other[own]),
                              **{name: float(each[own].mean()) for name, each in means.items()}})
     return rows
+
+
+def judged_tokens(records: list[dict], prompt: float, size: int) -> np.ndarray:
+    """(size,) tokens that a judge reads of 1, 2, ... samples per problem, each different completion
+    once, prompt included: the mean over problems and over all subsets of their pools."""
+    total = np.zeros(size)
+    for record in records:
+        read: dict[int, float] = defaultdict(float)     # {times it was drawn: tokens}
+        pairs = Counter(zip(record["texts"][:size], record["tokens"], strict=False))
+        for (_, tokens), times in pairs.items():
+            read[times] += prompt + tokens
+        for times, tokens in read.items():              # pass@k: P(at least one of them is drawn)
+            total += tokens * np.array([pass_at_k(size, times, k) for k in range(1, size + 1)])
+    return total / len(records)
 
 
 ROWS: dict[str, Callable[[Path, Plan, tuple[int, ...]], list[dict]]] = {

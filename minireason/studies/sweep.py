@@ -7,8 +7,9 @@ Every combination of the varied fields is one task: that command with those flag
 sweep's folder, what it prints in a log beside it, on one GPU where there are any, else on one core.
 A finished task is not run again. One whose worker is killed goes on elsewhere from its last saved
 state, so the machines of a cluster share a file system; and the same command goes on where a killed
-sweep stopped. One worker needs no Ray: the tasks run here, one after the other. Studies give their
-own lists of tasks to `run_tasks`. Ray: Moritz 2018 (arXiv:1712.05889).
+sweep stopped. One worker needs no Ray: the tasks run here, one after the other, and a second shell
+with the same command takes its share of them. Studies give their own lists of tasks to `run_tasks`.
+Ray: Moritz 2018 (arXiv:1712.05889).
 """
 
 import contextlib
@@ -18,6 +19,7 @@ import os
 import re
 import socket
 import time
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -74,17 +76,21 @@ def run(cfg: Config) -> dict[str, dict]:
 def run_tasks(tasks: Sequence[Task], out: Path, made_with: dict, workers: int = 0,
               address: str = "") -> dict[str, dict]:
     """Run those of the tasks that sweep.json of `out` does not call finished; UserError names
-    those that fail."""
+    those that fail. Other sweeps may work in `out` at the same time."""
     make_folder(out)
-    locks.lock_folder(out)
     path = out / "sweep.json"
-    found = read_json(path)["tasks"] if path.exists() else {}
+
+    def known() -> dict[str, dict]:
+        return read_json(path)["tasks"] if path.exists() else {}
+
+    found = known()
     left = [task for task in tasks if found.get(task.name) != task.record("")
             or not Path(task.folder).exists()]
     for task, wrong in finished_tasks(left, workers, address):
-        found[task.name] = task.record(wrong)
+        locks.lock_folder(out, wait=True)
+        found = {**known(), task.name: task.record(wrong)}
         shared.write_json(path, {**made_with, "tasks": found})
-    locks.unlock_folder(out)
+        locks.unlock_folder(out)
     failed = [f"{task.name}: {found[task.name]['wrong']}" for task in tasks
               if found[task.name]["wrong"]]
     if failed:
@@ -130,7 +136,12 @@ def finished_tasks(tasks: Sequence[Task], workers: int = 0,
                    address: str = "") -> Iterator[tuple[Task, str]]:
     """Run tasks on Ray; each when it is finished, with "" or what went wrong."""
     if workers == 1 and not address:
-        for task in tqdm(tasks, desc="sweep", unit="task"):
+        queue = deque(tasks)
+        for _ in tqdm(tasks, desc="sweep", unit="task"):
+            while locks.is_busy(Path(queue[0].folder)):    # another sweep's: the next one first
+                queue.rotate(-1)
+                time.sleep(0.1)
+            task = queue.popleft()
             wrong = run_task(task)
             if re.match(r"exit code 1[2-9]\d", wrong):     # a signal, meant for the whole sweep
                 raise KeyboardInterrupt

@@ -3,11 +3,12 @@
 import os
 import subprocess
 import sys
+import threading
 
 import pytest
 
 from minireason.core.errors import UserError
-from minireason.core.locks import lock_folder, unlock_folder
+from minireason.core.locks import is_busy, lock_folder, unlock_folder
 
 HOLDS = """
 import sys
@@ -32,9 +33,12 @@ def test_a_second_process_is_kept_out_until_the_first_one_ends(tmp_path):
     (tmp_path / ".1-0.tmp").write_text("half")
     with pytest.raises(UserError, match=f"process {first.pid} works in this folder"):
         lock_folder(tmp_path)
-    assert (tmp_path / ".1-0.tmp").exists()
-    first.kill()
+    assert (tmp_path / ".1-0.tmp").exists() and is_busy(tmp_path)
+    threading.Timer(0.3, first.kill).start()
+    lock_folder(tmp_path, wait=True)
+    unlock_folder(tmp_path)
     first.wait()
+    assert not is_busy(tmp_path)
     before = open_files()
     lock_folder(tmp_path)
     lock_folder(tmp_path)                                  # a process may open its own folder again

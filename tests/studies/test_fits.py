@@ -111,6 +111,21 @@ def test_intervals_are_for_new_runs():
     assert many.low["q"] < 3.5 < many.high["q"]
 
 
+def test_the_interval_of_a_positive_parameter_is_positive():
+    """Of runs whose coefficients differ by factors; widened as they are, it ends below 0."""
+    x = np.tile(np.array([(n, d) for n in (0.03, 0.3, 2.0) for d in (0.1, 0.4, 1.6)]), (3, 1))
+    run = np.repeat([0, 1, 2], 9)
+    y = laws.sizes(x, np.array([0.02, 0.02, 0.2])[run], 0.6, 0.05, 0.9)
+    fit = fits.over_runs(laws.SIZES, x, y, run, x[:, 0] * x[:, 1])
+    for name in "AaBb":
+        assert 0 < fit.low[name] <= fit.values[name] <= fit.high[name]
+    assert fit.low["A"] < 0.02 and fit.high["A"] > 0.2
+    x, run = np.tile(np.geomspace(1, 1000, 8), 3), np.repeat([0, 1, 2], 8)
+    tops = np.array([0.8, 0.9, 0.99])[run]
+    fit = fits.over_runs(laws.SATURATING, x, laws.saturating(x, 0.1, tops, 30.0, 1.0), run)
+    assert 0 <= fit.low["start"] and fit.high["top"] <= 1
+
+
 def test_errors_on_what_was_left_out_are_those_of_fits_without_it():
     x = np.array([1.0, 10, 100, 1000])
     y = np.array([0.0, 0.1, 0.2, 0.6])

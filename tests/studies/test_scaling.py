@@ -15,8 +15,9 @@ from minireason.studies import scaling, scaling_laws, scaling_rows, sweep
 from minireason.studies.fits import inference_multiple
 from minireason.studies.scaling_plans import JUDGES, LAWS, PLANS, TUNING_SEED
 
-SMALLEST = replace(PLANS["smoke"], shapes=PLANS["smoke"].shapes[:2], ladder=1, exchange=(0, 1),
-                   rl=(1, 2, 4))
+SMALLEST = replace(PLANS["smoke"], shapes=((8, 1, 1, 16, 16), (16, 1, 1, 16, 32)),
+                   steps=((8, 40), (8, 40)), tuning=8, rates=(3e-3, 1e-2), ladder=1,
+                   exchange=((0, 16), (1, 1)), rl=(1, 2, 4))
 
 
 # ---- the whole study -----------------------------------------------------------------------------
@@ -76,15 +77,15 @@ def test_one_law_asks_for_its_own_runs_alone(tmp_path, monkeypatch):
         return [task.name for tasks in scaling.waves(cfg, PLANS["smoke"], tmp_path)
                 for task in tasks]
 
-    ladder = ["tuning-2-0.003", "tuning-2-0.01", "pretrain-2-40-s7", "sft-s7"]
+    ladder = ["tuning-2-0.01", "tuning-2-0.03", "tuning-2-0.1", "pretrain-2-300-s7", "sft-s7"]
     assert names("rl") == ladder + [f"rl-{n}-s7" for n in (1, 2, 3, 4, 6)]
     assert names("testtime") == [*ladder, "star-s7", "rl-6-s7", "testtime-base-s7",
                                  "testtime-star-s7", "testtime-rl-s7"]
-    assert names("search") == [*ladder, "star-s7", "critic-s7",
+    assert names("search") == [*ladder, "critic-s7",
                                *(f"search-{judge}-s7" for judge in JUDGES)]
     assert [name for name in names("exchange") if "tuning" not in name] == [
         "exact-1-s7", "exact-2-s7", "exchange-1-s7", "exchange-2-s7"]
-    assert len(names("pretrain")) == 3 * 2 + 3 * 2
+    assert len(names("pretrain")) == 3 * 3 + 3 * 2
 
 
 @pytest.mark.parametrize("size", PLANS)
@@ -111,8 +112,8 @@ def test_every_size_spans_two_decades_and_six_models():
         assert len(plan.shapes) >= 6 and plan.rl[-1] / plan.rl[0] >= 100
         assert plan.flags["testtime"]["n"] >= 1024
         first, last = (shape[0] ** 2 * shape[1] * steps for shape, steps in (
-            (plan.shapes[0], plan.steps[0]), (plan.shapes[-1], plan.steps[-1])))
-        assert last / first >= 100
+            (plan.shapes[0], plan.steps[0][0]), (plan.shapes[-1], plan.steps[-1][-1])))
+        assert last / first >= 100 and len(plan.steps) == len(plan.shapes)
         assert max(shape[0] for shape in plan.shapes) == plan.shapes[-1][0]
 
 
@@ -138,6 +139,19 @@ def test_the_rate_of_a_shape_is_that_of_its_lowest_loss(tmp_path):
         folder.mkdir()
         (folder / "result.json").write_text(json.dumps({"excess_per_token": excess}))
     assert scaling_rows.tuned_rate(tmp_path, replace(SMALLEST, rates=(1e-3, 2e-3, 4e-3)), 1) == 2e-3
+
+
+@pytest.mark.parametrize("size", ["cpu", "gpu"])
+def test_the_small_model_draws_as_many_samples_as_the_least_ratio_asks_for(size):
+    plan = PLANS[size]
+    weights = []
+    for d_model, layers, heads, head_dim, d_ff in plan.shapes:
+        weights.append(layers * d_model * (4 * heads * head_dim + 3 * d_ff)
+                       + d_model * Tokenizer.build(chain.TOKENS).vocab_size)
+    for i, (small, n) in enumerate(plan.exchange):
+        for large, _ in plan.exchange[i + 1:]:
+            assert n >= int(inference_multiple(weights[large] / weights[small], 0.1))
+    assert plan.exchange[-1][1] == 1
 
 
 def records(rows: list[list[int]], answers: list[list[str]]) -> list[dict]:
@@ -168,12 +182,13 @@ def test_samples_cost_what_the_search_cost_in_both_accounts():
     tokenizer = Tokenizer.build(chain.TOKENS)
     assert len(tokenizer.encode("(2+3)=")) + 2 == 8
     made = [{"prompt": "(2+3)=", "answer": "5", "tokens": [10] * 20, "correct": [1, 0] * 10,
-             "answers": ["5", "6"] * 10, "values": [0.9, 0.1] * 10,
+             "answers": ["5", "6"] * 10, "values": [0.9, 0.1] * 10, "texts": list(range(20)),
              "cells": {"beam 4": {"tokens": 36, "correct": right, "voted": 0,
                                   "flops": 2 * 100 * 147.0}}} for right in (1, 0, 1, 1, 0)]
     rows = scaling_rows.equal_flops_rows(made, tokenizer, 100)
     whole = {(row["account"], row["against"]): row for row in rows if row["bin"] is None}
-    # run: 8 + n * 10 + n * 18 <= 147; cached: 2 * 8 + 2 * n * 10 <= 2 * (8 + 36); votes: 8 + n * 10
+    # run: 8 + n * 10 + n * 18 <= 147, as all differ; cached: 2 * 8 + 2 * n * 10 <= 2 * (8 + 36);
+    # votes: 8 + n * 10
     assert {key: row["samples"] for key, row in whole.items()} == {
         ("run", "best_of_n"): 4, ("cached", "best_of_n"): 3, ("run", "majority"): 10}
     assert whole["run", "majority"]["capped"] and not whole["run", "best_of_n"]["capped"]
@@ -187,22 +202,30 @@ def test_samples_cost_what_the_search_cost_in_both_accounts():
     assert sum(row["problems"] for row in bins[1:]) == 5
 
 
+def test_equal_samples_are_judged_once_and_so_cheaper():
+    """Four samples of two texts, prompt 8: one of n = 1, on average 1 + 2/3 of n = 2, two of 4."""
+    made = {"tokens": [10] * 8, "texts": [0, 0, 1, 1, 2, 3, 4, 5]}
+    found = scaling_rows.judged_tokens([made], 8.0, 4)
+    assert found.tolist() == pytest.approx([18, 18 * 5 / 3, 36, 36])
+
+
 def search_rows(judge: str, differences: list[float], n: int = 64) -> list[dict]:
     return [{"law": "search", "seed": seed, "judge": judge, "method": "beam", "n": n, "bin": number,
-             "account": "run", "against": "best_of_n", "accuracy": value + 0.01 * seed,
-             "low": value, "high": value} for seed in (0, 1, 2)
-            for number, value in enumerate(differences)]
+             "account": account, "against": "best_of_n", "accuracy": value + 0.01 * seed,
+             "low": value, "high": value, "samples": 90, "capped": False, "problems": 100}
+            for seed in (0, 1, 2) for account in ("run", "cached")
+            for number, value in [(None, np.mean(differences)), *enumerate(differences)]]
 
 
 def test_a_sign_flip_is_worse_on_easy_problems_and_better_on_harder_ones():
     rows = search_rows("noisy", [-0.3, -0.01, 0.0, 0.3, 0.0])
     rows += search_rows("oracle", [0.3, 0.0, 0.0, -0.3, 0.0])
-    rows += search_rows("good", [-0.3, 0.0, 0.0, 0.3, 0.0], n=4)        # not at the largest budget
-    found = scaling_laws.flips(rows)
-    assert found == ["- noisy critic, beam search, N = 64: better in bins 4, worse in bins 1; sign "
-                     "flip found.",
-                     "- oracle critic, beam search, N = 64: better in bins 1, worse in bins 4; "
-                     "sign flip not found."]
+    head, *table = scaling_laws.flips_table(rows)
+    assert {len(line) for line in table} == {len(head)}
+    assert [line[:4] for line in table] == [["noisy", "beam search", "64", "100"],
+                                            ["oracle", "beam search", "64", "100"]]
+    assert table[0][4:9] == table[0][9:] == ["90", "+0.8 [-1.7, +3.3]", "4", "1", "found"]
+    assert table[1][6:9] == ["1", "4", "no"]
 
 
 def test_the_frontier_holds_what_nothing_cheaper_equals():

@@ -1,5 +1,6 @@
 """Sweeps: the grid, and a real Ray of two workers that loses a worker, then its driver."""
 
+import json
 import os
 import re
 import signal
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from minireason import cli
+from minireason.core import locks
 from minireason.core.errors import UserError
 from minireason.core.files import read_json
 from minireason.stages import pretrain
@@ -134,6 +136,29 @@ def test_one_worker_runs_here_and_a_signal_ends_the_whole_sweep(tmp_path, monkey
     assert asked[3:] == ["seed=1", "seed=1"]
     assert {name: task["wrong"] for name, task in found.items()} == dict.fromkeys(
         ("seed=0", "seed=1", "seed=2"), "")
+
+
+def test_two_sweeps_of_one_folder_share_its_tasks(tmp_path, monkeypatch):
+    """What another works at comes last; what another has finished meanwhile stays in the list."""
+    asked = []
+
+    def main(words: list[str]) -> int:
+        folder = Path(words[2])
+        asked.append(folder.name)
+        folder.mkdir(exist_ok=True)
+        if folder.name == "seed=2":                # the other one has just ended a task, too
+            path = tmp_path / "sweep.json"
+            held = read_json(path)
+            held["tasks"]["another"] = {"words": [], "wrong": ""}
+            path.write_text(json.dumps(held))
+        return 0
+
+    monkeypatch.setattr(cli, "main", main)
+    busy = [True, True, True, False]               # seed=0, when it is asked for the n-th time
+    monkeypatch.setattr(locks, "is_busy", lambda folder: folder.name == "seed=0" and busy.pop(0))
+    found = sweep.run(config(tmp_path, "seed=1,0,2", workers=1))
+    assert asked == ["seed=1", "seed=2", "seed=0"]
+    assert set(found) == {"seed=0", "seed=1", "seed=2", "another"}
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1:1", "127.0.0.1:x", "no.such.host.invalid:1"])
