@@ -109,7 +109,7 @@ def taught(request, tmp_path_factory):
     name, tied = request.param
     family, out = FAMILIES[name], tmp_path_factory.mktemp(name)
     generator = np.random.default_rng(0)
-    problems = [family.sample(generator, family.LEVELS[0]) for _ in range(20)]
+    problems = [family.sample(generator, family.LEVELS[0]) for _ in range(12)]
     tokenizer = Tokenizer.build(family.TOKENS)
     style = "optimal" if name == "countdown" else "cot"
     texts = [f"<bos>{p.prompt}{family.render(p, s)}" for p in problems for s in (style, "direct")]
@@ -136,15 +136,15 @@ def test_pipeline_says_what_our_sampler_says(taught, style, more):
     family, problems, ours, exported = taught
     model, tokenizer = checkpoint.load(ours)
     texts = complete(model, tokenizer, problems, style, Sampling(temperature=0.0, max_new=60))
-    pipe = transformers.pipeline("text-generation", model=str(exported), batch_size=20)
+    pipe = transformers.pipeline("text-generation", model=str(exported), batch_size=12)
     chats = [[{"role": "user", "content": p.prompt}] for p in problems]
     found = pipe(chats, max_new_tokens=60, return_full_text=False, **more)
     for (text,), (said,) in zip(texts, found, strict=True):
         assert family.OPENER[style] + said["generated_text"] == text.removesuffix("<eos>")
     whole = [text.endswith("<eos>") for (text,) in texts]
-    assert sum(whole) >= 10                                     # it ends by itself
+    assert sum(whole) >= 6                                     # it ends by itself
     apart = [said["generated_text"].partition("</think>") for (said,) in found]
-    assert style == "direct" or sum(bool(t and a) for t, _, a in apart) >= 10
+    assert style == "direct" or sum(bool(t and a) for t, _, a in apart) >= 6
 
 
 def test_plain_text_and_chat_are_the_same_prompt(taught):
