@@ -95,7 +95,7 @@ def self_attention(qkv: Tensor, q_gain: Tensor, k_gain: Tensor, cos: Tensor, sin
     head_dim, packed = q_gain.numel(), None
     asked, (impl, _) = impl, choose_impl(impl, qkv.device, qkv.dtype, head_dim, longest)
     by_native = impl == "by hand" and cache is None and native(qkv)
-    if groups is not None and not by_native:
+    if groups is not None and cu_seqlens is not None and not by_native:
         token, own, starts = repeat_prompts(cu_seqlens, groups)
         return self_attention(qkv[token], q_gain, k_gain, cos, sin, n_heads=n_heads,
                               n_kv_heads=n_kv_heads, eps=eps, cu_seqlens=starts, max_len=max_len,
