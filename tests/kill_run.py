@@ -128,7 +128,7 @@ def trial(command: list[str], whole: Path, base: Path, kills: int, seed: int,
     stages = [stage.name for stage in STAGES if stage.in_run]
     generator, hits = np.random.default_rng(seed), Counter()
     for i in range(kills):
-        stage = stages[i * len(stages) // kills]
+        stage = stages[(2 * i + 1) * len(stages) // (2 * kills)]     # amid its share
         seconds = json.loads((whole / stage / "result.json").read_text())["seconds"]
         wait = generator.uniform(0, 1) * seconds / max(1, kills / len(stages))
         how = ways[i % len(ways)]
