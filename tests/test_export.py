@@ -103,7 +103,12 @@ def test_generation_is_greedy_and_ends_where_a_row_is_full(folder):
         assert len(found["generated_token_ids"]) == 64          # an untrained model never ends
 
 
-@pytest.fixture(scope="module", params=[(name, i % 2 == 0) for i, name in enumerate(FAMILIES)])
+SHORT = ("chain", "addition", "countdown", "instructions")
+
+
+@pytest.fixture(scope="module", params=[
+    pytest.param((name, i % 2 == 0), id=name, marks=[pytest.mark.long] if name not in SHORT else [])
+    for i, name in enumerate(FAMILIES)])
 def taught(request, tmp_path_factory):
     """(family, problems, checkpoint folder, exported folder): taught 20 problems in two styles."""
     name, tied = request.param

@@ -54,9 +54,10 @@ def test_interrupt_during_the_imports_is_answered(monkeypatch, capsys):
 
 
 @pytest.mark.parametrize(("line", "codes", "error"), [
-    ("{} sft --help | true; echo ${{PIPESTATUS[@]}}", "141 0", ""),
+    pytest.param("{} sft --help | true; echo ${{PIPESTATUS[@]}}", "141 0", "",
+                 marks=pytest.mark.long),
     ("{} --help >/dev/full; echo $?", "2", "standard output: No space left on device"),
-    ("{} --version <&- >&- 2>&-; echo $?", "0", ""),
+    pytest.param("{} --version <&- >&- 2>&-; echo $?", "0", "", marks=pytest.mark.long),
     ("LC_ALL=C PYTHONUTF8=0 {} sft --init é --max-level -1 <&-; echo $?", "2", "--max-level -1"),
 ])
 def test_streams_that_are_closed_full_or_without_a_reader(line, codes, error):

@@ -1,14 +1,16 @@
 """All stages in their tiny form.
 
-    python tests/tiny_run.py OUT            the real pipeline with them, its figures not drawn
-    python tests/tiny_run.py OUT FROM       the same; then the stages that are trained, each below
-                                            OUT/apart with parents from FROM
+    python tests/tiny_run.py OUT                 the real pipeline with them, no figure drawn
+    python tests/tiny_run.py OUT FROM [STAGE ..] the same, if no stage is named; then these (all
+                                                 that are trained) below OUT/apart with parents
+                                                 from FROM
 
 Trained for just so long that STaR finds a few right answers to learn from.
 """
 
 import dataclasses
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from matplotlib import rc_context
@@ -140,21 +142,23 @@ def tiny_pipeline(out: Path | str) -> dict:
     return pipeline.run(pipeline.Config(size="tiny", out=str(out), device="cpu"))
 
 
-def apart(out: str, parents: str) -> None:
-    """Every trained stage into a folder below `out`, from the parents of a finished tiny run."""
-    _, config = tiny_stages(parents)["think_budget"]
-    think_budget.warm_up(dataclasses.replace(config, out=f"{out}/warm-up"))
-    for name in ("pretrain", "sft", "star", "critic", "quiet_star", "think_budget", "internalize"):
+def apart(out: str, parents: str, names: Sequence[str]) -> None:
+    """Trained stages, each into a folder below `out`, from the parents of a finished tiny run."""
+    for name in names:
         run, config = tiny_stages(parents)[name]
+        if name == "think_budget":
+            think_budget.warm_up(dataclasses.replace(config, out=f"{out}/warm-up"))
         run(dataclasses.replace(config, out=f"{out}/{name}"))
 
 
-def main(out: str, parents: str = "") -> None:
+def main(out: str, parents: str = "", *names: str) -> None:
     """The command of this file."""
     style.save = draw_nothing
-    tiny_pipeline(out)
+    if not names:
+        tiny_pipeline(out)
     if parents:
-        apart(f"{out}/apart", parents)
+        apart(f"{out}/apart", parents, names or (
+            "pretrain", "sft", "star", "critic", "quiet_star", "think_budget", "internalize"))
 
 
 if __name__ == "__main__":

@@ -37,10 +37,12 @@ class Executioner:
             raise Killed
 
 
-@pytest.mark.parametrize("after", [False, True])
-@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize(("stage", "after"), [
+    pytest.param(stage, after, marks=[pytest.mark.long] if (i + after) % 2 else [])
+    for i, stage in enumerate(STAGES) for after in (False, True)])
 def test_killed_at_every_few_writes(ladder, tmp_path, monkeypatch, stage, after):
-    """Each process gets further by more writes, so that all kinds of writes are hit."""
+    """Each process gets further by more writes, so that all kinds of writes are hit; in the quick
+    form every other stage just before a write, the others just after one."""
     run, config = tiny_stages(ladder)[stage]
     config = dataclasses.replace(config, out=str(tmp_path / stage))
     kills, allowed = 0, 0

@@ -286,7 +286,7 @@ FAULT = ("std::copy_n(&dv[at * DP], +D, d_qkv(t, h + a.n_kv_heads));",
          "std::copy_n(&dv[at * DP], D + 1, d_qkv(t, h + a.n_kv_heads));")
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_sanitizers_find_nothing_but_what_was_planted(tmp_path):
     """In a process with them loaded: this file's comparisons, then with a fault in the source."""
     compiler = build.find_host_compiler()

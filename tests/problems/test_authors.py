@@ -98,7 +98,7 @@ def test_chances_of_answers_are_those_of_all_paths(family, problem):
 
 @pytest.mark.parametrize(("family", "problem"), cases())
 def test_written_text_has_the_frequencies_of_the_outcomes(family, problem):
-    generator, n = rng(0, "written"), 4000
+    generator, n = rng(0, "written"), 1500
     solutions, answers = Counter(), Counter()
     for _ in range(n):
         text, marked = written(family, problem, FALLIBLE, generator)
@@ -120,7 +120,7 @@ def test_mistakes_bear_their_names_and_marks_are_the_verifiers(name):
     """A step without a mistake is exactly right from the state before it, any other is wrong."""
     family, generator = FAMILIES[name], rng(1, "marks")
     named = Counter()
-    for i in range(2000):
+    for i in range(1000):
         problem = family.sample(generator, family.LEVELS[i % 4 % len(family.LEVELS)])
         text, marked = written(family, problem, FALLIBLE, generator)
         verdict = family.verify(problem, text)

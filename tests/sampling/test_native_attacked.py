@@ -80,7 +80,7 @@ void* operator new(size_t n) {
 """A machine without threads, and without memory for one size."""
 
 
-@pytest.mark.parametrize("lacking", ["threads", "memory"])
+@pytest.mark.parametrize("lacking", [pytest.param("threads", marks=pytest.mark.long), "memory"])
 def test_a_poor_machine_decodes_the_same_or_says_what_lacks(case, lacking, tmp_path):
     """In a process of its own, which the C++ runtime would end."""
     source, poor = tmp_path / "poor.cpp", tmp_path / "poor.so"
@@ -108,7 +108,7 @@ print("equal", out.tokens.equal(alone.tokens))
         assert done.returncode == 1 and "UserError: not enough memory to sample" in said, said
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_sanitizers_find_nothing_but_what_was_planted():
     done = subprocess.run([sys.executable, fuzz_script, "--cases", "60"], text=True,
                           capture_output=True,

@@ -382,11 +382,12 @@ def test_diagnostics_by_hand(policy, tiny):
 
 # --- the stage ---------------------------------------------------------------------------------
 
+@pytest.mark.long
 def test_killed_and_resumed_is_bit_identical(tiny, tmp_path, run_with_deaths):
     cfg = replace(tiny, epochs=2, minibatches=2, kl=0.1, replay=0.1, replay_rows=4, redraws=1,
                   save_every=1)
     whole = rl.run(replace(cfg, out=str(tmp_path / "whole")))
-    assert run_with_deaths(lambda: rl.run(cfg), 2) >= 3
+    assert run_with_deaths(lambda: rl.run(cfg), 3) >= 3
     again = rl.run(cfg)
     assert whole["weights"] == again["weights"] != checkpoint.weights_hash(cfg.init)
     lines = [(tmp_path / name / "metrics.jsonl").read_text() for name in ("whole", "rl")]
