@@ -45,7 +45,7 @@ def operations(stage: str, whole: Path, base: Path) -> int:
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_stage_survives_a_fault_of_the_disk(whole, tmp_path, stage):
-    """Faults spread over the stage, of all kinds in turn, the next stage's from the next kind on."""
+    """Faults spread over the stage, their kinds in turn over all stages."""
     base = tmp_path / "disk"
     base.mkdir()
     last = operations(stage, whole, base)
