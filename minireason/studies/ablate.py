@@ -13,8 +13,8 @@
 
 A variant is data: the fields that it changes. All variants of a stage start from the same parents,
 stages of a finished run, with the settings of the run's own stage, or the defaults of a stage that
-no run has. Finished variants are not run again; `--from FOLDER` makes table and figure from its
-JSON.
+no run has. Finished variants are not run again. Rows of other variants (`--variants`) and seeds
+stay in the JSON, so a long study can be run in parts; `--from FOLDER` makes table and figure of it.
 """
 
 import importlib
@@ -34,10 +34,6 @@ from minireason.stages import STAGES, Stage
 from minireason.studies import internalize_tables, quiet_tables, shared, thinking_tables
 
 TURNS = {"turns": 3, "refresh": "exact", "filter": "verifier"}
-NOTHING = {         # one token after the inner bracket, whose marks start as `=` and `)`
-    "after": ")", "elsewhere": False, "marks": ("=", ")"), "lengths": (1,), "true_tokens": 6,
-    "samples": 8, "reinforce": 0.5, "replay": 0.25, "min_level": 2, "max_level": 2,
-    "lines": 20_000, "steps": 800, "lr": 2e-3, "token_budget": 8192}
 VARIANTS: dict[str, dict[str, dict]] = {      # {stage: {variant: what it changes}}
     "star": {
         "reference": {},
@@ -53,20 +49,8 @@ VARIANTS: dict[str, dict[str, dict]] = {      # {stage: {variant: what it change
     "revise": {
         "backtracking traces": {"steps": 150, "replay": 0.0},
         "right traces only": {"steps": 150, "replay": 0.0, "mended": 0.0}},
-    "quiet_star": {
-        "own thoughts": {},
-        "REINFORCE 0": {"reinforce": 0.0},
-        "thoughts of the base": {"thoughts": "frozen"},
-        "random thoughts": {"thoughts": "random"},
-        "pause tokens": {"thoughts": "pause", "samples": 1, "steps": 540},
-        "ordinary training": {"thoughts": "none", "steps": 1090}},
-    "from_nothing": {                     # the best place for a pause token is after `=`
-        "own thoughts": NOTHING,
-        "REINFORCE 0": NOTHING | {"reinforce": 0.0},
-        "thoughts of the base": NOTHING | {"thoughts": "frozen"},
-        "pause tokens": NOTHING | {"thoughts": "pause", "after": "=", "marks": (), "samples": 1,
-                                   "true_tokens": 2, "steps": 3000},
-        "ordinary training": NOTHING | {"thoughts": "none", "steps": 4000}},
+    "quiet_star": quiet_tables.VARIANTS,
+    "from_nothing": quiet_tables.FROM_NOTHING,
     "think_budget": {
         "a price per token": {},
         "no price": {"rewards": {"process": 0.0, "price": 0.0}},
@@ -107,9 +91,12 @@ class Config(shared.Study):
     runs: tuple[str, ...] = ()    # finished `minireason run` folders of different seeds
     # star | flywheel | revise | quiet_star | from_nothing | think_budget | internalize
     stage: str = "star"
+    variants: tuple[str, ...] = ()   # of the stage; (): all
 
     def __post_init__(self):
         check_choice("stage", self.stage, VARIANTS)
+        for variant in self.variants:
+            check_choice("variants", variant, VARIANTS[self.stage])
         if not self.runs and not self.source:
             raise UserError("ablate: give --runs, finished run folders, or --from")
 
@@ -120,7 +107,8 @@ def run(cfg: Config) -> dict:
     if cfg.source:
         result = read_json(Path(cfg.source) / f"{cfg.stage}.json")
     else:
-        result = {**shared.made_with("ablate", cfg), "rows": variant_rows(cfg)}
+        result = {**shared.made_with("ablate", cfg),
+                  "rows": with_held(out / f"{cfg.stage}.json", variant_rows(cfg), cfg.stage)}
     rows, path = result["rows"], out / cfg.stage
     text_of, figures = OWN.get(cfg.stage, (partial(ablation_table, cfg.stage),
                                            {"": partial(ablation_figure, cfg.stage)}))
@@ -130,6 +118,15 @@ def run(cfg: Config) -> dict:
     for name, figure_of in figures.items():
         style.save(Path(f"{path}{name}.png"), figure_of, rows)
     return result
+
+
+def with_held(path: Path, rows: list[dict], stage: str) -> list[dict]:
+    """The rows and those of other variants and seeds in the file, in the order of the variants."""
+    held = read_json(path)["rows"] if path.exists() else []
+    made = {(row["variant"], row["seed"]) for row in rows}
+    rows = rows + [row for row in held if (row["variant"], row["seed"]) not in made]
+    order = ["before", *VARIANTS[stage]]
+    return sorted(rows, key=lambda row: (order.index(row["variant"]), row["seed"]))
 
 
 def variant_rows(cfg: Config) -> list[dict]:
@@ -148,6 +145,8 @@ def variant_rows(cfg: Config) -> list[dict]:
         rows += [{**row, "variant": "before", "round": 0} for row in before
                  if row.get("round", 0) == last]
         for variant, changes in VARIANTS[cfg.stage].items():
+            if cfg.variants and variant not in cfg.variants:
+                continue
             held = settings | changes
             if changes or not stage.in_run:           # else it is the run's own stage
                 words = variant.replace(",", "").replace(" ", "-")

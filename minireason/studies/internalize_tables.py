@@ -21,7 +21,8 @@ TASKS = {"3x3": DIGITS, "2x2": DIGITS | {"min_level": 2, "max_level": 2, "steps"
                    "steps_per_token": 400, "swap": False}}
 ARMS = {"internalize": "thought removed", "direct": "never a thought",
         "auxiliary": "never a thought, running-sum head", "explicit": "whole thought"}
-VARIANTS = {f"{words}, {task}": changes | {"arm": arm}
+SHORT = {"explicit": {"steps": 3000}}         # what writing costs is learned by then
+VARIANTS = {f"{words}, {task}": changes | {"arm": arm} | SHORT.get(arm, {})
             for task, changes in TASKS.items() for arm, words in ARMS.items()
             if (task, arm) != ("chain", "auxiliary")}
 POINTS = 120                # of a curve at most
@@ -54,7 +55,8 @@ def text_of(rows: list[dict]) -> str:
         tables.markdown(answers),
         f"Greedy, mean over seeds {', '.join(map(str, seeds))} [95% over seeds and problems "
         f"(two_way_interval)] (range); n = {', '.join(map(str, sorted(sizes)))} held-out problems "
-        "per task and seed. On a task all arms read equally many tokens.",
+        "per task and seed. On a task all arms read equally many tokens per step, and train for as "
+        f"many steps, but for `{ARMS['explicit']}` ({SHORT['explicit']['steps']:,}).",
         tables.markdown(tables.pivot(difference_rows(greedy), "arm", "set",
                                      "paired difference (points)", names=names))]) + "\n"
 

@@ -1,4 +1,4 @@
-"""Tables and pictures of `minireason ablate --stage quiet_star`, from its rows alone."""
+"""Variants, tables and pictures of `minireason ablate --stage quiet_star` and `from_nothing`."""
 
 from textwrap import fill
 
@@ -10,6 +10,24 @@ from minireason.report import figures, style, tables
 from minireason.report.runs import group_by, level_of, select, tagged
 from minireason.report.seeds import verdicts_of
 
+NOTHING = {         # one token after the inner bracket, whose marks start as `=` and `)`
+    "after": ")", "elsewhere": False, "marks": ("=", ")"), "lengths": (1,), "true_tokens": 6,
+    "samples": 8, "reinforce": 0.5, "replay": 0.25, "min_level": 2, "max_level": 2,
+    "lines": 20_000, "steps": 800, "lr": 2e-3, "token_budget": 8192}
+VARIANTS = {
+    "own thoughts": {},
+    "REINFORCE 0": {"reinforce": 0.0},
+    "thoughts of the base": {"thoughts": "frozen"},
+    "random thoughts": {"thoughts": "random"},
+    "pause tokens": {"thoughts": "pause", "samples": 1, "steps": 540},
+    "ordinary training": {"thoughts": "none", "steps": 1090}}
+FROM_NOTHING = {                     # the best place for a pause token is after `=`
+    "own thoughts": NOTHING,
+    "REINFORCE 0": NOTHING | {"reinforce": 0.0},
+    "thoughts of the base": NOTHING | {"thoughts": "frozen"},
+    "pause tokens": NOTHING | {"thoughts": "pause", "after": "=", "marks": (), "samples": 1,
+                               "true_tokens": 2, "steps": 3000},
+    "ordinary training": NOTHING | {"thoughts": "none", "steps": 4000}}
 LOOKS = ((style.BLUE, "o"), (style.SKY, "s"), (style.GREEN, "D"), (style.BROWN, "^"),
          (style.PURPLE, "v"), (style.ORANGE, "P"), (style.GREY, "x"))
 ALOUD = ("before", "own thoughts", "ordinary training")     # that are shown without quiet thoughts,

@@ -101,6 +101,11 @@ def test_variants_run_from_their_parents_and_their_rows_are_kept(tmp_path, monke
     assert [r["accuracy"] for r in result["rows"] if r["variant"] == "before"] == [0.2]   # its last
     assert [r["count"] for r in result["rows"] if r["method"] == "kept"] == [9] * 4
     assert {r["method"] for r in result["rows"]} == {"greedy", "kept"}
+    ran.clear()
+    parts = ablate.run(replace(cfg, variants=("no rationalization", "restart from the base")))
+    assert [c.out.rpartition("-")[2] for c in ran] == ["rationalization", "base"]
+    assert parts["rows"] == result["rows"]                     # those of the others are still there
+    result = ablate.run(cfg)
     again = ablate.run(replace(cfg, runs=(), out=str(tmp_path / "again"),
                                source=str(tmp_path / "out")))
     assert again == result == read_json(tmp_path / "out/star.json")
@@ -143,6 +148,8 @@ def test_what_cannot_be_ablated_is_one_clear_line(tmp_path):
         ablate.run(ablate.Config(runs=(str(tmp_path),)))
     with pytest.raises(UserError, match="--stage sft: must be one of star, flywheel, revise"):
         ablate.Config(runs=("x",), stage="sft")
+    with pytest.raises(UserError, match="--variants pause tokens: must be one of reference, no r"):
+        ablate.Config(runs=("x",), variants=("reference", "pause tokens"))
     with pytest.raises(UserError, match="--runs"):
         ablate.Config()
 
