@@ -36,8 +36,8 @@ from minireason.report import runs as results
 
 BLOCKS = {   # block of RESULTS: the folders beside `reference` whose studies it shows
     "controls": ("controls",), "thoughts": ("thoughts",), "nothing": ("from_nothing",),
-    "budgets": ("budgets",), "obedience": ("obedience",), "splitting": ("splitting",),
-    "addition": ("reproduce/*",),
+    "budgets": ("budgets",), "internalize": ("internalize",), "obedience": ("obedience",),
+    "splitting": ("splitting",), "addition": ("reproduce/*",),
     "studies": ("ablations", "countdown", "scale")}
 RESULTS, FIGURES = Path("docs/RESULTS.md"), Path("docs/figures")    # beside the README
 CORPUS_LINES = 10                 # of the pretraining text, on the page
