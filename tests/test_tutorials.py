@@ -13,6 +13,7 @@ import pytest
 import torch
 from compilers import need_host_compiler
 from jupyter_client.manager import KernelManager
+from matplotlib.figure import Figure
 
 from minireason.core.files import write_manifest
 from minireason.critics.value_head import Critic
@@ -68,7 +69,8 @@ KEY_LINES = {   # tutorial: what it must print
 NEED_A_RUN = [name for name in KEY_LINES
               if "RUN = finished(" in (TUTORIALS / f"{name}.py").read_text()]
 NEED_A_COMPILER = ("17_cuda_kernel",)
-LONG = ("16_scaling_laws", "17_cuda_kernel", "18_two_processes_and_export")   # half of their time
+LONG = ("02_transformer_by_hand", "03_pretraining", "16_scaling_laws", "17_cuda_kernel",
+        "18_two_processes_and_export")             # three quarters of all their time
 
 
 @pytest.fixture(scope="module")
@@ -143,6 +145,7 @@ def test_a_tutorial_survives_a_policy_that_is_never_right(name, finished_run, tm
         checkpoint.save(run / stage, model.init_weights(torch.Generator().manual_seed(1)),
                         tokenizer)
         write_manifest(run / stage, "result.json", (run / stage / "result.json").read_text())
+    monkeypatch.setattr(Figure, "savefig", lambda *_, **__: None)
     run_tutorial(name, run, tmp_path, monkeypatch)
     assert "figure: " in capsys.readouterr().out
 

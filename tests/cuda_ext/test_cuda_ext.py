@@ -203,7 +203,7 @@ def test_outputs_are_written_whole_and_nothing_else(dtype, fused):
     guarded.check()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.skipif(DEVICE != "cpu", reason="emulator only")
 def test_address_sanitizer_finds_nothing():
     """Every operator on small odd shapes, in a process that loads the sanitizer first."""

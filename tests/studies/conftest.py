@@ -3,5 +3,7 @@
 from functools import cache
 
 from minireason.measure import evaluate
+from minireason.studies import stream_of_search_curves
 
-evaluate.load_frozen = cache(evaluate.load_frozen)
+for module in (evaluate, stream_of_search_curves):
+    module.load_frozen = cache(module.load_frozen)

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -11,13 +12,16 @@ from minireason.core.errors import UserError
 from minireason.measure.samples import save_pools
 from minireason.model.tokenizer import Tokenizer
 from minireason.problems import chain
+from minireason.stages import pretrain
 from minireason.studies import scaling, scaling_laws, scaling_rows, sweep
 from minireason.studies.fits import inference_multiple
 from minireason.studies.scaling_plans import JUDGES, LAWS, PLANS, TUNING_SEED
 
 SMALLEST = replace(PLANS["smoke"], shapes=((8, 1, 1, 16, 16), (16, 1, 1, 16, 32)),
                    steps=((8, 40), (8, 40)), tuning=8, rates=(3e-3, 1e-2), ladder=1,
-                   exchange=((0, 16), (1, 1)), rl=(1, 2, 4))
+                   exchange=((0, 16), (1, 1)), rl=(1, 2, 4),
+                   flags={name: given | {"eval_n": 2} if "eval_n" in given else given
+                          for name, given in PLANS["smoke"].flags.items()})
 
 
 # ---- the whole study -----------------------------------------------------------------------------
@@ -28,6 +32,7 @@ def drawn(folder) -> set[str]:
 
 def test_every_law_is_measured_once_and_drawn_from_its_rows_alone(tmp_path, monkeypatch, undrawn):
     monkeypatch.setitem(PLANS, "smoke", SMALLEST)
+    monkeypatch.setattr(pretrain, "entropy_lines", partial(pretrain.entropy_lines, n=100))
     monkeypatch.setattr(scaling_rows, "PAST", 0.0)                 # so small a model knows little
     cfg = scaling.Config(size="smoke", seeds=(0,), out=str(tmp_path / "a"), device="cpu")
     first = scaling.run(replace(cfg, laws=("testtime", "rl")))
