@@ -69,8 +69,9 @@ KEY_LINES = {   # tutorial: what it must print
 NEED_A_RUN = [name for name in KEY_LINES
               if "RUN = finished(" in (TUTORIALS / f"{name}.py").read_text()]
 NEED_A_COMPILER = ("17_cuda_kernel",)
-LONG = ("02_transformer_by_hand", "03_pretraining", "16_scaling_laws", "17_cuda_kernel",
-        "18_two_processes_and_export")             # three quarters of all their time
+LONG = ("02_transformer_by_hand", "03_pretraining", "09_quiet_thoughts",
+        "10_thoughts_that_disappear", "15_countdown_search", "16_scaling_laws", "17_cuda_kernel",
+        "18_two_processes_and_export")             # most of all their time
 
 
 @pytest.fixture(scope="module")

@@ -156,6 +156,7 @@ def test_a_table_of_one_seed_is_worth_nothing_under_another(graded, monkeypatch)
 
 # ---- assignment 7 compiles its solution ----------------------------------------------------------
 
+@pytest.mark.long
 def test_a_read_out_of_bounds_is_shown_with_its_line(graded):
     source = solution_path(KERNEL).read_text()
     loop = "j < seen; j += THREADS) largest = fmaxf(largest, row[j]);"

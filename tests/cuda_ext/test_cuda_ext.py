@@ -46,9 +46,9 @@ def mode(request, monkeypatch):
     monkeypatch.setenv("EMULATE_ORDER", order)
 
 
-@BARE_OR_FUSED
-@pytest.mark.parametrize("head_dim", build.HEAD_DIMS)
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("dtype", "head_dim", "fused"), [
+    pytest.param(dtype, dim, fused, marks=pytest.mark.long if dim > 32 and not fused else ())
+    for dtype in DTYPES for dim in build.HEAD_DIMS for fused in (False, True)])
 def test_kernels_equal_float64_at_every_length(dtype, head_dim, fused):
     seed = fresh_seed()
     print("seed", seed)

@@ -30,6 +30,27 @@ def drawn(folder) -> set[str]:
     return {path.name for path in folder.iterdir() if path.suffix in (".png", ".md", ".json")}
 
 
+def test_what_laws_share_is_run_once_and_the_rest_follows_from_rows(tmp_path, monkeypatch, undrawn):
+    """Two laws of one small policy; all of them in the long form below."""
+    monkeypatch.setitem(PLANS, "smoke", replace(SMALLEST, ladder=0, rates=(1e-2,), rl=(1, 2)))
+    monkeypatch.setattr(pretrain, "entropy_lines", partial(pretrain.entropy_lines, n=100))
+    cfg = scaling.Config(size="smoke", seeds=(0,), out=str(tmp_path / "a"), device="cpu")
+    first = scaling.run(replace(cfg, laws=("rl",)))["rows"]
+    assert [(row["steps"], row["method"]) for row in first] == [
+        (n, method) for n in (0, 1, 2) for method in ("greedy", "sampled")]
+    asked, whole = [], sweep.run_task
+    monkeypatch.setattr(sweep, "run_task", lambda task: asked.append(task.name) or whole(task))
+    rows = scaling.run(replace(cfg, laws=("search",)))["rows"]
+    assert asked == ["critic-s0", *(f"search-{judge}-s0" for judge in JUDGES)]
+    assert rows[:6] == first and {row["judge"] for row in rows[6:]} == set(JUDGES)
+    scaling.run(scaling.Config(source=str(tmp_path / "a"), out=str(tmp_path / "b")))
+    assert drawn(tmp_path / "b") == drawn(tmp_path / "a") - {"sweep.json"} == {
+        "result.json", "fits.json", "table.md", "rl.png", "search-beam.png", "search-tree.png"}
+    for name in ("result.json", "fits.json", "table.md"):
+        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+
+
+@pytest.mark.long
 def test_every_law_is_measured_once_and_drawn_from_its_rows_alone(tmp_path, monkeypatch, undrawn):
     monkeypatch.setitem(PLANS, "smoke", SMALLEST)
     monkeypatch.setattr(pretrain, "entropy_lines", partial(pretrain.entropy_lines, n=100))
