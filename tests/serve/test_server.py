@@ -304,11 +304,11 @@ def test_memory_stays_flat(port):
     before = ask_many(20)                          # what is kept for ever is kept now
     tracemalloc.start()
     try:
-        after = ask_many(100)
+        after = ask_many(200)
         held = tracemalloc.get_traced_memory()[0]
     finally:
         tracemalloc.stop()
-    assert held < 120_000                         # bytes: about a kilobyte per question
+    assert held < 200_000                          # bytes: not a kilobyte per question
     assert after - before < 50e6                   # tensors too; tracemalloc's own records as well
 
 
