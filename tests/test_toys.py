@@ -30,6 +30,7 @@ def toys(tmp_path_factory):
         patch.syspath_prepend(str(DATA))
         import make_eval
         patch.setattr(make_eval, "FAMILIES", {"parity": parity})
+        patch.setattr(make_eval, "PER_LEVEL", 20)          # which takes longer where problems end
         (folder / "SHA256SUMS").write_text(make_eval.make(folder))
         patch.setattr(frozen, "frozen_folder", lambda: folder)
         yield folder

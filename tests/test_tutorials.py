@@ -13,6 +13,7 @@ import pytest
 import torch
 from compilers import need_host_compiler
 from jupyter_client.manager import KernelManager
+from matplotlib.figure import Figure
 
 from minireason.core.files import write_manifest
 from minireason.critics.value_head import Critic
@@ -68,6 +69,9 @@ KEY_LINES = {   # tutorial: what it must print
 NEED_A_RUN = [name for name in KEY_LINES
               if "RUN = finished(" in (TUTORIALS / f"{name}.py").read_text()]
 NEED_A_COMPILER = ("17_cuda_kernel",)
+LONG = ("02_transformer_by_hand", "03_pretraining", "09_quiet_thoughts",
+        "10_thoughts_that_disappear", "15_countdown_search", "16_scaling_laws", "17_cuda_kernel",
+        "18_two_processes_and_export")             # most of all their time
 
 
 @pytest.fixture(scope="module")
@@ -108,16 +112,19 @@ def kernel() -> Iterator[KernelManager]:
     manager.shutdown_kernel(now=True)
 
 
-@pytest.mark.parametrize("name", KEY_LINES)
+@pytest.mark.parametrize("name", [
+    pytest.param(name, marks=pytest.mark.long) if name in LONG else name for name in KEY_LINES])
 def test_a_notebook_runs_and_says_what_it_teaches(name, finished_run, tmp_path, kernel):
     """Made from the script and executed in a kernel, its figure inline."""
     if name in NEED_A_COMPILER:
         need_host_compiler()
     notebook = notebooks.notebook_of(TUTORIALS / f"{name}.py")
-    here = f"""%reset -f
-import os
+    here = f"""import functools, os
+import minireason.measure.evaluate as evaluate
+evaluate.load_frozen = functools.cache(evaluate.load_frozen)    # each of them reads the same sets
 os.environ["MINIREASON_RUN"] = {str(finished_run)!r}
-os.chdir({str(tmp_path)!r})"""
+os.chdir({str(tmp_path)!r})
+%reset -f"""
     notebook.cells.insert(0, notebooks.nbformat.v4.new_code_cell(here))
     out = notebooks.execute(notebook, tmp_path, km=kernel)
     for line in KEY_LINES[name]:
@@ -139,6 +146,7 @@ def test_a_tutorial_survives_a_policy_that_is_never_right(name, finished_run, tm
         checkpoint.save(run / stage, model.init_weights(torch.Generator().manual_seed(1)),
                         tokenizer)
         write_manifest(run / stage, "result.json", (run / stage / "result.json").read_text())
+    monkeypatch.setattr(Figure, "savefig", lambda *_, **__: None)
     run_tutorial(name, run, tmp_path, monkeypatch)
     assert "figure: " in capsys.readouterr().out
 

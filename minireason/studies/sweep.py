@@ -35,6 +35,7 @@ from minireason.studies import shared
 
 RETRIES = 20                      # of a task whose worker was killed
 PATIENCE = 60.0                   # seconds until a killed worker's lock must have gone
+STARTS = 3                        # of Ray here, which gives one up after 30 s on a busy machine
 
 
 @dataclass(frozen=True)
@@ -163,9 +164,19 @@ def finished_tasks(tasks: Sequence[Task], workers: int = 0,
     at_once = None if address else workers or None
     on_gpu = torch.cuda.is_available()
     try:
-        ray.init(address or "local", num_cpus=None if on_gpu else at_once,
-                 num_gpus=at_once if on_gpu else None, include_dashboard=False,
-                 log_to_driver=False, logging_level=logging.ERROR)
+        for left in reversed(range(1 if address else STARTS)):
+            try:
+                ray.init(address or "local", num_cpus=None if on_gpu else at_once,
+                         num_gpus=at_once if on_gpu else None, include_dashboard=False,
+                         log_to_driver=False, logging_level=logging.ERROR)
+                break
+            except Exception as error:                    # the class that Ray raises then
+                if address or "timed out" not in str(error).lower():
+                    raise
+                ray.shutdown()
+                if not left:
+                    raise UserError(f"sweep: Ray did not start in {STARTS} tries, for which this "
+                                    "machine may be too busy; --workers 1 needs no Ray") from None
         gpu = ray.cluster_resources().get("GPU", 0) > 0
         remote = ray.remote(num_cpus=int(not gpu), num_gpus=int(gpu), max_retries=RETRIES,
                             max_calls=1)(run_task)        # each in a process of its own

@@ -46,9 +46,9 @@ def mode(request, monkeypatch):
     monkeypatch.setenv("EMULATE_ORDER", order)
 
 
-@BARE_OR_FUSED
-@pytest.mark.parametrize("head_dim", build.HEAD_DIMS)
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("dtype", "head_dim", "fused"), [
+    pytest.param(dtype, dim, fused, marks=pytest.mark.long if dim > 32 and not fused else ())
+    for dtype in DTYPES for dim in build.HEAD_DIMS for fused in (False, True)])
 def test_kernels_equal_float64_at_every_length(dtype, head_dim, fused):
     seed = fresh_seed()
     print("seed", seed)
@@ -203,7 +203,7 @@ def test_outputs_are_written_whole_and_nothing_else(dtype, fused):
     guarded.check()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.skipif(DEVICE != "cpu", reason="emulator only")
 def test_address_sanitizer_finds_nothing():
     """Every operator on small odd shapes, in a process that loads the sanitizer first."""

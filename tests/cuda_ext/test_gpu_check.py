@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,11 +13,21 @@ needs_compiler = pytest.mark.skipif(shutil.which("g++") is None,
                                     reason="NOT CHECKED: the emulator needs g++")
 
 
-@pytest.mark.slow
+@pytest.mark.parametrize("nested", [False, pytest.param(True, marks=pytest.mark.long)])
 @needs_compiler
-def test_the_dry_run_passes_every_part_and_its_tables_can_be_written(tmp_path, monkeypatch):
-    out = tmp_path / "attention.json"
+def test_the_dry_run_passes_every_part_and_its_tables_can_be_written(tmp_path, monkeypatch, nested):
+    """The long form starts what it starts: kernel tests and the sanitizers' shapes."""
+    out, started = tmp_path / "attention.json", []
+
+    def started_only(command, **_):
+        started.append(command[2])
+        return SimpleNamespace(returncode=0, stdout="", stderr="")
+
+    if not nested:
+        monkeypatch.setattr(gpu_check, "subprocess", SimpleNamespace(
+            run=started_only, TimeoutExpired=TimeoutError))
     assert gpu_check.main(["--dry-run", "--out", str(out)]) == 0
+    assert nested or sorted(started) == ["cuda_ext.gpu_check", "pytest"]
     results = json.loads(out.read_text())
     assert set(results["seconds"]) == set(gpu_check.parts(torch.device("cpu")))
     assert results["correctness"]["memcheck"]["ok"] and results["correctness"]["tests"]["ok"]

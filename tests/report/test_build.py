@@ -34,7 +34,10 @@ def three(tmp_path, monkeypatch) -> Path:
     return tmp_path
 
 
-def test_both_files_are_made_anew_from_the_reference_alone(three):
+@pytest.mark.parametrize("drawn", [False, pytest.param(True, marks=pytest.mark.long)])
+def test_both_files_are_made_anew_from_the_reference_alone(three, drawn, request):
+    if not drawn:
+        request.getfixturevalue("undrawn")
     build.run(build.Config(runs=RUNS, readme="README.md"))
     first = {path: path.read_text() for path in (README, RESULTS)}
     pictures = {path.name: path.read_bytes() for path in Path("docs/figures").iterdir()}

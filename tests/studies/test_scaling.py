@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -11,13 +12,16 @@ from minireason.core.errors import UserError
 from minireason.measure.samples import save_pools
 from minireason.model.tokenizer import Tokenizer
 from minireason.problems import chain
+from minireason.stages import pretrain
 from minireason.studies import scaling, scaling_laws, scaling_rows, sweep
 from minireason.studies.fits import inference_multiple
 from minireason.studies.scaling_plans import JUDGES, LAWS, PLANS, TUNING_SEED
 
 SMALLEST = replace(PLANS["smoke"], shapes=((8, 1, 1, 16, 16), (16, 1, 1, 16, 32)),
                    steps=((8, 40), (8, 40)), tuning=8, rates=(3e-3, 1e-2), ladder=1,
-                   exchange=((0, 16), (1, 1)), rl=(1, 2, 4))
+                   exchange=((0, 16), (1, 1)), rl=(1, 2, 4),
+                   flags={name: given | {"eval_n": 2} if "eval_n" in given else given
+                          for name, given in PLANS["smoke"].flags.items()})
 
 
 # ---- the whole study -----------------------------------------------------------------------------
@@ -26,8 +30,30 @@ def drawn(folder) -> set[str]:
     return {path.name for path in folder.iterdir() if path.suffix in (".png", ".md", ".json")}
 
 
+def test_what_laws_share_is_run_once_and_the_rest_follows_from_rows(tmp_path, monkeypatch, undrawn):
+    """Two laws of one small policy; all of them in the long form below."""
+    monkeypatch.setitem(PLANS, "smoke", replace(SMALLEST, ladder=0, rates=(1e-2,), rl=(1, 2)))
+    monkeypatch.setattr(pretrain, "entropy_lines", partial(pretrain.entropy_lines, n=100))
+    cfg = scaling.Config(size="smoke", seeds=(0,), out=str(tmp_path / "a"), device="cpu")
+    first = scaling.run(replace(cfg, laws=("rl",)))["rows"]
+    assert [(row["steps"], row["method"]) for row in first] == [
+        (n, method) for n in (0, 1, 2) for method in ("greedy", "sampled")]
+    asked, whole = [], sweep.run_task
+    monkeypatch.setattr(sweep, "run_task", lambda task: asked.append(task.name) or whole(task))
+    rows = scaling.run(replace(cfg, laws=("search",)))["rows"]
+    assert asked == ["critic-s0", *(f"search-{judge}-s0" for judge in JUDGES)]
+    assert rows[:6] == first and {row["judge"] for row in rows[6:]} == set(JUDGES)
+    scaling.run(scaling.Config(source=str(tmp_path / "a"), out=str(tmp_path / "b")))
+    assert drawn(tmp_path / "b") == drawn(tmp_path / "a") - {"sweep.json"} == {
+        "result.json", "fits.json", "table.md", "rl.png", "search-beam.png", "search-tree.png"}
+    for name in ("result.json", "fits.json", "table.md"):
+        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+
+
+@pytest.mark.long
 def test_every_law_is_measured_once_and_drawn_from_its_rows_alone(tmp_path, monkeypatch, undrawn):
     monkeypatch.setitem(PLANS, "smoke", SMALLEST)
+    monkeypatch.setattr(pretrain, "entropy_lines", partial(pretrain.entropy_lines, n=100))
     monkeypatch.setattr(scaling_rows, "PAST", 0.0)                 # so small a model knows little
     cfg = scaling.Config(size="smoke", seeds=(0,), out=str(tmp_path / "a"), device="cpu")
     first = scaling.run(replace(cfg, laws=("testtime", "rl")))
