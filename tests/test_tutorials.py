@@ -119,12 +119,10 @@ def test_a_notebook_runs_and_says_what_it_teaches(name, finished_run, tmp_path, 
     if name in NEED_A_COMPILER:
         need_host_compiler()
     notebook = notebooks.notebook_of(TUTORIALS / f"{name}.py")
-    here = f"""import functools, os
-import minireason.measure.evaluate as evaluate
-evaluate.load_frozen = functools.cache(evaluate.load_frozen)    # each of them reads the same sets
+    here = f"""%reset -f
+import os
 os.environ["MINIREASON_RUN"] = {str(finished_run)!r}
-os.chdir({str(tmp_path)!r})
-%reset -f"""
+os.chdir({str(tmp_path)!r})"""
     notebook.cells.insert(0, notebooks.nbformat.v4.new_code_cell(here))
     out = notebooks.execute(notebook, tmp_path, km=kernel)
     for line in KEY_LINES[name]:

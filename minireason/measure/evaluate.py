@@ -30,7 +30,7 @@ def frozen_sets(family: str, split: str, n: int,
     sets = {}
     for level in levels or FAMILIES[family].LEVELS:
         name = f"{family}-{split}-{FAMILIES[family].LEVEL_SYMBOL}{level}"
-        sets[name] = load_frozen(name)[:n]
+        sets[name] = load_frozen(name, n)
     return sets
 
 

@@ -11,20 +11,21 @@ from minireason.problems.base import Problem, plain_text
 PROMPTS = ("prompt", "question", "problem")     # names under which a record may hold its prompt
 
 
-def numbered_problems(path: Path | str) -> dict[int, Problem]:
+def numbered_problems(path: Path | str, n: int | None = None) -> dict[int, Problem]:
     """{line number: problem} of a JSONL file, {"prompt": ..., "family"?: ..., "answer"?: ...} each.
 
-    An answer must be a right one. UserError names the line that is broken, unreadable or wrong.
+    Only the first n are read, if n is given. An answer must be a right one. UserError names the
+    line that is broken, unreadable or wrong.
     """
     problems = {}
     for number, line in enumerate(read_text(path).split("\n"), 1):
-        if line.strip():
+        if line.strip() and (n is None or len(problems) < n):
             record = parsed(line, where := f"{path}, line {number}")
             try:
                 problems[number] = problem_of(record)
             except UserError as error:
                 raise UserError(f"{where}: {error}") from None
-    if not problems:
+    if not problems and n != 0:
         raise UserError(f"{path}: holds no problems")
     return problems
 
@@ -54,9 +55,9 @@ def frozen_path(name: str) -> Path:
     return path
 
 
-def load_frozen(name: str) -> list[Problem]:
-    """The problems of a frozen evaluation set, in their fixed order."""
-    return list(numbered_problems(frozen_path(name)).values())
+def load_frozen(name: str, n: int | None = None) -> list[Problem]:
+    """The first n problems, or all, of a frozen evaluation set, in their fixed order."""
+    return list(numbered_problems(frozen_path(name), n).values())
 
 
 def problem_of(record: object) -> Problem:

@@ -45,6 +45,7 @@ def test_frozen_sets_are_the_first_n_of_the_split():
     assert all(members == load_frozen(name)[:5] for name, members in sets.items())
     assert {split_of(p) for s in sets.values() for p in s} == {"test"}
     assert len(frozen_sets("chain", "test", 1)) == len(chain.LEVELS)
+    assert frozen_sets("chain", "test", 0, (2,)) == {"chain-test-k2": []}
 
 
 def test_prompts_end_with_the_opener_and_hints_stand_before_it():
