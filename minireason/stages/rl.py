@@ -21,7 +21,14 @@ from minireason.core.config import TrainingConfig, rng, stream_seed
 from minireason.core.errors import UserError, check_choice
 from minireason.core.files import read_lines
 from minireason.core.runlog import RunLog
-from minireason.measure.evaluate import evaluate, finish_policy, frozen_sets, rows_of, show
+from minireason.measure.evaluate import (
+    compute_curve,
+    evaluate,
+    finish_policy,
+    frozen_sets,
+    rows_of,
+    show,
+)
 from minireason.model import checkpoint
 from minireason.model.tokenizer import Tokenizer
 from minireason.model.transformer import Transformer
@@ -100,7 +107,7 @@ def run(cfg: Config) -> dict:
         log.record(step, **{f"train/{name}": value for name, value in record.items()}, **curve)
         checkpoint.save_state_every(log, cfg, step, policy, optimizer)
     log.record(cfg.steps, **validate(cfg, cfg.steps, policy, tokenizer, log))
-    rows = rollouts.compute_curve(read_lines(log.metrics), cfg.validation_n)
+    rows = compute_curve(read_lines(log.metrics), cfg.validation_n)
     before = evaluate(reference, tokenizer, frozen_sets(cfg.family, cfg.split, cfg.eval_n), "cot",
                       Sampling(seed=stream_seed(cfg.seed, "test sampled")))
     return finish_policy(log, cfg, policy, tokenizer, rows + rows_of(before, "sampled_before"),
