@@ -147,6 +147,11 @@ def render(problem: Problem, style: str) -> str:
     return f"{thought}</think>{problem.answer}<eos>"
 
 
+def facts(problem: Problem) -> tuple[str, ...]:
+    """Its steps."""
+    return problem.steps
+
+
 def parse_by(grammar: re.Pattern[str], completion: str) -> Parsed:
     """(steps, answer) of a completion that matches the grammar to its end, else None.
 

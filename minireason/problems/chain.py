@@ -34,7 +34,7 @@ SAMPLED: tuple[int, int] = (1, 99)
 LEVEL_SYMBOL: str = "k"
 LEVEL_NAME: str = "operations in the expression"
 STYLES, OPENER, render = base.STYLES, base.OPENER, base.render
-answer_key, is_right = base.answer_key, base.is_right
+answer_key, is_right, facts = base.answer_key, base.is_right, base.facts
 TOKENS = (*number_tokens(2), *SYMBOLS)    # 0..99: one token per number
 Compute = Callable[[int, str, int], int | None]    # (value, operator, operand) -> its result
 MAX_WITHDRAWN = 8                     # steps that a completion may withdraw
@@ -157,11 +157,6 @@ def check_steps(problem: Problem, steps: tuple[str, ...],
                      and compute(int(match[1]), match[2], int(match[3])) == int(match[4]))
         state = match[4] if match else None
     return marks
-
-
-def facts(problem: Problem) -> tuple[str, ...]:
-    """Its steps, each a fact of arithmetic."""
-    return problem.steps
 
 
 def verify(problem: Problem, completion: str) -> Verdict:

@@ -16,6 +16,7 @@ with distances must be the whole search, one without them may leave steps out.
 """
 
 import re
+from dataclasses import replace
 from functools import cache, lru_cache, partial
 from itertools import pairwise, product
 
@@ -148,8 +149,7 @@ def render(problem: Problem, style: str) -> str:
     if drop == 3:
         draws = rng(0, "maze drops", problem.prompt).random(len(steps))
         steps = [step for step, draw in zip(steps, draws, strict=True) if draw < 0.7] or steps[-1:]
-    thought = "" if style == "direct" else f"<think>{';'.join(steps)}"
-    return f"{thought}</think>{problem.answer}<eos>"
+    return base.render(replace(problem, steps=tuple(steps)), style)
 
 
 def is_right(problem: Problem, answer: str) -> bool:

@@ -14,6 +14,7 @@ fallible authors (authors.py).
 """
 
 import re
+from dataclasses import replace
 
 import numpy as np
 
@@ -95,8 +96,8 @@ def _sum_after(steps: list[str]) -> int:
 
 def render(problem: Problem, style: str) -> str:
     """The ideal completion in the style, from its opener to <eos>."""
-    thought = "" if style == "direct" else f"<think>{';'.join(problem.steps)}"
-    return f"{thought}</think>({_written(int(problem.answer), 2 * problem.level)})<eos>"
+    written = _written(int(problem.answer), 2 * problem.level)
+    return base.render(replace(problem, answer=f"({written})"), style)
 
 
 def parse(completion: str) -> Parsed:

@@ -31,7 +31,7 @@ LEVEL_NAME: str = "nodes of a path"
 STYLES: tuple[str, ...] = ("direct", "reverse", "cot")
 OPENER = {"cot": "<think>", "direct": "</think>", "reverse": "</think>"}
 TOKENS = (*number_tokens(2), *",;:>=()")
-answer_key, is_right = base.answer_key, base.is_right
+answer_key, is_right, facts = base.answer_key, base.is_right, base.facts
 NODES = 50                            # names that `sample` draws from
 
 _NODE = "(?:0|[1-9][0-9]?)"
@@ -113,11 +113,6 @@ def check_steps(problem: Problem, steps: tuple[str, ...]) -> list[bool]:
         marks.append(step in edges and step.partition(">")[2] == head)
         head = step.partition(">")[0]
     return marks
-
-
-def facts(problem: Problem) -> tuple[str, ...]:
-    """The edges of the path."""
-    return problem.steps
 
 
 def verify(problem: Problem, completion: str) -> Verdict:

@@ -40,7 +40,7 @@ SAMPLED: tuple[int, int] = (1, 16)
 LEVEL_SYMBOL: str = "p"
 LEVEL_NAME: str = "parts of the program"
 STYLES, OPENER, render = base.STYLES, base.OPENER, base.render
-answer_key, is_right = base.answer_key, base.is_right
+answer_key, is_right, facts = base.answer_key, base.is_right, base.facts
 TOKENS = (*number_tokens(2), *"+-*=;,:><?xy")
 ROOM = 4                              # instructions beyond its level that a sampled run may take
 
@@ -134,11 +134,6 @@ def check_steps(problem: Problem, steps: tuple[str, ...]) -> list[bool]:
             _, values = Instruction(claimed[1], "", "", "").after(0, values, int(claimed[5]))
         number += 1 + one.skip * (not claimed and step[-2:] == "=0")
     return marks
-
-
-def facts(problem: Problem) -> tuple[str, ...]:
-    """Its steps, each true by itself."""
-    return problem.steps
 
 
 def verify(problem: Problem, completion: str) -> Verdict:
