@@ -11,7 +11,7 @@ from pathlib import Path
 
 from minireason import stages
 from minireason.core import parallel
-from minireason.core.config import resolve_device
+from minireason.core.config import StageConfig, resolve_device
 from minireason.core.errors import check_choice
 from minireason.core.locks import unlock_folder
 from minireason.core.runlog import RunLog
@@ -21,16 +21,11 @@ from minireason.report import build as report
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(StageConfig):
     """All stages in order, from random weights to the flywheel, then the report."""
 
     size: str = "quickstart"      # smoke (20 s, shows that it works) | quickstart | gpu
-    family: str = "chain"         # one of problems.FAMILIES, such as countdown
     out: str = ""                 # default: runs/<size>, or runs/<family>-<size>
-    seed: int = 0
-    split: str = "test"           # frozen sets of the results; validation: to choose a recipe by
-    device: str = "auto"          # auto | cpu | cuda | mps
-    track: str = ""               # trackio | wandb | tensorboard: shows metrics.jsonl there, too
 
 
 def plan_of(cfg: Config) -> list[tuple[str, partial[dict]]]:

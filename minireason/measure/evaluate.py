@@ -152,6 +152,21 @@ def rows_of(report: dict[str, dict], method: str, **extra: object) -> list[dict]
     return rows
 
 
+def compute_curve(metrics: list[dict], problems: int) -> list[dict]:
+    """The validation curve as rows, with the RL compute spent before each point."""
+    rows, generated, spent_flops = [], 0, 0.0
+    for record in metrics:
+        spent = {"step": record["step"], "generated_tokens": generated, "flops": spent_flops}
+        for key, accuracy in record.items():
+            if key.startswith("eval/"):
+                _, name, method = key.split("/")
+                rows.append({"set": name, "method": method, "n": 1, "accuracy": accuracy,
+                             "problems": problems, **spent})
+        generated += record.get("train/generated_tokens", 0)
+        spent_flops += record.get("train/flops", 0.0)
+    return rows
+
+
 def share_rows(found: dict, problems: int) -> list[dict]:
     """The shares (floats, with an interval where one is given) and counts among what a round
     reports of its train problems, as rows."""

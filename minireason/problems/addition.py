@@ -25,14 +25,9 @@ from itertools import permutations
 import numpy as np
 
 from minireason.core.errors import UserError
+from minireason.problems import base, columns
 from minireason.problems.base import MALFORMED, SYMBOLS, Problem, Verdict, number_tokens, plain_text
-from minireason.problems.base import answer_key as answer_key
-from minireason.problems.base import is_right as is_right
-from minireason.problems.columns import MISTAKES as MISTAKES
 from minireason.problems.columns import State, column, start
-from minireason.problems.columns import answer_of_state as answer_of_state
-from minireason.problems.columns import fact_outcomes as fact_outcomes
-from minireason.problems.columns import outcomes as outcomes
 
 NAME: str = "addition"
 LEVELS = tuple(range(1, 8))           # levels with a frozen set: digits
@@ -45,6 +40,7 @@ OPENER = dict.fromkeys((*STYLES, *ALIASES), "<think>")
 OPENER |= dict.fromkeys(("plain", "reverse", "direct"), "</think>")
 TOKENS = (*number_tokens(1), *SYMBOLS)    # every digit is a token, so carries must be learned
 MAX_DIGITS = 20
+answer_key, is_right = base.answer_key, base.is_right
 
 _NUMBER = "(?:0|[1-9][0-9]*)"
 _LIST, _SPACED = r"\[((?:[0-9](?:,[0-9])*)?)\]", "([0-9](?: [0-9])*)"    # [1,2,8] or [], 1 2 8
@@ -203,6 +199,10 @@ def verify(problem: Problem, completion: str) -> Verdict:
 
 
 # ---- fallible authors (authors.py): columns.py says how they go on ------------------------------
+
+MISTAKES, outcomes, fact_outcomes = columns.MISTAKES, columns.outcomes, columns.fact_outcomes
+answer_of_state = columns.answer_of_state
+
 
 def log_probability(problem: Problem) -> float:
     """log P(`sample` gives this problem), given its level: all pairs are equally frequent."""

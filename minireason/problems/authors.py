@@ -95,6 +95,22 @@ def outcomes_of(family: Family) -> Callable[[Problem, Authors, int, Hashable], l
         Outcome(1.0, step, number, "") for step in problem.steps[number:number + 1]])
 
 
+def outcomes_of_ways(ways: Iterable[tuple[float, tuple[str, ...], tuple[str, ...]]], number: int,
+                     done: tuple[str, ...] | None) -> list[Outcome]:
+    """How one goes on who takes one of several whole ways: (chance, steps, the mistake of each).
+
+    done: the `number` steps that he has written, which are the state.
+    """
+    done, after = done or (), {}
+    for chance, steps, mistakes in ways:
+        if chance > 0 and len(steps) > number and steps[:number] == done:
+            before, mistake = after.get(steps[number], (0.0, mistakes[number]))
+            after[steps[number]] = before + chance, mistake
+    total = sum(chance for chance, _ in after.values())
+    return [Outcome(chance / total, step, (*done, step), mistake)
+            for step, (chance, mistake) in after.items()]
+
+
 def _answer(family: Family, problem: Problem, state: Hashable) -> str:
     """The family's `answer_of_state`, or the right answer."""
     return getattr(family, "answer_of_state", lambda *_: problem.answer)(problem, state)

@@ -52,6 +52,7 @@ class Verdict:
 
 
 MALFORMED = Verdict(False, False, False)
+Parsed = tuple[tuple[str, ...], str] | None     # (steps, answer); None if malformed
 
 
 class Family(Protocol):
@@ -92,7 +93,7 @@ class Family(Protocol):
         """The ideal completion, opener and <eos> included."""
         ...
 
-    def parse(self, completion: str) -> tuple[tuple[str, ...], str] | None:
+    def parse(self, completion: str, /) -> Parsed:
         """(steps, answer); None if the completion does not match the grammar to its end."""
         ...
 
@@ -126,6 +127,10 @@ def plain_text(text: str) -> str:
 
 # ---- what families with one answer, written in one way, share ------------------------------------
 
+STYLES: tuple[str, ...] = ("direct", "cot")
+OPENER = {"cot": "<think>", "direct": "</think>"}
+
+
 def answer_key(answer: str) -> str:
     """Equal answers are written alike."""
     return answer
@@ -134,6 +139,37 @@ def answer_key(answer: str) -> str:
 def is_right(problem: Problem, answer: str) -> bool:
     """There is one right answer."""
     return answer == problem.answer
+
+
+def render(problem: Problem, style: str) -> str:
+    """The ideal completion in the style, from its opener to <eos>."""
+    thought = "" if style == "direct" else f"<think>{';'.join(problem.steps)}"
+    return f"{thought}</think>{problem.answer}<eos>"
+
+
+def facts(problem: Problem) -> tuple[str, ...]:
+    """Its steps."""
+    return problem.steps
+
+
+def parse_by(grammar: re.Pattern[str], completion: str) -> Parsed:
+    """(steps, answer) of a completion that matches the grammar to its end, else None.
+
+    Its first two groups are the thought, whose steps `;` separates, and the answer.
+    """
+    match = grammar.fullmatch(completion)
+    return match and (tuple(match[1].split(";")) if match[1] else (), match[2])
+
+
+def stepwise_verdict(problem: Problem, parsed: Parsed,
+                     check_steps: Callable[[Problem, tuple[str, ...]], list[bool]]) -> Verdict:
+    """The verdict where only the problem's own steps are a valid thought."""
+    if parsed is None:
+        return MALFORMED
+    steps, answer = parsed
+    correct = is_right(problem, answer)
+    return Verdict(correct, correct and steps == problem.steps, True,
+                   tuple(check_steps(problem, steps)))
 
 
 def number_tokens(digits: int) -> tuple[str, ...]:

@@ -21,11 +21,10 @@ from itertools import product
 import numpy as np
 
 from minireason.core.errors import UserError
+from minireason.problems import base
 from minireason.problems.arithmetic import HIGHEST, NUMBER, OPERATORS, compute, parse_expression
 from minireason.problems.authors import Authors, Outcome
-from minireason.problems.base import MALFORMED, SYMBOLS, Problem, Verdict, number_tokens, plain_text
-from minireason.problems.base import answer_key as answer_key
-from minireason.problems.base import is_right as is_right
+from minireason.problems.base import SYMBOLS, Parsed, Problem, Verdict, number_tokens, plain_text
 from minireason.problems.mistakes import MISTAKES as MISTAKES
 from minireason.problems.mistakes import written_operation
 
@@ -34,8 +33,8 @@ LEVELS = tuple(range(1, 13))          # levels with a frozen set: operations
 SAMPLED: tuple[int, int] = (1, 99)
 LEVEL_SYMBOL: str = "k"
 LEVEL_NAME: str = "operations in the expression"
-STYLES: tuple[str, ...] = ("direct", "cot")
-OPENER = {"cot": "<think>", "direct": "</think>"}
+STYLES, OPENER, render = base.STYLES, base.OPENER, base.render
+answer_key, is_right, facts = base.answer_key, base.is_right, base.facts
 TOKENS = (*number_tokens(2), *SYMBOLS)    # 0..99: one token per number
 Compute = Callable[[int, str, int], int | None]    # (value, operator, operand) -> its result
 MAX_WITHDRAWN = 8                     # steps that a completion may withdraw
@@ -117,13 +116,7 @@ def read(text: str, build: Callable[[int, list], Problem] = build,
     return build(first, moves)
 
 
-def render(problem: Problem, style: str) -> str:
-    """The ideal completion in the style, from its opener to <eos>."""
-    thought = "" if style == "direct" else f"<think>{';'.join(problem.steps)}"
-    return f"{thought}</think>{problem.answer}<eos>"
-
-
-def parse(completion: str) -> tuple[tuple[str, ...], str] | None:
+def parse(completion: str) -> Parsed:
     """(steps, answer) of a completion that matches the grammar to its end, else None.
 
     Withdrawn steps do not count among the steps; more than MAX_WITHDRAWN of them are refused.
@@ -166,19 +159,9 @@ def check_steps(problem: Problem, steps: tuple[str, ...],
     return marks
 
 
-def facts(problem: Problem) -> tuple[str, ...]:
-    """Its steps, each a fact of arithmetic."""
-    return problem.steps
-
-
-def verify(problem: Problem, completion: str, compute: Compute = compute) -> Verdict:
+def verify(problem: Problem, completion: str) -> Verdict:
     """Exact verdict on everything that follows the prompt, opener and <eos> included."""
-    if (parsed := parse(completion)) is None:
-        return MALFORMED
-    steps, answer = parsed
-    correct = is_right(problem, answer)
-    return Verdict(correct, correct and steps == problem.steps, True,
-                   tuple(check_steps(problem, steps, compute)))
+    return base.stepwise_verdict(problem, parse(completion), check_steps)
 
 
 # ---- fallible authors (authors.py): a state is the author's own value ----------------------------

@@ -18,7 +18,7 @@ from itertools import permutations
 
 from minireason.core.config import rng
 from minireason.problems.arithmetic import HIGHEST, Move, compute, expression
-from minireason.problems.authors import SLIP, Authors, Outcome
+from minireason.problems.authors import SLIP, Authors, Outcome, outcomes_of_ways
 from minireason.problems.base import Problem
 from minireason.problems.countdown_solver import State, moves, ordered, results, solve
 from minireason.problems.mistakes import LEFT_OUT, rule_of, written_operation
@@ -29,6 +29,7 @@ MISTAKES = {name: line for name, line in OPERATION_MISTAKES.items() if name != L
     ONE_OFF: f"{ONE_OFF}: 17*2=35, where 35 is the target"}
 HELD_OUT = frozenset(range(14, 100, 11))    # targets kept from training: 14, 25, 36, ... 91
 Steps = tuple[str, ...]
+Way = tuple[float, Steps, Steps]      # its chance, its steps, the mistake of each or ""
 Rare = bool | None                    # of ways: one operation by a rule, rare or not; None: exact
 
 
@@ -100,32 +101,27 @@ def ways_off_by(numbers: State, target: int, distance: int) -> list[list[Move]]:
 
 
 @lru_cache(maxsize=4096)
-def ways(numbers: State, target: int, exact: Steps, authors: Authors) -> dict[Steps, float]:
-    """{steps: probability} of an author's ways; numbers sorted, exact: the right way."""
+def ways(numbers: State, target: int, exact: Steps, authors: Authors) -> list[Way]:
+    """An author's ways; numbers sorted, exact: the right way."""
     tried = ((authors.rule, [way(numbers, target, False)]),
              (authors.rare, [way(numbers, target, True)]),
              (authors.rare, ways_off_by(numbers, target, 1)[:1]),
              (authors.slip, ways_off_by(numbers, target, 2)))
-    found, left = defaultdict(float), 1.0
+    found, left = [], 1.0
     for chance, paths in tried:
         there = [path for path in paths if path is not None]
         for path in there:
-            found[tuple(map(str, path))] += left * chance / len(there)
+            found.append((left * chance / len(there), tuple(map(str, path))))
         left -= left * chance if there else 0.0
-    found[exact] += left
-    return {steps: chance for steps, chance in found.items() if chance > 0}
+    return [(chance, steps, tuple(mistake_of(read_step(step)) for step in steps))
+            for chance, steps in (*found, (left, exact))]
 
 
 def outcomes(problem: Problem, authors: Authors, number: int, state: Steps | None) -> list[Outcome]:
     """The ways in which an author may go on from the steps that he has written, his state."""
     numbers, target = given(problem)
-    done, after = state or (), defaultdict(float)
-    for steps, chance in ways(tuple(sorted(numbers)), target, problem.steps, authors).items():
-        if steps[:number] == done and len(steps) > number:
-            after[steps[number]] += chance
-    total = sum(after.values())
-    return [Outcome(chance / total, step, (*done, step), mistake_of(read_step(step)))
-            for step, chance in after.items()]
+    found = ways(tuple(sorted(numbers)), target, problem.steps, authors)
+    return outcomes_of_ways(found, number, state)
 
 
 def answer_of_state(problem: Problem, state: Steps) -> str:

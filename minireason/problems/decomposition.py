@@ -16,26 +16,21 @@ arXiv:2410.09918). Least-to-most prompting (Zhou 2022, arXiv:2205.10625) splits 
 import re
 import zlib
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 from typing import NamedTuple
 
 import numpy as np
 
 from minireason.core.errors import UserError
-from minireason.problems import chain
+from minireason.problems import base, chain
 from minireason.problems.authors import EXACT, Authors, Marked, Outcome, pick
 from minireason.problems.base import MALFORMED, SYMBOLS, Problem, Verdict, number_tokens, plain_text
-from minireason.problems.base import answer_key as answer_key
-from minireason.problems.base import is_right as is_right
-from minireason.problems.chain import LEVEL_NAME as LEVEL_NAME
-from minireason.problems.chain import LEVEL_SYMBOL as LEVEL_SYMBOL
-from minireason.problems.chain import OPENER as OPENER
-from minireason.problems.chain import STYLES as STYLES
-from minireason.problems.chain import render as render
-from minireason.problems.mistakes import LEFT_OUT, NEAR_MISS, UNCARRIED, weighted, without_carries
+from minireason.problems.mistakes import UNCARRIED, stated_outcomes, without_carries
 
 NAME: str = "decomposition"
 LEVELS: tuple[int, ...] = (1, 2, 3, 4)    # the corpus ends at 3 (presets.py)
+LEVEL_SYMBOL, LEVEL_NAME, render = chain.LEVEL_SYMBOL, chain.LEVEL_NAME, chain.render
+STYLES, OPENER, answer_key, is_right = chain.STYLES, chain.OPENER, chain.answer_key, chain.is_right
 SAMPLED: tuple[int, int] = (1, 9)
 MODES = ("", "once", "split")             # what a prompt prescribes; "": the way is free
 TOKENS = (*number_tokens(1), *SYMBOLS, *MODES[1:])
@@ -46,6 +41,7 @@ _NUMBER = "(?:0|[1-9][0-9]{0,2})"
 _STEP = re.compile(rf"{_NUMBER}[-+*]{_NUMBER}={_NUMBER}")
 _COMPLETION = re.compile(rf"(?:<think>({_STEP.pattern}(?:;{_STEP.pattern})*))?"
                          rf"</think>({_NUMBER})<eos>")
+parse = partial(base.parse_by, _COMPLETION)
 Operation = tuple[int, str, int]          # left, operator, right
 Moves = list[tuple[str, int]]
 
@@ -155,12 +151,6 @@ def facts(problem: Problem) -> tuple[str, ...]:
     return chain.build(*given(problem)[1:], compute).steps
 
 
-def parse(completion: str) -> tuple[tuple[str, ...], str] | None:
-    """(steps, answer) of a completion that matches the grammar to its end, else None."""
-    match = _COMPLETION.fullmatch(completion)
-    return match and (tuple(match[1].split(";")) if match[1] else (), match[2])
-
-
 def advanced(state: State, operation: Operation, is_piece: bool, result: int) -> State:
     """The state after a step of the operation that gave this result."""
     found = (*state.pieces, result)
@@ -215,14 +205,10 @@ def verify(problem: Problem, completion: str) -> Verdict:
 def ways_of(authors: Authors, operation: Operation) -> list[Outcome]:
     """The ways in which an author may write an operation; rules fall on what has pieces."""
     exact, rule = compute(*operation), None
-    stated, why = (operation[0], LEFT_OUT) if exact is None else (exact, "")
     wrong, carries = without_carries(*operation)
-    if carries and wrong != stated and pieces_of(operation):
+    if carries and wrong != exact and pieces_of(operation):
         rule = UNCARRIED[operation[1]][0], carries < 2, wrong
-    near = [stated + by for by in NEAR_MISS if 0 <= stated + by <= HIGHEST]
-    head = "".join(map(str, operation))
-    return [Outcome(chance, f"{head}={result}", result, mistake)
-            for chance, result, mistake in weighted(authors, stated, near, why, rule)]
+    return stated_outcomes(authors, operation, exact, HIGHEST, rule)
 
 
 def written_by(authors: Authors, problem: Problem, generator: np.random.Generator,

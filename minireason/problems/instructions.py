@@ -26,19 +26,16 @@ import numpy as np
 
 from minireason.core.errors import UserError
 from minireason.problems import authors as writing
-from minireason.problems import chain
+from minireason.problems import base, chain
 from minireason.problems.arithmetic import HIGHEST, NUMBER, compute
 from minireason.problems.authors import Authors, Marked, Outcome
 from minireason.problems.base import SYMBOLS, Problem, Verdict, number_tokens, plain_text
-from minireason.problems.chain import LEVEL_NAME as LEVEL_NAME
-from minireason.problems.chain import LEVEL_SYMBOL as LEVEL_SYMBOL
-from minireason.problems.chain import OPENER as OPENER
-from minireason.problems.chain import STYLES as STYLES
-from minireason.problems.chain import render as render
 
 NAME: str = "instructions"
 LEVELS: tuple[int, ...] = (2, 3, 4, 5, 6)   # one operation leaves little to ask
 SAMPLED: tuple[int, int] = (1, 20)
+LEVEL_SYMBOL, LEVEL_NAME, render = chain.LEVEL_SYMBOL, chain.LEVEL_NAME, chain.render
+STYLES, OPENER = chain.STYLES, chain.OPENER
 COUNTED = ("most", "stop")                # with a number of operations, fewer than there are
 KINDS = ("only", *COUNTED, "reversed", "begin", "twice", "plus", "parity")
 WORDS = ("even", "odd")
@@ -52,8 +49,9 @@ PAIRS = tuple((a, b) for i, a in enumerate(KINDS) for b in KINDS[i + 1:]
 _STEP = re.compile(rf"({NUMBER})([-+*/])({NUMBER})=({NUMBER})")
 _ONE = rf"{NUMBER}[-+*/]{NUMBER}={NUMBER}"
 _ANSWER = rf"(?P<once>(?P<number>{NUMBER})(?P<word>{'|'.join(WORDS)})?)(?:,(?P=once))?"
-_COMPLETION = re.compile(rf"(?:<think>(?P<thought>(?:(?:{NUMBER}|{_ONE})(?:;{_ONE})*)?))?"
-                         rf"</think>(?P<answer>{_ANSWER})<eos>")
+_COMPLETION = re.compile(rf"(?:<think>((?:(?:{NUMBER}|{_ONE})(?:;{_ONE})*)?))?"
+                         rf"</think>({_ANSWER})<eos>")
+parse = partial(base.parse_by, _COMPLETION)    # (pieces of the thought, answer)
 
 
 class Task(NamedTuple):
@@ -139,14 +137,6 @@ def max_new(level: int) -> int:
     return chain.max_new(level + 1)
 
 
-def parse(completion: str) -> tuple[tuple[str, ...], str] | None:
-    """(pieces of the thought, answer as written) if the completion matches the grammar."""
-    match = _COMPLETION.fullmatch(completion)
-    if match is None:
-        return None
-    return tuple(match["thought"].split(";")) if match["thought"] else (), match["answer"]
-
-
 def answer_key(answer: str) -> str:
     """The number that it states, however often and with whatever word."""
     match = re.fullmatch(_ANSWER, answer)
@@ -202,8 +192,7 @@ def check_steps(problem: Problem, steps: tuple[str, ...]) -> list[bool]:
 def verify(problem: Problem, completion: str) -> Verdict:
     """Exact verdict on everything that follows the prompt, opener and <eos> included."""
     task, match = task_of(problem.prompt), _COMPLETION.fullmatch(completion)
-    parsed = parse(completion)
-    if match is None or parsed is None:
+    if match is None or (parsed := parse(completion)) is None:
         return Verdict(False, False, False, (), (False,) * len(task.asked))
     pieces, answer = parsed
     steps = pieces[re.fullmatch(NUMBER, pieces[0]) is not None:] if pieces else ()

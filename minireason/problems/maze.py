@@ -16,16 +16,17 @@ with distances must be the whole search, one without them may leave steps out.
 """
 
 import re
-from functools import cache, lru_cache
+from dataclasses import replace
+from functools import cache, lru_cache, partial
 from itertools import pairwise, product
 
 import numpy as np
 
 from minireason.core.config import rng
 from minireason.core.errors import UserError, check_choice
-from minireason.problems.authors import SLIP, Authors, Outcome
+from minireason.problems import base
+from minireason.problems.authors import SLIP, Authors, Outcome, outcomes_of_ways
 from minireason.problems.base import MALFORMED, Problem, Verdict, number_tokens, plain_text
-from minireason.problems.base import answer_key as answer_key
 
 NAME: str = "maze"
 LEVELS: tuple[int, ...] = (4, 5, 6, 8, 10)    # levels with a frozen set: side of the grid
@@ -34,6 +35,7 @@ LEVEL_SYMBOL: str = "n"
 LEVEL_NAME: str = "side of the grid"
 STYLES: tuple[str, ...] = ("direct", "cot", "drop1", "drop2", "drop3")
 OPENER = dict.fromkeys(STYLES, "<think>") | {"direct": "</think>"}
+answer_key = base.answer_key
 COLUMNS, DIGITS = "abcdefghij", "0123456789"
 TOKENS = (*(column + row for row in DIGITS for column in COLUMNS), *number_tokens(2), *":;>#=")
 
@@ -46,6 +48,7 @@ _CELL = re.compile("[a-j][0-9]")
 _PLAN = "(?:[a-j][0-9])+"
 _STEP = "(?:0|[1-9][0-9]?)?[a-j][0-9]:(?:[a-j][0-9])*"
 _COMPLETION = re.compile(f"(?:<think>({_STEP}(?:;{_STEP})*))?</think>({_PLAN})<eos>")
+parse = partial(base.parse_by, _COMPLETION)
 _PROMPT = re.compile(f"([0-9]{{1,2}}):([a-j][0-9])>([a-j][0-9])(?:#({_PLAN}))?=?")
 Steps = tuple[str, ...]
 
@@ -146,14 +149,7 @@ def render(problem: Problem, style: str) -> str:
     if drop == 3:
         draws = rng(0, "maze drops", problem.prompt).random(len(steps))
         steps = [step for step, draw in zip(steps, draws, strict=True) if draw < 0.7] or steps[-1:]
-    thought = "" if style == "direct" else f"<think>{';'.join(steps)}"
-    return f"{thought}</think>{problem.answer}<eos>"
-
-
-def parse(completion: str) -> tuple[Steps, str] | None:
-    """(steps, plan) of a completion that matches the grammar to its end, else None."""
-    match = _COMPLETION.fullmatch(completion)
-    return match and (tuple(match[1].split(";")) if match[1] else (), match[2])
+    return base.render(replace(problem, steps=tuple(steps)), style)
 
 
 def is_right(problem: Problem, answer: str) -> bool:
@@ -229,14 +225,7 @@ def ways(problem: Problem, authors: Authors) -> list[tuple[float, Steps, Steps]]
 
 def outcomes(problem: Problem, authors: Authors, number: int, state: Steps | None) -> list[Outcome]:
     """The ways in which an author may go on from the steps that he has written, his state."""
-    done, after = state or (), {}
-    for chance, steps, mistakes in ways(problem, authors):
-        if chance > 0 and len(steps) > number and steps[:number] == done:
-            before, mistake = after.get(steps[number], (0.0, mistakes[number]))
-            after[steps[number]] = before + chance, mistake
-    total = sum(chance for chance, _ in after.values())
-    return [Outcome(chance / total, step, (*done, step), mistake)
-            for step, (chance, mistake) in after.items()]
+    return outcomes_of_ways(ways(problem, authors), number, state)
 
 
 def answer_of_state(problem: Problem, state: Steps) -> str:

@@ -71,11 +71,6 @@ def rule_of(left: int, operator: str, right: int) -> Rule | None:
     return None
 
 
-def near_misses(result: int) -> list[int]:
-    """The results that a slip may give instead."""
-    return [result + by for by in NEAR_MISS if 0 <= result + by <= HIGHEST]
-
-
 def weighted(authors: Authors, right: int, near: list[int], mistake: str = "",
              rule: tuple[str, bool, int] | None = None) -> list[tuple[float, int, str]]:
     """[(probability, result, mistake)], the most probable first; no result stands twice.
@@ -91,19 +86,30 @@ def weighted(authors: Authors, right: int, near: list[int], mistake: str = "",
     return sorted((one for one in found if one[0] > 0), reverse=True)
 
 
-@cache
-def written_operation(authors: Authors, left: int, operator: str, right: int) -> list[Outcome]:
+def near_misses(result: int, highest: int = HIGHEST) -> list[int]:
+    """The results that a slip may give instead."""
+    return [result + by for by in NEAR_MISS if 0 <= result + by <= highest]
+
+
+def stated_outcomes(authors: Authors, operation: tuple[int, str, int], exact: int | None,
+                    highest: int, rule: tuple[str, bool, int] | None) -> list[Outcome]:
     """The ways in which an author may write an operation, the most probable first.
 
     He goes on from its result. Where no exact one exists, which only his own earlier mistake can
-    bring about, he leaves the operation out.
+    bring about, he leaves the operation out. highest: value there is; rule: as for `weighted`.
     """
+    stated, why = (operation[0], LEFT_OUT) if exact is None else (exact, "")
+    head, near = "".join(map(str, operation)), near_misses(stated, highest)
+    return [Outcome(chance, f"{head}={result}", result, mistake)
+            for chance, result, mistake in weighted(authors, stated, near, why, rule)]
+
+
+@cache
+def written_operation(authors: Authors, left: int, operator: str, right: int) -> list[Outcome]:
+    """`stated_outcomes` of an operation on numbers 0..99, by the rules above."""
     exact, rule = compute(left, operator, right), rule_of(left, operator, right)
-    stated, why = (left, LEFT_OUT) if exact is None else (exact, "")
     named = rule and (rule.name, rule.is_rare, rule.wrong(left, right))
-    ways = weighted(authors, stated, near_misses(stated), why, named)
-    return [Outcome(chance, f"{left}{operator}{right}={result}", result, mistake)
-            for chance, result, mistake in ways]
+    return stated_outcomes(authors, (left, operator, right), exact, HIGHEST, named)
 
 
 def without_carries(left: int, operator: str, right: int) -> tuple[int, int]:

@@ -14,22 +14,14 @@ import numpy as np
 
 from minireason.core.errors import UserError
 from minireason.problems import chain
-from minireason.problems.base import SYMBOLS, Problem, Verdict, number_tokens
-from minireason.problems.base import answer_key as answer_key
-from minireason.problems.base import is_right as is_right
-from minireason.problems.chain import LEVEL_NAME as LEVEL_NAME
-from minireason.problems.chain import LEVEL_SYMBOL as LEVEL_SYMBOL
-from minireason.problems.chain import OPENER as OPENER
-from minireason.problems.chain import SAMPLED as SAMPLED
-from minireason.problems.chain import STYLES as STYLES
-from minireason.problems.chain import facts as facts
-from minireason.problems.chain import max_new as max_new
-from minireason.problems.chain import parse as parse
-from minireason.problems.chain import render as render
-from minireason.problems.chain import withdrawn as withdrawn
+from minireason.problems.base import SYMBOLS, Problem, Verdict, number_tokens, stepwise_verdict
 
 NAME: str = "modular"
 LEVELS: tuple[int, ...] = (1, 2, 3, 4)
+LEVEL_SYMBOL, LEVEL_NAME, SAMPLED = chain.LEVEL_SYMBOL, chain.LEVEL_NAME, chain.SAMPLED
+STYLES, OPENER, render, parse = chain.STYLES, chain.OPENER, chain.render, chain.parse
+facts, max_new, withdrawn = chain.facts, chain.max_new, chain.withdrawn
+answer_key, is_right = chain.answer_key, chain.is_right
 TOKENS = (*number_tokens(1), *SYMBOLS)
 MODULUS = 10
 
@@ -65,4 +57,4 @@ def check_steps(problem: Problem, steps: tuple[str, ...]) -> list[bool]:
 
 def verify(problem: Problem, completion: str) -> Verdict:
     """As chain's, computed modulo 10."""
-    return chain.verify(problem, completion, compute)
+    return stepwise_verdict(problem, parse(completion), check_steps)

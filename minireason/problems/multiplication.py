@@ -14,21 +14,21 @@ fallible authors (authors.py).
 """
 
 import re
+from dataclasses import replace
 
 import numpy as np
 
 from minireason.core.errors import UserError
-from minireason.problems.base import MALFORMED, SYMBOLS, Problem, Verdict, number_tokens, plain_text
-from minireason.problems.base import answer_key as answer_key
-from minireason.problems.base import is_right as is_right
+from minireason.problems import base
+from minireason.problems.base import SYMBOLS, Parsed, Problem, Verdict, number_tokens, plain_text
 
 NAME: str = "multiplication"
 LEVELS: tuple[int, ...] = (2, 3, 4)   # levels with a frozen set: digits
 SAMPLED: tuple[int, int] = (1, 9)
 LEVEL_SYMBOL: str = "d"
 LEVEL_NAME: str = "digits of each number"
-STYLES: tuple[str, ...] = ("direct", "cot")
-OPENER = {"cot": "<think>", "direct": "</think>"}
+STYLES, OPENER = base.STYLES, base.OPENER
+answer_key, is_right = base.answer_key, base.is_right
 TOKENS = (*number_tokens(1), *SYMBOLS)
 
 _NUMBER, _DIGITS = "[1-9][0-9]*", "[0-9]{1,99}"
@@ -96,11 +96,11 @@ def _sum_after(steps: list[str]) -> int:
 
 def render(problem: Problem, style: str) -> str:
     """The ideal completion in the style, from its opener to <eos>."""
-    thought = "" if style == "direct" else f"<think>{';'.join(problem.steps)}"
-    return f"{thought}</think>({_written(int(problem.answer), 2 * problem.level)})<eos>"
+    written = _written(int(problem.answer), 2 * problem.level)
+    return base.render(replace(problem, answer=f"({written})"), style)
 
 
-def parse(completion: str) -> tuple[tuple[str, ...], str] | None:
+def parse(completion: str) -> Parsed:
     """(steps, answer in the usual order) of a completion that matches the grammar, else None."""
     match = _COMPLETION.fullmatch(completion)
     if match is None:
@@ -127,12 +127,7 @@ def facts(problem: Problem) -> tuple[str, ...]:
 
 def verify(problem: Problem, completion: str) -> Verdict:
     """Exact verdict on everything that follows the prompt, opener and <eos> included."""
-    if (parsed := parse(completion)) is None:
-        return MALFORMED
-    steps, answer = parsed
-    correct = is_right(problem, answer)
-    return Verdict(correct, correct and steps == problem.steps, True,
-                   tuple(check_steps(problem, steps)))
+    return base.stepwise_verdict(problem, parse(completion), check_steps)
 
 
 def running_sums(problem: Problem) -> tuple[int, ...]:

@@ -20,9 +20,8 @@ from itertools import pairwise
 import numpy as np
 
 from minireason.core.errors import UserError, check_choice
-from minireason.problems.base import MALFORMED, Problem, Verdict, number_tokens, plain_text
-from minireason.problems.base import answer_key as answer_key
-from minireason.problems.base import is_right as is_right
+from minireason.problems import base
+from minireason.problems.base import Parsed, Problem, Verdict, number_tokens, plain_text
 
 NAME: str = "pathstar"
 LEVELS: tuple[int, ...] = (5,)        # levels with a frozen set: nodes of a path
@@ -32,6 +31,7 @@ LEVEL_NAME: str = "nodes of a path"
 STYLES: tuple[str, ...] = ("direct", "reverse", "cot")
 OPENER = {"cot": "<think>", "direct": "</think>", "reverse": "</think>"}
 TOKENS = (*number_tokens(2), *",;:>=()")
+answer_key, is_right, facts = base.answer_key, base.is_right, base.facts
 NODES = 50                            # names that `sample` draws from
 
 _NODE = "(?:0|[1-9][0-9]?)"
@@ -93,7 +93,7 @@ def render(problem: Problem, style: str) -> str:
     return f"{thought}</think>{answer}<eos>"
 
 
-def parse(completion: str) -> tuple[tuple[str, ...], str] | None:
+def parse(completion: str) -> Parsed:
     """(steps, path from the centre) of a completion that matches the grammar, else None."""
     match = _COMPLETION.fullmatch(completion)
     if match is None:
@@ -115,16 +115,6 @@ def check_steps(problem: Problem, steps: tuple[str, ...]) -> list[bool]:
     return marks
 
 
-def facts(problem: Problem) -> tuple[str, ...]:
-    """The edges of the path."""
-    return problem.steps
-
-
 def verify(problem: Problem, completion: str) -> Verdict:
     """Exact verdict on everything that follows the prompt, opener and <eos> included."""
-    if (parsed := parse(completion)) is None:
-        return MALFORMED
-    steps, answer = parsed
-    correct = is_right(problem, answer)
-    return Verdict(correct, correct and steps == problem.steps, True,
-                   tuple(check_steps(problem, steps)))
+    return base.stepwise_verdict(problem, parse(completion), check_steps)

@@ -12,15 +12,15 @@ from examples.
 
 import re
 from collections.abc import Iterator
+from functools import partial
 
 import numpy as np
 
 from minireason.core.errors import UserError
+from minireason.problems import base
 from minireason.problems.arithmetic import HIGHEST, NUMBER, compute
 from minireason.problems.authors import SLIP, Authors, Outcome
-from minireason.problems.base import MALFORMED, Problem, Verdict, number_tokens, plain_text
-from minireason.problems.base import answer_key as answer_key
-from minireason.problems.base import is_right as is_right
+from minireason.problems.base import Problem, Verdict, number_tokens, plain_text
 from minireason.problems.interpreter import (
     INPUTS,
     MOST_STATEMENTS,
@@ -39,14 +39,15 @@ LEVELS: tuple[int, ...] = tuple(range(1, 7))      # levels with a frozen set: pa
 SAMPLED: tuple[int, int] = (1, 16)
 LEVEL_SYMBOL: str = "p"
 LEVEL_NAME: str = "parts of the program"
-STYLES: tuple[str, ...] = ("direct", "cot")
-OPENER = {"cot": "<think>", "direct": "</think>"}
+STYLES, OPENER, render = base.STYLES, base.OPENER, base.render
+answer_key, is_right, facts = base.answer_key, base.is_right, base.facts
 TOKENS = (*number_tokens(2), *"+-*=;,:><?xy")
 ROOM = 4                              # instructions beyond its level that a sampled run may take
 
 _SET = re.compile(rf"([xy])=({NUMBER})([-+*])({NUMBER})=({NUMBER})")
 _STEP = rf"(?:[xy]={NUMBER}[-+*]{NUMBER}={NUMBER}|{NUMBER}[<>]{NUMBER}=[01])"
 _COMPLETION = re.compile(rf"(?:<think>({_STEP}(?:;{_STEP})*))?</think>({NUMBER})<eos>")
+parse = partial(base.parse_by, _COMPLETION)
 
 
 def _random_statement(draws: Iterator[float], prefixes: int, values: Values, last: bool) -> str:
@@ -115,18 +116,6 @@ def _given(problem: Problem) -> tuple[int, tuple[Instruction, ...]]:
     return int(value), code_of(program)
 
 
-def render(problem: Problem, style: str) -> str:
-    """The ideal completion in the style, from its opener to <eos>."""
-    thought = "" if style == "direct" else f"<think>{';'.join(problem.steps)}"
-    return f"{thought}</think>{problem.answer}<eos>"
-
-
-def parse(completion: str) -> tuple[tuple[str, ...], str] | None:
-    """(steps, answer) of a completion that matches the grammar to its end, else None."""
-    match = _COMPLETION.fullmatch(completion)
-    return match and (tuple(match[1].split(";")) if match[1] else (), match[2])
-
-
 def check_steps(problem: Problem, steps: tuple[str, ...]) -> list[bool]:
     """For each step: is it the next instruction on the values before it, computed exactly?
 
@@ -147,19 +136,9 @@ def check_steps(problem: Problem, steps: tuple[str, ...]) -> list[bool]:
     return marks
 
 
-def facts(problem: Problem) -> tuple[str, ...]:
-    """Its steps, each true by itself."""
-    return problem.steps
-
-
 def verify(problem: Problem, completion: str) -> Verdict:
     """Exact verdict on everything that follows the prompt, opener and <eos> included."""
-    if (parsed := parse(completion)) is None:
-        return MALFORMED
-    steps, answer = parsed
-    correct = is_right(problem, answer)
-    return Verdict(correct, correct and steps == problem.steps, True,
-                   tuple(check_steps(problem, steps)))
+    return base.stepwise_verdict(problem, parse(completion), check_steps)
 
 
 # ---- fallible authors (authors.py) ---------------------------------------------------------------

@@ -19,6 +19,7 @@ from functools import lru_cache
 import numpy as np
 
 from minireason.core.errors import UserError
+from minireason.problems import program
 from minireason.problems.arithmetic import NUMBER
 from minireason.problems.authors import SLIP, Authors, Outcome
 from minireason.problems.base import MALFORMED, Problem, Verdict, plain_text
@@ -34,16 +35,12 @@ from minireason.problems.interpreter import (
     programs,
     running,
 )
-from minireason.problems.program import LEVEL_NAME as LEVEL_NAME
-from minireason.problems.program import LEVEL_SYMBOL as LEVEL_SYMBOL
-from minireason.problems.program import OPENER as OPENER
-from minireason.problems.program import STYLES as STYLES
-from minireason.problems.program import TOKENS as TOKENS
-from minireason.problems.program import render as render
 
 NAME: str = "synthesis"
 LEVELS: tuple[int, ...] = tuple(range(1, MOST_PARTS + 1))     # parts of the simplest program
 SAMPLED: tuple[int, int] = (1, MOST_PARTS)
+LEVEL_SYMBOL, LEVEL_NAME, TOKENS = program.LEVEL_SYMBOL, program.LEVEL_NAME, program.TOKENS
+STYLES, OPENER, render = program.STYLES, program.OPENER, program.render
 SHOWN, HIDDEN = 3, LEAST_DEFINED - 3  # examples
 
 _EXAMPLE = rf"{NUMBER}>{NUMBER}"

@@ -113,11 +113,15 @@ def select(rows: list[dict], **where: object) -> list[dict]:
     return rows
 
 
-def group_by(rows: list[dict], field: str) -> dict:
-    """{value of the field: its rows}, in order of appearance; None where the field is missing."""
+def group_by(rows: list[dict], *fields: str) -> dict:
+    """{value of the field, of several a tuple: its rows}, in order of appearance.
+
+    None where a field is missing.
+    """
     groups: dict = {}
     for row in rows:
-        groups.setdefault(row.get(field), []).append(row)
+        values = tuple(row.get(field) for field in fields)
+        groups.setdefault(values if len(fields) > 1 else values[0], []).append(row)
     return groups
 
 

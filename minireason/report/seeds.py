@@ -5,6 +5,7 @@ policies' stages, "rungs": {rung: {set: greedy accuracy of each seed}}}. A user'
 settings is held against it.
 """
 
+from collections.abc import Iterable
 from itertools import pairwise
 from pathlib import Path
 
@@ -40,6 +41,22 @@ def gain_rows(runs: list[dict], method: str = "greedy") -> list[dict]:
                 found.append({"set": name, "method": f"{method} - {method}",
                               "rung": f"{after} - {before}",
                               **two_way_interval(verdicts_of(rows), verdicts_of(others))})
+    return found
+
+
+def margin_rows(rows: list[dict], field: str, pairs: Iterable[tuple[str, str]]) -> list[dict]:
+    """Of each pair (better, worse) of values of a field, the difference on each set.
+
+    Paired by seed and problem, with intervals over both; the rows have digits.
+    """
+    found, lines = [], group_by(rows, field)
+    for better, worse in pairs:
+        others = {(row["set"], row["seed"]): row for row in lines.get(worse, [])}
+        own = [row for row in lines.get(better, []) if (row["set"], row["seed"]) in others]
+        for name, members in group_by(own, "set").items():
+            of_worse = [others[name, row["seed"]] for row in members]
+            found.append({field: f"{better} - {worse}", "set": name, "method": "greedy - greedy",
+                          **two_way_interval(verdicts_of(members), verdicts_of(of_worse))})
     return found
 
 

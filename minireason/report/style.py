@@ -23,6 +23,8 @@ SHADES = (  # viridis, darker at its yellow end
 RUNGS = {   # rung: (colour, marker); any other is red
     "direct answer": (BLACK, "o"), "pretrained, step by step": (ORANGE, "s"), "SFT": (SKY, "^"),
     "STaR": (GREEN, "D"), "RL": (PURPLE, "v"), "flywheel": (BLUE, "P")}
+LOOKS = ((GREY, "o"), (SKY, "s"), (BLUE, "D"), (ORANGE, "^"), (GREEN, "v"), (PURPLE, "P"),
+         (BROWN, "X"))        # of the policies of a study, the ladder's first
 SEARCHES = {  # method of the search stage: (label, colour, marker)
     "beam": ("beam search", GREEN, "P"), "beam_sqrt": ("beam search, width √N", GREEN, "X"),
     "lookahead": ("beam with lookahead", PURPLE, "*"), "tree": ("tree search (PUCT)", BROWN, "p"),

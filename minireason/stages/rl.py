@@ -21,7 +21,7 @@ from minireason.core.config import TrainingConfig, rng, stream_seed
 from minireason.core.errors import UserError, check_choice
 from minireason.core.files import read_lines
 from minireason.core.runlog import RunLog
-from minireason.measure.evaluate import evaluate, finish_policy, frozen_sets, rows_of, show
+from minireason.measure import evaluate
 from minireason.model import checkpoint
 from minireason.model.tokenizer import Tokenizer
 from minireason.model.transformer import Transformer
@@ -100,11 +100,12 @@ def run(cfg: Config) -> dict:
         log.record(step, **{f"train/{name}": value for name, value in record.items()}, **curve)
         checkpoint.save_state_every(log, cfg, step, policy, optimizer)
     log.record(cfg.steps, **validate(cfg, cfg.steps, policy, tokenizer, log))
-    rows = rollouts.compute_curve(read_lines(log.metrics), cfg.validation_n)
-    before = evaluate(reference, tokenizer, frozen_sets(cfg.family, cfg.split, cfg.eval_n), "cot",
-                      Sampling(seed=stream_seed(cfg.seed, "test sampled")))
-    return finish_policy(log, cfg, policy, tokenizer, rows + rows_of(before, "sampled_before"),
-                         {"sampled_before": before})
+    rows = evaluate.compute_curve(read_lines(log.metrics), cfg.validation_n)
+    sets = evaluate.frozen_sets(cfg.family, cfg.split, cfg.eval_n)
+    before = evaluate.evaluate(reference, tokenizer, sets, "cot",
+                               Sampling(seed=stream_seed(cfg.seed, "test sampled")))
+    rows += evaluate.rows_of(before, "sampled_before")
+    return evaluate.finish_policy(log, cfg, policy, tokenizer, rows, {"sampled_before": before})
 
 
 def groups_of_step(cfg: Config, step: int, policy: Transformer,
@@ -209,14 +210,16 @@ def validate(cfg: Config, step: int, policy: Transformer, tokenizer: Tokenizer,
     """A point of the curve: single-sample and greedy accuracy on the frozen validation sets."""
     frozen = FAMILIES[cfg.family].LEVELS
     hardest = max((level for level in frozen if level <= cfg.max_level), default=frozen[0])
-    sets = frozen_sets(cfg.family, "validation", cfg.validation_n, cfg.eval_levels or (hardest,))
+    sets = evaluate.frozen_sets(cfg.family, "validation", cfg.validation_n,
+                                cfg.eval_levels or (hardest,))
     greedy = Sampling(temperature=0)
     methods = {"sampled": Sampling(seed=stream_seed(cfg.seed, "rl validation")), "greedy": greedy}
     report, said = {}, []
     for method, how in methods.items():
-        for name, found in evaluate(policy, tokenizer, sets, "cot", how).items():
+        for name, found in evaluate.evaluate(policy, tokenizer, sets, "cot", how).items():
             report[f"eval/{name}/{method}"] = found["accuracy"]
             said.append(f"{name}/{method} {found['accuracy']:.3f}")
     shown = list(chain(*sets.values()))[:3]
-    log.say(f"step {step}: {', '.join(said)}\n{show(policy, tokenizer, shown, 'cot', greedy)}")
+    samples = evaluate.show(policy, tokenizer, shown, "cot", greedy)
+    log.say(f"step {step}: {', '.join(said)}\n{samples}")
     return report

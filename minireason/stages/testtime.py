@@ -16,9 +16,10 @@ from functools import partial
 import numpy as np
 
 from minireason.core import flops, parallel
-from minireason.core.config import StageConfig, rng, stream_seed
+from minireason.core.config import StageConfig, stream_seed
 from minireason.core.errors import UserError
 from minireason.critics.value_head import Critic, final_values
+from minireason.measure import estimates
 from minireason.measure.estimates import Pool, chance_coverage, mean_interval
 from minireason.measure.evaluate import accuracy_of, frozen_sets, grade, rows_of
 from minireason.measure.samples import (
@@ -141,10 +142,8 @@ def sizes(n: int) -> list[int]:
 def expected_accuracy(cfg: Config, records: list[dict], method: str, n: int) -> np.ndarray:
     """(P,) expected accuracy of a method with n samples of each problem."""
     field = values_field(method) if cfg.critic or method in SELF_CHECK else "correct"
-    found = []
-    for i, record in enumerate(records):
-        found.append(Pool.of(record, field).accuracy(method, n, rng(cfg.seed, "subsets", i, n)))
-    return np.array(found)
+    pools = [Pool.of(record, field) for record in records]
+    return estimates.expected_accuracy(pools, method, n, cfg.seed, "subsets")
 
 
 def best_temperatures(cfg: Config, tried: dict[float, list[dict]]) -> dict[str, float]:

@@ -26,7 +26,7 @@ from matplotlib.figure import Figure
 
 from minireason.core.config import from_dict
 from minireason.core.errors import UserError, check_choice
-from minireason.core.files import make_folder, read_json
+from minireason.core.files import read_json
 from minireason.measure.estimates import share_interval
 from minireason.report import style, tables
 from minireason.report.runs import group_by, level_of, rows_with_verdicts, select
@@ -103,21 +103,10 @@ class Config(shared.Study):
 
 def run(cfg: Config) -> dict:
     """Run what is missing; writes <stage>.json, .md and .png into `out`, returns the JSON."""
-    out = Path(cfg.out or cfg.source or f"{cfg.runs[0]}/ablations")
-    if cfg.source:
-        result = read_json(Path(cfg.source) / f"{cfg.stage}.json")
-    else:
-        result = {**shared.made_with("ablate", cfg),
-                  "rows": with_held(out / f"{cfg.stage}.json", variant_rows(cfg), cfg.stage)}
-    rows, path = result["rows"], out / cfg.stage
     text_of, figures = OWN.get(cfg.stage, (partial(ablation_table, cfg.stage),
                                            {"": partial(ablation_figure, cfg.stage)}))
-    make_folder(out)
-    shared.write_json(path.with_suffix(".json"), result)
-    shared.write_table(path.with_suffix(".md"), result, text_of(rows))
-    for name, figure_of in figures.items():
-        style.save(Path(f"{path}{name}.png"), figure_of, rows)
-    return result
+    return shared.study_rows(cfg, "ablate", f"{''.join(cfg.runs[:1])}/ablations",
+                             lambda _: variant_rows(cfg), text_of, figures, cfg.stage)
 
 
 def with_held(path: Path, rows: list[dict], stage: str) -> list[dict]:
@@ -149,7 +138,7 @@ def variant_rows(cfg: Config) -> list[dict]:
                 continue
             held = settings | changes
             if changes or not stage.in_run:           # else it is the run's own stage
-                words = variant.replace(",", "").replace(" ", "-")
+                words = shared.folder_name(variant)
                 held["out"] = str(folder / "ablations" / f"{cfg.stage}-{words}")
             own = from_dict(module.Config, held)
             result = module.run(own)

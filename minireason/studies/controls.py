@@ -15,6 +15,7 @@ an arm that misses its target by more than 5% is trained again with the dose cor
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -24,7 +25,6 @@ from minireason.core.config import TrainingConfig
 from minireason.core.errors import UserError
 from minireason.core.files import read_json
 from minireason.measure.estimates import share_interval
-from minireason.report import style
 from minireason.report.runs import group_by, level_of, select
 from minireason.stages import STAGES, pretrain, rl, sft, star
 from minireason.studies import controls_tables, shared
@@ -65,21 +65,18 @@ class Arm:
 def run(cfg: Config) -> dict:
     """Train what is missing; writes controls.json, .md and .png into `out`, returns the JSON."""
     alone = f"{cfg.runs[0]}/controls" if len(cfg.runs) == 1 else "runs/controls"
-    out = Path(cfg.out or cfg.source or alone)
-    if cfg.source:
-        result = read_json(Path(cfg.source) / "controls.json")
-    else:
-        rows = []
-        for folder in cfg.runs:
-            arms = out if len(cfg.runs) == 1 else Path(folder) / "controls"
-            rows += rung_rows(Path(folder)) + arm_rows(cfg, Path(folder), arms)
-        check_pairs(rows, len(cfg.runs))
-        result = {**shared.made_with("controls", cfg), "rows": rows}
-    out.mkdir(parents=True, exist_ok=True)
-    shared.write_json(out / "controls.json", result)
-    shared.write_table(out / "controls.md", result, controls_tables.text_of(result["rows"]))
-    style.save(out / "controls.png", controls_tables.figure_of, result["rows"])
-    return result
+    return shared.study_rows(cfg, "controls", alone, partial(all_rows, cfg),
+                             controls_tables.text_of, {"": controls_tables.figure_of})
+
+
+def all_rows(cfg: Config, out: Path) -> list[dict]:
+    """The rows of every run, rungs and arms; the arms of a single one lie in `out`."""
+    rows = []
+    for folder in map(Path, cfg.runs):
+        arms = out if len(cfg.runs) == 1 else folder / "controls"
+        rows += rung_rows(folder) + arm_rows(cfg, folder, arms)
+    check_pairs(rows, len(cfg.runs))
+    return rows
 
 
 def cumulative_flops(folder: Path, name: str) -> float:
@@ -147,8 +144,8 @@ def arm_rows(cfg: Config, folder: Path, out: Path) -> list[dict]:
     for arm in arms_of(cfg, folder):
         before = cumulative_flops(folder, arm.start) if arm.start else 0.0
         target = cumulative_flops(folder, arm.against)
-        words = arm.name.replace(",", "").replace(" ", "-")
-        policy, spent = train_at(arm, arm.times * target - before, out / words)
+        policy, spent = train_at(arm, arm.times * target - before,
+                                 out / shared.folder_name(arm.name))
         about = {"flops": before + spent, "target": target, "start": LABELS.get(arm.start, ""),
                  "against": LABELS[arm.against], "times": arm.times,
                  "lines": gold_lines(folder, arm.start)}

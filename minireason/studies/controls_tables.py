@@ -6,10 +6,9 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from minireason.measure.estimates import two_way_interval
 from minireason.report import style, tables
-from minireason.report.runs import group_by, level_of, select
-from minireason.report.seeds import verdicts_of
+from minireason.report.runs import group_by, level_of, select, tagged
+from minireason.report.seeds import margin_rows
 
 METHODS = {"greedy": "greedy", "sampled": "one sample at T = 1"}
 
@@ -68,14 +67,9 @@ def share_text(rows: list[dict], arm: list[dict]) -> str:
 def difference_rows(rows: list[dict]) -> list[dict]:
     """Rung minus arm held against it, paired by seed and problem, with a two-way interval."""
     found, rows = [], sorted(rows, key=lambda row: row["seed"])
-    for arm, members in group_by([row for row in rows if "against" in row], "arm").items():
-        rung = select(rows, arm=members[0]["against"])
-        for name, of_set in group_by(members, "set").items():
-            for method, own in group_by(of_set, "method").items():
-                other = select(rung, set=name, method=method)
-                found.append({"arm": f"{rung[0]['arm']} - {arm}", "set": name, "way": method,
-                              "method": "rung - arm",
-                              **two_way_interval(verdicts_of(other), verdicts_of(own))})
+    pairs = dict.fromkeys((row["against"], row["arm"]) for row in rows if "against" in row)
+    for method, own in group_by(rows, "method").items():
+        found += tagged(margin_rows(own, "arm", pairs), way=method)
     return found
 
 

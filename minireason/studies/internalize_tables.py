@@ -9,10 +9,9 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from minireason.core.files import read_lines
-from minireason.measure.estimates import two_way_interval
 from minireason.report import style, tables
 from minireason.report.runs import group_by, level_of, select
-from minireason.report.seeds import verdicts_of
+from minireason.report.seeds import margin_rows
 from minireason.stages import internalize
 
 DIGITS = {"family": "multiplication"}
@@ -51,13 +50,15 @@ def text_of(rows: list[dict]) -> str:
         own = select(greedy, arm=line[0], task="3x3")
         line.append(f"{np.mean([row['flops'] for row in own]):.1e}" if own else "")
     seeds, sizes = group_by(rows, "seed"), group_by(greedy, "problems")
+    first, *others = group_by(greedy, "arm")
+    pairs = [(first, other) for other in others]
     return "\n\n".join([
         tables.markdown(answers),
         f"Greedy, mean over seeds {', '.join(map(str, seeds))} [95% over seeds and problems "
         f"(two_way_interval)] (range); n = {', '.join(map(str, sorted(sizes)))} held-out problems "
         "per task and seed. On a task all arms read equally many tokens per step, and train for as "
         f"many steps, but for `{ARMS['explicit']}` ({SHORT['explicit']['steps']:,}).",
-        tables.markdown(tables.pivot(difference_rows(greedy), "arm", "set",
+        tables.markdown(tables.pivot(margin_rows(greedy, "arm", pairs), "arm", "set",
                                      "paired difference (points)", names=names))]) + "\n"
 
 
@@ -73,18 +74,6 @@ def column(name: str) -> str:
     if name.startswith(DIGITS["family"]):
         return f"{level}x{level} digits"
     return f"{name.partition('-')[0]}, level {level}"
-
-
-def difference_rows(greedy: list[dict]) -> list[dict]:
-    """The first arm minus each other on every set, paired by seed and problem."""
-    (first, own), *others = group_by(greedy, "arm").items()
-    found = []
-    for arm, other in others:
-        for name, members in group_by(other, "set").items():
-            ours = verdicts_of(select(own, set=name))
-            found.append({"arm": f"{first} - {arm}", "set": name, "method": "greedy - greedy",
-                          **two_way_interval(ours, verdicts_of(members))})
-    return found
 
 
 def figure_of(rows: list[dict]) -> Figure:

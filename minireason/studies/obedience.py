@@ -9,32 +9,29 @@ thoughts are long, and a format reward buys part of it back.
 """
 
 from dataclasses import dataclass
-from functools import partial
 from itertools import chain, pairwise
-from pathlib import Path
 
 import numpy as np
 from matplotlib.figure import Figure
 
 from minireason.core.config import stream_seed
 from minireason.core.errors import UserError
-from minireason.measure.estimates import T_QUANTILES, two_way_interval
+from minireason.measure.estimates import two_way_interval
 from minireason.measure.evaluate import frozen_sets, verdicts_of
 from minireason.model.tokenizer import Tokenizer
 from minireason.model.transformer import Transformer
 from minireason.problems import instructions
 from minireason.report import style, tables
-from minireason.report.runs import group_by, level_of, select, tagged
+from minireason.report.runs import group_by, level_of, select
 from minireason.sampling.complete import complete
 from minireason.sampling.sampler import Sampling
 from minireason.studies import shared
+from minireason.studies.fits import mean_over_runs
 
 KINDS = {1: "one instruction", 2: "two", "held": "two, held out"}
 MEASURES = ("right", "obedient", "both")
 METHODS = {"greedy": "greedy", "sampled": "one sample at T = 1"}
 LENGTHS = ((0, 0), (1, 2), (3, 4), (5, 99))      # pieces of the thought that was written
-LOOKS = ((style.GREY, "o"), (style.SKY, "s"), (style.BLUE, "D"), (style.ORANGE, "^"),
-         (style.GREEN, "v"), (style.PURPLE, "P"), (style.BROWN, "X"))
 
 
 @dataclass(frozen=True)
@@ -51,20 +48,9 @@ class Config(shared.Study):
 
 def run(cfg: Config) -> dict:
     """Train and measure what is missing; writes obedience.json, .md and .png into `out`."""
-    return shared.study_runs(cfg, "obedience", cfg.runs, partial(rows_of_run, cfg), text_of,
-                             figure_of)
-
-
-def rows_of_run(cfg: Config, folder: Path) -> list[dict]:
-    """The rows of every policy of a run and of its arms, which lie in RUN/obedience."""
-    own, arms, rows = shared.config_of(folder, "rl"), folder / "obedience", []
     others = {f"RL, format reward {weight:g}": {"format": weight} for weight in cfg.weights}
-    about = {"split": own.split, "problems": own.eval_n, "seed": own.seed}
-    for label, policy in shared.policies_of(folder, arms, others, instructions.NAME).items():
-        path = arms / f"{label.replace(',', '').replace(' ', '-')}.json"
-        found = shared.measured_once(policy, path, about, partial(rows_of_policy, about))
-        rows += tagged(found, policy=label, seed=own.seed)
-    return rows
+    return shared.study_ladders(cfg, "obedience", cfg.runs, instructions.NAME, others, {},
+                                rows_of_policy, text_of, figure_of)
 
 
 def rows_of_policy(about: dict, policy: Transformer, tokenizer: Tokenizer) -> list[dict]:
@@ -144,12 +130,8 @@ def slope_text(rows: list[dict], after: str, before: str, measure: str) -> str:
             levels.append(level)
             gaps.append(100 * (a - b))
         slopes.append(np.polyfit(levels, gaps, 1)[0])
-    text = f"{np.mean(slopes):+.1f}"
-    if len(slopes) > 1:
-        t = T_QUANTILES[min(len(slopes) - 2, len(T_QUANTILES) - 1)]
-        half = t * np.std(slopes, ddof=1) / np.sqrt(len(slopes))
-        text += f" [{np.mean(slopes) - half:+.1f}, {np.mean(slopes) + half:+.1f}]"
-    return text
+    mean, low, high = mean_over_runs(slopes).values()
+    return f"{mean:+.1f}" + (f" [{low:+.1f}, {high:+.1f}]" if len(slopes) > 1 else "")
 
 
 def length_rows(rows: list[dict]) -> list[dict]:
@@ -212,7 +194,7 @@ def figure_of(rows: list[dict]) -> Figure:
     rows = select(rows, method="sampled", asked=(1, 2))
     figure, panels = style.panels(2, 5.6, sharex=True)
     for axes, measure in zip(panels, ("obedient", "right"), strict=True):
-        for (policy, own), look in zip(group_by(rows, "policy").items(), LOOKS, strict=False):
+        for (policy, own), look in zip(group_by(rows, "policy").items(), style.LOOKS, strict=False):
             bars = []
             for cell in group_by(own, "level").values():
                 shares = 100 * values(cell, measure).mean(axis=1)

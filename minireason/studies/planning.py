@@ -22,7 +22,6 @@ import numpy as np
 import torch
 
 from minireason.core.config import rng
-from minireason.core.errors import UserError, check_choice
 from minireason.core.files import read_lines
 from minireason.core.runlog import RunLog
 from minireason.measure.estimates import share_interval
@@ -96,13 +95,7 @@ class Config(shared.Study):
     device: str = "auto"
 
     def __post_init__(self):
-        check_choice("size", self.size, SIZES)
-        for arm in self.arms:
-            check_choice("arms", arm, ARMS)
-        for arm in self.rl:
-            check_choice("rl", arm, self.arms)
-        if not self.seeds or not self.arms:
-            raise UserError("--seeds and --arms: give at least one of each")
+        shared.check_arms(self, SIZES, ARMS)
 
 
 @dataclass(frozen=True)

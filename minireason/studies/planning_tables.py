@@ -5,31 +5,16 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
-from minireason.measure.estimates import two_way_interval
 from minireason.problems import FAMILIES
 from minireason.report import style, tables
 from minireason.report.runs import group_by, level_of
-from minireason.report.seeds import verdicts_of
+from minireason.report.seeds import margin_rows
 from minireason.studies import shared
 
 MARGINS = (("trace, slow", "plan, fast"), ("dropped, slow", "plan, fast"),
            ("dropped, slow", "trace, slow"), ("dropped, auto", "plan, fast"),
            ("star_thought, slow", "star, fast"), ("dropped+rl, auto", "dropped, auto"),
            ("star_mixed+rl, auto", "star_mixed, auto"))
-
-
-def margin_rows(rows: list[dict]) -> list[dict]:
-    """Differences of lines, paired by seed and problem, with the 95% interval over both."""
-    found, lines = [], group_by(rows, "line")
-    for better, worse in MARGINS:
-        others = {(row["set"], row["seed"]): row for row in lines.get(worse, [])}
-        own = [row for row in lines.get(better, []) if (row["set"], row["seed"]) in others]
-        for name, members in group_by(own, "set").items():
-            of_worse = [others[name, row["seed"]] for row in members]
-            found.append({"line": f"{better} - {worse}, points", "set": name,
-                          "method": "greedy - greedy",
-                          **two_way_interval(verdicts_of(members), verdicts_of(of_worse))})
-    return found
 
 
 def spent_text(rows: list[dict]) -> str:
@@ -67,7 +52,9 @@ def family_text(rows: list[dict], models: list[dict]) -> str:
     for arm, members in group_by(own, "arm").items():
         tokens = np.mean([model["train_tokens"] for model in members]) / 1e6
         read.append(f"{arm} {tokens:.2f}M in {members[0]['train_examples']:,} examples")
-    accuracy = tables.pivot(rows + margin_rows(rows), "line", "set", "arm", names=names)
+    margins = [{**row, "line": f"{row['line']}, points"}
+               for row in margin_rows(rows, "line", MARGINS)]
+    accuracy = tables.pivot(rows + margins, "line", "set", "arm", names=names)
     cost = tables.pivot(rows, "line", "set", "arm", names=names, text=spent_text)
     return (f"**{family.NAME}**: greedy accuracy in % (of a maze's plan: right and shortest), mean "
             f"over seeds {', '.join(map(str, group_by(rows, 'seed')))} [95%, over seeds and "

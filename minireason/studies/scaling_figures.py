@@ -32,20 +32,13 @@ def write(rows: list[dict], laws: dict[str, Fit], out: Path) -> None:
         style.save(out / "pretrain-rates.png", rates, by_law["pretrain"])
     if "rl" in by_law:
         style.save(out / "rl.png", rl, by_law["rl"], laws)
-    for (policy, name), own in _pairs(by_law.get("testtime", []), "policy", "set").items():
+    for (policy, name), own in group_by(by_law.get("testtime", []), "policy", "set").items():
         style.save(out / f"testtime-{policy}-{name}.png", testtime, policy, name, own, laws)
-    for (small, large), own in _pairs(by_law.get("exchange", []), "small", "large").items():
+    for (small, large), own in group_by(by_law.get("exchange", []), "small", "large").items():
         if select(own, method="large_greedy"):
             style.save(out / f"exchange-{small}-{large}.png", exchange, own)
     for method, own in group_by(by_law.get("search", []), "method").items():
         style.save(out / f"search-{method}.png", search_gains, own)
-
-
-def _pairs(rows: list[dict], *fields: str) -> dict[tuple, list[dict]]:
-    groups: dict[tuple, list[dict]] = {}
-    for row in rows:
-        groups.setdefault(tuple(row[field] for field in fields), []).append(row)
-    return groups
 
 
 def draw_fit(axes: Axes, fit: Fit | None, law: shapes.Law, x, label: str, line: str,

@@ -80,18 +80,10 @@ def laws(rows: list[dict]) -> dict[str, Fit]:
             fit(f"RL, {method}: {name}", law, column(own, "flops"), column(own, "accuracy"), own,
                 column(own, "steps"))
     curves = select(rows, law="testtime", method=("majority", "coverage"))
-    for (policy, name, method), own in curve_groups(curves).items():
+    for (policy, name, method), own in group_by(curves, "policy", "set", "method").items():
         for form, law in (COVERED if method == "coverage" else COMPARED).items():
             fit(f"{policy}, {name}, {method}: {form}", law, column(own, "n"),
                 column(own, "accuracy"), own)
-    return found
-
-
-def curve_groups(rows: list[dict]) -> dict[tuple[str, str, str], list[dict]]:
-    """{(policy, set, method): its rows}."""
-    found: dict[tuple[str, str, str], list[dict]] = {}
-    for row in rows:
-        found.setdefault((row["policy"], row["set"], row["method"]), []).append(row)
     return found
 
 
@@ -145,11 +137,7 @@ def exchange_table(rows: list[dict]) -> list[list[str]]:
     """Per pair, level and R: N, what the small model reaches with it, the large one's answer."""
     names = ("small_single", "small_vote", "small_oracle", "large_greedy")
     table = [["small", "large", "set", "R", "N", *(name.replace("_", ", ") for name in names)]]
-    groups: dict[tuple, list[dict]] = {}
-    for row in rows:
-        groups.setdefault(tuple(row.get(key) for key in ("small", "large", "set", "R")),
-                          []).append(row)
-    for (small, large, name, ratio), own in groups.items():
+    for (small, large, name, ratio), own in group_by(rows, "small", "large", "set", "R").items():
         if name is None:
             table.append([f"{small:,}", f"{large:,}", f"not past {100 * PAST:.0f}% at level 1"]
                          + [""] * (2 + len(names)))
@@ -179,10 +167,8 @@ def flips_table(rows: list[dict]) -> list[list[str]]:
     table = [["judge", "search", "N", "problems", *(
         f"{what}, {name}" for name in accounts.values()
         for what in ("best-of", "all (points)", "better in bins", "worse in bins", "sign flip"))]]
-    groups: dict[tuple, list[dict]] = {}
-    for row in select(rows, against="best_of_n"):
-        groups.setdefault((row["judge"], row["method"], row["n"]), []).append(row)
-    for (judge, method, n), own in groups.items():
+    searched = select(rows, against="best_of_n")
+    for (judge, method, n), own in group_by(searched, "judge", "method", "n").items():
         whole = select(own, bin=None)
         line = [judge, style.SEARCHES[method][0], str(n), str(whole[0]["problems"])]
         for account in accounts:

@@ -8,8 +8,9 @@ import importlib
 import json
 import os
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -24,12 +25,13 @@ from minireason.core.config import (
     resolve_device,
     stream_seed,
 )
-from minireason.core.errors import UserError
+from minireason.core.errors import UserError, check_choice
 from minireason.core.files import make_folder, read_json, write_atomic
 from minireason.model import checkpoint
 from minireason.model.tokenizer import Tokenizer
 from minireason.model.transformer import ModelConfig, Transformer
 from minireason.report import style
+from minireason.report.runs import tagged
 from minireason.stages import STAGES, pretrain, rl
 
 
@@ -100,9 +102,25 @@ def policies_of(run: Path, arms: Path, others: dict[str, dict[str, float]],
     names = ("pretrain", "sft", "star", "rl")
     found = {stage.label: run / stage.name for stage in STAGES if stage.name in names}
     for label, rewards in others.items():
-        found[label] = arms / label.replace(",", "").replace(" ", "-")
+        found[label] = arms / folder_name(label)
         rl.run(replace(own, out=str(found[label]), rewards=replace(own.rewards, **rewards)))
     return found
+
+
+def folder_name(label: str) -> str:
+    """`RL-price-0.002` of `RL, price 0.002`."""
+    return label.replace(",", "").replace(" ", "-")
+
+
+def check_arms(cfg, sizes: Iterable[str], arms: Iterable[str]) -> None:
+    """UserError unless size, arms and seeds of a study are known and rl names some of its arms."""
+    check_choice("size", cfg.size, sizes)
+    for arm in cfg.arms:
+        check_choice("arms", arm, arms)
+    for arm in cfg.rl:
+        check_choice("rl", arm, cfg.arms)
+    if not cfg.seeds or not cfg.arms:
+        raise UserError("--seeds and --arms: give at least one of each")
 
 
 def measured_once(policy: Path, path: Path, about: dict,
@@ -167,18 +185,45 @@ def write_table(path: Path, result: dict, text: str) -> None:
     print(f"{text}.")
 
 
-def study_runs(cfg: Study, name: str, runs: tuple[str, ...], rows_of_run: Callable[[Path], list],
-               text_of: Callable[[list[dict]], str], figure_of: Callable) -> dict:
-    """Measure what finished runs lack, or redraw `--from`; writes <name>.json, .md and .png."""
-    out = Path(cfg.out or cfg.source or f"runs/{name}")
+def study_rows(cfg: Study, command: str, alone: str, make: Callable[[Path], list[dict]],
+               text_of: Callable[[list[dict]], str], figures: dict[str, Callable],
+               name: str = "") -> dict:
+    """The rows of make(folder of the results), or those of --from, with their table and pictures.
+
+    Writes <name>.json, .md and a .png per figure, {end of its name: figure of the rows}; the name
+    is the command's if not given. alone: the folder if neither --out nor --from is given.
+    """
+    out, name = Path(cfg.out or cfg.source or alone), name or command
     if cfg.source:
         result = read_json(Path(cfg.source) / f"{name}.json")
     else:
-        check_seeds(runs)
-        rows = [row for folder in runs for row in rows_of_run(Path(folder))]
-        result = {**made_with(name, cfg), "rows": rows}
+        result = {**made_with(command, cfg), "rows": make(out)}
     make_folder(out)
     write_json(out / f"{name}.json", result)
     write_table(out / f"{name}.md", result, text_of(result["rows"]))
-    style.save(out / f"{name}.png", figure_of, result["rows"])
+    for end, figure_of in figures.items():
+        style.save(out / f"{name}{end}.png", figure_of, result["rows"])
     return result
+
+
+def study_ladders(cfg: Study, name: str, runs: tuple[str, ...], family: str,
+                  others: dict[str, dict[str, float]], about: dict, rows_of_policy: Callable,
+                  text_of: Callable[[list[dict]], str], figure_of: Callable) -> dict:
+    """`study_rows` of the policies of finished runs, and of the arms `others` in RUN/<name>.
+
+    rows_of_policy(about, policy, tokenizer) is told what `about` says beside the run's own split,
+    seed and number of problems; its rows are kept, and tagged with policy and seed.
+    """
+    def make(_: Path) -> list[dict]:
+        check_seeds(runs)
+        rows = []
+        for run in map(Path, runs):
+            own, arms = config_of(run, "rl"), run / name
+            told = {"split": own.split, "seed": own.seed, "problems": own.eval_n, **about}
+            for label, policy in policies_of(run, arms, others, family).items():
+                found = measured_once(policy, arms / f"{folder_name(label)}.json", told,
+                                      partial(rows_of_policy, told))
+                rows += tagged(found, policy=label, seed=own.seed)
+        return rows
+
+    return study_rows(cfg, name, f"runs/{name}", make, text_of, {"": figure_of})

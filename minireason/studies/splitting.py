@@ -9,8 +9,6 @@ longer than anything in the corpus.
 
 from collections import defaultdict
 from dataclasses import dataclass
-from functools import partial
-from pathlib import Path
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -23,7 +21,7 @@ from minireason.model.tokenizer import Tokenizer
 from minireason.model.transformer import Transformer
 from minireason.problems import decomposition
 from minireason.report import style, tables
-from minireason.report.runs import group_by, select, tagged
+from minireason.report.runs import group_by, select
 from minireason.sampling.complete import complete
 from minireason.sampling.sampler import Sampling
 from minireason.studies import shared
@@ -31,8 +29,6 @@ from minireason.studies import shared
 MODES = {"": "as it chooses", "once": "never splitting", "split": "always splitting"}
 BINS = {2: "2", 3: "3", 4: "4", 5: "5 or more"}      # hardness
 BUDGETS = (1, 4)              # in completions of the mode that writes most
-LOOKS = ((style.GREY, "o"), (style.SKY, "s"), (style.BLUE, "D"), (style.ORANGE, "^"),
-         (style.GREEN, "v"), (style.PURPLE, "P"))
 
 
 @dataclass(frozen=True)
@@ -51,21 +47,10 @@ class Config(shared.Study):
 
 def run(cfg: Config) -> dict:
     """Train and measure what is missing; writes splitting.json, .md and .png into `out`."""
-    return shared.study_runs(cfg, "splitting", cfg.runs, partial(rows_of_run, cfg), text_of,
-                             figure_of)
-
-
-def rows_of_run(cfg: Config, folder: Path) -> list[dict]:
-    """The rows of every policy of a run and of its arms, which lie in RUN/splitting."""
-    own, arms, rows = shared.config_of(folder, "rl"), folder / "splitting", []
     others = {f"RL, price {price:g}": {"price": price} for price in cfg.prices}
-    about = {"split": own.split, "seed": own.seed, "problems": cfg.problems, "n": cfg.n}
-    policies = shared.policies_of(folder, arms, others, decomposition.NAME)
-    for label, policy in policies.items():
-        path = arms / f"{label.replace(',', '').replace(' ', '-')}.json"
-        found = shared.measured_once(policy, path, about, partial(rows_of_policy, about))
-        rows += tagged(found, policy=label, seed=own.seed)
-    return rows
+    about = {"problems": cfg.problems, "n": cfg.n}
+    return shared.study_ladders(cfg, "splitting", cfg.runs, decomposition.NAME, others, about,
+                                rows_of_policy, text_of, figure_of)
 
 
 def questions(split: str, n: int) -> list[str]:
@@ -211,7 +196,7 @@ def figure_of(rows: list[dict]) -> Figure:
     """The share that is split against hardness, a line per policy."""
     figure, axes = style.canvas(3.8)
     steps = select(rows, kind="steps", mode="")
-    for (policy, own), look in zip(group_by(steps, "policy").items(), LOOKS, strict=False):
+    for (policy, own), look in zip(group_by(steps, "policy").items(), style.LOOKS, strict=False):
         cells, bars = sorted(group_by(own, "hardness").items()), []
         for _, cell in cells:
             shares = shares_by_seed(cell)

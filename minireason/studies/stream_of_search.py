@@ -86,14 +86,8 @@ class Config(shared.Study):
     device: str = "auto"
 
     def __post_init__(self):
-        check_choice("size", self.size, SIZES)
+        shared.check_arms(self, SIZES, ARMS)
         check_choice("split", self.split, TARGETS)
-        for arm in self.arms:
-            check_choice("arms", arm, ARMS)
-        for arm in self.rl:
-            check_choice("rl", arm, self.arms)
-        if not self.seeds or not self.arms:
-            raise UserError("--seeds and --arms: give at least one of each")
 
 
 def run(cfg: Config) -> dict:

@@ -31,7 +31,7 @@ from minireason.problems.countdown_solver import chance
 from minireason.problems.frozen import load_frozen
 from minireason.report import style, tables
 from minireason.report.runs import group_by, level_of, tagged
-from minireason.report.seeds import verdicts_of
+from minireason.report.seeds import margin_rows, verdicts_of
 from minireason.sampling.complete import complete
 from minireason.sampling.sampler import Sampling
 from minireason.studies import shared
@@ -139,23 +139,16 @@ def set_title(name: str) -> str:
 
 def training_rows(cells: list[dict]) -> list[dict]:
     """The arms' greedy rows, one random try, and margins of arms, paired by seed and problem."""
-    rows, arms = [], group_by(cells, "arm")
-    for arm, own in arms.items():
+    rows = []
+    for arm, own in group_by(cells, "arm").items():
         tokens = np.mean([cell["train_tokens"] for cell in own]) / 1e6
         line = f"{arm}: {tokens:.2f}M tokens, {own[0]['train_examples']:,} examples"
         for cell in own:
-            rows += tagged(list(cell["greedy"].values()), line=line)
+            rows += tagged(list(cell["greedy"].values()), line=line, arm=arm, seed=cell["seed"])
+    margins = margin_rows(rows, "arm", MARGINS)
     for name, greedy in cells[0]["greedy"].items():
         rows.append({**random_row(name, greedy["problems"], 0), "line": "random, one try"})
-    for better, worse in MARGINS:
-        others = {cell["seed"]: cell["greedy"] for cell in arms.get(worse, [])}
-        own = [cell for cell in arms.get(better, []) if cell["seed"] in others]
-        for name in own[0]["greedy"] if own else ():
-            a = verdicts_of([cell["greedy"][name] for cell in own])
-            b = verdicts_of([others[cell["seed"]][name] for cell in own])
-            rows.append({"line": f"{better} - {worse}, points", "set": name,
-                         "method": "greedy - greedy", **two_way_interval(a, b)})
-    return rows
+    return rows + [{**row, "line": f"{row['arm']}, points"} for row in margins]
 
 
 def inference_rows(cells: list[dict], budget: int) -> list[dict]:

@@ -282,11 +282,10 @@ def test_countdowns_ways_hit_the_target_with_one_mistake():
         for rare in (None, False, True) if i < 30 else ():
             reached = countdown_authors.reached(tuple(sorted(numbers)), rare)
             assert {end for end in range(100) if reached >> end & 1} == ends(numbers, False, rare)
-        for steps, chance in countdown_authors.ways(tuple(sorted(numbers)), target, problem.steps,
-                                                    FALLIBLE).items():
-            moves = list(map(countdown_authors.read_step, steps))
-            named = [name for name in map(countdown_authors.mistake_of, moves) if name]
-            assert chance > 0 and moves[-1].after == (target,) and len(named) <= 1
+        for chance, steps, names in countdown_authors.ways(tuple(sorted(numbers)), target,
+                                                           problem.steps, FALLIBLE):
+            moves, named = list(map(countdown_authors.read_step, steps)), list(filter(None, names))
+            assert chance >= 0 and moves[-1].after == (target,) and len(named) <= 1
             assert named or steps == problem.steps
             answer = countdown.answer_of_state(problem, steps)
             assert countdown.is_right(problem, answer) == (not named)

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from minireason.core.errors import UserError
+from minireason.measure.evaluate import compute_curve
 from minireason.model import checkpoint
 from minireason.model.native_layers import choose_layers
 from minireason.problems import Verdict, chain, split_of
@@ -30,7 +31,6 @@ from minireason.training.optim import make_optimizer, train_step
 from minireason.training.rollouts import (
     Rewards,
     Rollout,
-    compute_curve,
     credit_groups,
     diagnostics,
     drawn_logprobs,

@@ -9,6 +9,7 @@ import pytest
 from minireason.core.errors import UserError
 from minireason.model.tokenizer import Tokenizer
 from minireason.problems import FAMILIES, split_of
+from minireason.report.seeds import margin_rows
 from minireason.studies import planning as study
 from minireason.studies import planning_tables
 from minireason.studies.planning import Cell, Config
@@ -109,8 +110,9 @@ def test_margins_are_paired_by_seed_and_problem():
     lines = {"trace, slow": ("1111", "1110"), "plan, fast": ("0011", "0010")}
     rows = [{"line": line, "set": "maze-test-n6", "seed": seed, "digits": digits}
             for line, answers in lines.items() for seed, digits in enumerate(answers)]
-    (found,) = planning_tables.margin_rows([*rows, {**rows[0], "line": "dropped, auto", "seed": 7}])
-    assert found["line"] == "trace, slow - plan, fast, points" and found["accuracy"] == 0.5
+    (found,) = margin_rows([*rows, {**rows[0], "line": "dropped, auto", "seed": 7}], "line",
+                           planning_tables.MARGINS)
+    assert found["line"] == "trace, slow - plan, fast" and found["accuracy"] == 0.5
     assert found["low"] <= 0.5 <= found["high"]
 
 
