@@ -106,7 +106,8 @@ def run(cfg: Config) -> dict:
     text_of, figures = OWN.get(cfg.stage, (partial(ablation_table, cfg.stage),
                                            {"": partial(ablation_figure, cfg.stage)}))
     return shared.study_rows(cfg, "ablate", f"{''.join(cfg.runs[:1])}/ablations",
-                             lambda _: variant_rows(cfg), text_of, figures, cfg.stage)
+                             lambda out: with_held(out / f"{cfg.stage}.json", variant_rows(cfg),
+                                                   cfg.stage), text_of, figures, cfg.stage)
 
 
 def with_held(path: Path, rows: list[dict], stage: str) -> list[dict]:
