@@ -9,12 +9,13 @@ from pathlib import Path
 
 import pytest
 from kill_run import PICTURES, differences, timeless, trial
-from tiny_run import tiny_ladder, tiny_pipeline, tiny_size, tiny_stages
+from tiny_run import draw_nothing, tiny_ladder, tiny_pipeline, tiny_size, tiny_stages
 
 from minireason import pipeline
 from minireason.core.errors import UserError
 from minireason.core.files import read_checked, read_lines
 from minireason.presets import SIZES
+from minireason.report import style
 from minireason.stages import STAGES
 
 SCRIPT = str(Path(__file__).with_name("tiny_run.py"))
@@ -24,9 +25,11 @@ COMPARED = {"train/loss", "train/tokens", "train/reward", "train/generated_token
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
-    """A finished tiny run with its report."""
+    """A finished tiny run with its report, its figures not drawn."""
     root = tmp_path_factory.mktemp("pipeline") / "run"
-    tiny_pipeline(root)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(style, "save", draw_nothing)
+        tiny_pipeline(root)
     return root
 
 

@@ -195,7 +195,7 @@ def test_only_its_own_page_may_ask(port, headers, status):
 
 def test_a_question_that_does_not_arrive_is_not_waited_for(port, monkeypatch):
     monkeypatch.setattr("minireason.serve.server.PATIENCE", 0.1)
-    with socket.create_connection(("127.0.0.1", port), timeout=20) as connection:
+    with socket.create_connection(("127.0.0.1", port), timeout=60) as connection:
         connection.sendall(b"POST /answer HTTP/1.1\r\nHost: localhost\r\nContent-Type: "
                            b"application/json\r\nContent-Length: 9\r\n\r\n{")
         assert connection.recv(4096).startswith(b"HTTP/1.1 408")
