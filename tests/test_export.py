@@ -199,7 +199,7 @@ WRITTEN = st.lists(st.sampled_from(["(", ")", "+", "-", "*", "/", " ", "=", "5",
                    max_size=9).map("".join)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=120, deadline=None)
 @given(WRITTEN)
 @example("23+4*3").via("precedence: 35, not 81")
 @example("1 7+8").via("a space inside a number")

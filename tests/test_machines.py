@@ -47,6 +47,7 @@ assert main(["doctor"]) == 0
 """
 
 
+@pytest.mark.long
 def test_a_stage_is_interrupted_and_resumed_without_posix_or_a_compiler(tmp_path):
     """No fork, flock, process groups, SIGHUP or owners of files; no folder can be opened, and no
     file replaced or deleted while it is mapped into memory. The weights are those of Linux."""

@@ -293,6 +293,7 @@ def resident() -> int:
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
+@pytest.mark.long
 def test_memory_stays_flat(port):
     def ask_many(times: int) -> int:
         for number in range(times):
