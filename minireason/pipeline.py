@@ -24,7 +24,7 @@ from minireason.report import build as report
 class Config(StageConfig):
     """All stages in order, from random weights to the flywheel, then the report."""
 
-    size: str = "quickstart"      # smoke (20 s, shows that it works) | quickstart | gpu
+    size: str = "quickstart"      # smoke (a minute: shows that it works) | quickstart | gpu
     out: str = ""                 # default: runs/<size>, or runs/<family>-<size>
 
 

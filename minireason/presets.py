@@ -16,7 +16,7 @@ _GPU = {"max_level": 16, "rows_per_step": 512, "token_budget": 65536}
 _GPU_CRITIC = {**_GPU, "problems": 8_000, "n": 16, "steps": 600}
 
 SIZES: dict[str, dict[str, dict]] = {
-    "smoke": {                    # 20 s: shows that everything works, not that it reasons
+    "smoke": {                    # under a minute: shows that everything works, not that it reasons
         "pretrain": {"steps": 200, "rows_per_step": 32, "d_model": 48, "n_layers": 2, "n_heads": 3,
                      "head_dim": 16, "d_ff": 96, "lr": 4e-3, "save_every": 60,
                      "eval_n": 40, "mixture": Mixture(facts=0.1, direct=0.1, max_level=2)},

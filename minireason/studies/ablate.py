@@ -116,6 +116,9 @@ def with_held(path: Path, rows: list[dict], stage: str) -> list[dict]:
     made = {(row["variant"], row["seed"]) for row in rows}
     rows = rows + [row for row in held if (row["variant"], row["seed"]) not in made]
     order = ["before", *VARIANTS[stage]]
+    if unknown := {row["variant"] for row in rows}.difference(order):
+        raise UserError(f"{path}: holds rows of {', '.join(sorted(unknown))}, which is no variant "
+                        f"of {stage}; give another --out")
     return sorted(rows, key=lambda row: (order.index(row["variant"]), row["seed"]))
 
 

@@ -106,6 +106,10 @@ def test_variants_run_from_their_parents_and_their_rows_are_kept(tmp_path, monke
     assert [c.out.rpartition("-")[2] for c in ran] == ["rationalization", "base"]
     assert parts["rows"] == result["rows"]                     # those of the others are still there
     result = ablate.run(cfg)
+    (tmp_path / "old").mkdir()
+    (tmp_path / "old/star.json").write_text(json.dumps({"rows": [row("renamed since", 0.5)]}))
+    with pytest.raises(UserError, match="holds rows of renamed since, which is no variant of star"):
+        ablate.run(replace(cfg, out=str(tmp_path / "old")))
     again = ablate.run(replace(cfg, runs=(), out=str(tmp_path / "again"),
                                source=str(tmp_path / "out")))
     assert again == result == read_json(tmp_path / "out/star.json")
