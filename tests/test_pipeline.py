@@ -103,12 +103,12 @@ def test_sizes_and_seeds_reach_every_stage():
     assert pipeline.folder(other) == Path("runs/addition-smoke")
 
 
+@LONG
 @pytest.mark.slow
-@pytest.mark.parametrize("names", [
-    ("star",), pytest.param((), id="all", marks=LONG)])
+@pytest.mark.parametrize("names", [("star",), ()])
 def test_two_processes_end_and_give_the_losses_of_one(whole, tmp_path, names):
-    """torchrun with gloo: every trained stage, from equal parents, is within 1e-4 over 20 steps;
-    in the long form all of them are, and the pipeline ends.
+    """torchrun with gloo: every trained stage, from equal parents, is within 1e-4 over 20 steps,
+    and the pipeline ends.
 
     Beyond that the rounding of two sums in other orders adds up. STaR's second round starts from a
     parent that has parted, so the first is compared; think_budget's reinforcement learning starts

@@ -13,8 +13,9 @@ without being opened, and every byte is checked against the stored hash before i
 import hashlib
 import json
 import os
+from collections import defaultdict
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, Protocol, TypeVar
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -31,6 +32,13 @@ from minireason.model.transformer import ModelConfig, Transformer
 from minireason.problems import check_config
 
 Model = TypeVar("Model", bound=Transformer)
+
+
+class Optimizer(Protocol):
+    """What of an optimizer a saved state holds; training.optim.Optimizer is one."""
+
+    param_groups: list[dict[str, Any]]
+    state: defaultdict[Tensor, dict[str, Tensor]]
 
 
 def _digest(tensors: dict[str, Tensor]) -> str:
@@ -171,14 +179,14 @@ def open_stage(name: str, cfg: StageConfig, out: str,
 
 
 def save_state_every(log: RunLog, cfg: TrainingConfig, step: int, model: Transformer,
-                     optimizer: torch.optim.Optimizer) -> None:
+                     optimizer: Optimizer) -> None:
     """save_state after every save_every steps, but not after the last one."""
     if (step + 1) % cfg.save_every == 0 and step + 1 < cfg.steps:
         save_state(log, step + 1, model, optimizer)
 
 
 def save_state(log: RunLog, step: int, model: Transformer,
-               optimizer: torch.optim.Optimizer) -> None:
+               optimizer: Optimizer) -> None:
     """Everything needed to resume from `step` with bit-identical results."""
     check_finite(log.out, model)
     if not parallel.is_main():
@@ -191,7 +199,7 @@ def save_state(log: RunLog, step: int, model: Transformer,
                   **log.mark())
 
 
-def resume(log: RunLog, model: Transformer, optimizer: torch.optim.Optimizer) -> int:
+def resume(log: RunLog, model: Transformer, optimizer: Optimizer) -> int:
     """Restore the last saved state, cut the metrics back to it, and return the next step.
 
     Without a saved state the metrics are cut to nothing and the step is 0.
@@ -220,5 +228,5 @@ def resume(log: RunLog, model: Transformer, optimizer: torch.optim.Optimizer) ->
     return metadata["step"]
 
 
-def _parameters(optimizer: torch.optim.Optimizer) -> list[Tensor]:
+def _parameters(optimizer: Optimizer) -> list[Tensor]:
     return [parameter for group in optimizer.param_groups for parameter in group["params"]]

@@ -18,7 +18,6 @@ import math
 from dataclasses import dataclass
 from itertools import pairwise
 
-import torch
 from torch import Tensor, nn
 
 from minireason.core.config import Share, TrainingConfig, rng, stream_seed
@@ -30,7 +29,7 @@ from minireason.model.transformer import ModelConfig, Transformer
 from minireason.problems import FAMILIES, Problem, sample_levels
 from minireason.training.batches import Batch, Row, encode_lines, micro_batches
 from minireason.training.losses import nll
-from minireason.training.optim import make_optimizer, train_step
+from minireason.training.optim import Optimizer, make_optimizer, train_step
 
 ARMS, UNITS = ("internalize", "direct", "explicit", "auxiliary"), ("piece", "token")
 Sums = dict[tuple[int, ...], list[tuple[int, float]]]   # {row without its end: [(index, sum)]}
@@ -191,7 +190,7 @@ def sums_of(problem: Problem, tokens: list[int], first: int,
     return [(place, total / 10) for place, total in zip(places, totals, strict=True)]
 
 
-def learn(model: Transformer, optimizer: torch.optim.Optimizer, rows: list[Row], sums: Sums,
+def learn(model: Transformer, optimizer: Optimizer, rows: list[Row], sums: Sums,
           lr: float, cfg: Config, pad: int) -> dict[str, float]:
     """One update on the rows; the step's metrics."""
     batches, count = micro_batches(rows, cfg.token_budget, pad)

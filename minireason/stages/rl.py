@@ -174,7 +174,7 @@ def rl_loss(cfg: Config, policy: Transformer, batch: RolloutBatch) -> tuple[Tens
     return loss, sums
 
 
-def learn(cfg: Config, step: int, policy: Transformer, optimizer: torch.optim.Optimizer,
+def learn(cfg: Config, step: int, policy: Transformer, optimizer: optim.Optimizer,
           updates: list[list[RolloutBatch]], lr: float, mixture: Mixture | None,
           tokenizer: Tokenizer) -> dict[str, float]:
     """Pass 4, all updates of a step: mean loss and grad_norm, clip_fraction and approx_kl."""

@@ -38,7 +38,7 @@ from minireason.sampling.sampler import Sampling
 from minireason.training import losses, rollouts
 from minireason.training.batches import Row, check_longest, encode_lines
 from minireason.training.imitate import OwnSamplesConfig, imitate, sample_own
-from minireason.training.optim import make_optimizer, schedule, train_step
+from minireason.training.optim import Optimizer, make_optimizer, schedule, train_step
 from minireason.training.rollouts import Rewards
 
 
@@ -158,7 +158,7 @@ def shortened(cfg: Config, text: str, generator: np.random.Generator) -> str:
     return (f"<think>{';'.join(steps)}" if steps else "") + f"</think>{answer}"
 
 
-def reinforce(cfg: Config, step: int, policy: Transformer, optimizer: torch.optim.Optimizer,
+def reinforce(cfg: Config, step: int, policy: Transformer, optimizer: Optimizer,
               tokenizer: Tokenizer) -> dict[str, float]:
     """One on-policy update by outcome and price; the opener is drawn and learns as well."""
     family = FAMILIES[cfg.family]

@@ -7,10 +7,12 @@ gradients is all there is.
 """
 
 import math
+from collections import defaultdict
 from collections.abc import Callable, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
+import torch.optim.adamw as functional
 from torch import Tensor, nn
 
 from minireason.core import flops, parallel
@@ -20,9 +22,45 @@ from minireason.training.batches import Batch, Row, micro_batches
 from minireason.training.losses import nll
 
 AnyBatch = TypeVar("AnyBatch", bound=Batch)
+State = defaultdict[Tensor, dict[str, Tensor]]
 
 
-class Muon(torch.optim.Optimizer):
+class Optimizer:
+    """Groups of parameters, each with a learning rate and an update; one state of all.
+
+    Of torch.optim only the functions are used: its base class loads PyTorch's compiler at its first
+    step, 2.5 s in every process that trains.
+    """
+
+    def __init__(self, *groups: dict[str, Any]):
+        self.param_groups: list[dict[str, Any]] = [
+            {"lr": 0.0} | group for group in groups if group["params"]]
+        self.state: State = defaultdict(dict)
+
+    @torch.no_grad()
+    def step(self) -> None:
+        """One update of every parameter from its gradient."""
+        for group in self.param_groups:
+            group["update"](group, self.state)
+
+
+def adamw_update(group: dict[str, Any], state: State) -> None:
+    """AdamW's update, one kernel for all; every step count lies beside its parameter."""
+    moments: dict[str, list[Tensor]] = {"step": [], "exp_avg": [], "exp_avg_sq": []}
+    for parameter in group["params"]:
+        if parameter not in state:
+            state[parameter] = {"step": torch.zeros((), device=parameter.device),
+                                "exp_avg": torch.zeros_like(parameter),
+                                "exp_avg_sq": torch.zeros_like(parameter)}
+        for name, tensor in state[parameter].items():
+            moments[name].append(tensor)
+    functional.adamw(group["params"], [parameter.grad for parameter in group["params"]],
+                     moments["exp_avg"], moments["exp_avg_sq"], [], moments["step"], fused=True,
+                     amsgrad=False, beta1=group["betas"][0], beta2=group["betas"][1],
+                     lr=group["lr"], weight_decay=group["weight_decay"], eps=1e-8, maximize=False)
+
+
+def muon_update(group: dict[str, Any], state: State) -> None:
     """Nesterov momentum whose update of each matrix is made orthogonal; matrices only.
 
     torch.optim.Muon does the same in bfloat16, which takes ten times as long on a CPU without
@@ -30,26 +68,17 @@ class Muon(torch.optim.Optimizer):
     The step is scaled to the size of AdamW's (Liu 2025, arXiv:2502.16982, section 2.2), so that
     one learning rate serves both.
     """
-
-    def __init__(self, params: list[nn.Parameter], weight_decay: float, momentum: float = 0.95):
-        super().__init__(params, {"lr": 0.0, "weight_decay": weight_decay, "momentum": momentum})
-
-    @torch.no_grad()
-    def step(self) -> None:  # type: ignore[override]
-        """One update of every matrix from its gradient."""
-        for group in self.param_groups:
-            of_shape: dict[torch.Size, list[tuple[Tensor, Tensor]]] = {}
-            for matrix in group["params"]:
-                state = self.state[matrix]
-                buffer = state.setdefault("momentum_buffer", torch.zeros_like(matrix))
-                buffer.lerp_(matrix.grad, 1 - group["momentum"])
-                ahead = matrix.grad.lerp(buffer, group["momentum"])
-                of_shape.setdefault(matrix.shape, []).append((matrix, ahead))
-            for shape, pairs in of_shape.items():
-                updates = orthogonal(torch.stack([ahead for _, ahead in pairs]))
-                size = group["lr"] * 0.2 * math.sqrt(max(shape))
-                for (matrix, _), update in zip(pairs, updates, strict=True):
-                    matrix.mul_(1 - group["lr"] * group["weight_decay"]).add_(update, alpha=-size)
+    of_shape: dict[torch.Size, list[tuple[Tensor, Tensor]]] = {}
+    for matrix in group["params"]:
+        buffer = state[matrix].setdefault("momentum_buffer", torch.zeros_like(matrix))
+        buffer.lerp_(matrix.grad, 1 - group["momentum"])
+        ahead = matrix.grad.lerp(buffer, group["momentum"])
+        of_shape.setdefault(matrix.shape, []).append((matrix, ahead))
+    for shape, pairs in of_shape.items():
+        updates = orthogonal(torch.stack([ahead for _, ahead in pairs]))
+        size = group["lr"] * 0.2 * math.sqrt(max(shape))
+        for (matrix, _), update in zip(pairs, updates, strict=True):
+            matrix.mul_(1 - group["lr"] * group["weight_decay"]).add_(update, alpha=-size)
 
 
 def orthogonal(matrices: Tensor) -> Tensor:
@@ -69,25 +98,8 @@ def orthogonal(matrices: Tensor) -> Tensor:
     return x.to(matrices.dtype)
 
 
-class Together(torch.optim.Optimizer):
-    """Several optimizers of different parameters, with one state and one list of groups."""
-
-    def __init__(self, *parts: torch.optim.Optimizer):
-        self.parts = parts
-        self.param_groups = [group for part in parts for group in part.param_groups]
-        self.state = parts[0].state
-        for part in parts:
-            part.state = self.state
-
-    def step(self) -> None:  # type: ignore[override]
-        """One update by each."""
-        for part in self.parts:
-            part.step()
-
-
 def make_optimizer(model: nn.Module, weight_decay: float,
-                   betas: tuple[float, float] = (0.9, 0.95),
-                   muon: bool = False) -> torch.optim.Optimizer:
+                   betas: tuple[float, float] = (0.9, 0.95), muon: bool = False) -> Optimizer:
     """AdamW with decay on matrices and none on gains; `muon`: the blocks' matrices by Muon.
 
     Embeddings, which are looked up rather than multiplied, stay with AdamW.
@@ -100,12 +112,10 @@ def make_optimizer(model: nn.Module, weight_decay: float,
             hidden.append(parameter)
         else:
             matrices.append(parameter)
-    groups = [{"params": matrices, "weight_decay": weight_decay},
-              {"params": vectors, "weight_decay": 0.0}]
-    adamw = torch.optim.AdamW(groups, lr=0.0, betas=betas, fused=True)
-    if not hidden:
-        return adamw
-    return Together(Muon(hidden, weight_decay), adamw)
+    return Optimizer(
+        {"params": hidden, "update": muon_update, "weight_decay": weight_decay, "momentum": 0.95},
+        {"params": matrices, "update": adamw_update, "weight_decay": weight_decay, "betas": betas},
+        {"params": vectors, "update": adamw_update, "weight_decay": 0.0, "betas": betas})
 
 
 def schedule(step: int, steps: int, peak: float, warmup: int, floor: float = 0.05) -> float:
@@ -121,7 +131,7 @@ def autocast(device: torch.device) -> torch.autocast:
     return torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda")
 
 
-def supervised_step(model: Transformer, optimizer: torch.optim.Optimizer, rows: list[Row],
+def supervised_step(model: Transformer, optimizer: Optimizer, rows: list[Row],
                     lr: float, token_budget: int, pad: int) -> dict[str, float]:
     """One update on the negative log-likelihood of the rows' counted tokens; the step's metrics."""
     batches, count = micro_batches(rows, token_budget, pad)
@@ -136,7 +146,7 @@ def batch_nll(model: Transformer, batch: Batch, count: float) -> Tensor:
     return nll(logits, batch.targets, batch.loss_mask, count)
 
 
-def train_step(model: nn.Module, optimizer: torch.optim.Optimizer, batches: Sequence[AnyBatch],
+def train_step(model: nn.Module, optimizer: Optimizer, batches: Sequence[AnyBatch],
                loss_of: Callable[[AnyBatch], Tensor], lr: float) -> tuple[float, float]:
     """Forward, backward and update over the micro-batches; returns (loss, grad_norm).
 

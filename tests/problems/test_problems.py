@@ -504,7 +504,7 @@ def test_splits_are_80_10_10(name):
 @pytest.mark.parametrize("split", base.SPLITS)
 def test_sample_split_never_crosses(name, split):
     generator = rng(0, "cross", name, split)
-    levels = [level_of(name, 1 + i % 6) for i in range(12)]
+    levels = [level_of(name, level) for level in (1, 2, 4, 6)]
     assert all(split_of(sample_split(FAMILIES[name], generator, level, split)) == split
                for level in levels)
     with pytest.raises(UserError, match="no problem in split 'other'"):

@@ -108,6 +108,7 @@ print("equal", out.tokens.equal(alone.tokens))
         assert done.returncode == 1 and "UserError: not enough memory to sample" in said, said
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_the_sanitizers_find_nothing_but_what_was_planted():
     done = subprocess.run([sys.executable, fuzz_script, "--cases", "20"], text=True,

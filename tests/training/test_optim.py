@@ -1,5 +1,9 @@
 """One optimizer step: schedule, decay groups, clipping, and weights that NaN cannot reach."""
 
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 from torch import nn
@@ -8,9 +12,13 @@ from minireason.core.errors import UserError
 from minireason.model.transformer import ModelConfig, Transformer
 from minireason.training.batches import pad_right
 from minireason.training.losses import nll
-from minireason.training.optim import Muon, make_optimizer, schedule, train_step
+from minireason.training.optim import Optimizer, make_optimizer, muon_update, schedule, train_step
 
 BATCH = pad_right([([0, 1, 2], 1)], pad=0)
+
+
+SMALL = ModelConfig(vocab_size=20, d_model=96, n_layers=1, n_heads=2, n_kv_heads=2, head_dim=12,
+                    d_ff=32, max_len=16)
 
 
 class Tiny(nn.Module):
@@ -44,9 +52,7 @@ def test_decay_shrinks_what_has_no_gradient():
 
 
 def test_muon_turns_the_blocks_matrices_and_adamw_the_rest():
-    config = ModelConfig(vocab_size=20, d_model=96, n_layers=1, n_heads=2, n_kv_heads=2,
-                         head_dim=12, d_ff=32, max_len=16)
-    model, plain = Transformer.random(config, 0), Transformer.random(config, 0)
+    model, plain = Transformer.random(SMALL, 0), Transformer.random(SMALL, 0)
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
     batch = pad_right([([3, 1, 4, 1, 5, 9, 2, 6], 1)], pad=0)
     for one, muon in ((model, True), (plain, False)):
@@ -109,6 +115,24 @@ def test_nan_leaves_weights_and_moments_untouched(bad, where):
                for m, p in zip(moments, model.parameters(), strict=True))
 
 
+def test_adamw_takes_the_steps_of_pytorchs():
+    ours, theirs = Transformer.random(SMALL, 0), Transformer.random(SMALL, 0)
+    one = make_optimizer(ours, 0.1)
+    groups = [group | {"lr": 0.01} for group in make_optimizer(theirs, 0.1).param_groups]
+    other = torch.optim.AdamW(groups, fused=True)
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(3):
+        for a, b in zip(ours.parameters(), theirs.parameters(), strict=True):
+            a.grad = torch.randn(a.shape, generator=generator)
+            b.grad = a.grad.clone()
+        for group in one.param_groups:
+            group["lr"] = 0.01
+        one.step()
+        other.step()
+    assert all(torch.equal(a, b)
+               for a, b in zip(ours.parameters(), theirs.parameters(), strict=True))
+
+
 def test_muon_takes_the_steps_of_pytorchs(monkeypatch):
     """Three steps of a wide, a tall and two square matrices, without its rounding to bfloat16."""
     monkeypatch.setattr(torch.Tensor, "bfloat16", torch.Tensor.float)
@@ -116,9 +140,9 @@ def test_muon_takes_the_steps_of_pytorchs(monkeypatch):
     shapes = [(8, 24), (24, 8), (12, 12), (12, 12)]
     start = [torch.randn(shape, generator=generator) for shape in shapes]
     ours, theirs = ([torch.nn.Parameter(matrix.clone()) for matrix in start] for _ in range(2))
-    one, other = Muon(ours, 0.1), torch.optim.Muon(theirs, lr=0.01, weight_decay=0.1,
-                                                   adjust_lr_fn="match_rms_adamw")
-    one.param_groups[0]["lr"] = 0.01
+    one = Optimizer({"params": ours, "update": muon_update, "lr": 0.01, "weight_decay": 0.1,
+                     "momentum": 0.95})
+    other = torch.optim.Muon(theirs, lr=0.01, weight_decay=0.1, adjust_lr_fn="match_rms_adamw")
     for _ in range(3):
         for a, b in zip(ours, theirs, strict=True):
             a.grad = torch.randn(a.shape, generator=generator)
@@ -127,3 +151,12 @@ def test_muon_takes_the_steps_of_pytorchs(monkeypatch):
         other.step()
     for a, b, before in zip(ours, theirs, start, strict=True):
         torch.testing.assert_close(a - before, b - before, rtol=1e-3, atol=1e-6)
+
+
+def test_training_does_not_load_pytorchs_compiler():
+    """Which takes 2.5 s, in every process that trains."""
+    script = ("import sys, test_optim as t\n"
+              "m = t.Tiny()\n"
+              "t.train_step(m, t.make_optimizer(m, 0.1), [t.BATCH], m.loss, 0.1)\n"
+              "sys.exit('torch._dynamo' in sys.modules)")
+    subprocess.run([sys.executable, "-c", script], check=True, cwd=Path(__file__).parent)
