@@ -69,9 +69,7 @@ KEY_LINES = {   # tutorial: what it must print
 NEED_A_RUN = [name for name in KEY_LINES
               if "RUN = finished(" in (TUTORIALS / f"{name}.py").read_text()]
 NEED_A_COMPILER = ("17_cuda_kernel",)
-LONG = ("02_transformer_by_hand", "03_pretraining", "09_quiet_thoughts",
-        "10_thoughts_that_disappear", "15_countdown_search", "16_scaling_laws", "17_cuda_kernel",
-        "18_two_processes_and_export")             # most of all their time
+SHORT = ("01_problem_and_verifier", "05_star", "07_votes_and_critics", "14_self_correction")
 
 
 @pytest.fixture(scope="module")
@@ -113,7 +111,7 @@ def kernel() -> Iterator[KernelManager]:
 
 
 @pytest.mark.parametrize("name", [
-    pytest.param(name, marks=pytest.mark.long) if name in LONG else name for name in KEY_LINES])
+    name if name in SHORT else pytest.param(name, marks=pytest.mark.long) for name in KEY_LINES])
 def test_a_notebook_runs_and_says_what_it_teaches(name, finished_run, tmp_path, kernel):
     """Made from the script and executed in a kernel, its figure inline."""
     if name in NEED_A_COMPILER:

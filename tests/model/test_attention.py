@@ -117,6 +117,7 @@ def test_auto_on_a_cpu_is_sdpa_where_heads_share_keys(given, monkeypatch):
     assert auto.equal(sdpa)
 
 
+@pytest.mark.long
 @pytest.mark.skipif(shutil.which("g++") is None, reason="NOT CHECKED: the emulator needs g++")
 def test_a_model_on_the_kernels_compiles_whole(given):
     """No graph break, packed rows of any number and length, gradients included."""

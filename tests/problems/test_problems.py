@@ -507,8 +507,11 @@ def test_sample_split_never_crosses(name, split):
     levels = [level_of(name, level) for level in (1, 2, 4, 6)]
     assert all(split_of(sample_split(FAMILIES[name], generator, level, split)) == split
                for level in levels)
-    with pytest.raises(UserError, match="no problem in split 'other'"):
-        sample_split(FAMILIES[name], generator, level_of(name, 1), "other")
+
+
+def test_a_split_without_a_problem_is_named():
+    with pytest.raises(UserError, match="addition level 1: no problem in split 'other'"):
+        sample_split(addition, rng(0, "cross"), 1, "other")
 
 
 def test_sample_unique_uses_a_level_up(monkeypatch):
@@ -699,6 +702,7 @@ def frozen_names() -> list[str]:
             for level in family.LEVELS]
 
 
+@pytest.mark.long
 def test_frozen_sets_hold_their_split_and_level():
     for name in frozen_names():
         family, *kinds, level = name.split("-")
