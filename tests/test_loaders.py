@@ -26,7 +26,7 @@ from minireason.report.runs import load_stage
 from minireason.serve import answers
 from minireason.training.optim import make_optimizer
 
-FUZZ = settings(max_examples=60, deadline=None, derandomize=True)
+FUZZ = settings(max_examples=40, deadline=None, derandomize=True)
 CHANCES = given(st.randoms(use_true_random=False))
 
 

@@ -58,7 +58,8 @@ def test_interrupt_during_the_imports_is_answered(monkeypatch, capsys):
                  marks=pytest.mark.long),
     ("{} --help >/dev/full; echo $?", "2", "standard output: No space left on device"),
     pytest.param("{} --version <&- >&- 2>&-; echo $?", "0", "", marks=pytest.mark.long),
-    ("LC_ALL=C PYTHONUTF8=0 {} sft --init é --max-level -1 <&-; echo $?", "2", "--max-level -1"),
+    pytest.param("LC_ALL=C PYTHONUTF8=0 {} sft --init é --max-level -1 <&-; echo $?", "2",
+                 "--max-level -1", marks=pytest.mark.long),
 ])
 def test_streams_that_are_closed_full_or_without_a_reader(line, codes, error):
     done = subprocess.run(["bash", "-c", line.format(COMMAND)], text=True, capture_output=True,

@@ -57,7 +57,9 @@ def test_every_assignment_is_complete():
     assert not [path for path in ASSIGNMENTS.rglob("*") if "solution" in path.name]
 
 
-@pytest.mark.parametrize("folder", FOLDERS)
+@pytest.mark.parametrize("folder", [
+    pytest.param(folder, marks=pytest.mark.long) if folder == KERNEL else folder
+    for folder in FOLDERS])
 def test_the_right_solution_gets_full_points_and_the_starter_none(folder, graded, monkeypatch):
     assert graded(folder, solution_path(folder).read_text(), seed=1) == {}
     found = graded(folder, starter(folder).read_text())

@@ -38,6 +38,7 @@ print("joined" if dist.is_initialized() else "alone")
 """
 
 
+@pytest.mark.long
 def test_a_process_leaves_its_group_before_the_interpreter_ends():
     """Else Gloo's threads abort it now and then, with all its work done."""
     one = {"RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}

@@ -477,7 +477,8 @@ def test_facts_are_traced_to_every_chain():
 
 
 @pytest.mark.parametrize(("name", "levels"), [
-    ("chain", 1), ("addition", 1), ("addition", 2), ("countdown", 2)])
+    ("chain", 1), pytest.param("addition", 1, marks=pytest.mark.long), ("addition", 2),
+    ("countdown", 2)])
 def test_frequencies_of_lines_are_their_probabilities(name, levels):
     """All kinds at once: how often the most frequent of 8,000 short lines come up, and the others.
 

@@ -80,7 +80,8 @@ void* operator new(size_t n) {
 """A machine without threads, and without memory for one size."""
 
 
-@pytest.mark.parametrize("lacking", [pytest.param("threads", marks=pytest.mark.long), "memory"])
+@pytest.mark.long
+@pytest.mark.parametrize("lacking", ["threads", "memory"])
 def test_a_poor_machine_decodes_the_same_or_says_what_lacks(case, lacking, tmp_path):
     """In a process of its own, which the C++ runtime would end."""
     source, poor = tmp_path / "poor.cpp", tmp_path / "poor.so"

@@ -161,7 +161,9 @@ def test_a_recipe_that_leaves_thoughts_is_refused(tmp_path):
 
 # ---- what is learned ----------------------------------------------------------------------------
 
-@pytest.mark.parametrize("arm", internalize.ARMS)
+@pytest.mark.parametrize("arm", [
+    "internalize", "auxiliary",
+    *(pytest.param(arm, marks=pytest.mark.long) for arm in ("direct", "explicit"))])
 def test_one_batch_is_learned_by_heart(tmp_path, monkeypatch, arm):
     """The same three problems at every step, so the floor is zero; the head's error included."""
     problems = [multiplication.read(text) for text in ("12*34", "56*78", "90*11")]
