@@ -15,13 +15,15 @@ from minireason.report.seeds import margin_rows
 from minireason.stages import internalize
 
 DIGITS = {"family": "multiplication"}
-TASKS = {"3x3": DIGITS, "2x2": DIGITS | {"min_level": 2, "max_level": 2, "steps": 6000},
+TASKS = {"3x3": DIGITS,
+         "2x2": DIGITS | {"min_level": 2, "max_level": 2, "steps": 2500, "steps_per_token": 100},
          "chain": {"family": "chain", "min_level": 1, "max_level": 4, "unit": "token",
                    "steps_per_token": 400, "swap": False}}
 ARMS = {"internalize": "thought removed", "direct": "never a thought",
         "auxiliary": "never a thought, running-sum head", "explicit": "whole thought"}
-SHORT = {"explicit": {"steps": 3000}}         # what writing costs is learned by then
-VARIANTS = {f"{words}, {task}": changes | {"arm": arm} | SHORT.get(arm, {})
+WHOLE_STEPS = 2500           # of the arm that writes whole thoughts, which has learned them by then
+VARIANTS = {f"{words}, {task}": changes | {"arm": arm} | (
+                {"steps": WHOLE_STEPS} if arm == "explicit" else {})
             for task, changes in TASKS.items() for arm, words in ARMS.items()
             if (task, arm) != ("chain", "auxiliary")}
 POINTS = 120                # of a curve at most
@@ -57,7 +59,7 @@ def text_of(rows: list[dict]) -> str:
         f"Greedy, mean over seeds {', '.join(map(str, seeds))} [95% over seeds and problems "
         f"(two_way_interval)] (range); n = {', '.join(map(str, sorted(sizes)))} held-out problems "
         "per task and seed. On a task all arms read equally many tokens per step, and train for as "
-        f"many steps, but for `{ARMS['explicit']}` ({SHORT['explicit']['steps']:,}).",
+        f"many steps, but for `{ARMS['explicit']}` ({WHOLE_STEPS:,}).",
         tables.markdown(tables.pivot(margin_rows(greedy, "arm", pairs), "arm", "set",
                                      "paired difference (points)", names=names))]) + "\n"
 
