@@ -4,8 +4,8 @@
 # A thought costs a token for every intermediate result. Could the model hold the same results in
 # the hidden states of one forward pass? Trained on bare answers it often does not find out how.
 # Stepwise internalization (Deng 2024, arXiv:2405.14838) gets there by a detour: it trains on whole
-# thoughts, then removes them piece by piece while training goes on. The tutorial needs no finished
-# run. A bit more than a minute.
+# thoughts, then removes them piece by piece while training continues. The tutorial needs no
+# finished run. A bit more than a minute.
 
 # %%
 import copy
@@ -111,8 +111,9 @@ assert largest == 0
 #
 # A removal is due when the first token after the opener is right in 95% of 256 training strings.
 # (The paper and the stage remove on a fixed schedule, which is simpler and wastes some steps.) As
-# in the stage, some rows are o removals ahead, P(o) ~ exp(-2 o). The control, direct training,
-# reads rows without a thought, as many of them as make up the same number of tokens.
+# in the stage (there exp(-4 o)), some rows are o removals ahead, P(o) ~ exp(-2 o). The control,
+# direct training, reads rows without a thought, as many of them as make up the same number of
+# tokens.
 
 # %%
 def new_model():

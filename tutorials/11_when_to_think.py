@@ -65,8 +65,8 @@ for level in LEVELS:
         print(f"    {tokens:2} tokens: {text}")
 
 # %% [markdown]
-# It thinks, because RL forced it to. A direct answer costs 3 tokens (`</think>`, answer, `<eos>`),
-# a thought of k steps 6k + 3.
+# It thinks, as SFT and STaR taught it. A direct answer costs 3 tokens (`</think>`, answer,
+# `<eos>`), a thought of k steps 6k + 3.
 #
 # ## What a thought gains, and what it costs
 #
@@ -210,9 +210,9 @@ for price in (FREE, CHEAP, DEAR):
 # what one would hope for: where the answer can be given at once, it is, and else there is a
 # thought. The dear one, above the break-even price of level 4, mostly does the reverse at the top:
 # in four of five runs (seeds 0 to 4) the hardest problems were the first to be given up, because
-# their thoughts are the longest; in the fifth, 40 updates were not enough to change any choice
-# above level 1. A price per token pays for easy problems; it does not know that hard ones are worth
-# more.
+# their thoughts are the longest; in the fifth, which is the shipped one, 40 updates changed no
+# choice above level 1. A price per token pays for easy problems; it does not know that hard ones
+# are worth more.
 #
 # ## Is it any better than a coin?
 #
@@ -251,7 +251,7 @@ def coin(written):
 # One can also leave the policy as it is and force its hand (budget forcing, s1, arXiv:2501.19393).
 # A thought that reaches its budget is closed after its last whole step, and the answer drawn. Or
 # the `</think>` that would end it is replaced, here by `<wrong>`, the token that withdraws a step,
-# and the thought goes on.
+# and the thought continues.
 
 # %%
 budgets = (0, 6, 12, 18, 24)
@@ -383,7 +383,7 @@ assert SMALL or paired_bootstrap(right, everywhere)[1] > -0.05
 #    after 40 updates, and every greedy answer did. The examples that were kept for their right
 #    answers spare the policy this.
 # 2. Between 0.03 and 0.05, as the break-even price of 0.04 says: at 0.03 all five runs (seeds 0 to
-#    4) think at level 4, at 0.05 four of them have given it up.
+#    4) think at level 4, at 0.05 all but seed 0, which is shipped, have given it up.
 # 3. By the slope above it cannot be: `</think>` is drawn about once in a hundred, and p (1 - p) is
 #    0.012 in place of 0.25, so the choice moves about 20 times more slowly.
 #

@@ -188,8 +188,8 @@ assert hand_work == work
 
 # %% [markdown]
 # The price is memory: 2 L Hkv D numbers per token and row, a key and a value for every layer and
-# key head. A whole answer of this model fits in a few kilobytes. In a model of 70 billion
-# parameters with long contexts it is gigabytes per row, and reading it is what decoding waits for.
+# key head. A full row of this model takes 40 KiB. In a model of 70 billion parameters with long
+# contexts it is gigabytes per row, and reading it is what decoding waits for.
 
 # %%
 per_token = 2 * shape.n_layers * shape.n_kv_heads * shape.head_dim
@@ -256,9 +256,9 @@ for name, values in (("as reported", ratios), ("temperature forgotten", wrong)):
 # ## The claim
 #
 # The cache changes nothing but the work: the logits are the naive ones up to rounding, from less
-# than a twentieth of the tokens for 40 drawn ones. The draws follow the probabilities: every one of
-# the five likeliest tokens lies in a 99.9% interval around its own. And the reported probabilities
-# are those drawn from: the mean of p / q is 1 within four standard errors.
+# than a twentieth of the tokens for 40 drawn ones. The draws follow the probabilities: each of the
+# five likeliest tokens has its probability inside the 99.9% interval of its drawn share. And the
+# reported probabilities are those drawn from: the mean of p / q is 1 within four standard errors.
 
 # %%
 assert torch.allclose(by_hand, naive, atol=1e-4) and torch.allclose(cached, naive, atol=1e-4)
@@ -276,8 +276,8 @@ assert SMALL or abs(wrong.mean() - 1) > 2 * mean_with_half(wrong)[1]
 #
 # ## Try it
 #
-# 1. Drop the cache of the first 10 tokens (`del keys[:10], values[:10]` before a step). Which
-#    positions does RoPE then give the rest, and do the logits change?
+# 1. Drop the cache of the first 10 tokens (`del keys[:10], values[:10]` before the first drawn
+#    token). Which positions does RoPE then give the rest, and do the logits change?
 # 2. A model has 80 layers, 8 heads of keys and values with D = 128, and numbers of 2 bytes. How
 #    much memory does the cache of one row of 8,192 tokens take?
 # 3. Take p = the model cut to its 3 likeliest tokens and q = the plain model, then the reverse.
@@ -293,9 +293,9 @@ assert SMALL or abs(wrong.mean() - 1) > 2 * mean_with_half(wrong)[1]
 #
 # <details><summary>Answers</summary>
 #
-# 1. The next token gets position 5 in place of 15, while the cached keys keep their turns of
-#    positions 10 to 14: it stands before what it follows, and the logits change. Who drops old
-#    tokens must keep counting positions.
+# 1. The next token gets position 6 in place of 16, while the cached keys keep their turns of
+#    positions 10 to 15: it stands before what it follows, and the logits change. If you drop old
+#    tokens, keep counting positions.
 # 2. 2 x 80 x 8 x 128 x 2 bytes = 328 kB per token, 2.7 GB per row.
 # 3. With q the plain model and p cut to three tokens the mean is 1: q has mass wherever p has. The
 #    reverse gives the mass of the three tokens under the plain model: q never draws the rest,

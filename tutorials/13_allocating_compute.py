@@ -61,8 +61,8 @@ print(f"one sample right (%): {mean(correct.mean(axis=1))}; always right: "
 # %% [markdown]
 # ## What each budget buys, by difficulty
 #
-# Five bins of equal size, the easiest first. In the easiest bin the second sample is already
-# wasted; in the hardest a vote of wrong answers stays wrong however many vote.
+# Five bins of equal size, the easiest first. In the easiest bin four samples nearly suffice; in the
+# hardest, sixteen votes still fail half of the time.
 
 # %%
 bins = difficulty_bins(ease)
@@ -122,8 +122,8 @@ for name, gains in luck.items():
 # %% [markdown]
 # ## Three ways to allocate
 #
-# - *known bins*: the pass rate of the other samples is known. A bound; nobody has it for free.
-# - *one for all*: a single N, the smallest that matches the target.
+# - *known bins*: the pass rate of the other samples is known. Nobody has it for free.
+# - *one for all*: a single N, the smallest that comes within a point of all samples.
 # - *until sure*: samples come one by one, until the critic values one at a threshold or more. It
 #   needs no knowledge of the problem: hard problems draw more samples by themselves.
 #
@@ -158,9 +158,10 @@ picks = [s for s in strategies if s.method == "best-of-N"]
 votes = [s for s in strategies if s.method == "vote"]
 reference = Strategy("best-of-N", SAMPLES, picks[-1].correct, tokens.sum(axis=1).astype(float))
 prices = np.geomspace(0.001, 1, 40) / tokens.mean()
-found = {"known bins": allocate(picks, bins, fold, prices, reference.correct),
-         "one for all": rule_to_match(picks, fold, reference.correct),
-         "until sure": rule_to_match([until(t) for t in THRESHOLDS], fold, reference.correct)}
+nearly = reference.correct - 0.01                       # a point below it will do
+found = {"known bins": allocate(picks, bins, fold, prices, nearly),
+         "one for all": rule_to_match(picks, fold, nearly),
+         "until sure": rule_to_match([until(t) for t in THRESHOLDS], fold, nearly)}
 rows = {name: efficiency(reference, choice, rng(0, "tutorial 13", name))
         for name, choice in found.items()}
 for name, row in rows.items():

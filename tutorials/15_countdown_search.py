@@ -135,7 +135,8 @@ assert all(exact)
 #
 # A Stream of Search writes down what a solver tries. Each step names the operation and the numbers
 # then at hand, the result first. `<wrong>` takes back a step, `<wrong>S:` goes back to the state S.
-# The line holds dead ends, and it may end without a solution: the budget of tokens is cut.
+# The line holds dead ends, and it may end without a solution: the solver tries 2 to 4 moves per
+# state at most, and has 300 tokens.
 
 # %%
 text = countdown.render(problem, "sos")
@@ -204,8 +205,8 @@ keep(figure, "15_countdown_search")
 # With few moves, the order decides: at 10 moves, trying the moves that come near the target first
 # solves more problems than random order (the paired 95% interval lies above 0), and both are far
 # ahead of one random way. With many moves the order no longer matters: at 300 the interval lies
-# below 5 points. And a stream of search is at least three times as long as the optimal path: who
-# learns from searches pays for the dead ends.
+# below 5 points. And a stream of search is on average over three times as long as the optimal path:
+# learning from searches pays for the dead ends.
 
 # %%
 gaps = {}

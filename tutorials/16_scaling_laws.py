@@ -35,7 +35,7 @@ tokenizer = Tokenizer.build(chain.TOKENS)
 #
 # A matrix of n numbers multiplied by a vector takes n multiplications and n additions: 2 N FLOPs
 # forward for N parameters, twice that backward, so 6 N per token (Kaplan 2020, arXiv:2001.08361,
-# table 1). By hand for one layer's largest product:
+# table 1). By hand for a matrix of 64 x 192:
 
 # %%
 rows, columns = 64, 192
@@ -137,7 +137,7 @@ def law(theta, n_params, tokens):
 
 
 def fitted(n_params, tokens, losses):
-    """The law's five numbers, by the smallest squares of log loss from several starts."""
+    """The law's five numbers, by robust least squares of log loss from several starts."""
     starts = [(-1, 3, 5, a, b) for a in (0.3, 0.8) for b in (0.3, 0.8)]
     found = [least_squares(lambda t: np.log(law(t, n_params, tokens)) - np.log(losses), start,
                            bounds=([-6, -20, -20, 0.02, 0.02], [3, 20, 30, 3, 3]), loss="soft_l1",

@@ -37,9 +37,9 @@ def compiled(name, source):
 # ## What every version shares
 #
 # One head: q, k, v and out are (T, D), row after row. `read` counts the numbers that are loaded
-# from global memory, the large and slow one. On a GPU it would be a plain load; counting is the
-# reason to have an emulator. `launch(kernel, grid, threads, bytes of shared memory, stream,
-# arguments...)` starts a kernel, where CUDA writes `<<<...>>>`.
+# from global memory, the large and slow one. On a GPU it would be a plain load; the emulator lets
+# us count. `launch(kernel, grid, threads, bytes of shared memory, stream, arguments...)` starts a
+# kernel, where CUDA writes `<<<...>>>`.
 
 # %%
 COMMON = f"""
@@ -83,7 +83,7 @@ def exact(q, k, v):
 # Thread i walks over the keys 0 to i. Three passes: the largest score, then the sum of the
 # exponentials and the weighted values. The largest is taken off before exp, else exp(100) is
 # infinite in float32. Every thread reads every key twice, every value once, and its query for every
-# score: about 2 T^2 D numbers.
+# score: about 2.5 T^2 D numbers.
 
 # %%
 NAIVE = COMMON + """
@@ -186,7 +186,7 @@ __global__ void tiled_kernel(const float *q, const float *k, const float *v, flo
     float mine[D], sum[D] = {}, largest = -INFINITY, total = 0;
     for (int d = 0; d < D; ++d) mine[d] = i < T ? read(q + i * D + d) / sqrtf(D) : 0.f;
     for (int first = 0; first <= blockIdx.x * KEYS; first += KEYS) {
-        for (int n = threadIdx.x; n < KEYS * D; n += KEYS) {        // together: D numbers a thread
+        for (int n = threadIdx.x; n < KEYS * D; n += KEYS) {        // together: D per thread
             int j = first + n / D;
             tile.k[n / D][n % D] = j < T ? read(k + j * D + n % D) : 0.f;
             tile.v[n / D][n % D] = j < T ? read(v + j * D + n % D) : 0.f;
@@ -279,8 +279,8 @@ for length in LENGTHS:
     assert length < 100 or counted["tiled", length] < counted["online", length] / 10
 
 # %% [markdown]
-# `cuda_ext/README.md` goes on from here: tensor cores, asynchronous copies, the backward pass,
-# decoding. Assignment 7 asks for a softmax of your own.
+# `cuda_ext/README.md` continues: tensor cores, asynchronous copies, the backward pass, decoding.
+# Assignment 7 asks for a softmax of your own.
 #
 # In one sentence: a kernel gets fast by reading less, and online softmax makes one pass enough, so
 # that a tile can be thrown away once it was used.

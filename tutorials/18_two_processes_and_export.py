@@ -85,8 +85,8 @@ print(f"sum over the global count: off by {apart(by_sum):.1e}; mean of the means
 #
 # Each process needs the sum of all gradients. In a ring of W processes, everyone passes on a part
 # and adds what came: after W - 1 rounds each part is summed somewhere, after W - 1 more all have
-# all of it. A process sends 2 (W - 1) / W of the gradient's size, however many there are. By hand,
-# with vectors as processes:
+# all of it. A process sends 2 (W - 1) / W times the gradient's size, never twice it. By hand, with
+# vectors as processes:
 
 
 # %%
@@ -140,7 +140,7 @@ for step in range(int(steps)):
     lines = corpus_lines(Mixture(max_level=3), chain, rng(0, "rows", step), 16)
     supervised_step(model, optimizer, encode_lines(tokenizer, [""] * 16, lines), 1e-3, 4096,
                     tokenizer.pad)
-print(f"rank {parallel.rank()} of {parallel.world_size()}")
+print(f"rank {parallel.rank()} of {parallel.world_size()}\\n", end="")
 checkpoint.save(out, model, tokenizer)          # rank 0 writes, and all wait for it
 '''
 (FOLDER / "train.py").write_text(SCRIPT)
