@@ -197,7 +197,7 @@ keep(figure, "13_allocating_compute")
 # ## The claim
 #
 # Sampling until the critic is sure needs less than half of the tokens of best-of-N with all samples
-# (the lower end of the factor's interval is above 2) and loses at most 3 points. And a choice
+# (the lower end of the factor's interval is above 2) and loses at most 5 points. And a choice
 # scored on the problems it was made on shows a gain where there is none, which the other half does
 # not show.
 
@@ -206,7 +206,7 @@ sure = rows["until sure"]
 print(f"until sure: factor at least {sure['factor_low']:.2f}, difference at least "
       f"{100 * sure['difference_low']:+.1f} points")
 assert SMALL or sure["factor_low"] > 2
-assert SMALL or sure["difference_low"] > -0.03
+assert SMALL or sure["difference_low"] > -0.05
 spread = {name: 2 * np.std(gains) / len(gains) ** 0.5 for name, gains in luck.items()}
 assert SMALL or np.mean(luck["same problems"]) - spread["same problems"] > 0.02
 assert SMALL or abs(np.mean(luck["other half"])) < 2 * spread["other half"]

@@ -103,13 +103,17 @@ def waves(cfg: Config, plan: Plan, out: Path) -> Iterator[list[Task]]:
         runs |= {(shape, steps) for shape in range(len(plan.shapes))
                  for steps in plan.steps[shape]}
     exact = dict(plan.exchange) if "exchange" in laws else {}
-    shapes = sorted({shape for shape, _ in runs} | set(exact))
-    yield [pretrained(f"tuning-{shape}-{lr:g}", shape, plan.tuning, lr, TUNING_SEED,
-                      "tuning", split="validation") for shape in shapes for lr in plan.rates]
-    lr = {shape: scaling_rows.tuned_rate(out, plan, shape) for shape in shapes}
-    yield [pretrained(f"pretrain-{shape}-{steps}-s{seed}", shape, steps, lr[shape], seed)
+    tuned = {plan.tuned(shape, steps): (shape, min(steps, plan.steps[shape][-1]))
+             for shape, steps in sorted(runs | {(shape, last) for shape in exact})}
+    yield [pretrained(f"{name}-{lr:g}", *run, lr, TUNING_SEED, "tuning", split="validation")
+           for name, run in tuned.items() for lr in plan.rates]
+
+    def best(shape: int, steps: int) -> tuple[int, int, float]:
+        return shape, steps, scaling_rows.tuned_rate(out, plan, plan.tuned(shape, steps))
+
+    yield [pretrained(f"pretrain-{shape}-{steps}-s{seed}", *best(shape, steps), seed)
            for seed in cfg.seeds for shape, steps in sorted(runs)]
-    yield [pretrained(f"exact-{shape}-s{seed}", shape, last, lr[shape], seed, "exact", **EXACT)
+    yield [pretrained(f"exact-{shape}-s{seed}", *best(shape, last), seed, "exact", **EXACT)
            for seed in cfg.seeds for shape in exact]
     bases = {seed: at(f"pretrain-{plan.ladder}-{last}-s{seed}") for seed in cfg.seeds}
     if later:

@@ -19,6 +19,7 @@ LOOKS = ((BLUE, "o"), (ORANGE, "s"), (GREEN, "D"), (RED, "^"), (PURPLE, "v"), (S
          (BLACK, "*"))
 LINES = {"linear": ":", "log-linear": "--", "saturating": "-", "power law": "-", "beta": "--"}
 EXCHANGED = {
+    "small_greedy": ("small, greedy", GREY, "v"),
     "small_single": ("small, one sample", BLACK, "o"), "small_vote": ("small, vote", ORANGE, "s"),
     "small_oracle": ("small, coverage (oracle bound)", RED, "D"),
     "large_greedy": ("large, greedy", BLUE, "^")}
@@ -37,8 +38,9 @@ def write(rows: list[dict], laws: dict[str, Fit], out: Path) -> None:
     for (small, large), own in group_by(by_law.get("exchange", []), "small", "large").items():
         if select(own, method="large_greedy"):
             style.save(out / f"exchange-{small}-{large}.png", exchange, own)
-    for method, own in group_by(by_law.get("search", []), "method").items():
-        style.save(out / f"search-{method}.png", search_gains, own)
+    searched = select(by_law.get("search", []), account="run")
+    for (method, against), own in group_by(searched, "method", "against").items():
+        style.save(out / f"search-{method}-{against}.png", search_gains, own)
 
 
 def draw_fit(axes: Axes, fit: Fit | None, law: shapes.Law, x, label: str, line: str,
@@ -81,22 +83,24 @@ def pretrain(rows: list[dict], laws: dict[str, Fit]) -> Figure:
 
 
 def rates(rows: list[dict]) -> Figure:
-    """Loss of the tuning runs against the learning rate, the chosen one ringed."""
-    figure, axes = style.canvas()
-    for look, (size, own) in zip(LOOKS, group_by(select(rows, kind="tuning"), "parameters").items(),
-                                 strict=False):
-        axes.plot(column(own, "lr"), column(own, "excess"), color=look[0], marker=look[1],
-                  label=f"{size / 1e6:.2g}M")
-        (best,) = select(own, chosen=True)
-        axes.plot(best["lr"], best["excess"], "o", color=look[0], markersize=11, fillstyle="none")
-    axes.set_xscale("log")
-    axes.set_yscale("log")
-    tried = sorted({row["lr"] for row in rows if row["kind"] == "tuning"})
-    axes.set_xticks(tried, [f"{lr:g}" for lr in tried])
-    axes.xaxis.set_minor_formatter(NullFormatter())
-    axes.set_xlabel("peak learning rate")
-    axes.set_ylabel("loss above entropy (nats per token)")
-    style.legend_below(figure, axes, 3)
+    """Loss of the tuning runs against the learning rate, a panel per length, the chosen ringed."""
+    lengths = group_by(select(rows, kind="tuning"), "steps")
+    figure, panels = style.panels(len(lengths), 0.8 + 2.0 * len(lengths), sharex=True)
+    for axes, (steps, tuned) in zip(panels, sorted(lengths.items()), strict=True):
+        for look, (size, own) in zip(LOOKS, group_by(tuned, "parameters").items(), strict=False):
+            axes.plot(column(own, "lr"), column(own, "excess"), color=look[0], marker=look[1],
+                      label=f"{size / 1e6:.2g}M")
+            (best,) = select(own, chosen=True)
+            axes.plot(best["lr"], best["excess"], "o", color=look[0], markersize=11,
+                      fillstyle="none")
+        axes.set_xscale("log")
+        axes.set_yscale("log")
+        axes.set_ylabel(f"loss above entropy,\n{steps} steps")
+        tried = sorted({row["lr"] for row in tuned})
+        axes.set_xticks(tried, [f"{lr:g}" for lr in tried])
+        axes.xaxis.set_minor_formatter(NullFormatter())
+    panels[-1].set_xlabel("peak learning rate")
+    style.legend_below(figure, panels[0], 3)
     return figure
 
 
@@ -181,7 +185,7 @@ def exchange(rows: list[dict]) -> Figure:
         ratios = group_by(own, "R")
         for j, (method, (label, colour, marker)) in enumerate(EXCHANGED.items()):
             bars = [style.spread(select(same, method=method)) for same in ratios.values()]
-            style.whiskers(axes, [i + 0.12 * (j - 1.5) for i in range(len(bars))], bars, colour,
+            style.whiskers(axes, [i + 0.12 * (j - 2) for i in range(len(bars))], bars, colour,
                            marker, label, "none")
         ticks = [f"R = {ratio:g}\nN = {same[0]['n']}{' (all drawn)' if same[0]['capped'] else ''}"
                  for ratio, same in ratios.items()]
@@ -192,8 +196,11 @@ def exchange(rows: list[dict]) -> Figure:
 
 
 def search_gains(rows: list[dict]) -> Figure:
-    """A search less best-of-N at equal FLOPs, by difficulty and budget, a panel per judge."""
-    judges = group_by(select(rows, account="run", against="best_of_n"), "judge")
+    """A search less samples at equal FLOPs, by difficulty and budget, a panel per judge.
+
+    Budgets that cost more than all samples that were drawn are left out.
+    """
+    judges = group_by([row for row in rows if not row["capped"]], "judge")
     figure, panels = style.panels(len(judges), 1.0 + 1.9 * len(judges), sharex=True)
     for axes, (judge, own) in zip(panels, judges.items(), strict=True):
         for j, (look, (n, same)) in enumerate(zip(LOOKS, group_by(own, "n").items(),
@@ -207,7 +214,8 @@ def search_gains(rows: list[dict]) -> Figure:
         low, high = axes.get_ylim()
         axes.set_ylim(min(low, -5), max(high, 5))
         axes.set_ylabel(f"{judge} critic\n(points)")
-    panels[0].set_title(f"{style.SEARCHES[rows[0]['method']][0]} less best-of-N, equal FLOPs",
+    other = {"best_of_n": "best-of-N", "majority": "votes"}[rows[0]["against"]]
+    panels[0].set_title(f"{style.SEARCHES[rows[0]['method']][0]} less {other}, equal FLOPs",
                         fontsize=9)
     panels[-1].set_xlabel("difficulty, fifths by pass@1 (1 the easiest)")
     style.legend_below(figure, panels[0], 4)

@@ -10,7 +10,7 @@ from minireason.report import style, tables
 from minireason.report.runs import group_by, select
 from minireason.studies import laws as shapes
 from minireason.studies.fits import Fit, mean_over_runs, over_runs
-from minireason.studies.scaling_rows import PAST
+from minireason.studies.scaling_rows import AGAINST, PAST
 
 CLAIMS = {                        # law: what it claims, and what would show it wrong
     "pretrain": "The loss above the text's entropy, which is computed and not fitted, falls as a "
@@ -26,7 +26,8 @@ CLAIMS = {                        # law: what it claims, and what would show it 
                 "that coverage must beat.",
     "exchange": "A small model that thinks longer is worth a larger one at equal FLOPs over their "
                 "lives, if it has learned the task at all. Wrong at every R where the large one's "
-                "greedy answer lies above the small one's vote.",
+                "greedy answer lies above the small one's vote, or the "
+                "small one's own greedy answer does.",
     "search": "Search with a good judge helps hard problems; with an imperfect one it finds the "
               "judge's errors and hurts easy ones (Snell 2024). Wrong if no imperfect judge shows "
               "the flip, or if the oracle does. `As run`: FLOPs of all that our code read and "
@@ -121,8 +122,8 @@ def sizes_table(rows: list[dict]) -> list[list[str]]:
               "greedy (%)", "its authors", "one sample (%)", "its authors"]]
     tuned = select(rows, kind="tuning")
     for size, models in group_by(select(rows, kind="run"), "parameters").items():
-        tried = [row["lr"] for row in select(tuned, parameters=size)]
         for steps, own in group_by(models, "steps").items():
+            tried = [row["lr"] for row in select(tuned, parameters=size, steps=steps)]
             lr = own[0]["lr"]
             edge = " (edge)" if lr in (min(tried), max(tried)) else ""
             cells = [tables.range_text([100 * row[key] for row in own])
@@ -135,7 +136,7 @@ def sizes_table(rows: list[dict]) -> list[list[str]]:
 
 def exchange_table(rows: list[dict]) -> list[list[str]]:
     """Per pair, level and R: N, what the small model reaches with it, the large one's answer."""
-    names = ("small_single", "small_vote", "small_oracle", "large_greedy")
+    names = ("small_greedy", "small_single", "small_vote", "small_oracle", "large_greedy")
     table = [["small", "large", "set", "R", "N", *(name.replace("_", ", ") for name in names)]]
     for (small, large, name, ratio), own in group_by(rows, "small", "large", "set", "R").items():
         if name is None:
@@ -160,19 +161,17 @@ def bins_of(rows: list[dict]) -> dict[int | None, dict[str, float]]:
 
 
 def flips_table(rows: list[dict]) -> list[list[str]]:
-    """Per judge, search and budget: where it beats best-of-N at equal FLOPs, where it loses, and
-    whether that is Snell's sign flip: worse on easy problems, better on harder ones. A pair of
-    columns per account of the FLOPs."""
-    accounts = {"run": "as run", "cached": "if cached"}
+    """Per judge, search and budget: where it beats samples at equal FLOPs, where it loses, and
+    whether that is Snell's sign flip: worse on easy problems, better on harder ones. Five columns
+    per account of the FLOPs and use of the samples."""
     table = [["judge", "search", "N", "problems", *(
-        f"{what}, {name}" for name in accounts.values()
-        for what in ("best-of", "all (points)", "better in bins", "worse in bins", "sign flip"))]]
-    searched = select(rows, against="best_of_n")
-    for (judge, method, n), own in group_by(searched, "judge", "method", "n").items():
+        f"{what}, {name}" for name in AGAINST.values()
+        for what in ("samples", "all (points)", "better in bins", "worse in bins", "sign flip"))]]
+    for (judge, method, n), own in group_by(rows, "judge", "method", "n").items():
         whole = select(own, bin=None)
         line = [judge, style.SEARCHES[method][0], str(n), str(whole[0]["problems"])]
-        for account in accounts:
-            line += flip_cells(select(own, account=account))
+        for account, against in AGAINST:
+            line += flip_cells(select(own, account=account, against=against))
         table.append(line)
     return table
 
@@ -206,8 +205,10 @@ def text_of(rows: list[dict], found: dict[str, Fit]) -> str:
         parts += [title, CLAIMS[law]]
         if law == "pretrain":
             first = reach[0]
+            lost = sum(row["excess"] <= 0 for row in reach)
             parts += [f"Entropy of the text {first['entropy']:.4f} ± {first['entropy_error']:.4f} "
-                      "nats per token, computed from its authors' rules.",
+                      "nats per token, computed from its authors' rules" + (
+                          f"; the fits leave out {lost} models at or below it." if lost else "."),
                       tables.markdown(sizes_table(own))]
         if law == "exchange":
             parts.append(tables.markdown(exchange_table(own)))

@@ -16,8 +16,7 @@ class Plan:
 
     shapes: tuple[tuple[int, int, int, int, int], ...]   # ascending: d_model, L, H, head_dim, d_ff
     steps: tuple[tuple[int, ...], ...]   # of pretraining, by shape; each length is a run of its own
-    tuning: int                   # steps of the runs that choose a shape's learning rate
-    rates: tuple[float, ...]      # learning rates tried
+    rates: tuple[float, ...]      # learning rates tried for each shape and length
     ladder: int                   # the shape of every later stage
     exchange: tuple[tuple[int, int], ...]   # shapes ascending, each with the samples that R asks
                                             # for at most; the largest answers greedily
@@ -29,14 +28,18 @@ class Plan:
         """Steps of the base of every later stage, and of the models that are exchanged."""
         return self.steps[self.ladder][-1]
 
+    def tuned(self, shape: int, steps: int) -> str:
+        """Folder of the tuning runs of a shape and length; the shape's longest stands for more."""
+        return f"tuning-{shape}-{min(steps, self.steps[shape][-1])}"
+
 
 _CHEAP = {"eval_n": 10, "save_every": 50}
 _LEVEL_2 = {"max_level": 2, "rows_per_step": 16, "lr": 1e-3, **_CHEAP}
 _SMOKE = {"mixture.max_level": 2, "mixture.facts": 0.1, "rows_per_step": 32, **_CHEAP}
 PLANS = {
     "smoke": Plan(
-        ((16, 1, 1, 16, 32), (32, 1, 2, 16, 64), (48, 2, 3, 16, 96)), ((30, 300),) * 3, 30,
-        (1e-2, 3e-2, 1e-1), 2, ((1, 32), (2, 1)), (1, 2, 3, 4, 6), {
+        ((16, 1, 1, 16, 32), (32, 1, 2, 16, 64), (48, 2, 3, 16, 96)), ((30, 300),) * 3,
+        (1e-2, 3e-2), 2, ((1, 32), (2, 1)), (1, 2, 3, 4, 6), {
             "pretrain": _SMOKE,
             "tuning": _SMOKE,
             "sft": {"steps": 30, **_LEVEL_2},
@@ -51,9 +54,9 @@ PLANS = {
     "cpu": Plan(
         ((32, 2, 2, 16, 96), (48, 3, 3, 16, 128), (64, 3, 4, 16, 176), (96, 4, 3, 32, 256),
          (128, 5, 4, 32, 384), (160, 6, 5, 32, 432)),
-        (*((60, 240, 960),) * 4, *((60, 240),) * 2), 120,
-        (4e-3, 8e-3, 1.6e-2, 3.2e-2, 6.4e-2), 3, ((2, 256), (3, 64), (4, 1)),
-        (4, 8, 16, 32, 64, 128, 256, 512), {
+        (*((60, 240, 960),) * 4, *((60, 240),) * 2),
+        (1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2, 3.2e-2), 3, ((2, 256), (3, 64), (4, 1)),
+        (2, 4, 8, 16, 32, 64, 128, 256, 512), {
             "pretrain": {"eval_n": 100},
             "tuning": {"eval_n": 10},      # of these the loss alone counts
             "sft": {"eval_n": 200},
@@ -63,12 +66,12 @@ PLANS = {
             "testtime": {"levels": 8, "problems": 100, "n": 1024},
             "exact": {"eval_n": 50},
             "exchange": {"levels": (2, 5, 8), "problems": 200},
-            "search": {"levels": 8, "problems": 80, "samples": (4, 16, 64), "pool": 256}}),
+            "search": {"levels": 8, "problems": 80, "samples": (4, 16, 64), "pool": 512}}),
     "gpu": Plan(
         ((64, 3, 2, 32, 176), (128, 4, 4, 32, 344), (192, 6, 6, 32, 512), (256, 8, 8, 32, 688),
-         (384, 8, 12, 32, 1024), (512, 10, 16, 32, 1376)), ((375, 1500, 6000),) * 6, 1500,
+         (384, 8, 12, 32, 1024), (512, 10, 16, 32, 1376)), ((375, 1500, 6000),) * 6,
         (5e-4, 1e-3, 2e-3, 4e-3), 2, ((1, 4096), (3, 1024), (5, 1)),
-        (4, 8, 16, 32, 64, 128, 256, 512, 1024), {
+        (2, 4, 8, 16, 32, 64, 128, 256, 512, 1024), {
             "pretrain": {"rows_per_step": 1024, "token_budget": 65536, "save_every": 1000},
             "tuning": {"rows_per_step": 1024, "token_budget": 65536, "save_every": 1000,
                        "eval_n": 10},

@@ -24,8 +24,10 @@ from minireason.studies.scaling_plans import JUDGES, TUNING_SEED, Plan
 RATIOS = (0.1, 1.0, 10.0)         # R, inference tokens / pretraining tokens over a model's life
 PAST = 0.8                        # greedy accuracy at level 1 of a model past its transition
 METHODS = {"small_vote": "majority", "small_oracle": "coverage", "small_single": "single"}
+AGAINST = {                       # (account of a search's FLOPs, how the samples are used): words
+    ("run", "best_of_n"): "best-of-N as run", ("cached", "best_of_n"): "best-of-N if cached",
+    ("run", "majority"): "votes as run"}
 SHOWN = ("single", "majority", "coverage", "chance", "greedy")
-AGAINST = (("run", "best_of_n"), ("cached", "best_of_n"), ("run", "majority"))   # account, method
 
 
 def mean_accuracy(folder: Path, method: str, levels: int) -> float:
@@ -36,10 +38,10 @@ def mean_accuracy(folder: Path, method: str, levels: int) -> float:
 
 # ---- pretraining ---------------------------------------------------------------------------------
 
-def tuned_rate(out: Path, plan: Plan, shape: int) -> float:
-    """The learning rate whose tuning run of the shape ended with the lowest loss."""
-    return min(plan.rates, key=lambda lr: read_json(
-        out / f"tuning-{shape}-{lr:g}/result.json")["excess_per_token"])
+def tuned_rate(out: Path, plan: Plan, name: str) -> float:
+    """The learning rate whose tuning run, of those in out/name-*, ended with the lowest loss."""
+    losses = {lr: read_json(out / f"{name}-{lr:g}/result.json") for lr in plan.rates}
+    return min(losses, key=lambda lr: losses[lr]["excess_per_token"])
 
 
 def pretrain_row(folder: Path) -> dict:
@@ -58,13 +60,14 @@ def pretrain_row(folder: Path) -> dict:
 def pretrain_rows(out: Path, plan: Plan, seeds: tuple[int, ...]) -> list[dict]:
     """One row per model, and one per tuning run, whose seed is no other's."""
     rows = []
-    for shape in range(len(plan.shapes)):
-        chosen = tuned_rate(out, plan, shape)
-        for lr in plan.rates:
-            found = pretrain_row(out / f"tuning-{shape}-{lr:g}")
-            rows.append({"law": "pretrain", "kind": "tuning", **found, "chosen": lr == chosen})
-        for seed in seeds:
-            for steps in plan.steps[shape]:
+    for shape, lengths in enumerate(plan.steps):
+        for steps in lengths:
+            name = plan.tuned(shape, steps)
+            chosen = tuned_rate(out, plan, name)
+            for lr in plan.rates:
+                found = pretrain_row(out / f"{name}-{lr:g}")
+                rows.append({"law": "pretrain", "kind": "tuning", **found, "chosen": lr == chosen})
+            for seed in seeds:
                 found = pretrain_row(out / f"pretrain-{shape}-{steps}-s{seed}")
                 rows.append({"law": "pretrain", "kind": "run", **found})
     assert {row["seed"] for row in select(rows, kind="tuning")} == {TUNING_SEED}
@@ -136,13 +139,14 @@ def exchange_rows(out: Path, plan: Plan, seeds: tuple[int, ...]) -> list[dict]:
 
 
 def traded(small: Path, large: Path, times: float) -> list[dict]:
-    """The rows of two models that were sampled on the same problems, the large one `times` as
-    large."""
+    """The rows of two models sampled on the same problems, the large one `times` as large."""
     rows = []
-    with np.load(large / "pools.npz") as arrays:
-        greedy = {key.removesuffix(" greedy"): arrays[key].astype(float)
-                  for key in arrays if key.endswith(" greedy")}
-    for name, right in greedy.items():
+    greedy = []
+    for folder in (small, large):
+        with np.load(folder / "pools.npz") as arrays:
+            greedy.append({key.removesuffix(" greedy"): arrays[key].astype(float)
+                           for key in arrays if key.endswith(" greedy")})
+    for name, right in greedy[1].items():
         pools = load_pools(small / "pools.npz", name, 1.0, "correct")
         for ratio in RATIOS:
             wanted = int(inference_multiple(times, ratio))
@@ -151,6 +155,7 @@ def traded(small: Path, large: Path, times: float) -> list[dict]:
             for key, method in METHODS.items():
                 values = expected_accuracy(pools, method, n, 0, "scale vote", name)
                 rows.append({**row, "method": key, **mean_interval(values)})
+            rows.append({**row, "method": "small_greedy", **mean_interval(greedy[0][name])})
             rows.append({**row, "method": "large_greedy", **mean_interval(right)})
     return rows
 

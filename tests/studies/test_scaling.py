@@ -18,7 +18,7 @@ from minireason.studies.fits import inference_multiple
 from minireason.studies.scaling_plans import JUDGES, LAWS, PLANS, TUNING_SEED
 
 SMALLEST = replace(PLANS["smoke"], shapes=((8, 1, 1, 16, 16), (16, 1, 1, 16, 32)),
-                   steps=((8, 40), (8, 40)), tuning=8, rates=(3e-3, 1e-2), ladder=1,
+                   steps=((8, 40), (8, 40)), rates=(3e-3, 1e-2), ladder=1,
                    exchange=((0, 16), (1, 1)), rl=(1, 2, 4),
                    flags={name: given | {"eval_n": 2} if "eval_n" in given else given
                           for name, given in PLANS["smoke"].flags.items()})
@@ -45,7 +45,9 @@ def test_what_laws_share_is_run_once_and_the_rest_follows_from_rows(tmp_path, mo
     assert rows[:6] == first and {row["judge"] for row in rows[6:]} == set(JUDGES)
     scaling.run(scaling.Config(source=str(tmp_path / "a"), out=str(tmp_path / "b")))
     assert drawn(tmp_path / "b") == drawn(tmp_path / "a") - {"sweep.json"} == {
-        "result.json", "fits.json", "table.md", "rl.png", "search-beam.png", "search-tree.png"}
+        "result.json", "fits.json", "table.md", "rl.png", *(
+            f"search-{method}-{against}.png" for method in ("beam", "tree")
+            for against in ("best_of_n", "majority"))}
     for name in ("result.json", "fits.json", "table.md"):
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
 
@@ -64,7 +66,7 @@ def test_every_law_is_measured_once_and_drawn_from_its_rows_alone(tmp_path, monk
     rows = result["rows"]
     assert {row["law"] for row in rows} == set(LAWS)
     assert [row for row in rows if row["law"] in ("testtime", "rl")] == first["rows"]
-    again = {"sft-s0", "star-s0", "rl-4-s0", "pretrain-1-40-s0", "tuning-1-0.003"}
+    again = {"sft-s0", "star-s0", "rl-4-s0", "pretrain-1-40-s0", "tuning-1-40-0.003"}
     assert not again & set(asked) and {"search-noisy-s0", "exact-1-s0", "pretrain-0-8-s0"} < set(
         asked)
     asked.clear()
@@ -103,7 +105,7 @@ def test_one_law_asks_for_its_own_runs_alone(tmp_path, monkeypatch):
         return [task.name for tasks in scaling.waves(cfg, PLANS["smoke"], tmp_path)
                 for task in tasks]
 
-    ladder = ["tuning-2-0.01", "tuning-2-0.03", "tuning-2-0.1", "pretrain-2-300-s7", "sft-s7"]
+    ladder = ["tuning-2-300-0.01", "tuning-2-300-0.03", "pretrain-2-300-s7", "sft-s7"]
     assert names("rl") == ladder + [f"rl-{n}-s7" for n in (1, 2, 3, 4, 6)]
     assert names("testtime") == [*ladder, "star-s7", "rl-6-s7", "testtime-base-s7",
                                  "testtime-star-s7", "testtime-rl-s7"]
@@ -111,7 +113,13 @@ def test_one_law_asks_for_its_own_runs_alone(tmp_path, monkeypatch):
                                *(f"search-{judge}-s7" for judge in JUDGES)]
     assert [name for name in names("exchange") if "tuning" not in name] == [
         "exact-1-s7", "exact-2-s7", "exchange-1-s7", "exchange-2-s7"]
-    assert len(names("pretrain")) == 3 * 3 + 3 * 2
+    assert len(names("pretrain")) == 3 * 2 * 2 + 3 * 2
+
+
+def test_a_longer_run_takes_the_rate_of_its_shapes_longest():
+    plan = replace(SMALLEST, steps=((8, 40), (8,)))
+    assert [plan.tuned(*run) for run in ((0, 8), (0, 40), (1, 40))] == [
+        "tuning-0-8", "tuning-0-40", "tuning-1-8"]
 
 
 @pytest.mark.parametrize("size", PLANS)
@@ -161,10 +169,11 @@ def test_bad_configuration_is_a_user_error(tmp_path):
 
 def test_the_rate_of_a_shape_is_that_of_its_lowest_loss(tmp_path):
     for lr, excess in ((1e-3, 0.5), (2e-3, 0.2), (4e-3, 0.3)):
-        folder = tmp_path / f"tuning-1-{lr:g}"
+        folder = tmp_path / f"tuning-1-40-{lr:g}"
         folder.mkdir()
         (folder / "result.json").write_text(json.dumps({"excess_per_token": excess}))
-    assert scaling_rows.tuned_rate(tmp_path, replace(SMALLEST, rates=(1e-3, 2e-3, 4e-3)), 1) == 2e-3
+    plan = replace(SMALLEST, rates=(1e-3, 2e-3, 4e-3))
+    assert scaling_rows.tuned_rate(tmp_path, plan, plan.tuned(1, 40)) == 2e-3
 
 
 @pytest.mark.parametrize("size", ["cpu", "gpu"])
@@ -201,6 +210,7 @@ def test_exchange_spends_equal_flops_and_says_when_capped(tmp_path):
     assert at[0.1, "small_vote"]["accuracy"] == 1 == at[0.1, "small_oracle"]["accuracy"]
     assert at[10.0, "small_single"]["accuracy"] == pytest.approx(20 / 32)
     assert at[10.0, "large_greedy"]["accuracy"] == pytest.approx(2 / 3)
+    assert at[10.0, "small_greedy"]["accuracy"] == 1
 
 
 def test_samples_cost_what_the_search_cost_in_both_accounts():
@@ -237,9 +247,9 @@ def test_equal_samples_are_judged_once_and_so_cheaper():
 
 def search_rows(judge: str, differences: list[float], n: int = 64) -> list[dict]:
     return [{"law": "search", "seed": seed, "judge": judge, "method": "beam", "n": n, "bin": number,
-             "account": account, "against": "best_of_n", "accuracy": value + 0.01 * seed,
+             "account": account, "against": against, "accuracy": value + 0.01 * seed,
              "low": value, "high": value, "samples": 90, "capped": False, "problems": 100}
-            for seed in (0, 1, 2) for account in ("run", "cached")
+            for seed in (0, 1, 2) for account, against in scaling_rows.AGAINST
             for number, value in [(None, np.mean(differences)), *enumerate(differences)]]
 
 
@@ -250,7 +260,8 @@ def test_a_sign_flip_is_worse_on_easy_problems_and_better_on_harder_ones():
     assert {len(line) for line in table} == {len(head)}
     assert [line[:4] for line in table] == [["noisy", "beam search", "64", "100"],
                                             ["oracle", "beam search", "64", "100"]]
-    assert table[0][4:9] == table[0][9:] == ["90", "+0.8 [-1.7, +3.3]", "4", "1", "found"]
+    assert table[0][4:9] == table[0][9:14] == table[0][14:] == [
+        "90", "+0.8 [-1.7, +3.3]", "4", "1", "found"]
     assert table[1][6:9] == ["1", "4", "no"]
 
 
