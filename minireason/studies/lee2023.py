@@ -22,6 +22,7 @@ Every model has its own folder and may be trained by a process of its own:
 import itertools
 import re
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -116,9 +117,9 @@ def trained(cfg: Config, log: RunLog, device: torch.device) -> dict:
     lengths = [len(row) for row, _ in rows]
     cut = 4 if addition.OPENER[style] == "<think>" else 1      # tokens per step, of a scratchpad
     row_tokens = cfg.window or sum(lengths) / n - 1
-    per_step = max(1, round(recipe.tokens_per_step // cut / row_tokens))
+    before = partial(shared.rows_before, recipe.tokens_per_step / cut / row_tokens)
     steps = recipe.steps * cut * LONGER.get(style, {}).get(cfg.size, 1)
-    recipe = replace(recipe, rows_per_step=per_step, steps=steps)
+    recipe = replace(recipe, steps=steps)
     text = [token for row, _ in rows for token in row]
     if len(text) <= cfg.window:
         raise UserError(f"--window {cfg.window}: {n} examples have {len(text)} tokens; give fewer")
@@ -127,7 +128,7 @@ def trained(cfg: Config, log: RunLog, device: torch.device) -> dict:
     log.start(model.to(device), device)
 
     def rows_at(step: int) -> list[Row]:
-        generator = rng(seed, "rows", style, n, step)
+        generator, per_step = rng(seed, "rows", style, n, step), before(step + 1) - before(step)
         if cfg.window:
             starts = generator.integers(0, len(text) - cfg.window, per_step)
             return [(text[i:i + cfg.window + 1], 1) for i in starts]
@@ -140,7 +141,7 @@ def trained(cfg: Config, log: RunLog, device: torch.device) -> dict:
     graded, _ = grade(model, tokenizer, sets, style, Sampling(temperature=0, max_new=longest + 8))
     (verdicts,) = graded.values()
     return {"style": style, "examples": n, "seed": seed, "parameters": model.n_params,
-            "passes": round(steps * per_step * row_tokens / (len(text) - n), 1),
+            "passes": round(before(steps) * row_tokens / (len(text) - n), 1),
             **accuracy_of(verdicts),
             "digits": "".join(str(int(verdict.correct)) for verdict in verdicts)}
 

@@ -31,7 +31,8 @@ from minireason.studies.fits import mean_over_runs
 KINDS = {1: "one instruction", 2: "two", "held": "two, held out"}
 MEASURES = ("right", "obedient", "both")
 METHODS = {"greedy": "greedy", "sampled": "one sample at T = 1"}
-LENGTHS = ((0, 0), (1, 2), (3, 4), (5, 99))      # pieces of the thought that was written
+LENGTHS = ((-1, "unreadable"), (0, "0"), (2, "1 to 2"), (4, "3 to 4"), (99, "5 on"))
+"""(most pieces of the thought that was written, in words); -1 where it does not parse."""
 
 
 @dataclass(frozen=True)
@@ -67,18 +68,19 @@ def rows_of_policy(about: dict, policy: Transformer, tokenizer: Tokenizer) -> li
     rows, everything = [], list(chain(*sets.values()))
     for method, sampling in how.items():
         texts = complete(policy, tokenizer, everything, "cot", sampling)
-        verdicts = iter(chain(*verdicts_of(everything, texts)))
+        judged = zip(chain(*texts), chain(*verdicts_of(everything, texts)), strict=True)
         for (kind, level), problems in sets.items():
             cells: dict[object, dict] = {}
             for problem in problems:
-                verdict, names = next(verdicts), list(instructions.task_of(problem.prompt).asked)
+                (text, verdict), names = next(judged), list(
+                    instructions.task_of(problem.prompt).asked)
                 asked = "held" if kind == held else len(names)
                 row = cells.setdefault(asked, {
                     "method": method, "level": level, "asked": asked, "right": "", "obedient": "",
                     "lengths": [], "names": [], "obeyed": []})
                 row["right"] += str(int(verdict.correct))
                 row["obedient"] += str(int(verdict.obedient))
-                row["lengths"].append(len(verdict.marks))
+                row["lengths"].append(len(verdict.marks) if instructions.parse(text) else -1)
                 row["names"].append(names)
                 row["obeyed"].append("".join(str(int(one)) for one in verdict.obeyed))
             rows += cells.values()
@@ -139,11 +141,10 @@ def length_rows(rows: list[dict]) -> list[dict]:
     found = []
     for row in rows:
         for length, obedient in zip(row["lengths"], row["obedient"], strict=True):
-            low, high = next(span for span in LENGTHS if span[0] <= length <= span[1])
-            words = f"{low}" if low == high else f"{low} to {high}" if high < 99 else f"{low} on"
-            found.append({"policy": row["policy"], "length": words, "low": low,
+            most, words = next(span for span in LENGTHS if length <= span[0])
+            found.append({"policy": row["policy"], "length": words, "most": most,
                           "obeyed": obedient == "1"})
-    return sorted(found, key=lambda row: row["low"])
+    return sorted(found, key=lambda row: row["most"])
 
 
 def instruction_rows(rows: list[dict]) -> list[dict]:

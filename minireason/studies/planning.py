@@ -187,14 +187,17 @@ def lines_of_step(cell: Cell, step: int, count: int) -> tuple[list[str], list[st
 
 def train(cell: Cell, log: RunLog, model: Transformer, tokenizer: Tokenizer) -> dict:
     """Imitate the arm's lines; rows per step such that their tokens are as many in every arm."""
-    sample = encode_lines(tokenizer, *lines_of_step(replace(cell, seed=0), -1, 400))
+    recipe = cell.recipe
+    sample = encode_lines(tokenizer, *lines_of_step(
+        replace(cell, seed=0), -1, min(4000, 100 * recipe.steps)))
     length = float(np.mean([len(row) - 1 for row, _ in sample]))
-    recipe = replace(cell.recipe, rows_per_step=max(1, round(cell.recipe.tokens_per_step / length)))
+    before = partial(shared.rows_before, recipe.tokens_per_step / length)
 
     def rows_at(step: int) -> list[Row]:
-        return encode_lines(tokenizer, *lines_of_step(cell, step, recipe.rows_per_step))
+        lines = lines_of_step(cell, step, before(step + 1) - before(step))
+        return encode_lines(tokenizer, *lines)
     imitate(log, model, tokenizer, recipe, rows_at)
-    examples = recipe.steps * recipe.rows_per_step
+    examples = before(recipe.steps)
     return {"train_examples": examples, "train_tokens": round(examples * length)}
 
 
@@ -223,11 +226,12 @@ def measured_rows(cell: Cell, folder: Path, device: torch.device, split: str) ->
         for mode in cell.modes:
             texts = [text for (text,) in complete(model, tokenizer, problems, MODES[mode],
                                                   Sampling(temperature=0))]
-            digits = "".join(str(int(family.verify(problem, text).correct))
-                             for problem, text in zip(problems, texts, strict=True))
+            verdicts = list(map(family.verify, problems, texts))
+            digits = "".join(str(int(verdict.correct)) for verdict in verdicts)
             rows.append({"line": f"{cell.arm}, {mode}", "family": family.NAME, "seed": cell.seed,
                          "set": name, "method": "greedy", "n": 1, "digits": digits,
                          "tokens": float(np.mean(list(map(len, tokenizer.encode_batch(texts))))),
+                         "steps": float(np.mean([len(verdict.marks) for verdict in verdicts])),
                          "thinking": float(np.mean([text[:7] == "<think>" for text in texts])),
                          "problems": len(texts), **share_interval(digits.count("1"), len(texts))})
     return {"rows": rows}

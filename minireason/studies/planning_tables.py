@@ -13,14 +13,19 @@ from minireason.studies import shared
 
 MARGINS = (("trace, slow", "plan, fast"), ("dropped, slow", "plan, fast"),
            ("dropped, slow", "trace, slow"), ("dropped, auto", "plan, fast"),
-           ("star_thought, slow", "star, fast"), ("dropped+rl, auto", "dropped, auto"),
+           ("star_thought, slow", "star, fast"), ("star_reversed, fast", "star, fast"),
+           ("star+rl, fast", "star, fast"), ("dropped+rl, auto", "dropped, auto"),
            ("star_mixed+rl, auto", "star_mixed, auto"))
+
+CHANCES = {"pathstar": "Who guesses the first node of the two paths and looks up the rest: "
+                       "50%.\n\n"}
 
 
 def spent_text(rows: list[dict]) -> str:
-    """`81, 100%`: tokens per answer, and the share of answers with a thought."""
-    tokens, thinking = (np.mean([row[key] for row in rows]) for key in ("tokens", "thinking"))
-    return f"{tokens:.0f}, {100 * thinking:.0f}%"
+    """`81, 12.3, 100%`: tokens and steps per answer, and the share of answers with a thought."""
+    tokens, steps, thinking = (np.mean([row[key] for row in rows])
+                               for key in ("tokens", "steps", "thinking"))
+    return f"{tokens:.0f}, {steps:.1f}, {100 * thinking:.0f}%"
 
 
 def accuracy_figure(rows: list[dict]) -> Figure:
@@ -60,8 +65,8 @@ def family_text(rows: list[dict], models: list[dict]) -> str:
             f"over seeds {', '.join(map(str, group_by(rows, 'seed')))} [95%, over seeds and "
             f"problems] (range over seeds); n = {rows[0]['problems']} frozen problems per set, "
             f"{own[0]['parameters'] / 1e6:.2f}M parameters. Tokens read: {', '.join(read)}.\n\n"
-            f"{tables.markdown(accuracy)}\n\nTokens per answer, and the share of answers with a "
-            f"thought:\n\n{tables.markdown(cost)}\n\n")
+            f"{CHANCES.get(family.NAME, '')}{tables.markdown(accuracy)}\n\nTokens per answer, steps "
+            f"of its thought, and the share of answers with a thought:\n\n{tables.markdown(cost)}\n\n")
 
 
 def write(result: dict, out: Path) -> None:

@@ -56,6 +56,11 @@ class Recipe(TrainingConfig):
     tokens_per_step: int          # on average; gives rows_per_step
 
 
+def rows_before(mean: float, step: int) -> int:
+    """Rows of all steps before one, where a step has `mean` on average, and one at least."""
+    return int(max(1.0, mean) * step + 1e-9)
+
+
 def random_model(tokenizer: Tokenizer, shape: Recipe | pretrain.Config, seed: int, max_len: int,
                  rope_theta: float = 10_000.0) -> Transformer:
     """A transformer with random weights."""

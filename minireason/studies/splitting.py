@@ -131,18 +131,24 @@ def pools_of(rows: list[dict]) -> list[Pool]:
     return found
 
 
-def at_budget(rows: list[dict], mode: str, budget: int) -> tuple[np.ndarray, int]:
+def at_budget(rows: list[dict], mode: str, budget: int) -> tuple[np.ndarray, float]:
     """((P,) accuracy of a mode on each problem of a seed, samples that it votes over).
 
-    budget: tokens, in completions of the mode that writes most; a mode gets as many samples as fit.
+    budget: tokens, in completions of the mode that writes most; a mode gets as many samples as
+    they pay for on average: of 1.9, one in a tenth of the cases and else two.
     """
     tokens = {name: np.mean([pool.tokens.mean() for pool in pools_of(select(rows, mode=name))])
               for name in MODES}
     pools = pools_of(select(rows, mode=mode))
-    n = int(budget * max(tokens.values()) / tokens[mode] + 1e-9)
-    n = max(1, min(n, len(pools[0].correct)))
-    return np.array([pool.accuracy("majority" if n > 1 else "single", n, rng(0, "split", i))
-                     for i, pool in enumerate(pools)]), n
+    n = min(float(budget * max(tokens.values()) / tokens[mode]), len(pools[0].correct))
+    fewer = int(n + 1e-9)
+    more = min(fewer + 1, len(pools[0].correct))
+
+    def voted(k: int) -> np.ndarray:
+        return np.array([pool.accuracy("majority" if k > 1 else "single", k, rng(0, "split", i))
+                         for i, pool in enumerate(pools)])
+
+    return voted(fewer) + max(0.0, n - fewer) * (voted(more) - voted(fewer)), n
 
 
 def mode_rows(rows: list[dict], field: str) -> list[dict]:

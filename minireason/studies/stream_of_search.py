@@ -51,7 +51,7 @@ class Recipe(shared.Recipe):
     weight_decay: float = 0.05
     save_every: int = 50
     coverage_n: int               # frozen problems per set, N samples each
-    n: int                        # N of search traces; of optimal paths, which are shorter, 4 N
+    n: int                        # N of search traces; of optimal paths, which are shorter, 3/2 N
     rl: rl.Config                 # of `<arm>+rl`
 
 
@@ -65,7 +65,7 @@ SIZES = {
                         RL, steps=2, prompts_per_step=2, group_size=2, eval_every=1,
                         validation_n=4, eval_n=4)),
     "cpu": Recipe(d_model=96, n_layers=4, n_heads=3, head_dim=32, d_ff=320, steps=9600, warmup=50,
-                  tokens_per_step=1700, lr=2e-3, coverage_n=200, n=32, rl=RL),
+                  tokens_per_step=1700, lr=2e-3, coverage_n=200, n=128, rl=RL),
     "gpu": Recipe(d_model=384, n_layers=8, n_heads=6, head_dim=64, d_ff=1024, steps=8000,
                   warmup=200, tokens_per_step=30_000, coverage_n=500, n=256, rl=replace(
                       RL, steps=400, prompts_per_step=64, eval_every=100, validation_n=500,
@@ -125,7 +125,7 @@ def cells_of_seed(cfg: Config, log: RunLog, seed: int, device: torch.device) -> 
         sets = sets_of(cfg.split, recipe.coverage_n)
         found["samples"] = log.once(f"{name}/samples.json", partial(
             curves.sampled_verdicts, folder, device, cell.style, seed,
-            recipe.n * (1 if cell.style in SEARCHES else 4), sets))
+            recipe.n if cell.style in SEARCHES else recipe.n * 3 // 2, sets))
         log.say(f"{arm} {seed}: " + ", ".join(
             f"{key} {row['accuracy']:.1%}" for key, row in found["greedy"].items()))
         cells.append(found)
@@ -179,11 +179,11 @@ def lines_of_step(arm: str, seed: int, step: int, count: int) -> tuple[list[str]
     return prompts, completions
 
 
-def rows_per_step(recipe: Recipe, tokenizer: Tokenizer, arm: str) -> int:
-    """Rows that have tokens_per_step tokens on average; `optimal_examples` has as many as `sos`."""
+def rows_per_step(recipe: Recipe, tokenizer: Tokenizer, arm: str) -> float:
+    """Mean rows that have tokens_per_step tokens; `optimal_examples` has as many as `sos`."""
     counted = "sos" if arm == "optimal_examples" else arm
-    rows = encode_lines(tokenizer, *lines_of_step(counted, 0, -1, 400))
-    return max(1, round(recipe.tokens_per_step / np.mean([len(row) for row, _ in rows])))
+    rows = encode_lines(tokenizer, *lines_of_step(counted, 0, -1, min(4000, 100 * recipe.steps)))
+    return float(recipe.tokens_per_step / np.mean([len(row) - 1 for row, _ in rows]))
 
 
 def first_model(recipe: Recipe, cell: Cell, tokenizer: Tokenizer) -> Transformer:
@@ -205,13 +205,13 @@ def train(cell: Cell, folder: Path, tokenizer: Tokenizer,
     parents = {"init": checkpoint.weights_hash(cell.init)} if cell.init else {}
     log = RunLog(str(folder), "countdown-cell", cell, parents)
     recipe = SIZES[cell.size]
-    recipe = replace(recipe, rows_per_step=rows_per_step(recipe, tokenizer, cell.arm))
+    before = partial(shared.rows_before, rows_per_step(recipe, tokenizer, cell.arm))
     model = first_model(recipe, cell, tokenizer).to(device)
     log.start(model, device)
     tokens: dict[int, int] = {}       # {step: tokens}, prompts included
 
     def rows_at(step: int) -> list[Row]:
-        lines = lines_of_step(cell.arm, cell.seed, step, recipe.rows_per_step)
+        lines = lines_of_step(cell.arm, cell.seed, step, before(step + 1) - before(step))
         rows = encode_lines(tokenizer, *lines)
         tokens[step] = sum(len(row) - 1 for row, _ in rows)
         return rows
@@ -220,7 +220,7 @@ def train(cell: Cell, folder: Path, tokenizer: Tokenizer,
     for step in set(range(recipe.steps)) - set(tokens):       # trained by a killed process
         rows_at(step)
     return model, {"train_tokens": sum(tokens.values()),
-                   "train_examples": recipe.steps * recipe.rows_per_step}
+                   "train_examples": before(recipe.steps)}
 
 
 def reinforce(cell: Cell, folder: Path, device: torch.device) -> tuple[Transformer, dict]:

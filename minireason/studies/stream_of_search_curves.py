@@ -142,7 +142,8 @@ def training_rows(cells: list[dict]) -> list[dict]:
     rows = []
     for arm, own in group_by(cells, "arm").items():
         tokens = np.mean([cell["train_tokens"] for cell in own]) / 1e6
-        line = f"{arm}: {tokens:.2f}M tokens, {own[0]['train_examples']:,} examples"
+        line = (f"{arm}: {tokens:.2f}M {'generated ' if '+' in arm else ''}tokens, "
+                f"{own[0]['train_examples']:,} examples")
         for cell in own:
             rows += tagged(list(cell["greedy"].values()), line=line, arm=arm, seed=cell["seed"])
     margins = margin_rows(rows, "arm", MARGINS)
@@ -221,7 +222,8 @@ def write(result: dict, out: Path) -> None:
     trained = tables.markdown(tables.pivot(training_rows(cells), "line", "set", "arm", names=names))
     spent = tables.markdown(tables.pivot(rows, "line", "set", "arm", names=names,
                                          text=counted_text))
-    text = ("At equal training tokens (`optimal_examples`: at as many examples as `sos`), greedy: "
+    text = ("At equal training tokens (`optimal_examples`: at as many examples as `sos`; `+rl`: "
+            "what RL generates comes on top of its arm's), greedy: "
             "accuracy in % [95%, over seeds and problems] (range over seeds "
             f"{', '.join(map(str, group_by(cells, 'seed')))}); n = {sizes} problems, "
             f"{cells[0]['parameters'] / 1e6:.2f}M parameters.\n\n{trained}\n\n<details><summary>At "

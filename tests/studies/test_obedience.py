@@ -78,6 +78,9 @@ def test_tables_are_as_by_hand():
     assert "| policy | 0 | 1 to 2 | 3 to 4 | 5 on |" not in text
     assert "| pieces in the thought | 0 | 1 to 2 | 3 to 4 | 5 on |" in text
     assert "| RL | 100 (8) | 100 (8) | 50 (8) | 50 (8) |" in text
+    (row,) = [{"policy": "RL", "lengths": [-1, 0, 2, 9], "obedient": "0111"}]
+    assert [one["length"] for one in obedience.length_rows([row])] == [
+        "unreadable", "0", "1 to 2", "5 on"]
     slope = obedience.slope_text(select(made_rows(0, "1000"), method="sampled"), "RL", "STaR",
                                  "obedient")
     assert slope == "-75.0"

@@ -49,3 +49,9 @@ def test_random_models_follow_their_seed():
     assert one.embedding.weight.equal(same.embedding.weight)
     assert not one.embedding.weight.equal(other.embedding.weight)
     assert one.config.max_len == 32 and one.config.vocab_size == tokenizer.vocab_size
+
+
+def test_rows_of_all_steps_are_as_many_as_their_mean_says():
+    counts = [shared.rows_before(10.6, step + 1) - shared.rows_before(10.6, step)
+              for step in range(100)]
+    assert set(counts) == {10, 11} and sum(counts) == 1060 and shared.rows_before(0.2, 7) == 7

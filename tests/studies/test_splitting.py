@@ -73,6 +73,13 @@ def test_modes_vote_over_as_many_samples_as_fit():
     assert splitting.at_budget(rows, "split", 4)[0] == pytest.approx([1] * 3)
 
 
+def test_half_a_sample_more_is_half_of_what_it_changes():
+    rows = [{**row, "tokens": [[10 if row["mode"] == "once" else 25] * 4] * 3}
+            for row in select(made_rows(0), kind="answers")]
+    found, n = splitting.at_budget(rows, "once", 1)            # two: a quarter; three: outvoted
+    assert n == 2.5 and found == pytest.approx([0.125] * 3, abs=0.05)
+
+
 def test_tables_are_as_by_hand():
     rows = made_rows(0) + made_rows(1)
     text = splitting.text_of(rows)
