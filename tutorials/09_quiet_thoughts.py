@@ -272,8 +272,8 @@ assert SMALL or weights["="]["accuracy"] > 2 * elsewhere
 #
 # <details><summary>Answers</summary>
 #
-# 1. On levels 2 to 4, in the mean of three seeds, by 12 points; the interval [1, 23] nearly holds 0:
-#    one seed may not show it.
+# 1. On levels 2 to 4, in the mean of three seeds, by 12 points; the interval [1, 23] nearly holds
+#    0: one seed may not show it.
 # 2. A step has six tokens with what ends it, so a thought of two steps has 12 and one of three has
 #    18. Six tokens hold one step, and a cut thought is closed before its last step: neither level
 #    has a whole thought.

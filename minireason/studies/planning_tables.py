@@ -65,8 +65,9 @@ def family_text(rows: list[dict], models: list[dict]) -> str:
             f"over seeds {', '.join(map(str, group_by(rows, 'seed')))} [95%, over seeds and "
             f"problems] (range over seeds); n = {rows[0]['problems']} frozen problems per set, "
             f"{own[0]['parameters'] / 1e6:.2f}M parameters. Tokens read: {', '.join(read)}.\n\n"
-            f"{CHANCES.get(family.NAME, '')}{tables.markdown(accuracy)}\n\nTokens per answer, steps "
-            f"of its thought, and the share of answers with a thought:\n\n{tables.markdown(cost)}\n\n")
+            f"{CHANCES.get(family.NAME, '')}{tables.markdown(accuracy)}\n\nTokens per answer, "
+            "steps of its thought, and the share of answers with a thought:\n\n"
+            f"{tables.markdown(cost)}\n\n")
 
 
 def write(result: dict, out: Path) -> None:
