@@ -17,8 +17,8 @@ from minireason.stages import internalize
 DIGITS = {"family": "multiplication"}
 TASKS = {"3x3": DIGITS,
          "2x2": DIGITS | {"min_level": 2, "max_level": 2, "steps": 2500, "steps_per_token": 100},
-         "chain": {"family": "chain", "min_level": 1, "max_level": 3, "steps": 3000,
-                   "steps_per_token": 100, "unit": "token", "swap": False}}
+         "chain": {"family": "chain", "min_level": 1, "steps": 3000, "steps_per_token": 100,
+                   "unit": "token", "swap": False}}
 ARMS = {"internalize": "thought removed", "direct": "never a thought",
         "auxiliary": "never a thought, running-sum head", "explicit": "whole thought"}
 WHOLE_STEPS = 2500           # of the arm that writes whole thoughts, which has learned them by then

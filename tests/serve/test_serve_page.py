@@ -207,5 +207,4 @@ def test_control_c_ends_it_at_once_while_it_answers(ladder):
     finally:
         server.kill()
         _, said = server.communicate()
-    assert said.splitlines()[-1] == (
-        "minireason: interrupted; run the same command again to resume")
+    assert "minireason: interrupted; run the same command again to resume" in said.splitlines()
