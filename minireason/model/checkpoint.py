@@ -116,7 +116,7 @@ def round_weights(folder: Path, out: Path) -> None:
     """
     tensors, metadata, sha256 = read_tensors(folder / "model.safetensors")
     write_tensors(out / "model.safetensors", {name: t.half() for name, t in tensors.items()},
-                  **metadata, rounded_from=sha256)
+                  **{"rounded_from": sha256} | metadata)
     write_atomic(out / "tokenizer.json", read_text(folder / "tokenizer.json"))
 
 

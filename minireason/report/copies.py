@@ -5,7 +5,10 @@ that `--ship` makes also has every stage's weights, in float16.
 """
 
 import json
+import os
 import shutil
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -36,15 +39,34 @@ def thin(metrics: list[dict], at_most: int) -> list[dict]:
     return lines
 
 
+def check_apart(run: Path, out: Path, flag: str) -> None:
+    """UserError if a copy in `out` would replace the run, a part of it, or what holds it."""
+    a, b = run.resolve(), out.resolve()
+    if a == b or a in b.parents or b in a.parents:
+        raise UserError(f"{flag} {out}: is, holds or lies in {run}, which is to be copied; choose "
+                        "another folder")
+
+
+def replaced(out: Path, fill: Callable[[Path], None]) -> None:
+    """A folder that `fill` fills, put in the place of `out` when it is whole."""
+    new, old = (out.with_name(f".{out.name}.{word}") for word in ("new", "old"))
+    for folder in (new, old):                                  # of a killed process
+        shutil.rmtree(folder, ignore_errors=True)
+    fill(new)
+    if out.exists():
+        os.replace(out, old)
+    os.replace(new, out)
+    shutil.rmtree(old, ignore_errors=True)
+
+
 def keep(run: Path | str, out: Path | str) -> None:
-    """Copy what the figures need of a run, thinned, into `out`."""
+    """Copy what the figures need of a run, thinned, into `out`, which is new."""
     run, out = Path(run), Path(out)
     paths = list(run.glob("*.json"))
     for stage in results.load_run(run):
         paths += [*(run / stage).glob("*.json*"), *(run / stage).glob("*.npz"),
                   *(run / stage).glob("*/**/metrics.jsonl"),
                   *(run / stage).glob("*/**/verdicts.json")]
-    shutil.rmtree(out, ignore_errors=True)                     # an older copy
     for path in paths:
         target = out / path.relative_to(run)
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -73,11 +95,14 @@ def keep_runs(runs: tuple[str, ...], reference: Path) -> None:
                             "runs that differ in nothing but the seed can be averaged")
     targets = [reference / f"seed-{seed}" for seed in numbers]
     for path in sorted(reference.glob("seed-*")):
-        if path not in targets or any(path.rglob("*.safetensors")):
+        if path not in targets or any(path.rglob("*.safetensors")) or not (
+                path / "pretrain" / "result.json").is_file():
             raise UserError(f"{path}: is not an older copy of these runs; delete it or choose "
                             "another --reference")
+    for folder, target in zip(map(Path, runs), targets, strict=True):
+        check_apart(folder, target, "--reference")
     for folder, target in zip(runs, targets, strict=True):
-        keep(folder, target)
+        replaced(target, partial(keep, folder))
     write_atomic(reference / seeds.BAND, json.dumps(seeds.band_of(loaded)) + "\n")
 
 
@@ -85,10 +110,15 @@ def ship(run: Path, out: Path) -> Path:
     """Keep a run's small files and weights in `out`; UserError if that is anything but a copy."""
     if out.exists() and not (out / SHIPPED).is_file():
         raise UserError(f"--ship {out}: is there and no copy made by --ship; choose a new folder")
-    keep(run, out)
-    for stage in results.load_run(run):
-        if (run / stage / "model.safetensors").is_file():
-            checkpoint.round_weights(run / stage, out / stage)
-        write_manifest(out / stage, "result.json", read_text(run / stage / "result.json"))
-    write_atomic(out / SHIPPED, "A finished run, weights in float16: minireason report --ship\n")
+    check_apart(run, out, "--ship")
+
+    def fill(new: Path) -> None:
+        keep(run, new)
+        for stage in results.load_run(run):
+            if (run / stage / "model.safetensors").is_file():
+                checkpoint.round_weights(run / stage, new / stage)
+            write_manifest(new / stage, "result.json", read_text(run / stage / "result.json"))
+        write_atomic(new / SHIPPED, "A finished run, its weights in float16: report --ship\n")
+
+    replaced(out, fill)
     return out

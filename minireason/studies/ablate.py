@@ -25,7 +25,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from minireason.core.config import from_dict
-from minireason.core.errors import UserError, check_choice
+from minireason.core.errors import UserError, check_choice, check_once
 from minireason.core.files import read_json
 from minireason.measure.estimates import share_interval
 from minireason.report import style, tables
@@ -106,13 +106,18 @@ def run(cfg: Config) -> dict:
     text_of, figures = OWN.get(cfg.stage, (partial(ablation_table, cfg.stage),
                                            {"": partial(ablation_figure, cfg.stage)}))
     return shared.study_rows(cfg, "ablate", f"{''.join(cfg.runs[:1])}/ablations",
-                             lambda out: with_held(out / f"{cfg.stage}.json", variant_rows(cfg),
-                                                   cfg.stage), text_of, figures, cfg.stage)
+                             lambda _: variant_rows(cfg), text_of, figures, cfg.stage,
+                             partial(with_held, cfg.stage))
 
 
-def with_held(path: Path, rows: list[dict], stage: str) -> list[dict]:
+def with_held(stage: str, path: Path, rows: list[dict]) -> list[dict]:
     """The rows and those of other variants and seeds in the file, in the order of the variants."""
-    held = read_json(path)["rows"] if path.exists() else []
+    held = read_json(path).get("rows", []) if path.exists() else []
+    sizes = {row["set"]: row["problems"] for row in rows if "problems" in row}
+    for row in held:
+        if sizes.get(row["set"], row.get("problems")) != row.get("problems"):
+            raise UserError(f"{path}: holds {row['set']} of {row['problems']} problems, here are "
+                            f"{sizes[row['set']]}: runs of another size; give another --out")
     made = {(row["variant"], row["seed"]) for row in rows}
     rows = rows + [row for row in held if (row["variant"], row["seed"]) not in made]
     order = ["before", *VARIANTS[stage]]
@@ -129,6 +134,8 @@ def variant_rows(cfg: Config) -> list[dict]:
     module = importlib.import_module(stage.module)
     answers = "direct" if cfg.stage == "from_nothing" else "greedy"
     wanted, rows = (answers, "sampled", *EXTRAS[cfg.stage]), []
+    check_once("runs: their seeds", [settings_of(stage, Path(run))["seed"]
+                                            for run in cfg.runs])
     for folder in map(Path, cfg.runs):
         settings = settings_of(stage, folder)
         parents = [folder / stage.parents["init"]] if "init" in stage.parents else []

@@ -39,7 +39,7 @@ from minireason.report.runs import group_by
 from minireason.sampling.sampler import Sampling
 from minireason.studies import shared
 from minireason.studies.shared import Recipe
-from minireason.training.batches import Row, encode_lines
+from minireason.training.batches import Row, encode_lines, rows_before
 from minireason.training.imitate import imitate
 
 COUNTS = (250, 500, 1000, 2000, 3000, 4000, 5000, 10_000, 20_000)    # training examples
@@ -117,7 +117,7 @@ def trained(cfg: Config, log: RunLog, device: torch.device) -> dict:
     lengths = [len(row) for row, _ in rows]
     cut = 4 if addition.OPENER[style] == "<think>" else 1      # tokens per step, of a scratchpad
     row_tokens = cfg.window or sum(lengths) / n - 1
-    before = partial(shared.rows_before, recipe.tokens_per_step / cut / row_tokens)
+    before = partial(rows_before, recipe.tokens_per_step / cut / row_tokens)
     steps = recipe.steps * cut * LONGER.get(style, {}).get(cfg.size, 1)
     recipe = replace(recipe, steps=steps)
     text = [token for row, _ in rows for token in row]

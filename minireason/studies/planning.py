@@ -35,7 +35,7 @@ from minireason.sampling.sampler import Sampling
 from minireason.stages import think_budget
 from minireason.studies import shared
 from minireason.studies.planning_tables import write
-from minireason.training.batches import Row, encode_lines
+from minireason.training.batches import Row, encode_lines, rows_before
 from minireason.training.imitate import imitate
 from minireason.training.optim import make_optimizer
 from minireason.training.rollouts import Rewards
@@ -191,7 +191,7 @@ def train(cell: Cell, log: RunLog, model: Transformer, tokenizer: Tokenizer) -> 
     sample = encode_lines(tokenizer, *lines_of_step(
         replace(cell, seed=0), -1, min(4000, 100 * recipe.steps)))
     length = float(np.mean([len(row) - 1 for row, _ in sample]))
-    before = partial(shared.rows_before, recipe.tokens_per_step / length)
+    before = partial(rows_before, recipe.tokens_per_step / length)
 
     def rows_at(step: int) -> list[Row]:
         lines = lines_of_step(cell, step, before(step + 1) - before(step))

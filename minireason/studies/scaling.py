@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from minireason.core import locks
-from minireason.core.errors import UserError, check_choice
+from minireason.core.errors import UserError, check_choice, check_once
 from minireason.core.files import make_folder, read_json
 from minireason.report.runs import group_by
 from minireason.studies import scaling_figures, scaling_laws, scaling_rows, shared, sweep
@@ -42,6 +42,7 @@ class Config(shared.Study):
         check_choice("size", self.size, PLANS)
         for law in self.laws:
             check_choice("laws", law, LAWS)
+        check_once("seeds", self.seeds)
         if not self.seeds or TUNING_SEED in self.seeds:
             raise UserError(f"--seeds: give at least one, and not {TUNING_SEED}, by which learning "
                             "rates are chosen")

@@ -16,7 +16,7 @@ from typing import Annotated
 
 import tyro
 
-from minireason.core import parallel
+from minireason.core import locks, parallel
 from minireason.core.config import (
     PATHS,
     TrainingConfig,
@@ -25,7 +25,7 @@ from minireason.core.config import (
     resolve_device,
     stream_seed,
 )
-from minireason.core.errors import UserError, check_choice
+from minireason.core.errors import UserError, check_choice, check_once
 from minireason.core.files import make_folder, read_json, write_atomic
 from minireason.model import checkpoint
 from minireason.model.tokenizer import Tokenizer
@@ -54,11 +54,6 @@ class Recipe(TrainingConfig):
     d_ff: int
     rope_theta: float = 10_000.0
     tokens_per_step: int          # on average; gives rows_per_step
-
-
-def rows_before(mean: float, step: int) -> int:
-    """Rows of all steps before one, where a step has `mean` on average, and one at least."""
-    return int(max(1.0, mean) * step + 1e-9)
 
 
 def random_model(tokenizer: Tokenizer, shape: Recipe | pretrain.Config, seed: int, max_len: int,
@@ -126,6 +121,8 @@ def check_arms(cfg, sizes: Iterable[str], arms: Iterable[str]) -> None:
         check_choice("rl", arm, cfg.arms)
     if not cfg.seeds or not cfg.arms:
         raise UserError("--seeds and --arms: give at least one of each")
+    for flag in ("seeds", "arms", "rl"):
+        check_once(flag, getattr(cfg, flag))
 
 
 def measured_once(policy: Path, path: Path, about: dict,
@@ -191,23 +188,30 @@ def write_table(path: Path, result: dict, text: str) -> None:
 
 
 def study_rows(cfg: Study, command: str, alone: str, make: Callable[[Path], list[dict]],
-               text_of: Callable[[list[dict]], str], figures: dict[str, Callable],
-               name: str = "") -> dict:
+               text_of: Callable[[list[dict]], str], figures: dict[str, Callable], name: str = "",
+               merged: Callable[[Path, list[dict]], list[dict]] = lambda _, rows: rows) -> dict:
     """The rows of make(folder of the results), or those of --from, with their table and pictures.
 
     Writes <name>.json, .md and a .png per figure, {end of its name: figure of the rows}; the name
     is the command's if not given. alone: the folder if neither --out nor --from is given.
+    merged(<name>.json, rows): the rows with those that the file holds, called before all work, too.
     """
     out, name = Path(cfg.out or cfg.source or alone), name or command
     if cfg.source:
         result = read_json(Path(cfg.source) / f"{name}.json")
     else:
+        merged(out / f"{name}.json", [])
         result = {**made_with(command, cfg), "rows": make(out)}
     make_folder(out)
+    locks.lock_folder(out, wait=True)           # another may add rows of its own
+    if not cfg.source:
+        result["rows"] = merged(out / f"{name}.json", result["rows"])
+    text = text_of(result["rows"])
     write_json(out / f"{name}.json", result)
-    write_table(out / f"{name}.md", result, text_of(result["rows"]))
+    write_table(out / f"{name}.md", result, text)
     for end, figure_of in figures.items():
         style.save(out / f"{name}{end}.png", figure_of, result["rows"])
+    locks.unlock_folder(out)
     return result
 
 

@@ -30,7 +30,7 @@ from minireason.problems import Problem, countdown, sample_split
 from minireason.stages import rl
 from minireason.studies import shared
 from minireason.studies import stream_of_search_curves as curves
-from minireason.training.batches import Row, encode_lines
+from minireason.training.batches import Row, encode_lines, rows_before
 from minireason.training.imitate import imitate
 from minireason.training.rollouts import Rewards
 
@@ -205,7 +205,7 @@ def train(cell: Cell, folder: Path, tokenizer: Tokenizer,
     parents = {"init": checkpoint.weights_hash(cell.init)} if cell.init else {}
     log = RunLog(str(folder), "countdown-cell", cell, parents)
     recipe = SIZES[cell.size]
-    before = partial(shared.rows_before, rows_per_step(recipe, tokenizer, cell.arm))
+    before = partial(rows_before, rows_per_step(recipe, tokenizer, cell.arm))
     model = first_model(recipe, cell, tokenizer).to(device)
     log.start(model, device)
     tokens: dict[int, int] = {}       # {step: tokens}, prompts included

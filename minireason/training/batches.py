@@ -80,6 +80,11 @@ def check_longest(max_len: int, tokenizer: Tokenizer, family: Family, level: int
                             "--max-len")
 
 
+def rows_before(mean: float, step: int) -> int:
+    """Rows of all steps before one, where a step has `mean` on average, and one at least."""
+    return int(max(1.0, mean) * step + 1e-9)
+
+
 def micro_batches(rows: list[Row], token_budget: int, pad: int,
                   packed: bool = True) -> tuple[list[Batch], int]:
     """This rank's rows in batches of at most `token_budget` tokens, and the GLOBAL token count.

@@ -1,6 +1,7 @@
 """The README's blocks come from the committed copies alone, and nothing else is touched."""
 
 import json
+import shutil
 import re
 from pathlib import Path
 
@@ -112,6 +113,36 @@ def test_runs_that_cannot_be_averaged_are_refused(three):
     copies.keep_runs(("runs/s0",), Path("kept"))
     with pytest.raises(UserError, match="seed-0"):              # would mix old with new
         copies.keep_runs(("runs/s2",), Path("kept"))
+    shutil.rmtree("kept/seed-0/pretrain")
+    with pytest.raises(UserError, match="not an older copy"):   # somebody's own folder
+        copies.keep_runs(("runs/s0",), Path("kept"))
+
+
+def test_a_copy_never_replaces_what_it_is_made_from(three):
+    before = sorted(Path("runs").rglob("*"))
+    for where in ("runs/s0", "runs/s0/inside", "runs"):
+        with pytest.raises(UserError, match="which is to be copied"):
+            copies.check_apart(Path("runs/s0"), Path(where), "--ship")
+    Path("runs/s0").rename("runs/seed-0")
+    with pytest.raises(UserError, match="--reference runs/seed-0: is, holds or lies in"):
+        copies.keep_runs(("runs/seed-0",), Path("runs"))
+    Path("runs/seed-0").rename("runs/s0")
+    assert sorted(Path("runs").rglob("*")) == before
+
+
+def test_a_copy_that_fails_leaves_the_older_one(tmp_path):
+    def fails(new: Path) -> None:
+        new.mkdir()
+        (new / "half").write_text("")
+        raise UserError("disk full")
+
+    copies.replaced(tmp_path / "copy", lambda new: new.mkdir())
+    for _ in range(2):
+        with pytest.raises(UserError, match="disk full"):
+            copies.replaced(tmp_path / "copy", fails)
+    assert not list((tmp_path / "copy").iterdir())
+    copies.replaced(tmp_path / "copy", lambda new: (new.mkdir(), (new / "a").write_text("")))
+    assert [path.name for path in tmp_path.rglob("*")] == ["copy", "a"]
 
 
 def test_a_shipped_run_is_a_run_with_rounded_weights(ladder, tmp_path, undrawn):
@@ -131,6 +162,9 @@ def test_a_shipped_run_is_a_run_with_rounded_weights(ladder, tmp_path, undrawn):
     assert not any(out.rglob("rollouts*")) and not any(out.rglob("state.safetensors"))
     assert build.run(build.Config(run=str(out))) == out / "report.html"
     build.run(build.Config(run=str(ladder), ship=str(out)))
+    again = build.run(build.Config(run=str(out), ship=str(tmp_path / "again")))
+    assert checkpoint.read_tensors(again / "sft/model.safetensors")[1]["rounded_from"] == (
+        checkpoint.weights_hash(ladder / "sft"))
     damage = out / "sft" / "rows.jsonl"
     damage.write_text(damage.read_text().replace("0.", "1.", 1))
     with pytest.raises(UserError, match="is not what its stage wrote"):

@@ -110,6 +110,12 @@ def test_variants_run_from_their_parents_and_their_rows_are_kept(tmp_path, monke
     (tmp_path / "old/star.json").write_text(json.dumps({"rows": [row("renamed since", 0.5)]}))
     with pytest.raises(UserError, match="holds rows of renamed since, which is no variant of star"):
         ablate.run(replace(cfg, out=str(tmp_path / "old")))
+    (tmp_path / "old/star.json").write_text(json.dumps({"rows": [
+        row("no rationalization", 0.5, seed=5, problems=7)]}))
+    with pytest.raises(UserError, match="of 7 problems, here are 10: runs of another size"):
+        ablate.run(replace(cfg, out=str(tmp_path / "old")))
+    with pytest.raises(UserError, match="--runs: their seeds 0 0: give each once"):
+        ablate.run(replace(cfg, runs=(str(folder),) * 2))
     again = ablate.run(replace(cfg, runs=(), out=str(tmp_path / "again"),
                                source=str(tmp_path / "out")))
     assert again == result == read_json(tmp_path / "out/star.json")

@@ -7,6 +7,7 @@ from minireason.model.tokenizer import Tokenizer
 from minireason.problems import chain
 from minireason.studies import shared
 from minireason.studies.lee2023 import SIZES
+from minireason.training.batches import rows_before
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,5 @@ def test_random_models_follow_their_seed():
 
 
 def test_rows_of_all_steps_are_as_many_as_their_mean_says():
-    counts = [shared.rows_before(10.6, step + 1) - shared.rows_before(10.6, step)
-              for step in range(100)]
-    assert set(counts) == {10, 11} and sum(counts) == 1060 and shared.rows_before(0.2, 7) == 7
+    counts = [rows_before(10.6, step + 1) - rows_before(10.6, step) for step in range(100)]
+    assert set(counts) == {10, 11} and sum(counts) == 1060 and rows_before(0.2, 7) == 7
