@@ -52,18 +52,15 @@ def run(cfg: Config) -> dict:
     """Run what is missing; writes result.json, fits.json, table.md and the figures."""
     out = Path(cfg.out or cfg.source or "runs/scale")
     if cfg.source:
-        result = read_json(Path(cfg.source) / "result.json")
-        if "rows" not in result:
-            raise UserError(f"{cfg.source}/result.json: of an older minireason, whose rows have "
-                            "another form; run `minireason scale` again")
+        result = held_in(Path(cfg.source) / "result.json")
         make_folder(out)
     else:
+        held_in(out / "result.json", missing={"rows": []})      # fails before all work, not after
         made = shared.made_with("scale", cfg)
         for tasks in waves(cfg, PLANS[cfg.size], out):
             sweep.run_tasks(tasks, out, made, cfg.workers, cfg.address)
         locks.lock_folder(out, wait=True)              # another may measure another law
-        held = read_json(out / "result.json")["rows"] if (out / "result.json").exists() else []
-        found = group_by(held, "law")
+        found = group_by(held_in(out / "result.json", missing={"rows": []})["rows"], "law")
         for law in cfg.laws:
             found[law] = scaling_rows.ROWS[law](out, PLANS[cfg.size], cfg.seeds)
         known = tuple(law for law in LAWS if law in found)
@@ -75,6 +72,17 @@ def run(cfg: Config) -> dict:
     shared.write_table(out / "table.md", result, scaling_laws.text_of(result["rows"], laws) + "\n")
     scaling_figures.write(result["rows"], laws, out)
     locks.unlock_folder(out)
+    return result
+
+
+def held_in(path: Path, missing: dict | None = None) -> dict:
+    """The content of a result.json, `missing` where that is given and there is no file."""
+    if missing is not None and not path.exists():
+        return missing
+    result = read_json(path)
+    if "rows" not in result:
+        raise UserError(f"{path}: of an older minireason, whose rows have another form; delete it "
+                        "or give another --out")
     return result
 
 

@@ -1,8 +1,8 @@
 """The README's blocks come from the committed copies alone, and nothing else is touched."""
 
 import json
-import shutil
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
