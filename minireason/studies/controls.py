@@ -23,7 +23,7 @@ import tyro
 
 from minireason.core.config import TrainingConfig
 from minireason.core.errors import UserError
-from minireason.core.files import read_json
+from minireason.core.files import check_manifest, read_json
 from minireason.measure.estimates import share_interval
 from minireason.report.runs import group_by, level_of, select
 from minireason.stages import STAGES, pretrain, rl, sft, star
@@ -171,6 +171,7 @@ def gold_lines(folder: Path, name: str) -> int:
 
 def policy_rows(folder: Path, arm: str, **about: object) -> list[dict]:
     """A policy's accuracy on the shown sets, with its digit per problem (finish_policy)."""
+    check_manifest(folder)
     rows, seed = [], read_json(folder / "config.json")["config"]["seed"]
     for method, found in read_json(folder / "verdicts.json").items():
         for name, digits in found.items():

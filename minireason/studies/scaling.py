@@ -20,7 +20,7 @@ from pathlib import Path
 
 from minireason.core import locks
 from minireason.core.errors import UserError, check_choice, check_once
-from minireason.core.files import make_folder, read_json
+from minireason.core.files import MANIFEST, check_manifest, make_folder, read_json
 from minireason.report.runs import group_by
 from minireason.studies import scaling_figures, scaling_laws, scaling_rows, shared, sweep
 from minireason.studies.scaling_plans import EXACT, JUDGES, LAWS, PLANS, TUNING_SEED, Plan
@@ -56,9 +56,11 @@ def run(cfg: Config) -> dict:
         make_folder(out)
     else:
         held_in(out / "result.json", missing={"rows": []})      # fails before all work, not after
+        check_parts(out)
         made = shared.made_with("scale", cfg)
         for tasks in waves(cfg, PLANS[cfg.size], out):
             sweep.run_tasks(tasks, out, made, cfg.workers, cfg.address)
+        check_parts(out)
         locks.lock_folder(out, wait=True)              # another may measure another law
         found = group_by(held_in(out / "result.json", missing={"rows": []})["rows"], "law")
         for law in cfg.laws:
@@ -73,6 +75,12 @@ def run(cfg: Config) -> dict:
     scaling_figures.write(result["rows"], laws, out)
     locks.unlock_folder(out)
     return result
+
+
+def check_parts(out: Path) -> None:
+    """UserError if what a finished run below `out` wrote has changed."""
+    for path in sorted(out.rglob(MANIFEST)):
+        check_manifest(path.parent)
 
 
 def held_in(path: Path, missing: dict | None = None) -> dict:

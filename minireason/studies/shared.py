@@ -26,7 +26,7 @@ from minireason.core.config import (
     stream_seed,
 )
 from minireason.core.errors import UserError, check_choice, check_once
-from minireason.core.files import make_folder, read_json, write_atomic
+from minireason.core.files import make_folder, read_checked, read_json, write_atomic, write_checked
 from minireason.model import checkpoint
 from minireason.model.tokenizer import Tokenizer
 from minireason.model.transformer import ModelConfig, Transformer
@@ -132,11 +132,11 @@ def measured_once(policy: Path, path: Path, about: dict,
     They are made again only if the weights, or what `about` says of the measurement, have changed.
     """
     made = {"weights": checkpoint.weights_hash(policy), "about": about}
-    held = read_json(path) if path.exists() else {}
+    held = read_checked(path) if path.exists() else {}
     if {key: held.get(key) for key in made} != made:
         rows = make(*checkpoint.load(policy, resolve_device("auto")))
         make_folder(path.parent)
-        write_json(path, made | {"rows": rows})
+        write_checked(path, made | {"rows": rows})
         return rows
     return held["rows"]
 

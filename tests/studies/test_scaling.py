@@ -43,6 +43,12 @@ def test_what_laws_share_is_run_once_and_the_rest_follows_from_rows(tmp_path, mo
     rows = scaling.run(replace(cfg, laws=("search",)))["rows"]
     assert asked == ["critic-s0", *(f"search-{judge}-s0" for judge in JUDGES)]
     assert rows[:6] == first and {row["judge"] for row in rows[6:]} == set(JUDGES)
+    path = tmp_path / "a/rl-2-s0/rows.jsonl"
+    text = path.read_text()
+    path.write_text(text.replace("0.0", "0.9"))
+    with pytest.raises(UserError, match=r"rl-2-s0/rows\.jsonl: is not what its stage"):
+        scaling.run(replace(cfg, laws=("rl",)))
+    path.write_text(text)
     scaling.run(scaling.Config(source=str(tmp_path / "a"), out=str(tmp_path / "b")))
     assert drawn(tmp_path / "b") == drawn(tmp_path / "a") - {"sweep.json"} == {
         "result.json", "fits.json", "table.md", "rl.png", *(
