@@ -50,7 +50,9 @@ def check_apart(run: Path, out: Path, flag: str) -> None:
 def replaced(out: Path, fill: Callable[[Path], None]) -> None:
     """A folder that `fill` fills, put in the place of `out` when it is whole."""
     new, old = (out.with_name(f".{out.name}.{word}") for word in ("new", "old"))
-    for folder in (new, old):                                  # of a killed process
+    if old.exists() and not out.exists():                      # killed between the two renames
+        os.replace(old, out)
+    for folder in (new, old):
         shutil.rmtree(folder, ignore_errors=True)
     fill(new)
     if out.exists():

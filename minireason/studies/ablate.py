@@ -113,9 +113,10 @@ def run(cfg: Config) -> dict:
 def with_held(stage: str, path: Path, rows: list[dict]) -> list[dict]:
     """The rows and those of other variants and seeds in the file, in the order of the variants."""
     held = read_json(path).get("rows", []) if path.exists() else []
-    sizes = {row["set"]: row["problems"] for row in rows if "problems" in row}
-    for row in held:
-        if sizes.get(row["set"], row.get("problems")) != row.get("problems"):
+    answers = ("greedy", "direct")                # of other methods "problems" may count steps
+    sizes = {row["set"]: row["problems"] for row in select(rows, method=answers)}
+    for row in select(held, method=answers):
+        if sizes.get(row["set"], row["problems"]) != row["problems"]:
             raise UserError(f"{path}: holds {row['set']} of {row['problems']} problems, here are "
                             f"{sizes[row['set']]}: runs of another size; give another --out")
     made = {(row["variant"], row["seed"]) for row in rows}

@@ -141,6 +141,10 @@ def test_a_copy_that_fails_leaves_the_older_one(tmp_path):
         with pytest.raises(UserError, match="disk full"):
             copies.replaced(tmp_path / "copy", fails)
     assert not list((tmp_path / "copy").iterdir())
+    (tmp_path / "copy").rename(tmp_path / ".copy.old")          # killed between two renames
+    with pytest.raises(UserError, match="disk full"):
+        copies.replaced(tmp_path / "copy", fails)
+    assert (tmp_path / "copy").is_dir()
     copies.replaced(tmp_path / "copy", lambda new: (new.mkdir(), (new / "a").write_text("")))
     assert [path.name for path in tmp_path.rglob("*")] == ["copy", "a"]
 

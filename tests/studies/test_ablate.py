@@ -114,6 +114,9 @@ def test_variants_run_from_their_parents_and_their_rows_are_kept(tmp_path, monke
         row("no rationalization", 0.5, seed=5, problems=7)]}))
     with pytest.raises(UserError, match="of 7 problems, here are 10: runs of another size"):
         ablate.run(replace(cfg, out=str(tmp_path / "old")))
+    counts = [row("no rationalization", 0.5, seed=5, method="detection", problems=7)]
+    (tmp_path / "old/star.json").write_text(json.dumps({"rows": counts}))
+    assert counts[0] in ablate.with_held("star", tmp_path / "old/star.json", result["rows"])
     with pytest.raises(UserError, match="--runs: their seeds 0 0: give each once"):
         ablate.run(replace(cfg, runs=(str(folder),) * 2))
     again = ablate.run(replace(cfg, runs=(), out=str(tmp_path / "again"),
