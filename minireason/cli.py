@@ -73,6 +73,11 @@ def read_command(arguments: list[str]) -> tuple[Callable, Any]:
     function = pkgutil.resolve_name(known[command][0])
     config = parse(typing.get_type_hints(function)["cfg"], command, rest)
     check_config(config)
+    given = [word.partition("=")[0] for word in rest if word.startswith("--")]
+    for flag in {flag for flag in given if given.count(flag) > 1}:
+        if isinstance(getattr(config, flag[2:].replace("-", "_"), None), tuple):
+            raise UserError(f"{flag}: given {given.count(flag)} times; give all its values after "
+                            "one")
     return function, config
 
 

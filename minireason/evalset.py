@@ -72,6 +72,7 @@ def run(cfg: Config) -> dict:
     for problem in lines.values():
         check_choice("style", cfg.style, (*FAMILIES[problem.family].OPENER, "auto"))
     policy, tokenizer = checkpoint.load(cfg.checkpoint, device)
+    trained_on = check_families(cfg.checkpoint, lines)
     long = too_long(lines, cfg.style.replace("auto", "cot"), tokenizer, policy.config.max_len)
     problems = [lines[line] for line in sorted(set(lines) - set(long))]
     how = Sampling(n=cfg.n, temperature=cfg.temperature, max_new=cfg.max_new or None,
@@ -83,7 +84,8 @@ def run(cfg: Config) -> dict:
     if len(groups) > 1:
         groups["all"] = list(range(len(problems)))
     result = {"checkpoint": cfg.checkpoint, "problems": cfg.problems or cfg.gym, "style": cfg.style,
-              "n": cfg.n, "temperature": cfg.temperature, "seed": cfg.seed, "lines": len(lines),
+              "trained_on": trained_on, "n": cfg.n, "temperature": cfg.temperature,
+              "seed": cfg.seed, "lines": len(lines),
               "too_long": long, "repeated": repeated(lines), "groups": {}}
     for name, members in groups.items():
         result["groups"][name] = measure(cfg, [problems[i] for i in members],
@@ -114,7 +116,7 @@ def check_replaceable(path: Path) -> None:
 
 def read(name: str) -> dict[int, Problem]:
     """{line: problem} of a frozen set by name, else of a JSONL file by path."""
-    frozen = re.fullmatch(r"[a-z]+-[a-z]+-[a-z]\d+", name) and not Path(name).exists()
+    frozen = re.fullmatch(r"[a-z]+(-[a-z]+)+-[a-z]\d+", name) and not Path(name).exists()
     return numbered_problems(frozen_path(name) if frozen else name)
 
 
@@ -167,6 +169,17 @@ def gym_scores(gym, completions: dict[int, list[str]], problems: list[Problem]) 
             **share_interval(right, len(problems))}
 
 
+def check_families(folder: str, lines: dict[int, Problem]) -> str:
+    """The family that a policy was trained on, if known; UserError on problems of families whose
+    tokens are others, which would reach it as something that it has never read."""
+    family = checkpoint.family_of(folder)
+    for other in {problem.family for problem in lines.values()} if family in FAMILIES else ():
+        if FAMILIES[other].TOKENS != FAMILIES[family].TOKENS:
+            raise UserError(f"{folder}: was trained on {family}, in whose tokens a problem of "
+                            f"{other} cannot be asked; give a policy of {other}")
+    return family
+
+
 def too_long(lines: dict[int, Problem], style: str, tokenizer: Tokenizer,
              max_len: int) -> list[int]:
     """The lines whose prompt and ideal completion a row of max_len tokens cannot hold."""
@@ -211,7 +224,8 @@ def accuracy_table(result: dict) -> str:
     how = f"{result['n']} samples at T = {result['temperature']:g}"
     if result["temperature"] == 0:
         how = "greedy"
-    lines = [f"{result['checkpoint']} on {result['problems']}, {result['style']}, {how}"]
+    trained = f", trained on {result['trained_on']}" if result["trained_on"] else ""
+    lines = [f"{result['checkpoint']}{trained}, on {result['problems']}, {result['style']}, {how}"]
     for name, group in result["groups"].items():
         lines.append(f"{name:<18}{percent(group)}  n = {group['n']}, every step right "
                      f"{100 * group['steps_valid']:.1f}, well formed "

@@ -174,6 +174,21 @@ def test_version_and_flags_given_twice(capsys, tmp_path):
     line = ["--steps", "2", "--seed", "7", "--steps", "1"]               # the last one holds
     assert main(["pretrain", "--out", str(tmp_path / "o"), *TINY, *line]) == 0
     assert len((tmp_path / "o" / "metrics.jsonl").read_text().splitlines()) == 1
+    for line in (["ablate", "--runs", "a", "--stage", "star", "--runs", "b"],
+                 ["testtime", "--policy", "a", "--levels", "6", "--levels=7"],
+                 ["countdown", "--seeds", "1", "--seeds", "2", "3"]):      # but a list has all
+        assert "given 2 times; give all its values after one" in one_error_line(capsys, *line)
+
+
+@pytest.mark.parametrize("line", [
+    ["testtime", "--levels", "3", "--policy"], ["search", "--levels", "3", "--critic", "c",
+                                                "--policy"],
+    ["rl", "--min-level", "3", "--max-level", "4", "--init"]])
+def test_a_parent_of_another_family_is_refused(capsys, tmp_path, ladder, line):
+    said = one_error_line(capsys, *line, str(ladder / "star"), "--family", "countdown", "--out",
+                          str(tmp_path / "out"))
+    assert "star: was trained on chain; give --family chain" in said
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(("fault", "said"), [

@@ -153,6 +153,14 @@ def test_mistakes_are_named(ladder, tmp_path):
         read("chain-test-k99")
     with pytest.raises(UserError, match="nowhere"):
         read(str(tmp_path / "nowhere.jsonl"))
+    for other in ("addition-test-d3", "maze-test-n5", "instructions-held-validation-k2"):
+        with pytest.raises(UserError, match="trained on chain, in whose tokens"):
+            run(EvalConfig(str(ladder / "star"), other, device="cpu"))
+
+
+def test_problems_of_another_family_in_the_same_tokens_are_told(ladder, capsys):
+    run(EvalConfig(str(ladder / "star"), "countdown-targets-validation-n3", limit=2, device="cpu"))
+    assert "star, trained on chain, on countdown-targets-validation-n3" in capsys.readouterr().out
 
 
 class Gym(list):

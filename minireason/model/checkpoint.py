@@ -25,7 +25,7 @@ from torch import Tensor
 from minireason.core import parallel
 from minireason.core.config import StageConfig, TrainingConfig, from_dict, resolve_device, to_dict
 from minireason.core.errors import UserError
-from minireason.core.files import STATE, check_manifest, read_text, write_atomic
+from minireason.core.files import STATE, check_manifest, read_json, read_text, write_atomic
 from minireason.core.runlog import RunLog
 from minireason.model.tokenizer import Tokenizer
 from minireason.model.transformer import ModelConfig, Transformer
@@ -159,22 +159,41 @@ def load(folder: Path | str, device: torch.device | str = "cpu", kind: type[Mode
     return model.to(device), tokenizer
 
 
-def weights_hash(folder: Path | str) -> str:
-    """The sha256 that names a checkpoint's weights, verified; how a child records its parent."""
+def weights_hash(folder: Path | str, unrounded: bool = False) -> str:
+    """The sha256 that names a checkpoint's weights, verified; how a child records its parent.
+
+    unrounded: the one from before `round_weights`, by which children that were there know them.
+    """
     if os.path.exists(Path(folder) / "result.json"):
         check_manifest(Path(folder))
-    return read_tensors(Path(folder) / "model.safetensors")[2]
+    _, metadata, sha256 = read_tensors(Path(folder) / "model.safetensors")
+    return metadata.get("rounded_from", sha256) if unrounded else sha256
+
+
+def family_of(folder: Path | str) -> str:
+    """The family that a stage's folder says it was trained on; "" if it says none."""
+    path = Path(folder) / "config.json"
+    found = read_json(path).get("config") if os.path.exists(path) else {}
+    return str(found.get("family", "")) if isinstance(found, dict) else ""
 
 
 def open_stage(name: str, cfg: StageConfig, out: str,
                **parents: str) -> tuple[RunLog, torch.device]:
     """A stage's folder and device; parents {field: folder} are recorded by their weights' hash.
 
-    A folder "" is no parent. UserError if one is missing or damaged, or `out` holds another run.
+    A folder "" is no parent. UserError if one is missing, damaged or of another family, or `out`
+    holds another run.
     """
     check_config(cfg)
     device = parallel.init(resolve_device(cfg.device))
-    hashes = {field: weights_hash(folder) for field, folder in parents.items() if folder}
+    finished, hashes = os.path.exists(Path(out) / "result.json"), {}
+    for field, folder in parents.items():
+        if folder:
+            hashes[field] = weights_hash(folder, finished)
+            family = getattr(cfg, "family", "")
+            if family and family_of(folder) not in ("", family):
+                raise UserError(f"--{field} {folder}: was trained on {family_of(folder)}; give "
+                                f"--family {family_of(folder)}, or a folder of {family}")
     return RunLog(out, name, cfg, hashes), device
 
 

@@ -53,6 +53,7 @@ def run(cfg: Config) -> dict:
     out = Path(cfg.out or cfg.source or "runs/scale")
     if cfg.source:
         result = held_in(Path(cfg.source) / "result.json")
+        shared.check_kept(out / "result.json", result)
         make_folder(out)
     else:
         held_in(out / "result.json", missing={"rows": []})      # fails before all work, not after
@@ -68,11 +69,13 @@ def run(cfg: Config) -> dict:
         known = tuple(law for law in LAWS if law in found)
         result = {**shared.made_with("scale", replace(cfg, laws=known)),
                   "rows": [row for law in known for row in found[law]]}
-    shared.write_json(out / "result.json", result)
-    laws = scaling_laws.laws(result["rows"])
-    shared.write_json(out / "fits.json", scaling_laws.as_json(laws))
-    shared.write_table(out / "table.md", result, scaling_laws.text_of(result["rows"], laws) + "\n")
-    scaling_figures.write(result["rows"], laws, out)
+    with shared.drawn_from(cfg, "result.json"):
+        laws = scaling_laws.laws(result["rows"])
+        text = scaling_laws.text_of(result["rows"], laws) + "\n"
+        shared.write_json(out / "result.json", result)
+        shared.write_json(out / "fits.json", scaling_laws.as_json(laws))
+        shared.write_table(out / "table.md", result, text)
+        scaling_figures.write(result["rows"], laws, out)
     locks.unlock_folder(out)
     return result
 

@@ -8,7 +8,8 @@ import importlib
 import json
 import os
 import shlex
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -146,21 +147,40 @@ def run_study(name: str, cfg, measure: Callable, write: Callable, **parents: str
     out = Path(cfg.out or cfg.source or f"runs/{name}")
     if cfg.source:
         result = read_json(Path(cfg.source) / "result.json")
-        out.mkdir(parents=True, exist_ok=True)
+        check_kept(out / "result.json", result)
+        make_folder(out)
     else:
         log, device = checkpoint.open_stage(name, cfg, str(out), **parents)
         result = log.done or log.finish(**measure(cfg, log, device),
                                         **made_with(name, cfg))
     if parallel.is_main():
-        try:
+        with drawn_from(cfg, "result.json"):
             write(result, out)
-        except KeyError as error:
-            if not cfg.source:
-                raise
-            raise UserError(f"{cfg.source}/result.json: of an older minireason (has no {error}); "
-                            f"redraw it with that one, or run `minireason {name}` again") from error
     parallel.barrier()
     return result
+
+
+@contextmanager
+def drawn_from(cfg: Study, name: str) -> Iterator[None]:
+    """What a damaged or older file of --from breaks in the code that draws it is a UserError."""
+    try:
+        yield
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
+        if not cfg.source:
+            raise
+        raise UserError(f"{cfg.source}/{name}: is damaged or of another version of minireason "
+                        f"({type(error).__name__}: {error}); restore it, or run the study "
+                        "again") from error
+
+
+def check_kept(path: Path, result: dict) -> None:
+    """UserError if the file holds what another command found and this result does not have."""
+    held = read_json(path) if path.exists() else {}
+    kept = set(map(json.dumps, result.get("rows", [])))
+    if (held.get("command") not in (None, result.get("command"))
+            and not kept.issuperset(map(json.dumps, held.get("rows", [held])))):
+        raise UserError(f"{path}: holds the results of `{held['command']}`, which would be lost; "
+                        "give another --out, or delete it")
 
 
 def made_with(name: str, cfg) -> dict:
@@ -181,6 +201,8 @@ def write_json(path: Path, result: dict) -> None:
 def write_table(path: Path, result: dict, text: str) -> None:
     """The text, and a last line that says which command made it and, where known, on what."""
     text += f"\nMade by `{result['command']}`"
+    if earlier := result.get("earlier"):
+        text += f", some of its rows by {len(earlier)} commands before it,"
     if "machine" in result:
         text += " on: " + ", ".join(f"{name} {value}" for name, value in result["machine"].items())
     write_atomic(path, f"{text}.\n")
@@ -189,29 +211,36 @@ def write_table(path: Path, result: dict, text: str) -> None:
 
 def study_rows(cfg: Study, command: str, alone: str, make: Callable[[Path], list[dict]],
                text_of: Callable[[list[dict]], str], figures: dict[str, Callable], name: str = "",
-               merged: Callable[[Path, list[dict]], list[dict]] = lambda _, rows: rows) -> dict:
+               merged: Callable[[Path, list[dict]], list[dict]] | None = None) -> dict:
     """The rows of make(folder of the results), or those of --from, with their table and pictures.
 
     Writes <name>.json, .md and a .png per figure, {end of its name: figure of the rows}; the name
     is the command's if not given. alone: the folder if neither --out nor --from is given.
     merged(<name>.json, rows): the rows with those that the file holds, called before all work, too.
+    Without it the file may hold nothing that this command has not found.
     """
     out, name = Path(cfg.out or cfg.source or alone), name or command
-    if cfg.source:
-        result = read_json(Path(cfg.source) / f"{name}.json")
-    else:
-        merged(out / f"{name}.json", [])
-        result = {**made_with(command, cfg), "rows": make(out)}
-    make_folder(out)
-    locks.lock_folder(out, wait=True)           # another may add rows of its own
-    if not cfg.source:
-        result["rows"] = merged(out / f"{name}.json", result["rows"])
-    text = text_of(result["rows"])
-    write_json(out / f"{name}.json", result)
-    write_table(out / f"{name}.md", result, text)
-    for end, figure_of in figures.items():
-        style.save(out / f"{name}{end}.png", figure_of, result["rows"])
-    locks.unlock_folder(out)
+    path = out / f"{name}.json"
+    result = read_json(Path(cfg.source) / path.name) if cfg.source else made_with(command, cfg)
+    with drawn_from(cfg, path.name):
+        if merged:
+            merged(path, result.get("rows", []))
+        else:
+            check_kept(path, result)
+        result["rows"] = result["rows"] if cfg.source else make(out)
+        make_folder(out)
+        locks.lock_folder(out, wait=True)           # another may add rows of its own
+        if merged and path.exists():
+            result["rows"] = merged(path, result["rows"])
+            held = read_json(path)
+            made = (*held.get("earlier", ()), held["command"])
+            result["earlier"] = [words for words in made if words != result["command"]]
+        text = text_of(result["rows"])
+        write_json(path, result)
+        write_table(path.with_suffix(".md"), result, text)
+        for end, figure_of in figures.items():
+            style.save(out / f"{name}{end}.png", figure_of, result["rows"])
+        locks.unlock_folder(out)
     return result
 
 

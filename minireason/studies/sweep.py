@@ -64,8 +64,17 @@ class Task:
         return Path(self.folder).name
 
     def record(self, wrong: str) -> dict:
-        """What sweep.json says of it."""
-        return {"words": [word for word in self.words if word != self.folder], "wrong": wrong}
+        """What sweep.json says of it, its files that a result may be read from included."""
+        files = sorted(str(path.relative_to(self.folder))
+                       for path in Path(self.folder).rglob("*.json"))
+        return {"words": [word for word in self.words if word != self.folder], "cwd": self.cwd,
+                "wrong": wrong, "files": files}
+
+    def is_finished(self, found: dict | None) -> bool:
+        """Whether what sweep.json says is that this task has ended well, and all of it is there."""
+        held, now = found or {}, self.record("")
+        return (Path(self.folder).exists() and set(held.get("files", ())) <= set(now["files"])
+                and all(held.get(key) == now[key] for key in ("words", "cwd", "wrong")))
 
 
 def run(cfg: Config) -> dict[str, dict]:
@@ -85,8 +94,7 @@ def run_tasks(tasks: Sequence[Task], out: Path, made_with: dict, workers: int = 
         return read_json(path)["tasks"] if path.exists() else {}
 
     found = known()
-    left = [task for task in tasks if found.get(task.name) != task.record("")
-            or not Path(task.folder).exists()]
+    left = [task for task in tasks if not task.is_finished(found.get(task.name))]
     for task, wrong in finished_tasks(left, workers, address):
         locks.lock_folder(out, wait=True)
         found = {**known(), task.name: task.record(wrong)}
@@ -104,6 +112,7 @@ def tasks_of(cfg: Config) -> list[Task]:
     """The grid as command lines, all of them checked before the first one runs."""
     varied, fixed = ([field_of(text) for text in texts] for texts in (cfg.vary, cfg.fixed))
     names, tasks = [field for field, _ in (*varied, *fixed)], []
+    folders: dict[str, str] = {}
     if len(set(names)) < len(names) or "out" in names or cfg.command == "sweep":
         raise UserError(f"sweep of {cfg.command}, fields {', '.join(names)}: name each once, and "
                         "neither out nor another sweep")
@@ -111,6 +120,9 @@ def tasks_of(cfg: Config) -> list[Task]:
     for point in itertools.product(*axes):
         name = "_".join(f"{field}={value}" for field, value in point) or "only"
         folder = str(Path(cfg.out, re.sub("[/ ]", "-", name)).resolve())
+        if folder in folders:
+            raise UserError(f"--vary: {folders[folder]} and {name} would share the folder {folder}")
+        folders[folder] = name
         fields = {field: value.split() for field, value in (*fixed, *point)}
         tasks.append(task_of(folder, cfg.command, fields))
         cli.read_command(list(tasks[-1].words))

@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 import torch
 from made_runs import add_rl, made_run, search_rows, write
+from tiny_run import tiny_stages
 
 from minireason.core.errors import UserError
+from minireason.core.files import read_json
 from minireason.critics.value_head import Critic
 from minireason.model import checkpoint
 from minireason.model.transformer import Transformer
@@ -165,6 +167,9 @@ def test_a_shipped_run_is_a_run_with_rounded_weights(ladder, tmp_path, undrawn):
         assert found == checkpoint.weights_hash(ladder / name)
     assert not any(out.rglob("rollouts*")) and not any(out.rglob("state.safetensors"))
     assert build.run(build.Config(run=str(out))) == out / "report.html"
+    for name, (run, config) in tiny_stages(out).items():         # its stages are finished, and know
+        if (out / name).is_dir():                                # their parents by the old weights
+            assert run(config) == read_json(ladder / name / "result.json")
     build.run(build.Config(run=str(ladder), ship=str(out)))
     again = build.run(build.Config(run=str(out), ship=str(tmp_path / "again")))
     assert checkpoint.read_tensors(again / "sft/model.safetensors")[1]["rounded_from"] == (

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -42,7 +43,9 @@ def test_every_combination_is_one_command_line(tmp_path):
 @pytest.mark.parametrize(("changes", "said"), [
     ({"vary": ("seed",)}, "must be FIELD=VALUE"), ({"vary": ("seed=0,x",)}, "seed"),
     ({"vary": ("lr=1,2",)}, "name each once"), ({"fixed": ("out=a",)}, "name each once"),
-    ({"vary": ("sead=0",)}, "sead"), ({"command": "sweep"}, "another sweep"),
+    ({"vary": ("init=a/b,a-b",)}, "init=a/b and init=a-b would share the folder"),
+    ({"vary": ("seed=0,1,0",)}, "share the folder"), ({"vary": ("sead=0",)}, "sead"),
+    ({"command": "sweep"}, "another sweep"),
     ({"command": "nothing"}, "unknown command"), ({"command": "chat"}, "--out")])
 def test_a_wrong_grid_is_refused_before_anything_runs(tmp_path, changes, said):
     with pytest.raises(UserError, match=said):
@@ -201,6 +204,33 @@ def test_two_sweeps_of_one_folder_share_its_tasks(tmp_path, monkeypatch):
     found = sweep.run(config(tmp_path, "seed=1,0,2", workers=1))
     assert asked == ["seed=1", "seed=2", "seed=0"]
     assert set(found) == {"seed=0", "seed=1", "seed=2", "another"}
+
+
+@pytest.mark.parametrize("lost", ["result.json", "part/star.json", "."])
+def test_a_task_is_finished_while_all_that_it_left_is_there_and_means_the_same(tmp_path,
+                                                                               monkeypatch, lost):
+    asked = []
+
+    def main(words: list[str]) -> int:
+        asked.append(words[2])
+        for name in ("result.json", "part/star.json"):
+            Path(words[2], name).parent.mkdir(parents=True, exist_ok=True)
+            Path(words[2], name).write_text("{}")
+        return 0
+
+    monkeypatch.setattr(cli, "main", main)
+    cfg = config(tmp_path, "seed=1", workers=1)
+    sweep.run(cfg)
+    (tmp_path / "seed=1/later.json").write_text("{}")          # a study of the run may add its own
+    sweep.run(cfg)
+    assert len(asked) == 1
+    path = tmp_path / "seed=1" / lost
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
+    sweep.run(cfg)
+    assert len(asked) == 2
+    monkeypatch.chdir(tmp_path)                                # relative paths mean others there
+    sweep.run(cfg)
+    assert len(asked) == 3
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1:1", "127.0.0.1:x", "no.such.host.invalid:1"])
