@@ -1,5 +1,6 @@
 """What the shell sees: exit codes, and one line instead of a traceback, however a command ends."""
 
+import os
 import subprocess
 import sys
 import types
@@ -71,6 +72,6 @@ def test_streams_that_are_closed_full_or_without_a_reader(line, codes, error):
 def test_bytes_that_are_no_text_are_one_unreadable_problem(ladder):
     done = subprocess.run([*COMMAND.split(), "chat", "--run", str(ladder), "--device", "cpu"],
                           input=b"1+7\n\xff\xfe\n2+3\n", capture_output=True, timeout=600,
-                          env={"PYTHONIOENCODING": "utf-8:strict", "PATH": "/usr/bin:/bin"})
+                          env={**os.environ, "PYTHONIOENCODING": "utf-8:strict"})
     assert done.returncode == 2 and done.stdout.count(b"\n") == 2
     assert done.stderr.count(b"error:") == 1 and b"Traceback" not in done.stderr
