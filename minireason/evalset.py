@@ -4,15 +4,13 @@ One greedy completion per problem, or N samples: then also pass@k (at least one 
 oracle bound; Chen 2021) and maj@k (the vote of k is right; Wang 2022), unbiased over subsets.
 Lines that are too long for the model are named and left out of every share.
 
-With --gym the problems are reasoning-gym's own (Stojanovski 2025, arXiv:2505.24760), as many as can
-be written in our grammar, and its own scorer judges the answers: right is a score of exactly 1.
+With --gym the problems are reasoning-gym's own, as many as can be written in our grammar, and its
+own scorer judges the answers: right is a score of exactly 1.
 """
 
-import importlib
 import itertools
 import json
 import re
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,17 +18,17 @@ import numpy as np
 
 from minireason.core import config, files, parallel
 from minireason.core.errors import UserError, check_choice
-from minireason.measure.estimates import Pool, answer_ids, mean_interval, share_interval
+from minireason.measure.estimates import Pool, answer_ids, mean_interval
 from minireason.measure.evaluate import accuracy_of, answer_keys, verdicts_of
+from minireason.measure.gym import GYM, gym_scores, make_gym, written_in_our_grammar
 from minireason.model import checkpoint
 from minireason.model.tokenizer import Tokenizer
-from minireason.problems import FAMILIES, Problem, split_of
-from minireason.problems.frozen import frozen_path, numbered_problems, problem_of
+from minireason.problems import FAMILIES, Problem
+from minireason.problems.frozen import frozen_path, numbered_problems
 from minireason.sampling.complete import complete
 from minireason.sampling.sampler import Sampling
 
 MOST_NAMED = 20                   # lines that the table names of each kind
-GYM = {"chain_sum": "chain", "basic_arithmetic": "chain", "countdown": "countdown"}   # our family
 
 
 @dataclass(frozen=True)
@@ -66,8 +64,8 @@ def run(cfg: Config) -> dict:
     if cfg.out:                       # before the work: can it be written?
         files.make_folder(Path(cfg.out).parent)
         check_replaceable(Path(cfg.out))
-    gym = make_gym(cfg) if cfg.gym else []
-    lines = written_in_our_grammar(cfg, gym) if cfg.gym else read(cfg.problems)
+    gym = make_gym(cfg.gym, cfg.gym_settings, cfg.limit or 500, cfg.seed) if cfg.gym else []
+    lines = written_in_our_grammar(cfg.gym, gym) if cfg.gym else read(cfg.problems)
     lines = dict(list(lines.items())[:max(0, cfg.limit) or None])
     for problem in lines.values():
         check_choice("style", cfg.style, (*FAMILIES[problem.family].OPENER, "auto"))
@@ -118,55 +116,6 @@ def read(name: str) -> dict[int, Problem]:
     """{line: problem} of a frozen set by name, else of a JSONL file by path."""
     frozen = re.fullmatch(r"[a-z]+(-[a-z]+)+-[a-z]\d+", name) and not Path(name).exists()
     return numbered_problems(frozen_path(name) if frozen else name)
-
-
-def make_gym(cfg: Config):
-    """reasoning-gym's data set; UserError if it, or a setting of it, is not there."""
-    try:
-        reasoning_gym = importlib.import_module("reasoning_gym")
-    except ImportError:
-        raise UserError("--gym: needs reasoning-gym; pip install 'minireason[gym]'") from None
-    settings = {}
-    for text in cfg.gym_settings:
-        field, _, value = text.partition("=")
-        if not value.lstrip("-").isdigit():
-            raise UserError(f"--gym-settings {text}: must be FIELD=NUMBER")
-        settings[field] = int(value)
-    try:
-        return reasoning_gym.create_dataset(cfg.gym, size=cfg.limit or 500, seed=cfg.seed,
-                                            **settings)
-    except (TypeError, AssertionError, ValueError) as error:
-        raise UserError(f"--gym-settings: reasoning-gym says {error}") from None
-
-
-def written_in_our_grammar(cfg: Config, gym) -> dict[int, Problem]:
-    """{number from 1: problem} of those of reasoning-gym's problems that our families can read."""
-    problems = {}
-    for number, entry in enumerate(gym, 1):
-        about, record = entry["metadata"], {"family": GYM[cfg.gym]}
-        if cfg.gym == "countdown":
-            record |= {"nums": about["numbers"], "target": about["target"]}
-        else:
-            record["prompt"] = about["expression"]
-        with suppress(UserError):
-            problems[number] = problem_of(record)
-    if not problems:
-        raise UserError(f"--gym {cfg.gym}: none of {len(gym)} problems can be written in our "
-                        "grammar; try --gym-settings, such as max_digits=1")
-    return problems
-
-
-def gym_scores(gym, completions: dict[int, list[str]], problems: list[Problem]) -> dict:
-    """Share of answers that reasoning-gym scores with exactly 1, and of its problems we can ask."""
-    right = 0.0
-    for (number, texts), problem in zip(completions.items(), problems, strict=True):
-        for text in texts:
-            parsed = FAMILIES[problem.family].parse(text)
-            score = gym.score_answer(parsed and parsed[1], gym[number - 1])
-            right += (score == 1.0) / len(texts)
-    known = sum(split_of(problem) == "train" for problem in problems)
-    return {"asked": len(problems), "of": len(gym), "train_split": known,
-            **share_interval(right, len(problems))}
 
 
 def check_families(folder: str, lines: dict[int, Problem]) -> str:

@@ -28,7 +28,7 @@ from minireason.core import files
 from minireason.core.config import PATHS
 from minireason.core.errors import UserError
 from minireason.critics.value_head import Critic
-from minireason.model import checkpoint
+from minireason.model import checkpoint, tensors
 from minireason.model.transformer import Transformer
 from minireason.problems import frozen
 from minireason.report.runs import load_stage
@@ -86,7 +86,7 @@ class Faults:
     def loaded(folder: Path, kind: type) -> tuple:
         """What a child stage takes from a folder."""
         model, tokenizer = checkpoint.load(folder, kind=kind)
-        weights = checkpoint._digest(model.state_dict())
+        weights = tensors.digest(model.state_dict())
         return checkpoint.weights_hash(folder), weights, tokenizer.to_json()
 
     @staticmethod

@@ -10,6 +10,7 @@ from minireason.core.files import read_json
 from minireason.evalset import Config as EvalConfig
 from minireason.evalset import accuracy_table, measure, read, run
 from minireason.measure.estimates import wilson
+from minireason.measure.gym import gym_scores, make_gym, written_in_our_grammar
 from minireason.problems import chain, countdown
 
 PROBLEMS = [chain.read("(23+4)*3"), chain.read("(9-5)*2")]
@@ -175,13 +176,12 @@ class Gym(list):
 
 
 def test_a_gym_problem_counts_where_its_own_scorer_says_exactly_one():
-    cfg = EvalConfig("c", gym="chain_sum")
-    problems = evalset.written_in_our_grammar(cfg, Gym())
+    problems = written_in_our_grammar("chain_sum", Gym())
     assert {number: p.prompt for number, p in problems.items()} == {
         1: "((23+4)*3)=", 3: "((9-5)*2)="}                      # 700 is no number of ours
-    found = evalset.gym_scores(Gym(), {1: [RIGHT[0]], 3: [RIGHT[1]]}, list(problems.values()))
+    found = gym_scores(Gym(), {1: [RIGHT[0]], 3: [RIGHT[1]]}, list(problems.values()))
     assert (found["accuracy"], found["asked"], found["of"]) == (0.5, 2, 3)
-    rambling = evalset.gym_scores(Gym(), {3: [RIGHT[1], "<think>"]}, [problems[3]])
+    rambling = gym_scores(Gym(), {3: [RIGHT[1], "<think>"]}, [problems[3]])
     assert rambling["accuracy"] == 0.5
 
 
@@ -192,17 +192,17 @@ def test_reasoning_gym_itself(ladder, capsys):
         found = run(EvalConfig(str(ladder / "sft"), gym=task, gym_settings=settings, limit=40))
         assert 0 < found["gym"]["asked"] < found["gym"]["of"] == 40
         assert f"the {found['gym']['asked']} of its 40 problems" in capsys.readouterr().out
-    gym = evalset.make_gym(EvalConfig("c", gym="chain_sum", limit=9))
+    gym = make_gym("chain_sum", (), 9, 0)
     assert all(gym.score_answer(entry["answer"], entry) == 1.0 for entry in gym)
-    gym = evalset.make_gym(EvalConfig("c", gym="countdown", limit=20, gym_settings=(
-        "min_target=10", "max_target=99", "max_numbers=4", "max_value=50")))
-    problems = evalset.written_in_our_grammar(EvalConfig("c", gym="countdown"), gym)
+    gym = make_gym("countdown", ("min_target=10", "max_target=99", "max_numbers=4", "max_value=50"),
+                   20, 0)
+    problems = written_in_our_grammar("countdown", gym)
     own = {number: [f"</think>{p.answer}<eos>"] for number, p in problems.items()}
-    assert evalset.gym_scores(gym, own, list(problems.values()))["accuracy"] == 1.0
+    assert gym_scores(gym, own, list(problems.values()))["accuracy"] == 1.0
     for settings, said in ((("digits=1",), "unexpected"), (("max_digits=x",), "FIELD=NUMBER"),
                            (("max_digits=0",), "reasoning-gym says")):
         with pytest.raises(UserError, match=said):
-            evalset.make_gym(EvalConfig("c", gym="chain_sum", gym_settings=settings))
+            make_gym("chain_sum", settings, 9, 0)
 
 
 @pytest.mark.parametrize("given", [{}, {"problems": "p", "gym": "chain_sum"}, {"gym": "sudoku"}])

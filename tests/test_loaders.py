@@ -18,7 +18,7 @@ from small_run import quietly, small_stages, stopped
 
 from minireason.core.errors import UserError
 from minireason.core.files import check_manifest, read_checked, read_json
-from minireason.model import checkpoint
+from minireason.model import checkpoint, tensors
 from minireason.model.transformer import Transformer
 from minireason.problems import frozen
 from minireason.problems.corpus import Mixture
@@ -62,7 +62,7 @@ def check(folder: Path, name: str, load, chance: random.Random) -> None:
 
 def loaded(folder: Path) -> tuple:
     model, tokenizer = checkpoint.load(folder)
-    return checkpoint._digest(model.state_dict()), tokenizer.to_json()
+    return tensors.digest(model.state_dict()), tokenizer.to_json()
 
 
 @FUZZ
@@ -84,7 +84,7 @@ def resumed(ladder: Path, folder: Path) -> tuple:
     step = quietly(lambda: checkpoint.resume(log, model, optimizer))
     moments = {f"{i} {key}": value for i, p in enumerate(model.parameters())
                for key, value in optimizer.state[p].items()}
-    return step, checkpoint._digest(model.state_dict() | moments), log.metrics.read_bytes()
+    return step, tensors.digest(model.state_dict() | moments), log.metrics.read_bytes()
 
 
 @FUZZ

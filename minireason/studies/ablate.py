@@ -31,7 +31,7 @@ from minireason.measure.estimates import share_interval
 from minireason.report import style, tables
 from minireason.report.runs import group_by, level_of, rows_with_verdicts, select
 from minireason.stages import STAGES, Stage
-from minireason.studies import internalize_tables, quiet_tables, shared, thinking_tables
+from minireason.studies import internalize_tables, ladders, quiet_tables, shared, thinking_tables
 
 TURNS = {"turns": 3, "refresh": "exact", "filter": "verifier"}
 VARIANTS: dict[str, dict[str, dict]] = {      # {stage: {variant: what it changes}}
@@ -150,7 +150,7 @@ def variant_rows(cfg: Config) -> list[dict]:
                 continue
             held = settings | changes
             if changes or not stage.in_run:           # else it is the run's own stage
-                words = shared.folder_name(variant)
+                words = ladders.folder_name(variant)
                 held["out"] = str(folder / "ablations" / f"{cfg.stage}-{words}")
             own = from_dict(module.Config, held)
             result = module.run(own)
@@ -165,7 +165,7 @@ def variant_rows(cfg: Config) -> list[dict]:
 def settings_of(stage: Stage, folder: Path) -> dict:
     """The run's own configuration of the stage; what a stage outside of runs shares with `init`."""
     like = stage.name if stage.in_run else stage.parents.get("init", "pretrain")
-    own = vars(shared.config_of(folder, like))
+    own = vars(ladders.config_of(folder, like))
     if stage.in_run:
         return own
     settings = {key: own[key] for key in SHARED}

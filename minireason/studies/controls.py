@@ -27,7 +27,7 @@ from minireason.core.files import check_manifest, read_json
 from minireason.measure.estimates import share_interval
 from minireason.report.runs import group_by, level_of, select
 from minireason.stages import STAGES, pretrain, rl, sft, star
-from minireason.studies import controls_tables, shared
+from minireason.studies import controls_tables, ladders, shared
 
 FAR, TRIES = 0.05, 3              # of the target; an arm is trained this often at most
 SHOWN = (2, 4, 8, 12)             # levels, beside the hardest
@@ -92,7 +92,7 @@ def cumulative_flops(folder: Path, name: str) -> float:
 def arms_of(cfg: Config, folder: Path) -> list[Arm]:
     """The arms of a run, with the settings of the run's own stages."""
     names = ("pretrain", "sft", "star", "rl", "flywheel")
-    base, tuned, taught, rewarded, turned = (shared.config_of(folder, name) for name in names)
+    base, tuned, taught, rewarded, turned = (ladders.config_of(folder, name) for name in names)
     cost = {name: read_json(folder / name / "result.json")["flops"] for name in names}
     line = cost["pretrain"] / (base.steps * base.rows_per_step)   # FLOPs of a row of the mixture
     arms = [Arm("pretraining continued", pretrain.run, "pretrain", "rl",
@@ -145,7 +145,7 @@ def arm_rows(cfg: Config, folder: Path, out: Path) -> list[dict]:
         before = cumulative_flops(folder, arm.start) if arm.start else 0.0
         target = cumulative_flops(folder, arm.against)
         policy, spent = train_at(arm, arm.times * target - before,
-                                 out / shared.folder_name(arm.name))
+                                 out / ladders.folder_name(arm.name))
         about = {"flops": before + spent, "target": target, "start": LABELS.get(arm.start, ""),
                  "against": LABELS[arm.against], "times": arm.times,
                  "lines": gold_lines(folder, arm.start)}
@@ -166,7 +166,7 @@ def rung_rows(folder: Path) -> list[dict]:
 
 def gold_lines(folder: Path, name: str) -> int:
     """Gold lines that a rung of a run has seen."""
-    return 0 if name in ("", "pretrain") else shared.config_of(folder, "sft").traces
+    return 0 if name in ("", "pretrain") else ladders.config_of(folder, "sft").traces
 
 
 def policy_rows(folder: Path, arm: str, **about: object) -> list[dict]:

@@ -25,7 +25,7 @@ from minireason.report import style, tables
 from minireason.report.runs import group_by, level_of, select
 from minireason.sampling.complete import complete
 from minireason.sampling.sampler import Sampling
-from minireason.studies import shared
+from minireason.studies import ladders, shared
 from minireason.studies.fits import mean_over_runs
 
 KINDS = {1: "one instruction", 2: "two", "held": "two, held out"}
@@ -50,7 +50,7 @@ class Config(shared.Study):
 def run(cfg: Config) -> dict:
     """Train and measure what is missing; writes obedience.json, .md and .png into `out`."""
     others = {f"RL, format reward {weight:g}": {"format": weight} for weight in cfg.weights}
-    return shared.study_ladders(cfg, "obedience", cfg.runs, instructions.NAME, others, {},
+    return ladders.study_ladders(cfg, "obedience", cfg.runs, instructions.NAME, others, {},
                                 rows_of_policy, text_of, figure_of)
 
 

@@ -4,14 +4,11 @@ A study is measure(cfg, log, device), which gives result.json, and write(result,
 makes table.md and the pictures of it; `--from FOLDER` does the second alone.
 """
 
-import importlib
 import json
-import os
 import shlex
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -19,21 +16,17 @@ import tyro
 
 from minireason.core import locks, parallel
 from minireason.core.config import (
-    PATHS,
     TrainingConfig,
-    from_dict,
     machine,
-    resolve_device,
     stream_seed,
 )
 from minireason.core.errors import UserError, check_choice, check_once
-from minireason.core.files import make_folder, read_checked, read_json, write_atomic, write_checked
+from minireason.core.files import make_folder, read_json, write_atomic
 from minireason.model import checkpoint
 from minireason.model.tokenizer import Tokenizer
 from minireason.model.transformer import ModelConfig, Transformer
 from minireason.report import style
-from minireason.report.runs import tagged
-from minireason.stages import STAGES, pretrain, rl
+from minireason.stages import pretrain
 
 
 @dataclass(frozen=True)
@@ -66,53 +59,6 @@ def random_model(tokenizer: Tokenizer, shape: Recipe | pretrain.Config, seed: in
         stream_seed(seed, "weights"))
 
 
-def config_of(run: Path | str, name: str):
-    """The Config of a run's own stage, its folders as seen from here; UserError if it is none."""
-    folder = Path(run) / name
-    (stage,) = (stage for stage in STAGES if stage.name == name)
-    record = read_json(folder / "config.json")
-    kind = stage.module.rpartition(".")[2]
-    if record.get("stage") not in (name, kind):
-        raise UserError(f"{folder}: is a {record.get('stage')!r} folder")
-    settings = record["config"]
-    for field in PATHS:
-        if settings.get(field):
-            settings[field] = os.path.normpath(folder / settings[field])
-    return from_dict(importlib.import_module(stage.module).Config, settings)
-
-
-def check_seeds(runs: tuple[str, ...]) -> None:
-    """UserError unless the runs are of different seeds and their policies were measured alike."""
-    found = [config_of(run, "rl") for run in runs]
-    seeds, kinds = [own.seed for own in found], {(own.split, own.eval_n) for own in found}
-    if len(set(seeds)) < len(seeds) or len(kinds) > 1:
-        raise UserError(f"--runs: seeds {seeds}, measured on {sorted(kinds)}; give one run per "
-                        "seed, all of one recipe")
-
-
-def policies_of(run: Path, arms: Path, others: dict[str, dict[str, float]],
-                family: str) -> dict[str, Path]:
-    """{label: folder} of a run's policies up to RL, and of its RL again with other rewards.
-
-    others: {label: what it changes of the run's own Rewards}; such an arm is trained below `arms`
-    unless it is there. UserError if the run is not of the family.
-    """
-    own = config_of(run, "rl")
-    if own.family != family:
-        raise UserError(f"{run}: is a run of {own.family}, not of {family}")
-    names = ("pretrain", "sft", "star", "rl")
-    found = {stage.label: run / stage.name for stage in STAGES if stage.name in names}
-    for label, rewards in others.items():
-        found[label] = arms / folder_name(label)
-        rl.run(replace(own, out=str(found[label]), rewards=replace(own.rewards, **rewards)))
-    return found
-
-
-def folder_name(label: str) -> str:
-    """`RL-price-0.002` of `RL, price 0.002`."""
-    return label.replace(",", "").replace(" ", "-")
-
-
 def check_arms(cfg, sizes: Iterable[str], arms: Iterable[str]) -> None:
     """UserError unless size, arms and seeds of a study are known and rl names some of its arms."""
     check_choice("size", cfg.size, sizes)
@@ -124,22 +70,6 @@ def check_arms(cfg, sizes: Iterable[str], arms: Iterable[str]) -> None:
         raise UserError("--seeds and --arms: give at least one of each")
     for flag in ("seeds", "arms", "rl"):
         check_once(flag, getattr(cfg, flag))
-
-
-def measured_once(policy: Path, path: Path, about: dict,
-                  make: Callable[[Transformer, Tokenizer], list[dict]]) -> list[dict]:
-    """The rows of make(policy, tokenizer), kept in `path`.
-
-    They are made again only if the weights, or what `about` says of the measurement, have changed.
-    """
-    made = {"weights": checkpoint.weights_hash(policy), "about": about}
-    held = read_checked(path) if path.exists() else {}
-    if {key: held.get(key) for key in made} != made:
-        rows = make(*checkpoint.load(policy, resolve_device("auto")))
-        make_folder(path.parent)
-        write_checked(path, made | {"rows": rows})
-        return rows
-    return held["rows"]
 
 
 def run_study(name: str, cfg, measure: Callable, write: Callable, **parents: str) -> dict:
@@ -242,26 +172,3 @@ def study_rows(cfg: Study, command: str, alone: str, make: Callable[[Path], list
             style.save(out / f"{name}{end}.png", figure_of, result["rows"])
         locks.unlock_folder(out)
     return result
-
-
-def study_ladders(cfg: Study, name: str, runs: tuple[str, ...], family: str,
-                  others: dict[str, dict[str, float]], about: dict, rows_of_policy: Callable,
-                  text_of: Callable[[list[dict]], str], figure_of: Callable) -> dict:
-    """`study_rows` of the policies of finished runs, and of the arms `others` in RUN/<name>.
-
-    rows_of_policy(about, policy, tokenizer) is told what `about` says beside the run's own split,
-    seed and number of problems; its rows are kept, and tagged with policy and seed.
-    """
-    def make(_: Path) -> list[dict]:
-        check_seeds(runs)
-        rows = []
-        for run in map(Path, runs):
-            own, arms = config_of(run, "rl"), run / name
-            told = {"split": own.split, "seed": own.seed, "problems": own.eval_n, **about}
-            for label, policy in policies_of(run, arms, others, family).items():
-                found = measured_once(policy, arms / f"{folder_name(label)}.json", told,
-                                      partial(rows_of_policy, told))
-                rows += tagged(found, policy=label, seed=own.seed)
-        return rows
-
-    return study_rows(cfg, name, f"runs/{name}", make, text_of, {"": figure_of})

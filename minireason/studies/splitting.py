@@ -24,7 +24,7 @@ from minireason.report import style, tables
 from minireason.report.runs import group_by, select
 from minireason.sampling.complete import complete
 from minireason.sampling.sampler import Sampling
-from minireason.studies import shared
+from minireason.studies import ladders, shared
 
 MODES = {"": "as it chooses", "once": "never splitting", "split": "always splitting"}
 BINS = {2: "2", 3: "3", 4: "4", 5: "5 or more"}      # hardness
@@ -49,7 +49,7 @@ def run(cfg: Config) -> dict:
     """Train and measure what is missing; writes splitting.json, .md and .png into `out`."""
     others = {f"RL, price {price:g}": {"price": price} for price in cfg.prices}
     about = {"problems": cfg.problems, "n": cfg.n}
-    return shared.study_ladders(cfg, "splitting", cfg.runs, decomposition.NAME, others, about,
+    return ladders.study_ladders(cfg, "splitting", cfg.runs, decomposition.NAME, others, about,
                                 rows_of_policy, text_of, figure_of)
 
 

@@ -14,7 +14,7 @@ from minireason.measure.estimates import two_way_interval
 from minireason.model import checkpoint
 from minireason.report.runs import select
 from minireason.stages import critic, flywheel, rl, sft, star
-from minireason.studies import controls, controls_tables, shared
+from minireason.studies import controls, controls_tables, ladders
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +83,7 @@ def test_an_arm_is_its_stage_from_the_rung_that_it_names(finished, measured):
         assert {row["start"] for row in rows} == {controls.LABELS[rung]}
         assert {row["flops"] for row in rows} == {
             controls.cumulative_flops(finished, rung) + flops_of(tries[-1])}
-    own = shared.config_of(finished, "pretrain")
+    own = ladders.config_of(finished, "pretrain")
     assert trained["pretraining-continued"]["config"]["lr"] == own.lr
     twice = trained["pretraining-twice-as-long"]
     assert not twice["parents"] and twice["config"]["steps"] == 2 * own.steps
@@ -225,11 +225,11 @@ def test_what_cannot_be_compared_is_one_clear_line(finished, measured, capsys, t
 
 def test_a_config_is_read_where_its_folders_are(finished, monkeypatch):
     monkeypatch.chdir(finished.parent)
-    found = shared.config_of("run", "star")
+    found = ladders.config_of("run", "star")
     assert (found.init, found.base, found.out) == ("run/sft", "run/pretrain", "run/star")
-    assert shared.config_of(finished, "rl").rewards == rl.Config(init="").rewards
+    assert ladders.config_of(finished, "rl").rewards == rl.Config(init="").rewards
     record = json.loads((finished / "star/config.json").read_text())
     (finished.parent / "odd/star").mkdir(parents=True)
     (finished.parent / "odd/star/config.json").write_text(json.dumps({**record, "stage": "rl"}))
     with pytest.raises(UserError, match="is a 'rl' folder"):
-        shared.config_of("odd", "star")
+        ladders.config_of("odd", "star")
