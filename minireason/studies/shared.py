@@ -132,7 +132,7 @@ def write_table(path: Path, result: dict, text: str) -> None:
     """The text, and a last line that says which command made it and, where known, on what."""
     text += f"\nMade by `{result['command']}`"
     if earlier := result.get("earlier"):
-        text += f", some of its rows by {len(earlier)} commands before it,"
+        text += f", with rows of {len(earlier)} earlier command{'s' * (len(earlier) > 1)},"
     if "machine" in result:
         text += " on: " + ", ".join(f"{name} {value}" for name, value in result["machine"].items())
     write_atomic(path, f"{text}.\n")

@@ -71,7 +71,7 @@ def test_a_result_is_lost_to_no_other_command(tmp_path):
         result = study("d", (seed,), [seed], merged=merged)
     assert result["rows"] == [{"n": n} for n in (3, 4, 5)]
     assert [words.split()[3] for words in result["earlier"]] == ["3", "4"]
-    assert "--seeds 5 --eval-n 5`, some of its rows by 2 commands before it, on: " in (
+    assert "--seeds 5 --eval-n 5`, with rows of 2 earlier commands, on: " in (
         tmp_path / "d/count.md").read_text()
     result = study("a", (), [], source=tmp_path / "d", merged=merged)     # adds to it
     assert [row["n"] for row in result["rows"]] == [1, 2, 3, 4, 5]
