@@ -51,12 +51,14 @@ def text_of(rows: list[dict]) -> str:
     for line in answers[1:]:
         own = select(greedy, arm=line[0], task="3x3")
         line.append(f"{np.mean([row['flops'] for row in own]):.1e}" if own else "")
-    seeds, sizes = group_by(rows, "seed"), group_by(greedy, "problems")
+    sizes = group_by(greedy, "problems")
+    seeds = [f"{task}: {', '.join(map(str, sorted(group_by(own, 'seed'))))}"
+             for task, own in group_by(greedy, "task").items()]
     first, *others = group_by(greedy, "arm")
     pairs = [(first, other) for other in others]
     return "\n\n".join([
         tables.markdown(answers),
-        f"Greedy, mean over seeds {', '.join(map(str, seeds))} [95% over seeds and problems "
+        f"Greedy, mean over seeds ({'; '.join(seeds)}) [95% over seeds and problems "
         f"(two_way_interval)] (range); n = {', '.join(map(str, sorted(sizes)))} held-out problems "
         "per task and seed. On a task all arms read equally many tokens per step, and train for as "
         f"many steps, but for `{ARMS['explicit']}` ({WHOLE_STEPS:,}).",
