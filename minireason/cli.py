@@ -73,12 +73,21 @@ def read_command(arguments: list[str]) -> tuple[Callable, Any]:
     function = pkgutil.resolve_name(known[command][0])
     config = parse(typing.get_type_hints(function)["cfg"], command, rest)
     check_config(config)
-    given = [word.partition("=")[0] for word in rest if word.startswith("--")]
-    for flag in {flag for flag in given if given.count(flag) > 1}:
-        if isinstance(getattr(config, flag[2:].replace("-", "_"), None), tuple):
-            raise UserError(f"{flag}: given {given.count(flag)} times; give all its values after "
-                            "one")
+    check_lists(config, rest)
     return function, config
+
+
+def check_lists(config: object, arguments: list[str]) -> None:
+    """UserError if a flag of several values is given twice: the last alone would count."""
+    flags = {f"--{name}": value for name, value in vars(config).items()}
+    given = [word.partition("=")[0].replace("-", "_").replace("__", "--", 1)
+             for word in arguments if word.startswith("--")]
+    for flag, value in flags.items():            # a word may be a flag's beginning
+        words = [word for word in given if word == flag
+                 or (flag.startswith(word) and word not in flags)]
+        if isinstance(value, tuple) and len(words) > 1:
+            raise UserError(f"{flag.replace('_', '-')}: given {len(words)} times; give all its "
+                            "values after one")
 
 
 def stop(number: int, _frame: object) -> None:

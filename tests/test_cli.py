@@ -16,7 +16,7 @@ from tiny_run import flags, tiny_stages
 
 from minireason import __version__, cli, evalset, pipeline
 from minireason.cli import commands, main
-from minireason.core.files import check_manifest
+from minireason.core.files import check_manifest, write_manifest
 from minireason.core.locks import unlock_folder
 from minireason.presets import FAMILY_SIZES, SIZES, settings_of
 from minireason.problems import FAMILIES, check_config
@@ -176,19 +176,40 @@ def test_version_and_flags_given_twice(capsys, tmp_path):
     assert len((tmp_path / "o" / "metrics.jsonl").read_text().splitlines()) == 1
     for line in (["ablate", "--runs", "a", "--stage", "star", "--runs", "b"],
                  ["testtime", "--policy", "a", "--levels", "6", "--levels=7"],
+                 ["controls", "--run", "a", "--runs", "b"],
+                 ["rl", "--init", "a", "--eval_levels", "2", "--eval-levels", "3"],
                  ["countdown", "--seeds", "1", "--seeds", "2", "3"]):      # but a list has all
         assert "given 2 times; give all its values after one" in one_error_line(capsys, *line)
 
 
 @pytest.mark.parametrize("line", [
-    ["testtime", "--levels", "3", "--policy"], ["search", "--levels", "3", "--critic", "c",
-                                                "--policy"],
-    ["rl", "--min-level", "3", "--max-level", "4", "--init"]])
-def test_a_parent_of_another_family_is_refused(capsys, tmp_path, ladder, line):
-    said = one_error_line(capsys, *line, str(ladder / "star"), "--family", "countdown", "--out",
-                          str(tmp_path / "out"))
-    assert "star: was trained on chain; give --family chain" in said
+    ["testtime", "--policy", "{}/star"], ["rl", "--init", "{}/star"],
+    ["testtime", "--policy", "{}/star", "--critic", "{}/critic"]])
+def test_a_parent_of_a_family_with_other_tokens_is_refused(capsys, tmp_path, ladder, line):
+    """Of one with the same tokens, which a policy may go on with, it is said."""
+    last = line[-1].format(tmp_path)
+    shutil.copytree(ladder / "star", tmp_path / "star")
+    shutil.copytree(ladder / "critic", tmp_path / "critic")
+    for stage in ("star", "critic"):            # of the parents the last one is of another family
+        config = (tmp_path / stage / "config.json").read_text()
+        if str(tmp_path / stage) != last:
+            config = config.replace('"chain"', '"maze"')
+        (tmp_path / stage / "config.json").write_text(config)
+        write_manifest(tmp_path / stage, "result.json",
+                       (tmp_path / stage / "result.json").read_text())
+    words = [word.format(tmp_path) for word in line]
+    levels = ["--min-level", 4, "--max-level", 5] if line[0] == "rl" else ["--levels", 4]
+    said = one_error_line(capsys, *words, *levels, "--family", "maze", "--out", tmp_path / "out")
+    assert f"{last} was trained on chain, whose tokens are others; give --family chain" in said
     assert not (tmp_path / "out").exists()
+
+
+def test_a_parent_of_a_family_with_the_same_tokens_is_named(capsys, tmp_path, ladder):
+    assert main(["rl", "--init", str(ladder / "star"), "--family", "countdown", "--out",
+                 str(tmp_path / "out"), "--min-level", "3", "--max-level", "3"]) == 2
+    said = capsys.readouterr().err
+    assert "star was trained on chain, and this is countdown" in said
+    assert "longer than the model's max_len" in said                      # which alone stops it
 
 
 @pytest.mark.parametrize(("fault", "said"), [

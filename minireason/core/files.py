@@ -163,7 +163,7 @@ def write_manifest(folder: Path, last: str, data: str) -> None:
 
 def check_manifest(folder: Path) -> None:
     """UserError if a finished stage's folder does not hold what that stage wrote."""
-    advice = f"restore it, or delete {folder / 'result.json'} and run the same command again"
+    advice = f"restore it, or delete {folder / 'result.json'} and run what made it again"
     if not (folder / MANIFEST).exists():
         raise UserError(f"{folder}: lacks {MANIFEST}; {advice}")
     listed = read_json(folder / MANIFEST)

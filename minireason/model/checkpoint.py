@@ -26,7 +26,7 @@ from minireason.core.runlog import RunLog
 from minireason.model.tensors import read_tensors, write_tensors
 from minireason.model.tokenizer import Tokenizer
 from minireason.model.transformer import ModelConfig, Transformer
-from minireason.problems import check_config
+from minireason.problems import FAMILIES, check_config
 
 Model = TypeVar("Model", bound=Transformer)
 
@@ -113,15 +113,17 @@ def load(folder: Path | str, device: torch.device | str = "cpu", kind: type[Mode
     return model.to(device), tokenizer
 
 
-def weights_hash(folder: Path | str, unrounded: bool = False) -> str:
-    """The sha256 that names a checkpoint's weights, verified; how a child records its parent.
+def weights_hash(folder: Path | str) -> str:
+    """The sha256 that names a checkpoint's weights, verified; how a child records its parent."""
+    return weights_names(folder)[0]
 
-    unrounded: the one from before `round_weights`, by which children that were there know them.
-    """
+
+def weights_names(folder: Path | str) -> tuple[str, str]:
+    """weights_hash, and the same from before `round_weights`, by which older children know it."""
     if os.path.exists(Path(folder) / "result.json"):
         check_manifest(Path(folder))
     _, metadata, sha256 = read_tensors(Path(folder) / "model.safetensors")
-    return metadata.get("rounded_from", sha256) if unrounded else sha256
+    return sha256, metadata.get("rounded_from", sha256)
 
 
 def family_of(folder: Path | str) -> str:
@@ -135,20 +137,29 @@ def open_stage(name: str, cfg: StageConfig, out: str,
                **parents: str) -> tuple[RunLog, torch.device]:
     """A stage's folder and device; parents {field: folder} are recorded by their weights' hash.
 
-    A folder "" is no parent. UserError if one is missing, damaged or of another family, or `out`
-    holds another run.
+    A folder "" is no parent. UserError if one is missing, damaged or of a family with other tokens,
+    or `out` holds another run.
     """
     check_config(cfg)
     device = parallel.init(resolve_device(cfg.device))
-    finished, hashes = os.path.exists(Path(out) / "result.json"), {}
+    family, held, hashes, warnings = getattr(cfg, "family", ""), {}, {}, []
+    if os.path.exists(Path(out) / "result.json"):       # it may have known parents before rounding
+        held = read_json(Path(out) / "config.json").get("parents")
+        held = held if isinstance(held, dict) else {}
     for field, folder in parents.items():
         if folder:
-            hashes[field] = weights_hash(folder, finished)
-            family = getattr(cfg, "family", "")
-            if family and family_of(folder) not in ("", family):
-                raise UserError(f"--{field} {folder}: was trained on {family_of(folder)}; give "
-                                f"--family {family_of(folder)}, or a folder of {family}")
-    return RunLog(out, name, cfg, hashes), device
+            names = weights_names(folder)
+            hashes[field] = names[1] if held.get(field) == names[1] else names[0]
+            other = family_of(folder)
+            if family in FAMILIES and other in FAMILIES and other != family:
+                warnings.append(f"--{field} {folder} was trained on {other}")
+                if FAMILIES[other].TOKENS != FAMILIES[family].TOKENS:
+                    raise UserError(f"{warnings[-1]}, whose tokens are others; give --family "
+                                    f"{other}, or a folder of {family}")
+    log = RunLog(out, name, cfg, hashes)
+    for text in warnings:
+        log.say(f"warning: {text}, and this is {family}")
+    return log, device
 
 
 def save_state_every(log: RunLog, cfg: TrainingConfig, step: int, model: Transformer,

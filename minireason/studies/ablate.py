@@ -26,7 +26,6 @@ from matplotlib.figure import Figure
 
 from minireason.core.config import from_dict
 from minireason.core.errors import UserError, check_choice, check_once
-from minireason.core.files import read_json
 from minireason.measure.estimates import share_interval
 from minireason.report import style, tables
 from minireason.report.runs import group_by, level_of, rows_with_verdicts, select
@@ -107,12 +106,11 @@ def run(cfg: Config) -> dict:
                                            {"": partial(ablation_figure, cfg.stage)}))
     return shared.study_rows(cfg, "ablate", f"{''.join(cfg.runs[:1])}/ablations",
                              lambda _: variant_rows(cfg), text_of, figures, cfg.stage,
-                             partial(with_held, cfg.stage))
+                             partial(with_others, cfg.stage))
 
 
-def with_held(stage: str, path: Path, rows: list[dict]) -> list[dict]:
+def with_others(stage: str, path: Path, held: list[dict], rows: list[dict]) -> list[dict]:
     """The rows and those of other variants and seeds in the file, in the order of the variants."""
-    held = read_json(path).get("rows", []) if path.exists() else []
     answers = ("greedy", "direct")                # of other methods "problems" may count steps
     sizes = {row["set"]: row["problems"] for row in select(rows, method=answers)}
     for row in select(held, method=answers):
@@ -120,12 +118,13 @@ def with_held(stage: str, path: Path, rows: list[dict]) -> list[dict]:
             raise UserError(f"{path}: holds {row['set']} of {row['problems']} problems, here are "
                             f"{sizes[row['set']]}: runs of another size; give another --out")
     made = {(row["variant"], row["seed"]) for row in rows}
-    rows = rows + [row for row in held if (row["variant"], row["seed"]) not in made]
+    others = [row for row in held if (row["variant"], row["seed"]) not in made]
     order = ["before", *VARIANTS[stage]]
-    if unknown := {row["variant"] for row in rows}.difference(order):
+    if unknown := {row["variant"] for row in others}.difference(order):
         raise UserError(f"{path}: holds rows of {', '.join(sorted(unknown))}, which is no variant "
                         f"of {stage}; give another --out")
-    return sorted(rows, key=lambda row: (order.index(row["variant"]), row["seed"]))
+    order += [row["variant"] for row in rows]                 # of --from, an older one's
+    return sorted(rows + others, key=lambda row: (order.index(row["variant"]), row["seed"]))
 
 
 def variant_rows(cfg: Config) -> list[dict]:

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from minireason.core import locks
 from minireason.core.errors import UserError, check_choice, check_once
-from minireason.core.files import MANIFEST, check_manifest, make_folder, read_json
+from minireason.core.files import MANIFEST, check_manifest, make_folder
 from minireason.report.runs import group_by
 from minireason.studies import scaling_figures, scaling_laws, scaling_rows, shared, sweep
 from minireason.studies.scaling_plans import EXACT, JUDGES, LAWS, PLANS, TUNING_SEED, Plan
@@ -53,10 +53,10 @@ def run(cfg: Config) -> dict:
     out = Path(cfg.out or cfg.source or "runs/scale")
     if cfg.source:
         result = held_in(Path(cfg.source) / "result.json")
-        shared.check_kept(out / "result.json", result)
+        shared.with_held(out / "result.json", result)
         make_folder(out)
     else:
-        held_in(out / "result.json", missing={"rows": []})      # fails before all work, not after
+        check_seeds(cfg, out / "result.json")                   # fails before all work, not after
         check_parts(out)
         made = shared.made_with("scale", cfg)
         for tasks in waves(cfg, PLANS[cfg.size], out):
@@ -69,7 +69,7 @@ def run(cfg: Config) -> dict:
         known = tuple(law for law in LAWS if law in found)
         result = {**shared.made_with("scale", replace(cfg, laws=known)),
                   "rows": [row for law in known for row in found[law]]}
-    with shared.drawn_from(cfg, "result.json"):
+    with shared.readable(cfg.source and Path(cfg.source) / "result.json"):
         laws = scaling_laws.laws(result["rows"])
         text = scaling_laws.text_of(result["rows"], laws) + "\n"
         shared.write_json(out / "result.json", result)
@@ -78,6 +78,15 @@ def run(cfg: Config) -> dict:
         scaling_figures.write(result["rows"], laws, out)
     locks.unlock_folder(out)
     return result
+
+
+def check_seeds(cfg: Config, path: Path) -> None:
+    """UserError if the file holds rows of these laws and of seeds that are not asked for."""
+    rows = held_in(path, missing={"rows": []})["rows"]
+    seeds = {row["seed"] for row in rows if row.get("law") in cfg.laws and "seed" in row}
+    if lost := sorted(seeds.difference(cfg.seeds, (TUNING_SEED,))):
+        raise UserError(f"{path}: holds rows of seeds {', '.join(map(str, lost))} that would be "
+                        "lost; give them to --seeds as well, or another --out")
 
 
 def check_parts(out: Path) -> None:
@@ -90,7 +99,7 @@ def held_in(path: Path, missing: dict | None = None) -> dict:
     """The content of a result.json, `missing` where that is given and there is no file."""
     if missing is not None and not path.exists():
         return missing
-    result = read_json(path)
+    result = shared.result_in(path)
     if "rows" not in result:
         raise UserError(f"{path}: of an older minireason, whose rows have another form; delete it "
                         "or give another --out")

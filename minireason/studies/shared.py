@@ -28,6 +28,9 @@ from minireason.model.transformer import ModelConfig, Transformer
 from minireason.report import style
 from minireason.stages import pretrain
 
+# (the file, its rows, those found now): all that are kept
+Merged = Callable[[Path, list[dict], list[dict]], list[dict]]
+
 
 @dataclass(frozen=True)
 class Study:
@@ -76,41 +79,68 @@ def run_study(name: str, cfg, measure: Callable, write: Callable, **parents: str
     """Measure, or read the result of --from; then write table and pictures into --out."""
     out = Path(cfg.out or cfg.source or f"runs/{name}")
     if cfg.source:
-        result = read_json(Path(cfg.source) / "result.json")
-        check_kept(out / "result.json", result)
+        result = result_in(Path(cfg.source) / "result.json")
+        with_held(out / "result.json", result)
         make_folder(out)
     else:
         log, device = checkpoint.open_stage(name, cfg, str(out), **parents)
         result = log.done or log.finish(**measure(cfg, log, device),
                                         **made_with(name, cfg))
     if parallel.is_main():
-        with drawn_from(cfg, "result.json"):
+        with readable(cfg.source and Path(cfg.source) / "result.json"):
             write(result, out)
     parallel.barrier()
     return result
 
 
+def result_in(path: Path) -> dict:
+    """What a study wrote; UserError if its rows are no list of objects."""
+    result = read_json(path)
+    rows = result.get("rows", [])
+    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+        raise UserError(f"{path}: is damaged, its rows are no list of objects; restore it")
+    return result
+
+
 @contextmanager
-def drawn_from(cfg: Study, name: str) -> Iterator[None]:
-    """What a damaged or older file of --from breaks in the code that draws it is a UserError."""
+def readable(path: Path | str) -> Iterator[None]:
+    """What a damaged or older file breaks in the code that reads it is a UserError; "": no file."""
     try:
         yield
     except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
-        if not cfg.source:
+        if not path:
             raise
-        raise UserError(f"{cfg.source}/{name}: is damaged or of another version of minireason "
-                        f"({type(error).__name__}: {error}); restore it, or run the study "
+        raise UserError(f"{path}: is damaged or of another version of minireason "
+                        f"({type(error).__name__}: {error}); restore it, or run its study "
                         "again") from error
 
 
-def check_kept(path: Path, result: dict) -> None:
-    """UserError if the file holds what another command found and this result does not have."""
-    held = read_json(path) if path.exists() else {}
-    kept = set(map(json.dumps, result.get("rows", [])))
-    if (held.get("command") not in (None, result.get("command"))
-            and not kept.issuperset(map(json.dumps, held.get("rows", [held])))):
-        raise UserError(f"{path}: holds the results of `{held['command']}`, which would be lost; "
+def with_held(path: Path, result: dict, merged: Merged | None = None) -> dict:
+    """The result, `merged` with the rows that the file holds and "earlier", the commands of those.
+
+    UserError if the file holds what this result would replace: rows, or of a study without rows the
+    result of another command. A row is still there if one has all of its fields.
+    """
+    held = result_in(path) if path.exists() else {}
+    command, rows, old = result.get("command"), result.get("rows", []), held.get("rows", [])
+    if merged and held:
+        with readable(path):
+            result = {**result, "rows": merged(path, old, rows)}
+        made = (*held.get("earlier", ()), held.get("command"))
+        if missing_in(rows, old):
+            result["earlier"] = [words for words in made if words not in (None, command)]
+    if missing_in(result.get("rows", []), old) or (
+            "rows" not in result and held.get("command", command) != command):
+        raise UserError(f"{path}: holds results of `{held.get('command')}` that would be lost; "
                         "give another --out, or delete it")
+    return result
+
+
+def missing_in(rows: list[dict], old: list[dict]) -> list[dict]:
+    """The old rows of which no row has all the fields with their values."""
+    same = set(map(json.dumps, rows))
+    return [row for row in old if json.dumps(row) not in same
+            and not any(new.items() >= row.items() for new in rows)]
 
 
 def made_with(name: str, cfg) -> dict:
@@ -141,34 +171,28 @@ def write_table(path: Path, result: dict, text: str) -> None:
 
 def study_rows(cfg: Study, command: str, alone: str, make: Callable[[Path], list[dict]],
                text_of: Callable[[list[dict]], str], figures: dict[str, Callable], name: str = "",
-               merged: Callable[[Path, list[dict]], list[dict]] | None = None) -> dict:
+               merged: Merged | None = None) -> dict:
     """The rows of make(folder of the results), or those of --from, with their table and pictures.
 
     Writes <name>.json, .md and a .png per figure, {end of its name: figure of the rows}; the name
     is the command's if not given. alone: the folder if neither --out nor --from is given.
-    merged(<name>.json, rows): the rows with those that the file holds, called before all work, too.
-    Without it the file may hold nothing that this command has not found.
+    merged: what of the file's rows is kept beside; without it they may only be what is found again.
     """
     out, name = Path(cfg.out or cfg.source or alone), name or command
-    path = out / f"{name}.json"
-    result = read_json(Path(cfg.source) / path.name) if cfg.source else made_with(command, cfg)
-    with drawn_from(cfg, path.name):
-        if merged:
-            merged(path, result.get("rows", []))
-        else:
-            check_kept(path, result)
-        result["rows"] = result["rows"] if cfg.source else make(out)
-        make_folder(out)
-        locks.lock_folder(out, wait=True)           # another may add rows of its own
-        if merged and path.exists():
-            result["rows"] = merged(path, result["rows"])
-            held = read_json(path)
-            made = (*held.get("earlier", ()), held["command"])
-            result["earlier"] = [words for words in made if words != result["command"]]
+    path, source = out / f"{name}.json", cfg.source and Path(cfg.source) / f"{name}.json"
+    result = result_in(Path(source)) if source else made_with(command, cfg)
+    if merged:
+        with_held(path, {"rows": [], **result}, merged)        # fails before all work
+    if not source:
+        result["rows"] = make(out)
+    make_folder(out)
+    locks.lock_folder(out, wait=True)           # another may add rows of its own
+    result = with_held(path, result, merged)
+    with readable(source):
         text = text_of(result["rows"])
         write_json(path, result)
         write_table(path.with_suffix(".md"), result, text)
         for end, figure_of in figures.items():
             style.save(out / f"{name}{end}.png", figure_of, result["rows"])
-        locks.unlock_folder(out)
+    locks.unlock_folder(out)
     return result

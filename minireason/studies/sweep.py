@@ -30,7 +30,7 @@ from tqdm import tqdm
 from minireason import cli
 from minireason.core import locks
 from minireason.core.errors import UserError
-from minireason.core.files import make_folder, read_json
+from minireason.core.files import STATE, make_folder, read_json
 from minireason.studies import shared
 
 RETRIES = 20                      # of a task whose worker was killed
@@ -64,16 +64,17 @@ class Task:
         return Path(self.folder).name
 
     def record(self, wrong: str) -> dict:
-        """What sweep.json says of it, its files that a result may be read from included."""
-        files = sorted(str(path.relative_to(self.folder))
-                       for path in Path(self.folder).rglob("*.json"))
+        """What sweep.json says of it, the files that it left included."""
+        files = sorted(str(path.relative_to(self.folder)) for path in Path(self.folder).rglob("*")
+                       if path.is_file() and path.name[0] != "." and path.name != STATE)
         return {"words": [word for word in self.words if word != self.folder], "cwd": self.cwd,
                 "wrong": wrong, "files": files}
 
     def is_finished(self, found: dict | None) -> bool:
         """Whether what sweep.json says is that this task has ended well, and all of it is there."""
-        held, now = found or {}, self.record("")
-        return (Path(self.folder).exists() and set(held.get("files", ())) <= set(now["files"])
+        now = self.record("")
+        held = {"cwd": self.cwd, "files": [], **(found or {})}       # an older one has only words
+        return (Path(self.folder).exists() and set(held["files"]) <= set(now["files"])
                 and all(held.get(key) == now[key] for key in ("words", "cwd", "wrong")))
 
 
@@ -93,8 +94,9 @@ def run_tasks(tasks: Sequence[Task], out: Path, made_with: dict, workers: int = 
     def known() -> dict[str, dict]:
         return read_json(path)["tasks"] if path.exists() else {}
 
-    found = known()
-    left = [task for task in tasks if not task.is_finished(found.get(task.name))]
+    with shared.readable(path):
+        found = known()
+        left = [task for task in tasks if not task.is_finished(found.get(task.name))]
     for task, wrong in finished_tasks(left, workers, address):
         locks.lock_folder(out, wait=True)
         found = {**known(), task.name: task.record(wrong)}

@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -170,6 +171,9 @@ def test_a_shipped_run_is_a_run_with_rounded_weights(ladder, tmp_path, undrawn):
     for name, (run, config) in tiny_stages(out).items():         # its stages are finished, and know
         if (out / name).is_dir():                                # their parents by the old weights
             assert run(config) == read_json(ladder / name / "result.json")
+    run, config = tiny_stages(out)["sft"]              # and so does what starts from the new ones
+    new = replace(config, out=str(tmp_path / "new"))
+    assert run(new) == run(new)
     build.run(build.Config(run=str(ladder), ship=str(out)))
     again = build.run(build.Config(run=str(out), ship=str(tmp_path / "again")))
     assert checkpoint.read_tensors(again / "sft/model.safetensors")[1]["rounded_from"] == (

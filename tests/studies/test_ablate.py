@@ -4,6 +4,7 @@ import importlib
 import json
 import shutil
 from dataclasses import asdict, replace
+from pathlib import Path
 
 import pytest
 from tiny_run import tiny_stages
@@ -16,7 +17,9 @@ from minireason.measure.estimates import wilson
 from minireason.report import style
 from minireason.report.runs import rows_with_verdicts, select
 from minireason.stages import STAGES, flywheel, pretrain, rl, star
-from minireason.studies import ablate, internalize_tables, quiet_tables
+from minireason.studies import ablate, internalize_tables, quiet_tables, shared
+
+REFERENCE = Path(__file__).parents[2] / "data/reference"
 
 
 def row(variant: str, accuracy: float, **more) -> dict:
@@ -115,8 +118,11 @@ def test_variants_run_from_their_parents_and_their_rows_are_kept(tmp_path, monke
     with pytest.raises(UserError, match="of 7 problems, here are 10: runs of another size"):
         ablate.run(replace(cfg, out=str(tmp_path / "old")))
     counts = [row("no rationalization", 0.5, seed=5, method="detection", problems=7)]
-    (tmp_path / "old/star.json").write_text(json.dumps({"rows": counts}))
-    assert counts[0] in ablate.with_held("star", tmp_path / "old/star.json", result["rows"])
+    assert counts[0] in ablate.with_others("star", tmp_path, counts, result["rows"])
+    changed = [{**line, "accuracy": 0.123} for line in result["rows"]]       # of the same seeds
+    (tmp_path / "old/star.json").write_text(json.dumps({"command": "c", "rows": changed}))
+    with pytest.raises(UserError, match="holds results of `c` that would be lost"):
+        ablate.run(replace(cfg, out=str(tmp_path / "old")))
     with pytest.raises(UserError, match="--runs: their seeds 0 0: give each once"):
         ablate.run(replace(cfg, runs=(str(folder),) * 2))
     again = ablate.run(replace(cfg, runs=(), out=str(tmp_path / "again"),
@@ -126,6 +132,16 @@ def test_variants_run_from_their_parents_and_their_rows_are_kept(tmp_path, monke
         assert (tmp_path / "again" / name).read_bytes() == (tmp_path / "out" / name).read_bytes()
     text = (tmp_path / "out/star.md").read_text()
     assert text.count("\n| ") == 5 and "minireason ablate --runs" in text and "on: cores" in text
+
+
+@pytest.mark.parametrize("path", sorted(
+    path for name in ablate.VARIANTS for path in REFERENCE.glob(f"*/{name}.json")),
+    ids=lambda path: path.stem)
+def test_committed_results_can_be_drawn_elsewhere_though_a_variant_has_another_name_now(
+        tmp_path, undrawn, path):
+    for source in (path.parent, tmp_path):                     # and there again
+        found = ablate.run(ablate.Config(stage=path.stem, source=str(source), out=str(tmp_path)))
+        assert not shared.missing_in(found["rows"], read_json(path)["rows"])
 
 
 def test_the_table_holds_means_ranges_and_pooled_rates():

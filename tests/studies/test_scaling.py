@@ -321,3 +321,19 @@ def test_a_span_is_in_decades():
     rows = [{"law": "exchange", "small": 10, "large": 100, "seed": 0, "level_1": 0.5,
              "method": "not past"}]
     assert "not past 80% at level 1" in scaling_laws.exchange_table(rows)[1]
+
+
+@pytest.mark.parametrize(("source", "said"), [
+    ("", "holds rows of seeds 3 that would be lost"), ("whole", "that would be lost"),
+    ("damaged", r"damaged/result\.json: is damaged")])
+def test_rows_of_other_seeds_are_not_replaced(tmp_path, source, said):
+    row = {"law": "pretrain", "seed": 3, "loss": 1.0}
+    for name, rows in (("out", [row]), ("whole", [{**row, "seed": 0}]), ("damaged", 3)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "result.json").write_text(json.dumps({"command": "c", "rows": rows}))
+    before = (tmp_path / "out/result.json").read_text()
+    with pytest.raises(UserError, match=said):
+        scaling.run(scaling.Config(seeds=(0,), laws=("pretrain",), out=str(tmp_path / "out"),
+                                   source=source and str(tmp_path / source)))
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["result.json"]
+    assert (tmp_path / "out/result.json").read_text() == before

@@ -10,6 +10,7 @@ from minireason.model.tokenizer import Tokenizer
 from minireason.problems import chain
 from minireason.studies import shared
 from minireason.studies.lee2023 import SIZES
+from minireason.studies.shared import write_json
 from minireason.training.batches import rows_before
 
 
@@ -54,18 +55,26 @@ def test_a_result_is_lost_to_no_other_command(tmp_path):
                                  lambda rows: f"{len(rows)} rows\n", {}, merged=merged)
 
     study("a", (0,), [1])
-    study("a", (0,), [1, 2])                                          # the same again
-    with pytest.raises(UserError, match="holds the results of `minireason count --seeds 0 "):
-        study("a", (1,), [3])
+    study("a", (0, 1), [1, 2])                                        # it may grow
+    for seeds in ((1,), (0, 1)):                                      # as the same words may not
+        with pytest.raises(UserError, match="holds results of `minireason count --seeds 0 1 "):
+            study("a", seeds, [3])
     study("b", (1,), [3])
     with pytest.raises(UserError, match="would be lost"):
         study("a", (), [], source=tmp_path / "b")
     study("c", (2,), [1, 2, 3])
     assert study("a", (), [], source=tmp_path / "c")["rows"] == [{"n": n} for n in (1, 2, 3)]
 
-    def merged(path, rows):
-        held = read_json(path)["rows"] if path.exists() else []
+    def merged(path, held, rows):
         return [*held, *(row for row in rows if row not in held)]
+
+    def another_ends_first(_):
+        write_json(tmp_path / "e/count.json", {"command": "b", "rows": [{"n": 2}]})
+        return [{"n": 1}]
+
+    (tmp_path / "e").mkdir()
+    with pytest.raises(UserError, match="holds results of `b` that would be lost"):
+        shared.study_rows(Config(out=str(tmp_path / "e")), "count", "", another_ends_first, str, {})
 
     for seed in (3, 4, 4, 5):
         result = study("d", (seed,), [seed], merged=merged)
@@ -75,6 +84,38 @@ def test_a_result_is_lost_to_no_other_command(tmp_path):
         tmp_path / "d/count.md").read_text()
     result = study("a", (), [], source=tmp_path / "d", merged=merged)     # adds to it
     assert [row["n"] for row in result["rows"]] == [1, 2, 3, 4, 5]
+
+
+def test_a_study_without_rows_is_replaced_by_its_own_command_alone(tmp_path):
+    def write(result, out):
+        shared.write_table(out / "table.md", result, f"counted {result['count']}\n")
+
+    for out, n in (("a", 5), ("b", 6)):
+        shared.run_study("count", Config(out=str(tmp_path / out), eval_n=n),
+                         lambda cfg, *_: {"count": cfg.eval_n}, write)
+    text = (tmp_path / "b/table.md").read_text()
+    again = Config(source=str(tmp_path / "a"), out=str(tmp_path / "b"))
+    with pytest.raises(UserError, match=r"b/result.json: holds results of .* --eval-n 6` that"):
+        shared.run_study("count", again, None, write)
+    assert (tmp_path / "b/table.md").read_text() == text
+    for damaged in ("{}", '{"command": "c", "count": 1, "rows": 3}', '{"count": 2, "rows": [1]}'):
+        (tmp_path / "a/result.json").write_text(damaged)
+        with pytest.raises(UserError, match=r"a/result\.json: is damaged"):
+            shared.run_study("count", Config(source=str(tmp_path / "a")), None, write)
+
+
+@pytest.mark.parametrize("held", ['{"rows": 3}', '{"rows": [1]}', '{"rows": null}', "[]", "x",
+                                  '{"rows": [{"m": 1}]}'])
+def test_a_damaged_file_in_the_way_is_named_before_all_work(tmp_path, held):
+    """Also by --from of a whole one: it is not the whole one that is damaged."""
+    for name, content in (("whole", '{"command": "c", "rows": [{"n": 1}]}'), ("held", held)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "count.json").write_text(content)
+    for source in (str(tmp_path / "whole"), ""):
+        with pytest.raises(UserError, match=r"held/count\.json: "):
+            shared.study_rows(Config(source=source, out=str(tmp_path / "held")), "count", "", None,
+                              str, {}, merged=lambda _, old, rows: [*old, *rows] * old[0]["n"])
+    assert (tmp_path / "held/count.json").read_text() == held
 
 
 @pytest.mark.parametrize("content", ['{"command": "c", "rows": [{"m": 1}]}', '{"rows": 3}', "{}",

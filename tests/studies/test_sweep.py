@@ -206,14 +206,14 @@ def test_two_sweeps_of_one_folder_share_its_tasks(tmp_path, monkeypatch):
     assert set(found) == {"seed=0", "seed=1", "seed=2", "another"}
 
 
-@pytest.mark.parametrize("lost", ["result.json", "part/star.json", "."])
+@pytest.mark.parametrize("lost", ["result.json", "part/model.safetensors", "."])
 def test_a_task_is_finished_while_all_that_it_left_is_there_and_means_the_same(tmp_path,
                                                                                monkeypatch, lost):
     asked = []
 
     def main(words: list[str]) -> int:
         asked.append(words[2])
-        for name in ("result.json", "part/star.json"):
+        for name in ("result.json", "part/model.safetensors", "part/state.safetensors", ".lock"):
             Path(words[2], name).parent.mkdir(parents=True, exist_ok=True)
             Path(words[2], name).write_text("{}")
         return 0
@@ -222,8 +222,15 @@ def test_a_task_is_finished_while_all_that_it_left_is_there_and_means_the_same(t
     cfg = config(tmp_path, "seed=1", workers=1)
     sweep.run(cfg)
     (tmp_path / "seed=1/later.json").write_text("{}")          # a study of the run may add its own
+    (tmp_path / "seed=1/part/state.safetensors").unlink()
+    sweep.run(cfg)
+    record = read_json(tmp_path / "sweep.json")
+    older = {key: record["tasks"]["seed=1"].pop(key) for key in ("cwd", "files")}
+    (tmp_path / "sweep.json").write_text(json.dumps(record))   # as before they were written
     sweep.run(cfg)
     assert len(asked) == 1
+    record["tasks"]["seed=1"] |= older
+    (tmp_path / "sweep.json").write_text(json.dumps(record))
     path = tmp_path / "seed=1" / lost
     shutil.rmtree(path) if path.is_dir() else path.unlink()
     sweep.run(cfg)
@@ -231,6 +238,10 @@ def test_a_task_is_finished_while_all_that_it_left_is_there_and_means_the_same(t
     monkeypatch.chdir(tmp_path)                                # relative paths mean others there
     sweep.run(cfg)
     assert len(asked) == 3
+    for damaged in ("{}", '{"tasks": {"seed=1": 3}}', '{"tasks": {"seed=1": {"files": null}}}'):
+        (tmp_path / "sweep.json").write_text(damaged)
+        with pytest.raises(UserError, match=r"sweep\.json: is damaged"):
+            sweep.run(cfg)
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1:1", "127.0.0.1:x", "no.such.host.invalid:1"])
