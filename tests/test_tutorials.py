@@ -156,6 +156,29 @@ def test_without_a_run_a_tutorial_says_what_to_do(name, tmp_path, monkeypatch):
     assert "\n" not in message
 
 
+@pytest.mark.parametrize(("damage", "said"), [
+    (lambda star: (star / "rows.jsonl").write_text("{}"), "rows.jsonl: is not what its "),
+    (lambda star: (star / "manifest.json").write_text("x"), "manifest.json: not valid JSON"),
+    (lambda star: (star / "manifest.json").unlink(), "star: lacks manifest.json"),
+    (lambda star: edit(star, "chain", "maze"), "is a run of maze, and the tutorials read one of ")])
+def test_a_damaged_run_or_one_of_another_family_is_one_line(finished_run, tmp_path, monkeypatch,
+                                                            damage, said):
+    shutil.copytree(finished_run / "star", tmp_path / "star")
+    monkeypatch.setenv("MINIREASON_RUN", str(tmp_path))
+    assert tutorial_tools.finished("star") == tmp_path
+    damage(tmp_path / "star")
+    with pytest.raises(SystemExit, match=said) as stop:
+        tutorial_tools.finished("star")
+    assert "\n" not in str(stop.value.code)
+
+
+def edit(stage: Path, old: str, new: str) -> None:
+    """Replace in the stage's configuration, which its manifest then names."""
+    text = (stage / "config.json").read_text()
+    (stage / "config.json").write_text(text.replace(f'"{old}"', f'"{new}"'))
+    write_manifest(stage, "result.json", (stage / "result.json").read_text())
+
+
 def test_the_shipped_run_is_whole(tmp_path, monkeypatch):
     """Every stage's weights and numbers are those of its manifest, which loading checks."""
     monkeypatch.delenv("MINIREASON_RUN", raising=False)

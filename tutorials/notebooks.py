@@ -76,11 +76,20 @@ def notebook_of(script: Path, repository: str = "") -> NotebookNode:
     return notebook
 
 
-def worth_keeping(output: NotebookNode) -> bool:
-    """Text and figures; not progress, nor the object that a cell's last line happens to return."""
-    if output.output_type == "execute_result":
-        return "image/png" in output.data
-    return output.get("name") != "stderr"
+def worth_keeping(outputs: list[NotebookNode]) -> list[NotebookNode]:
+    """Text and figures; not progress, nor the object that a cell's last line happens to return.
+
+    Texts that follow each other are one: where the kernel cut them is chance.
+    """
+    kept: list[NotebookNode] = []
+    for output in outputs:
+        if output.output_type == "stream" and kept and kept[-1].output_type == "stream":
+            kept[-1].text += output.text if output.name == "stdout" else ""
+        elif output.output_type == "execute_result":
+            kept += [output] * ("image/png" in output.data)
+        elif output.get("name") != "stderr":
+            kept.append(output)
+    return kept
 
 
 def execute(notebook: NotebookNode, folder: Path, **client) -> str:
@@ -94,7 +103,7 @@ def execute(notebook: NotebookNode, folder: Path, **client) -> str:
     for cell in notebook.cells:
         cell.metadata = {}                                # without the times of execution
         if cell.cell_type == "code":
-            cell.outputs = list(filter(worth_keeping, cell.outputs))
+            cell.outputs = worth_keeping(cell.outputs)
             printed += [x.text for x in cell.outputs if x.output_type == "stream"]
     notebook.metadata.pop("language_info", None)
     return "".join(printed)

@@ -7,7 +7,10 @@ import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
+from minireason.core.errors import UserError
+from minireason.core.files import check_manifest
 from minireason.measure.estimates import paired_bootstrap, wilson
+from minireason.model.checkpoint import family_of
 from minireason.report.style import STYLE, WIDTH
 
 matplotlib.rcParams.update(STYLE)
@@ -16,7 +19,8 @@ RUNS = Path("runs/quickstart"), ROOT / "runs" / "quickstart", ROOT / "data" / "q
 
 
 def finished(*stages: str) -> Path:
-    """A run folder in which these stages are finished; else the script ends with one line.
+    """A run folder in which these stages are finished, and as they were then; else the script ends
+    with one line.
 
     MINIREASON_RUN, or runs/quickstart here or in the repository, or else the run that it ships.
     """
@@ -26,6 +30,15 @@ def finished(*stages: str) -> Path:
     if lacking:
         raise SystemExit(f"{folder}: holds no finished stage {', '.join(lacking)}; run "
                          "`minireason run` first, or let MINIREASON_RUN name a finished run folder")
+    try:
+        for stage in stages:
+            check_manifest(folder / stage)
+        family = family_of(folder / stages[0])
+    except UserError as error:
+        raise SystemExit(str(error)) from None
+    if family != "chain":
+        raise SystemExit(f"{folder}: is a run of {family}, and the tutorials read one of chain; "
+                         "let MINIREASON_RUN name another, such as data/quickstart")
     return folder
 
 
