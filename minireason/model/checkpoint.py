@@ -133,6 +133,19 @@ def family_of(folder: Path | str) -> str:
     return str(found.get("family", "")) if isinstance(found, dict) else ""
 
 
+def said_of_family(field: str, folder: str, family: str) -> list[str]:
+    """A warning if a parent is of another family, which may be meant; UserError if that has other
+    tokens, as what it was taught would then mean something else."""
+    other = family_of(folder)
+    if other == family or not {other, family} <= FAMILIES.keys():
+        return []
+    text = f"--{field} {folder} was trained on {other}"
+    if FAMILIES[other].TOKENS != FAMILIES[family].TOKENS:
+        raise UserError(f"{text}, whose tokens are others; give --family {other}, or a folder of "
+                        f"{family}")
+    return [f"warning: {text}, and this is {family}"]
+
+
 def open_stage(name: str, cfg: StageConfig, out: str,
                **parents: str) -> tuple[RunLog, torch.device]:
     """A stage's folder and device; parents {field: folder} are recorded by their weights' hash.
@@ -142,23 +155,18 @@ def open_stage(name: str, cfg: StageConfig, out: str,
     """
     check_config(cfg)
     device = parallel.init(resolve_device(cfg.device))
-    family, held, hashes, warnings = getattr(cfg, "family", ""), {}, {}, []
+    held, hashes, warnings = {}, {}, []
     if os.path.exists(Path(out) / "result.json"):       # it may have known parents before rounding
         held = read_json(Path(out) / "config.json").get("parents")
         held = held if isinstance(held, dict) else {}
     for field, folder in parents.items():
         if folder:
-            names = weights_names(folder)
-            hashes[field] = names[1] if held.get(field) == names[1] else names[0]
-            other = family_of(folder)
-            if family in FAMILIES and other in FAMILIES and other != family:
-                warnings.append(f"--{field} {folder} was trained on {other}")
-                if FAMILIES[other].TOKENS != FAMILIES[family].TOKENS:
-                    raise UserError(f"{warnings[-1]}, whose tokens are others; give --family "
-                                    f"{other}, or a folder of {family}")
+            now, before = weights_names(folder)
+            hashes[field] = before if held.get(field) == before else now
+            warnings += said_of_family(field, folder, getattr(cfg, "family", ""))
     log = RunLog(out, name, cfg, hashes)
     for text in warnings:
-        log.say(f"warning: {text}, and this is {family}")
+        log.say(text)
     return log, device
 
 
