@@ -73,7 +73,8 @@ def test_a_run_ends_with_a_policy_that_knows_nothing(tmp_path, monkeypatch, undr
     assert "<td>1</td><td>0</td><td>–</td><td>50.0</td>" in page               # flywheel, turn 1
 
 
-@pytest.mark.parametrize("family", ["instructions", pytest.param("decomposition", marks=LONG)])
+@LONG                             # tests/test_toys.py does so with a family of its own
+@pytest.mark.parametrize("family", ["instructions", "decomposition"])
 def test_a_family_walks_the_ladder_to_its_page(family, tmp_path, monkeypatch, undrawn):
     tiny = tiny_size()
     tiny["pretrain"] = {**tiny["pretrain"], "max_len": 192}

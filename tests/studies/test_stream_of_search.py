@@ -54,7 +54,7 @@ def test_smoke_runs_resumes_and_is_the_same(smallest, tmp_path, monkeypatch):
 
 def test_a_result_of_an_older_version_is_refused_in_one_line(tmp_path):
     (tmp_path / "result.json").write_text(json.dumps({"command": "c", "cells": [{"arm": "sos"}]}))
-    with pytest.raises(UserError, match="of an older minireason"):
+    with pytest.raises(UserError, match="of another version of minireason"):
         study.run(Config(source=str(tmp_path)))
 
 
