@@ -17,6 +17,7 @@ import itertools
 import logging
 import os
 import re
+import signal
 import socket
 import time
 from collections import deque
@@ -176,7 +177,7 @@ def finished_tasks(tasks: Sequence[Task], workers: int = 0,
         except (OSError, ValueError) as error:
             raise UserError(f"--address {address}: no Ray cluster answers ({error})") from None
     at_once = None if address else workers or None
-    on_gpu = torch.cuda.is_available()
+    on_gpu, on_stop = torch.cuda.is_available(), signal.getsignal(signal.SIGTERM)
     try:
         for left in reversed(range(1 if address else STARTS)):
             try:
@@ -191,6 +192,7 @@ def finished_tasks(tasks: Sequence[Task], workers: int = 0,
                 if not left:
                     raise UserError(f"sweep: Ray did not start in {STARTS} tries, for which this "
                                     "machine may be too busy; --workers 1 needs no Ray") from None
+        signal.signal(signal.SIGTERM, on_stop or signal.SIG_DFL)    # Ray's kills without a word
         gpu = ray.cluster_resources().get("GPU", 0) > 0
         remote = ray.remote(num_cpus=int(not gpu), num_gpus=int(gpu), max_retries=RETRIES,
                             max_calls=1)(run_task)        # each in a process of its own

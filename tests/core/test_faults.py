@@ -117,6 +117,8 @@ def test_a_signal_ends_a_command_in_one_line(whole, tmp_path, monkeypatch, capsy
     arguments = ["sft", *flags(dataclasses.replace(config, out=str(tmp_path / "sft")))]
     monkeypatch.setattr(sys, "argv", ["minireason", *arguments])
     before = signal.signal(signal.SIGINT, signal.default_int_handler)   # ignored in the background
+    for name in (signal.SIGTERM, signal.SIGHUP):       # whatever another test left
+        signal.signal(name, signal.SIG_DFL)
     try:
         with Disk(tmp_path, 60, act=lambda: os.kill(os.getpid(), number)):
             assert cli.main() == 128 + number

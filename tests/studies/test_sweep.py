@@ -129,9 +129,11 @@ def test_ray_goes_on_with_what_a_killed_worker_left(tmp_path):
     folders = [str(tmp_path / name) for name in ("ends", "killed", "raises")]
     for folder in folders:
         os.mkdir(folder)
+    before = signal.getsignal(signal.SIGTERM)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sweep, "run_task", work)
         found = dict(sweep.finished_tasks(folders, workers=2))
+    assert signal.getsignal(signal.SIGTERM) is before
     assert found == dict(zip(folders, (
         "ends", "killed", "RayTaskError(KeyError), see its log"), strict=True))
     assert os.listdir(folders[0]) == ["0"] and set(os.listdir(folders[1])) == {"0", "1"}
