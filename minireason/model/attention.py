@@ -9,6 +9,8 @@ section 3.2; RoPE: Su 2021, eq. 34 (in the half-split layout of GPT-NeoX and Qwe
 2020, with RMSNorm per head as in Qwen3.
 """
 
+from functools import partial
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -20,9 +22,14 @@ from minireason.model.native_layers import NativeAttention, native
 
 
 def rope_tables(max_len: int, head_dim: int, theta: float) -> tuple[Tensor, Tensor]:
-    """cos and sin of position * frequency, each (max_len, head_dim / 2), float32."""
-    frequency = theta ** (-torch.arange(0, head_dim, 2, dtype=torch.float64) / head_dim)
-    angle = torch.arange(max_len, dtype=torch.float64)[:, None] * frequency
+    """cos and sin of position * frequency, each (max_len, head_dim / 2), float32.
+
+    On the CPU, even where a model is laid out on the meta device to learn its shapes: there arange
+    (and normal_) import PyTorch's compiler, 3 seconds of every command that loads a checkpoint.
+    """
+    steps = partial(torch.arange, dtype=torch.float64, device="cpu")
+    frequency = theta ** (-steps(0, head_dim, 2) / head_dim)
+    angle = steps(max_len)[:, None] * frequency
     return angle.cos().float(), angle.sin().float()
 
 

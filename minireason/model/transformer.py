@@ -123,7 +123,8 @@ class Transformer(nn.Module):
         super().__init__()
         self.config = config
         self.attention_impl = os.environ.get("MINIREASON_ATTENTION", "auto")    # see backends.py
-        self.embedding = nn.Embedding(config.vocab_size, config.d_model)
+        self.embedding = nn.Embedding.from_pretrained(         # its own N(0, 1): see rope_tables
+            torch.empty(config.vocab_size, config.d_model).uniform_(-1, 1), freeze=False)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.n_layers))
         self.final_norm = nn.Parameter(torch.ones(config.d_model))
         self.unembedding = None if config.tied else nn.Linear(

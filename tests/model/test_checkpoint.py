@@ -4,6 +4,8 @@ import json
 import os
 import pickle
 import shutil
+import subprocess
+import sys
 from dataclasses import dataclass
 
 import pytest
@@ -58,6 +60,13 @@ def test_round_trip(tmp_path, shape):
     assert tokenizer.to_json() == TOKENIZER.to_json()
     assert checkpoint.weights_hash(tmp_path) == sha256
     assert not [p for p in tmp_path.iterdir() if p.name.startswith(".")]
+
+
+def test_loading_does_not_import_the_compiler(folder):
+    """Which takes seconds, of every command that reads a checkpoint."""
+    code = ("import sys; from minireason.model.checkpoint import load; load(sys.argv[1]); "
+            "sys.exit('torch._dynamo' in sys.modules)")
+    assert subprocess.run([sys.executable, "-c", code, str(folder)]).returncode == 0
 
 
 def test_the_hash_names_weights_and_shape(tmp_path, folder):
