@@ -23,7 +23,7 @@ from minireason.problems import (
 )
 from minireason.problems.base import Verdict
 
-SIZE = 1000                           # mutants; `python tests/verifier_fuzz.py` makes a million
+SIZE = 2000                           # mutants; `python tests/verifier_fuzz.py` makes a million
 
 
 @pytest.mark.parametrize("name", LEVELS)
