@@ -102,7 +102,7 @@ def main(argv: list[str] | None = None) -> int:
         number = getattr(signal, name, None)
         if number and signal.getsignal(number) is signal.SIG_DFL:   # nohup ignores SIGHUP
             signal.signal(number, stop)
-    arguments, known = sys.argv[1:] if argv is None else argv, commands()
+    arguments, known, config = sys.argv[1:] if argv is None else argv, commands(), None
     if arguments == ["--version"]:
         print(f"minireason {__version__}")
         return 0
@@ -128,7 +128,8 @@ def main(argv: list[str] | None = None) -> int:
         print(f"minireason: error: {text}", file=sys.stderr)
         return 2
     except KeyboardInterrupt as error:
+        again = "; run the same command again to resume" if getattr(config, "out", "") else ""
         with contextlib.suppress(OSError):        # the terminal may be gone
-            print("minireason: interrupted; run the same command again to resume", file=sys.stderr)
+            print(f"minireason: interrupted{again}", file=sys.stderr)
         return 128 + (error.args or (signal.SIGINT,))[0]
     return 0
