@@ -1,5 +1,6 @@
-"""Every link of the documentation leads somewhere; any technique's lines are two clicks away."""
+"""Links lead somewhere; a technique's lines are two clicks away, and its files few and short."""
 
+import ast
 import sys
 from pathlib import Path
 
@@ -13,6 +14,25 @@ import links  # noqa: E402
 def test_every_link_leads_somewhere_and_every_technique_to_its_lines():
     assert links.faults() == []
     assert sum(len(links.links_of(page)) for page in links.pages()) > 300
+
+
+def test_files_are_short_and_names_are_said_once_and_in_full():
+    modules = [path for path in (ROOT / "minireason").rglob("*.py") if path.stem != "__init__"]
+    assert len({path.stem for path in modules}) == len(modules) > 100
+    for path in modules:
+        text = path.read_text()
+        assert len(text.splitlines()) <= 240, path
+        alone = {node.name for node in ast.walk(ast.parse(text)) if isinstance(
+            node, ast.FunctionDef)} & {"draw", "search", "cell", "table", "collect"}
+        assert not alone, (path, alone)
+
+
+@pytest.mark.parametrize(("technique", "most"), [
+    ("STaR", 6), ("reinforcement learning", 7), ("tree search", 5), ("sampler with KV cache", 3)])
+def test_a_technique_is_read_from_few_files(technique, most):
+    (row,) = [line.split("|") for line in (ROOT / "docs/index.md").read_text().splitlines()
+              if line.startswith(f"| [{technique}](")]
+    assert 1 < row[4].count("](") <= most
 
 
 @pytest.fixture

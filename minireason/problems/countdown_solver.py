@@ -170,7 +170,7 @@ def guided(numbers: State, target: int, generator: np.random.Generator) -> Strea
             back = 0
         return spent <= BUDGET
 
-    def search(state: State) -> list[Move] | None:
+    def way_from(state: State) -> list[Move] | None:
         nonlocal back
         if len(state) == 1:
             compared = comparison(state[0], target)
@@ -188,10 +188,10 @@ def guided(numbers: State, target: int, generator: np.random.Generator) -> Strea
             waiting.remove(move)
             if not add(move):
                 return None
-            rest = search(move.after)
+            rest = way_from(move.after)
             if rest is not None or spent > BUDGET:
                 return None if rest is None else [move, *rest]
             back += 1
         return None
 
-    return steps, search(numbers)
+    return steps, way_from(numbers)
