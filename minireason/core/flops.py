@@ -2,8 +2,10 @@
 
 2 per weight and token read, 6 per weight and token learnt from (Kaplan 2020, arXiv:2001.08361,
 section 2.1). Left out are the products of attention itself (3% of the count at 1.9M parameters, 11%
-at 0.03M, rows of 43 tokens) and the optimizer's own (Muon, 2,000 tokens per step: 30% and 5%). The
-count is this process's; evaluation (`uncounted`) is no part of what a stage costs.
+at 0.03M, rows of 43 tokens) and the optimizer's own (Muon, 2,000 tokens per step: 30% and 5%).
+Samples count as if each were drawn alone, though equal beginnings are computed once; what a search
+has read counts once (sampling/prefixes.py). The count is this process's; evaluation (`uncounted`)
+is no part of what a stage costs.
 """
 
 from collections.abc import Iterator

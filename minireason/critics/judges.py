@@ -21,6 +21,7 @@ from minireason.critics.step_labels import exact_labels
 from minireason.critics.value_head import Critic, prefix_values, rollout_ids
 from minireason.model.tokenizer import Tokenizer
 from minireason.problems import Family, Problem
+from minireason.sampling.prefixes import unread
 
 Values = Callable[[list[list[int]]], list[float]]      # P(correct | prefix) of token rows
 JUDGES = ("critic", "oracle", "random")
@@ -33,7 +34,7 @@ def judge_of(kind: str, critic: Critic, tokenizer: Tokenizer, family: Family, no
         if kind == "critic":
             found = prefix_values(critic, tokenizer, rows)
         else:
-            flops.count(flops.READ, critic.n_params, sum(map(len, rows)))
+            flops.count(flops.READ, critic.n_params, unread(critic, rows))
             read = partial(oracle_value, tokenizer, family) if kind == "oracle" else (
                 lambda row: rng(seed, "random judge", row).random())
             found = [read(row) for row in rows]

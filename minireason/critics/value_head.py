@@ -18,6 +18,9 @@ from minireason.model.tokenizer import OPENERS, STEP_ENDS, Tokenizer, padded_row
 from minireason.model.transformer import ModelConfig, Transformer
 from minireason.problems import Problem
 from minireason.sampling.complete import prompt_ids
+from minireason.sampling.native import native_decoder
+from minireason.sampling.prefixes import memory_of
+from minireason.sampling.sampler import Sampling
 from minireason.training.batches import Batch, Row
 from minireason.training.losses import gather_logprobs, value_bce
 from minireason.training.optim import autocast, make_optimizer, schedule, train_step
@@ -109,8 +112,28 @@ def token_values(critic: Critic, pad: int, rows: list[list[int]],
 
 def prefix_values(critic: Critic, tokenizer: Tokenizer, prefixes: list[list[int]],
                   token_budget: int = 8192) -> list[float]:
-    """P(correct | prefix) at the last token of each token row, prompt and opener included."""
-    return [row[-1] for row in token_values(critic, tokenizer.pad, prefixes, token_budget)]
+    """P(correct | prefix) at the last token of each token row, prompt and opener included.
+
+    Inside `remembered()` what earlier rows began with is not read again (sampling/prefixes.py).
+    """
+    memory = memory_of(critic)
+    if memory is None:
+        return [row[-1] for row in token_values(critic, tokenizer.pad, prefixes, token_budget)]
+    flops.count(flops.READ, critic.n_params, memory.unread(prefixes))
+    decoder = native_decoder(critic, tokenizer, Sampling()) if prefixes else None
+    if decoder is None:
+        with flops.uncounted():
+            return [row[-1] for row in token_values(critic, tokenizer.pad, prefixes, token_budget)]
+    values, likelihoods = decoder.read(prefixes)
+    thoughts = [sum(read[opener_at(row) + 1:])
+                for row, read in zip(prefixes, likelihoods, strict=True)]
+    with torch.inference_mode():
+        return (values + critic.likelihood * torch.tensor(thoughts)).sigmoid().tolist()
+
+
+def opener_at(row: list[int]) -> int:
+    """Where the first opener of a token row stands; its length if there is none."""
+    return next((i for i, token in enumerate(row) if token in OPENERS), len(row))
 
 
 def step_values(critic: Critic, tokenizer: Tokenizer, problems: list[Problem],

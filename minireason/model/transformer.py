@@ -10,7 +10,7 @@ into one matrix each because one wide product is faster than three narrow ones.
 
 import os
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -148,7 +148,7 @@ class Transformer(nn.Module):
                 parameter.normal_(0.0, scale, generator=generator)
         return self
 
-    @property
+    @cached_property
     def n_params(self) -> int:
         """Number of trained numbers, embedding included."""
         return sum(parameter.numel() for parameter in self.parameters())

@@ -12,6 +12,7 @@ from minireason.model.transformer import Transformer
 from minireason.problems import FAMILIES, Problem
 from minireason.sampling.cuda_graph import graph_decoder
 from minireason.sampling.native import native_decoder
+from minireason.sampling.prefixes import memory_of, unread
 from minireason.sampling.sampler import (
     Samples,
     Sampling,
@@ -35,10 +36,13 @@ def stream(model: Transformer, tokenizer: Tokenizer, prompts: list[list[int]],
     decoder = (graph_decoder(model, tokenizer, prompts, how, room)   # on a GPU with our kernels
                or native_decoder(model, tokenizer, how))             # on a CPU with a compiler
     used["decoder"] = getattr(decoder, "NAME", "torch")
+    memory = memory_of(model)
     for chunk in split_into_chunks(prompts, how, room, numbers, starts):
+        read = unread(model, chunk.prompts)
         samples = decoder.run(chunk) if decoder else decode_chunk(model, tokenizer, how, chunk)
-        flops.count(flops.READ, model.n_params,
-                    sum(map(len, chunk.prompts)) + int(samples.mask.sum()))
+        flops.count(flops.READ, model.n_params, read + int(samples.mask.sum()))
+        if memory:
+            memory.learn(chunk, samples, getattr(decoder, "drawn", None))
         yield samples
 
 

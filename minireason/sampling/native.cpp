@@ -2,9 +2,10 @@
 //
 // Weights lie in panels of 2 W columns (vectors.h), and so do cached keys (2 W tokens wide, D high)
 // and values (2 W numbers wide, a token high): attention is two more products. A token knows which
-// caches it reads and where it stands, so prefill and decoding are one step. A thread decodes
-// `block` rows at a time, few enough that what they cached stays near the core, and takes a new row
-// where one ends.
+// caches it reads and where it stands, so prefill and decoding are one step. Rows of a prompt that
+// drew the same tokens so far are one path: the model runs once for all of them. Where they part, one
+// goes on and the others wait, and find in the same cache what they share with it. A thread decodes
+// `block` paths at a time, few enough that what they cached stays near the core.
 // A row's sums run in one order whoever shares its block: neither threads nor other rows change it.
 
 #include "vectors.h"
@@ -29,8 +30,14 @@ struct Job {                        // mirrored by native.py
     Int* tokens;                               // out (B, max_new)
     float* logprobs;                           // out (B, max_new)
     Int* lengths;                              // out (B,): tokens drawn
+    // Null, or of a model that remembers what it has read (prefixes.py). A token's keys and values
+    // are `kept` numbers: of each layer the keys of all KV heads, then the values.
+    const float* const* known;                 // for each prompt token its own, null where unread
+    float *fresh, *drawn;                      // out: of prompt tokens that were read; (B, max_new)
+    float *likelihoods, *values;               // out, reading alone: log p of each token given
+                                               // those before; (P,) the column behind the vocabulary
     Int n_layers, d_model, n_heads, n_kv_heads, head_dim, d_ff, vocab_size;
-    Int max_len, prompts, longest, rows, max_new, n_ends, top_k, threads, block;
+    Int max_len, prompts, longest, rows, max_new, n_ends, top_k, threads, block, value_columns;
     double norm_eps, temperature, top_p;
 };
 
@@ -57,8 +64,9 @@ struct Token {
     Int id;
     Cache prompt, own;              // it is appended to `own` as the last one seen
 };
-struct Row {
-    Int row, t, slot, token;        // its number, tokens drawn, place of its cache, the last token
+struct Path {
+    Int t, token;                   // tokens drawn, the last of them, which no cache holds yet
+    std::vector<Int> rows;          // that drew them, ascending
 };
 
 class Worker {                      // one thread's buffers and its part of the job
@@ -66,9 +74,9 @@ public:
     explicit Worker(const Job& job)
         : j(job), D(j.head_dim), DP(round_up(D, PANEL)), width(round_up(j.d_model, PANEL)),
           wide(round_up((j.n_heads + 2 * j.n_kv_heads) * D, PANEL)), ff(round_up(j.d_ff, PANEL)),
-          V(round_up(j.vocab_size, PANEL)), prompt_room(round_up(j.longest, PANEL)),
+          V(round_up(j.vocab_size + j.value_columns, PANEL)), prompt_room(round_up(j.longest, PANEL)),
           room(round_up(j.max_new, PANEL)), group(j.n_heads / j.n_kv_heads),
-          span(prompt_room + room), x(buffer(j.block * width)), unit(buffer(j.block * width)),
+          span(prompt_room + room), kept(2 * j.n_kv_heads * D), x(buffer(j.block * width)), unit(buffer(j.block * width)),
           qkv(buffer(j.block * wide)), attended(buffer(j.block * j.n_heads * D)),
           gates(buffer(j.block * 2 * ff)), logits(buffer(j.block * V)),
           scores(buffer(group * span)), mixed(buffer(group * DP)), sums(buffer(group)),
@@ -76,55 +84,118 @@ public:
 
     Int cache_size(Int tokens) const { return j.n_layers * j.n_kv_heads * tokens * (D + DP); }
 
-    // Fill the cache of prompt p; its next logits go to `last` (V,).
-    void prefill(Int p, float* cache, float* last) {
-        Int from = j.prompt_starts[p], n = j.prompt_starts[p + 1] - from;
-        for (Int i = 0; i < n; i += batch.size()) {
+    // Read prompts next, next + 1, ... into their caches; the logits behind each to `last` (P, V).
+    void prefill(std::atomic<Int>& next, float* caches, float* last) {
+        std::vector<std::pair<Int, Int>> places;            // prompt and token of each of the batch
+        Int p = 0, t = 0, n = 0;
+        do {
             batch.clear();
-            for (Int t = i; t < std::min(n, i + j.block); t++)
-                batch.push_back({j.prompt_tokens[from + t], {}, at(cache, prompt_room, t + 1)});
-            step();
-        }
-        std::copy_n(&logits[(batch.size() - 1) * V], V, last);
+            places.clear();
+            while (Int(batch.size()) < j.block) {
+                if (t == n) {
+                    if ((p = next++) >= j.prompts) break;
+                    n = j.prompt_starts[p + 1] - j.prompt_starts[p];
+                    t = recall(p, n - 1, caches + p * cache_size(prompt_room));
+                }
+                batch.push_back({j.prompt_tokens[j.prompt_starts[p] + t], {},
+                                 at(caches + p * cache_size(prompt_room), prompt_room, t + 1)});
+                places.push_back({p, t++});
+            }
+            if (!batch.empty()) step();
+            for (size_t b = 0; b < batch.size(); b++)
+                has_read(places[b].first, places[b].second, batch[b].own, &logits[b * V], last);
+        } while (!batch.empty());
     }
 
     // Decode rows next, next + 1, ... until none is left, from all prompts' caches and logits.
     void decode(std::atomic<Int>& next, float* caches, const float* first) {
-        std::vector<Row> live;
-        std::vector<Int> slots(j.block);
-        std::iota(slots.begin(), slots.end(), 0);
-        for (bool more = true; more || !live.empty();) {
-            while (more && Int(live.size()) < j.block) {
-                Row row{next++, 0, slots.back(), 0};
-                if (!(more = row.row < j.rows)) break;
-                std::copy_n(first + j.source[row.row] * V, V, logits.get());
-                if (!draw(row, logits.get())) continue;
-                live.push_back(row);
-                slots.pop_back();
-            }
+        std::vector<std::vector<Path>> waiting(j.block);    // of each place, which has a cache
+        std::vector<Path> live;
+        std::vector<Int> places;
+        for (;;) {
+            live.clear();
+            places.clear();
+            for (Int s = 0; s < j.block; s++)
+                if (Path* path = next_path(next, first, waiting, s)) {
+                    live.push_back(std::move(*path));
+                    places.push_back(s);
+                    waiting[s].pop_back();
+                }
+            if (live.empty()) return;
             batch.clear();
-            for (const Row& r : live) {
-                Int p = j.source[r.row], n = j.prompt_starts[p + 1] - j.prompt_starts[p];
-                batch.push_back({r.token, at(caches + p * cache_size(prompt_room), prompt_room, n),
-                                 at(&own[r.slot * cache_size(room)], room, r.t)});
+            for (size_t i = 0; i < live.size(); i++) {
+                Int p = j.source[live[i].rows[0]], n = j.prompt_starts[p + 1] - j.prompt_starts[p];
+                batch.push_back({live[i].token,
+                                 at(caches + p * cache_size(prompt_room), prompt_room, n),
+                                 at(cache_of(places[i]), room, live[i].t)});
             }
             step();
-            size_t kept = 0;
             for (size_t i = 0; i < live.size(); i++)
-                if (draw(live[i], &logits[i * V])) live[kept++] = live[i];
-                else slots.push_back(live[i].slot);
-            live.resize(kept);
+                draw(live[i], &logits[i * V], batch[i].own, waiting[places[i]]);
         }
     }
 
 private:
     const Job& j;
-    const Int D, DP, width, wide, ff, V, prompt_room, room, group, span;
+    const Int D, DP, width, wide, ff, V, prompt_room, room, group, span, kept;
     Buffer x, unit, qkv, attended, gates, logits, scores, mixed, sums, chances, own;
     std::vector<Token> batch;
 
+    float* cache_of(Int place) { return &own[place * cache_size(room)]; }
+
     Cache at(float* base, Int tokens, Int seen) const {
         return {base, base + j.n_layers * j.n_kv_heads * tokens * D, tokens, seen};
+    }
+
+    // Put the keys and values of a prompt's first tokens, as far as they are known, into its cache.
+    Int recall(Int p, Int most, float* cache) const {
+        Int t = 0, from = j.prompt_starts[p];
+        for (; j.known && t < most && j.known[from + t]; t++)
+            for (Int l = 0; l < j.n_layers; l++)
+                put(at(cache, prompt_room, t + 1), l, j.known[from + t] + l * kept);
+        return t;
+    }
+
+    // What follows from the logits z behind token t of prompt p.
+    void has_read(Int p, Int t, const Cache& cache, const float* z, float* last) const {
+        Int place = j.prompt_starts[p] + t, n = j.prompt_starts[p + 1] - j.prompt_starts[p];
+        if (j.fresh) take(cache, t, j.fresh, place);
+        if (t == n - 1) {
+            std::copy_n(z, V, last + p * V);
+            if (j.values) j.values[p] = z[j.vocab_size];
+        } else if (j.likelihoods) {
+            double total = 0, top = *std::max_element(z, z + j.vocab_size);
+            for (Int i = 0; i < j.vocab_size; i++) total += std::exp(z[i] - top);
+            j.likelihoods[place + 1] = z[j.prompt_tokens[place + 1]] - top - std::log(total);
+        }
+    }
+
+    // Keys and values of a layer, as `known` has them, into a cache as those of its last token.
+    void put(const Cache& c, Int l, const float* k) const {
+        Int place = c.seen - 1;
+        const float* v = k + j.n_kv_heads * D;
+        for (Int h = 0; h < j.n_kv_heads; h++, k += D, v += D) {
+            Int block = (l * j.n_kv_heads + h) * c.room;
+            float* to = c.k + block * D + place / PANEL * PANEL * D + place % PANEL;
+            for (Int i = 0; i < D; i++) to[i * PANEL] = k[i];
+            to = c.v + block * DP + place * PANEL;
+            for (Int i = 0; i < D; i += PANEL)
+                std::copy_n(v + i, std::min<Int>(PANEL, D - i), to + i * c.room);
+        }
+    }
+
+    // The inverse for all layers of token t of a cache, to a place of an array of tokens.
+    void take(const Cache& c, Int t, float* array, Int place) const {
+        float* k = array + place * j.n_layers * kept;
+        for (Int l = 0; l < j.n_layers; l++, k += j.n_kv_heads * D)
+            for (Int h = 0; h < j.n_kv_heads; h++, k += D) {
+                Int block = (l * j.n_kv_heads + h) * c.room;
+                const float* from = c.k + block * D + t / PANEL * PANEL * D + t % PANEL;
+                for (Int i = 0; i < D; i++) k[i] = from[i * PANEL];
+                from = c.v + block * DP + t * PANEL;
+                for (Int i = 0; i < D; i++)
+                    k[j.n_kv_heads * D + i] = from[i / PANEL * PANEL * c.room + i % PANEL];
+            }
     }
 
     void step() {                   // all tokens of the batch through the model, to `logits`
@@ -186,14 +257,7 @@ private:
                 head[half + i] = second * cos[i] + first * sin[i];
             }
         }
-        for (Int h = 0; h < j.n_kv_heads; h++, k += D, v += D) {
-            Int block = (l * j.n_kv_heads + h) * c.room;
-            float* to = c.k + block * D + place / PANEL * PANEL * D + place % PANEL;
-            for (Int i = 0; i < D; i++) to[i * PANEL] = k[i];
-            to = c.v + block * DP + place * PANEL;
-            for (Int i = 0; i < D; i += PANEL)
-                std::copy_n(v + i, std::min<Int>(PANEL, D - i), to + i * c.room);
-        }
+        put(c, l, k);
     }
 
     // The query heads of token b that share KV head h, over the prompt and over the row's own past.
@@ -221,26 +285,72 @@ private:
             for (Int i = 0; i < D; i++) out[g * D + i] = mixed[g * DP + i] / sums[g];
     }
 
-    // Draw token number t of a row from z (V,), as draw_tokens does; true if the row continues.
-    bool draw(Row& r, float* z) {
-        Int place = r.row * j.max_new + r.t, n = j.vocab_size;
-        r.token = std::max_element(z, z + n) - z;
-        j.logprobs[place] = 0;
+    // What goes on at a place: its deepest path, else rows of a new prompt, else a path that waits
+    // elsewhere, whose cache is copied. A deeper path overwrites nothing that those before it share.
+    Path* next_path(std::atomic<Int>& next, const float* first,
+                    std::vector<std::vector<Path>>& waiting, Int place) {
+        std::vector<Path>& mine = waiting[place];
+        while (mine.empty()) {
+            Int from = next, to = from;
+            do {
+                to = from;
+                while (to < j.rows && j.source[to] == j.source[from]
+                       && (to - from) * j.threads < j.rows) to++;
+            } while (from < j.rows && !next.compare_exchange_weak(from, to));
+            if (from >= j.rows) break;
+            Path path{0, 0, std::vector<Int>(to - from)};
+            std::iota(path.rows.begin(), path.rows.end(), from);
+            std::copy_n(first + j.source[from] * V, V, logits.get());
+            draw(path, logits.get(), at(cache_of(place), room, 0), mine);
+        }
+        for (Int s = 0; s < j.block && mine.empty(); s++) {
+            if (waiting[s].size() < 1 + size_t(s > place)) continue;      // its own next one is its
+            std::copy_n(cache_of(s), cache_size(room), cache_of(place));
+            mine.push_back(std::move(waiting[s].front()));
+            waiting[s].erase(waiting[s].begin());
+        }
+        return mine.empty() ? nullptr : &mine.back();
+    }
+
+    // Draw the next token of every row of a path from z (V,), as draw_tokens does. What goes on from
+    // here waits, a path for each token.
+    void draw(const Path& path, float* z, const Cache& cache, std::vector<Path>& waiting) {
+        Int n = j.vocab_size, best = std::max_element(z, z + n) - z, t = path.t;
+        size_t before = waiting.size();
+        float top = 0;
+        double total = 0;
         if (j.temperature > 0) {
-            float top = z[r.token] / float(j.temperature);
+            top = z[best] / float(j.temperature);
             for (Int i = 0; i < n; i++) z[i] /= float(j.temperature);
             truncate(z);
-            double total = 0, below = 0;
             for (Int i = 0; i < V; i += W) store(&chances[i], exp_of(load(z + i) - top));
             for (Int i = 0; i < n; i++) total += z[i] == LOWEST ? chances[i] = 0 : chances[i];
-            for (r.token = 0; r.token < n - 1; r.token++)
-                if ((below += chances[r.token]) > j.uniform[place] * total) break;
-            j.logprobs[place] = z[r.token] - top - float(std::log(total));
         }
-        j.tokens[place] = r.token;
-        j.lengths[r.row] = ++r.t;
-        const Int* end = j.ends + j.n_ends;
-        return r.t < j.limits[r.row] && std::find(j.ends, end, r.token) == end;
+        std::vector<Int> ended;
+        for (Int row : path.rows) {
+            Int place = row * j.max_new + t, token = best;
+            j.logprobs[place] = 0;
+            if (j.temperature > 0) {
+                double below = 0;
+                for (token = 0; token < n - 1; token++)
+                    if ((below += chances[token]) > j.uniform[place] * total) break;
+                j.logprobs[place] = z[token] - top - float(std::log(total));
+            }
+            j.tokens[place] = token;
+            j.lengths[row] = t + 1;
+            if (t + 1 == j.limits[row] || std::find(j.ends, j.ends + j.n_ends, token)
+                                              != j.ends + j.n_ends) {
+                if (j.drawn && std::find(ended.begin(), ended.end(), token) == ended.end()) {
+                    for (Int i = 0; i < t; i++) take(cache, i, j.drawn, row * j.max_new + i);
+                    ended.push_back(token);             // equal rows behind it are not read from
+                }
+                continue;
+            }
+            auto same = std::find_if(waiting.begin() + before, waiting.end(),
+                                     [token](const Path& p) { return p.token == token; });
+            if (same == waiting.end()) waiting.push_back({t + 1, token, {row}});
+            else same->rows.push_back(row);
+        }
     }
 
     // Top-k, then top-p: what is left out becomes -inf, as losses.truncate_logits has it.
@@ -268,7 +378,7 @@ private:
 
 // Numbers in all buffers together or more, in floating point, where no product overflows.
 static double numbers(const Job& j) {
-    double D = j.head_dim + PANEL, V = j.vocab_size + PANEL, rows = double(j.threads) * j.block;
+    double D = j.head_dim + PANEL, V = j.vocab_size + 2 * PANEL, rows = double(j.threads) * j.block;
     double tokens = j.longest + j.max_new + 2.0 * PANEL, heads = j.n_heads + 2.0 * j.n_kv_heads;
     double cache = 2 * D * tokens * j.n_layers * j.n_kv_heads;
     return rows * (2 * j.d_model + 2 * heads * D + 2 * j.d_ff + V + 8 * PANEL + cache)
@@ -287,14 +397,16 @@ static bool sound(const Job& j) {
                      j.threads, j.block})
         if (!within(size, 1, Int(1) << 31)) return false;
     if (j.n_heads % j.n_kv_heads || j.head_dim % 2 || j.prompt_starts[0] != 0) return false;
-    if (j.longest >= j.max_len || j.threads > j.rows || j.block > j.rows) return false;
+    bool reads = j.values != nullptr;                       // and draws nothing
+    if (j.value_columns != reads || j.longest + !reads > j.max_len) return false;
+    if (j.threads > j.rows || j.block > std::max(j.rows, j.prompt_starts[j.prompts])) return false;
     for (Int p = 0; p < j.prompts; p++) {
         Int from = j.prompt_starts[p], to = j.prompt_starts[p + 1];
         if (!within(to, from + 1, from + j.longest + 1)) return false;
         for (Int i = from; i < to; i++)
             if (!within(j.prompt_tokens[i], 0, j.vocab_size)) return false;
     }
-    for (Int r = 0; r < j.rows; r++) {
+    for (Int r = 0; r < j.rows && !reads; r++) {
         Int p = j.source[r];
         if (!within(p, 0, j.prompts) || !within(j.limits[r], 1, j.max_new + 1)) return false;
         if (j.prompt_starts[p + 1] - j.prompt_starts[p] + j.limits[r] > j.max_len) return false;
@@ -305,21 +417,20 @@ static bool sound(const Job& j) {
 extern "C" {
 __attribute__((visibility("default"))) int panel_width() { return PANEL; }
 
-// Decode all rows of a job; returns 0, 1 where there is not enough memory, 2 for an unsound job.
+// Read all prompts of a job, then decode all its rows unless values are asked for; returns 0, 1 where
+// there is not enough memory, 2 for an unsound job.
 __attribute__((visibility("default"))) int decode_rows(const Job* job) try {
     if (job == nullptr || !sound(*job)) return 2;
     if (numbers(*job) > 1e14) return 1;
     std::vector<Worker> workers;
     for (Int i = 0; i < job->threads; i++) workers.emplace_back(*job);
     Int size = workers[0].cache_size(round_up(job->longest, PANEL));
-    Int vocab = round_up(job->vocab_size, PANEL);
-    Buffer caches = buffer(job->prompts * size), first = buffer(job->prompts * vocab);
+    Int columns = round_up(job->vocab_size + job->value_columns, PANEL);
+    Buffer caches = buffer(job->prompts * size), first = buffer(job->prompts * columns);
     std::atomic<Int> prompt{0}, row{0};
-    in_threads(workers, [&](Worker& w) {
-        for (Int p; (p = prompt++) < job->prompts;)
-            w.prefill(p, &caches[p * size], &first[p * vocab]);
-    });
-    in_threads(workers, [&](Worker& w) { w.decode(row, caches.get(), first.get()); });
+    in_threads(workers, [&](Worker& w) { w.prefill(prompt, caches.get(), first.get()); });
+    if (job->values == nullptr)
+        in_threads(workers, [&](Worker& w) { w.decode(row, caches.get(), first.get()); });
     return 0;
 } catch (const std::bad_alloc&) {
     return 1;

@@ -9,7 +9,7 @@ import ctypes
 import functools
 import os
 import sys
-from itertools import chain
+from itertools import accumulate, chain
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +22,7 @@ from minireason.core.compiled import choose, load
 from minireason.core.errors import UserError
 from minireason.model.tokenizer import Tokenizer
 from minireason.model.transformer import Transformer
+from minireason.sampling.prefixes import Prefixes, Token, memory_of
 from minireason.sampling.sampler import Chunk, Samples, Sampling
 
 SOURCE = Path(__file__).with_name("native.cpp")
@@ -54,11 +55,12 @@ class Job(ctypes.Structure):
     POINTERS = ("layers", "embedding", "unembedding", "cos", "sin", "prompt_tokens",
                 "prompt_starts", "source", "limits", "uniform", "ends", "tokens", "logprobs",
                 "lengths")
+    OPTIONAL = ("known", "fresh", "drawn", "likelihoods", "values")
     INTEGERS = ("n_layers", "d_model", "n_heads", "n_kv_heads", "head_dim", "d_ff", "vocab_size",
                 "max_len", "prompts", "longest", "rows", "max_new", "n_ends", "top_k", "threads",
-                "block")
+                "block", "value_columns")
     NUMBERS = ("norm_eps", "temperature", "top_p")
-    _fields_ = [*((name, ctypes.c_void_p) for name in POINTERS),
+    _fields_ = [*((name, ctypes.c_void_p) for name in POINTERS + OPTIONAL),
                 *((name, ctypes.c_int64) for name in INTEGERS),
                 *((name, ctypes.c_double) for name in NUMBERS)]
 
@@ -76,7 +78,12 @@ def native_decoder(model: Transformer, tokenizer: Tokenizer,
     fits = model.attention_impl == "auto" and weight.is_cpu and weight.dtype == torch.float32
     if not fits or choose_decoder(asked) == "torch":
         return None
-    return NativeDecoder(model, tokenizer, how)
+    memory = memory_of(model)
+    if memory is None:
+        return NativeDecoder(model, tokenizer, how)
+    memory.decoder = memory.decoder or NativeDecoder(model, tokenizer, how, memory)
+    memory.decoder.how = how
+    return memory.decoder
 
 
 def of_shape(weights: Tensor, *shape: int) -> Tensor:
@@ -88,13 +95,19 @@ def of_shape(weights: Tensor, *shape: int) -> Tensor:
 
 
 class NativeDecoder:
-    """A model's weights prepared for native.cpp, and how to sample; made anew for every call."""
+    """A model's weights prepared for native.cpp, and how to sample.
+
+    Made anew for every call, but with a memory (prefixes.py) for all calls of a search.
+    """
 
     NAME = "native"
 
     @torch.inference_mode()
-    def __init__(self, model: Transformer, tokenizer: Tokenizer, how: Sampling):
-        self.config, self.how, self.pad = model.config, how, tokenizer.pad
+    def __init__(self, model: Transformer, tokenizer: Tokenizer, how: Sampling,
+                 memory: Prefixes | None = None):
+        self.config, self.how, self.memory = model.config, how, memory
+        self.pad, self.eos = tokenizer.pad, tokenizer.eos
+        self.drawn: np.ndarray | None = None      # (B, T, size): the last chunk's keys and values
         c, pack = model.config, functools.partial(panels, width=library().panel_width())
         wide = (c.n_heads + 2 * c.n_kv_heads) * c.head_dim
         self.layers = []          # six tensors each, in the order of native.cpp's Layer
@@ -109,37 +122,78 @@ class NativeDecoder:
                 of_shape(block.q_gain * c.head_dim ** -0.5, c.head_dim),
                 of_shape(block.k_gain, c.head_dim)))
         unembedding = (model.embedding if model.unembedding is None else model.unembedding).weight
+        columns = [of_shape(unembedding * model.final_norm, c.vocab_size, c.d_model)]
+        head = getattr(model, "value", None)      # a critic's, read behind the vocabulary
+        if head is not None:
+            columns.append(of_shape(head.weight * model.final_norm, 1, c.d_model))
         self.weights = {
             "layers": torch.tensor([[x.data_ptr() for x in layer] for layer in self.layers]),
             "embedding": of_shape(model.embedding.weight, c.vocab_size, c.d_model),
-            "unembedding": pack(of_shape(unembedding * model.final_norm, c.vocab_size, c.d_model)),
+            "unembedding": pack(torch.cat(columns)),
             "cos": of_shape(model.cos, c.max_len, c.head_dim // 2),
-            "sin": of_shape(model.sin, c.max_len, c.head_dim // 2),
-            "ends": torch.tensor([tokenizer.eos, *how.stop])}
+            "sin": of_shape(model.sin, c.max_len, c.head_dim // 2)}
 
     def run(self, chunk: Chunk) -> Samples:
         """Decode all rows of a chunk."""
-        c, how, prompts = self.config, self.how, chunk.prompts
         rows, max_new = chunk.uniform.shape
-        threads = max(1, min(torch.get_num_threads(), rows // ROWS_A_THREAD))
         tokens, logprobs = torch.full((rows, max_new), self.pad), torch.zeros(rows, max_new)
-        lengths = torch.zeros(rows, dtype=torch.long)
+        lengths, more = torch.zeros(rows, dtype=torch.long), {}
+        if self.memory:
+            more["drawn"] = torch.empty(rows, max_new, self.memory.size)
+            self.drawn = more["drawn"].numpy()
+        self._call(chunk, tokens=tokens, logprobs=logprobs, lengths=lengths, **more)
+        steps = int(lengths.max())
+        mask = torch.arange(steps) < lengths[:, None]
+        return Samples(chunk.first_row, tokens[:, :steps], mask, logprobs[:, :steps])
+
+    def read(self, rows: list[list[int]]) -> tuple[Tensor, list[list[float]]]:
+        """Values (P,) behind the rows, and log p of each token given those before (0 of the first).
+
+        For a model with a value head and a memory.
+        """
+        assert self.memory
+        n, tokens = len(rows), sum(map(len, rows))
+        chunk = Chunk(0, rows, np.zeros(n, np.int64), np.ones(n, np.int64), np.zeros((n, 1)))
+        values, likelihoods = torch.empty(n), torch.zeros(tokens)
+        known = self._call(chunk, tokens=torch.empty(n, 1, dtype=torch.long),
+                           logprobs=torch.empty(n, 1), lengths=torch.empty(n, dtype=torch.long),
+                           values=values, likelihoods=likelihoods)
+        found = []
+        for row, old, read in zip(rows, known, likelihoods.split([*map(len, rows)]), strict=True):
+            path = self.memory.path(row)
+            for token, likelihood in zip(path[old + 1:], read[old + 1:].tolist(), strict=True):
+                token.likelihood = likelihood
+            found.append([token.likelihood for token in path])
+        return values, found
+
+    def _call(self, chunk: Chunk, **results: Tensor) -> list[int]:
+        """Let native.cpp fill the results; how many first tokens of each prompt it did not read."""
+        c, how, prompts, memory = self.config, self.how, chunk.prompts, self.memory
+        rows, max_new = chunk.uniform.shape
         sizes = [len(prompt) for prompt in prompts]
+        starts, ends = [0, *accumulate(sizes)], [self.eos, *how.stop]
+        threads = max(1, min(torch.get_num_threads(), rows // ROWS_A_THREAD))
+        paths = [memory.path(prompt) for prompt in prompts] if memory else []
+        known = [known_of(path, "values" in results) for path in paths]
+        if memory:
+            results["fresh"] = torch.empty(starts[-1], memory.size)
         tensors = {
-            **self.weights, "tokens": tokens, "logprobs": logprobs, "lengths": lengths,
+            **self.weights, **results,
             **{name: torch.from_numpy(np.ascontiguousarray(array, kind))
                for name, array, kind in (("source", chunk.source, np.int64),
                                          ("limits", chunk.limits, np.int64),
                                          ("uniform", chunk.uniform, np.float64))},
-            "prompt_tokens": torch.tensor([*chain.from_iterable(prompts)], dtype=torch.long),
-            "prompt_starts": torch.tensor([0, *sizes]).cumsum(0)}
+            **{name: torch.tensor(numbers, dtype=torch.long) for name, numbers in (
+                ("prompt_tokens", [*chain.from_iterable(prompts)]), ("prompt_starts", starts),
+                ("ends", ends), ("known", [*chain.from_iterable(known)])) if numbers}}
         job = Job(
             **{name: tensor.data_ptr() for name, tensor in tensors.items()},
             n_layers=len(self.layers), d_model=c.d_model, n_heads=c.n_heads,
             n_kv_heads=c.n_kv_heads, head_dim=c.head_dim, d_ff=c.d_ff, vocab_size=c.vocab_size,
             max_len=c.max_len, prompts=len(prompts), longest=max(sizes, default=0), rows=rows,
-            max_new=max_new, n_ends=1 + len(how.stop), top_k=how.top_k, threads=threads,
-            block=min(BLOCK, -(-rows // threads)), norm_eps=c.norm_eps, temperature=how.temperature,
+            max_new=max_new, n_ends=len(ends), top_k=how.top_k, threads=threads,
+            block=min(BLOCK, -(-max(rows, starts[-1]) // threads)),
+            value_columns="values" in results, norm_eps=c.norm_eps, temperature=how.temperature,
             top_p=how.top_p)
         whole = len(chunk.source) == len(chunk.limits) == rows
         fault = library().decode_rows(ctypes.byref(job)) if whole else 2
@@ -150,6 +204,17 @@ class NativeDecoder:
             raise UserError("the sampler was given a prompt that does not fit the model: empty, "
                             f"too long for max_len {c.max_len}, or with a token that is not in "
                             f"its vocabulary of {c.vocab_size}")
-        steps = int(lengths.max())
-        mask = torch.arange(steps) < lengths[:, None]
-        return Samples(chunk.first_row, tokens[:, :steps], mask, logprobs[:, :steps])
+        for path, start in zip(paths, starts, strict=False):
+            memory.keep(path, results["fresh"][start:start + len(path)].numpy())
+        return [len(addresses) - addresses.count(0) for addresses in known]
+
+
+def known_of(path: list[Token], reads: bool) -> list[int]:
+    """Addresses of the first tokens' keys and values, 0 from where they are to be read.
+
+    The last token is, for what follows it; and so is the last that is known, where what likelihood
+    the next one had is asked for.
+    """
+    known = [token.address for token in path[:-1]] + [0]
+    first = max(known.index(0) - reads, 0)
+    return known[:first] + [0] * (len(path) - first)

@@ -19,6 +19,7 @@ from minireason.problems import FAMILIES, Problem
 from minireason.report import build
 from minireason.report.figures_testtime import path_to, step_text, tree_places
 from minireason.sampling.complete import prompt_ids
+from minireason.sampling.prefixes import remembered
 from minireason.search.steps import Stepper, plant
 from minireason.search.tree import TreeConfig, tree_search
 from minireason.serve import answers
@@ -92,7 +93,8 @@ def searched_tree(who: answers.Answerer, problem: Problem, seed: int, budget: in
     longest = settings_of(who.family.NAME, "quickstart", "search").get("max_step", Stepper.max_step)
     stepper = Stepper(who.policy, who.tokenizer, values, max_step=longest, seed=seed)
     (task,) = plant(stepper, prompt_ids(who.tokenizer, [problem], "cot"), [budget], unit)
-    tree_search(stepper, TreeConfig(), [task])
+    with remembered():
+        tree_search(stepper, TreeConfig(), [task])
     texts = [text_of(node, task, who.tokenizer) for node in task.complete]
     chosen = task.voted(answer_keys(problem, texts))
     answer = answer_of(problem, text_of(chosen, task, who.tokenizer))

@@ -25,6 +25,7 @@ from minireason.model import checkpoint
 from minireason.model.tokenizer import Tokenizer
 from minireason.problems import FAMILIES, Problem
 from minireason.sampling.complete import prompt_ids
+from minireason.sampling.prefixes import remembered
 from minireason.sampling.sampler import Sampling
 from minireason.search import compare
 from minireason.search.beam import BeamConfig, beam_search
@@ -150,17 +151,18 @@ def searched(cfg: Config, method: str, stepper: Stepper, prompts: list[list[int]
              budget: int, unit: int) -> list[Task]:
     """Run one method on all prompts, at a budget of so many tokens each."""
     tasks = plant(stepper, prompts, [budget] * len(prompts), unit)
-    if method in ("tree", "uct"):
-        shape = TreeConfig(uct=method == "uct", c=cfg.c, width=cfg.tree_width)
-        tree_search(stepper, shape, tasks)
-    elif method in REVISIONS:
-        shape = ReviseSearchConfig(chains=1 if method == "sequential" else 4,
-                                   withdraw=method == "withdraw")
-        revise_search(stepper, shape, tasks)
-    else:
-        shape = BeamConfig(width=0 if method == "beam_sqrt" else cfg.width,
-                           lookahead=method == "lookahead")
-        beam_search(stepper, shape, tasks)
+    with remembered():
+        if method in ("tree", "uct"):
+            shape = TreeConfig(uct=method == "uct", c=cfg.c, width=cfg.tree_width)
+            tree_search(stepper, shape, tasks)
+        elif method in REVISIONS:
+            shape = ReviseSearchConfig(chains=1 if method == "sequential" else 4,
+                                       withdraw=method == "withdraw")
+            revise_search(stepper, shape, tasks)
+        else:
+            shape = BeamConfig(width=0 if method == "beam_sqrt" else cfg.width,
+                               lookahead=method == "lookahead")
+            beam_search(stepper, shape, tasks)
     return tasks
 
 

@@ -183,9 +183,9 @@ def equal_flops_rows(records: list[dict], tokenizer: Tokenizer, weights: int) ->
     """A search's accuracy less that of as many samples as cost the same; all bins, then each.
 
     Costs are in tokens that a model of the policy's size reads (2 FLOPs a weight each). Account
-    "run": what our code did, prefixes that a search or its judge read again included, equal samples
-    judged once. "cached": as if every drawn token were read once by the policy and once by the
-    judge. Bin 0 holds the easiest fifth, by the pass rate of samples that no method uses.
+    "run": what our code did, which judges equal steps of a search and equal samples once. "cached":
+    as if every drawn token were read once by the policy and once by the judge. Bin 0 holds the
+    easiest fifth, by the pass rate of samples that no method uses.
     """
     rows, (_, bins) = [], compare.difficulty(records, 1)
     rates = np.array([compare.pool_of(record, 1).correct.mean() for record in records])
@@ -222,14 +222,14 @@ def equal_flops_rows(records: list[dict], tokenizer: Tokenizer, weights: int) ->
 
 
 def judged_tokens(records: list[dict], prompt: float, size: int) -> np.ndarray:
-    """(size,) tokens that a judge reads of 1, 2, ... samples per problem, each different completion
-    once, prompt included: the mean over problems and over all subsets of their pools."""
-    total = np.zeros(size)
+    """(size,) tokens that a judge reads of 1, 2, ... samples per problem, its prompt and each
+    different completion once: the mean over problems and over all subsets of their pools."""
+    total = np.full(size, prompt * len(records))
     for record in records:
         read: dict[int, float] = defaultdict(float)     # {times it was drawn: tokens}
         pairs = Counter(zip(record["texts"][:size], record["tokens"], strict=False))
         for (_, tokens), times in pairs.items():
-            read[times] += prompt + tokens
+            read[times] += tokens
         for times, tokens in read.items():              # pass@k: P(at least one of them is drawn)
             total += tokens * np.array([pass_at_k(size, times, k) for k in range(1, size + 1)])
     return total / len(records)

@@ -3,7 +3,8 @@
     python tests/sampling/fuzz_native.py --cases 4000 --seed 0
 
 A job of random shapes, prompts, limits, threads and ways to sample must draw with the sanitizers
-what the ordinary build draws, and the same job with one lie in it must be refused. Then faults are
+what the ordinary build draws, with a memory of what it read as without one, and the same job with
+one lie in it must be refused. Then faults are
 put into the source, each of which must be found. The exit status is 0 if all of that holds, 77
 where the compiler comes without the sanitizers.
 """
@@ -24,8 +25,10 @@ import torch
 
 from cuda_ext import build
 from minireason.core.errors import UserError
+from minireason.critics.value_head import Critic
 from minireason.model.transformer import ModelConfig, Transformer
 from minireason.sampling import native
+from minireason.sampling.prefixes import Prefixes
 from minireason.sampling.sampler import Chunk, Samples, Sampling, row_limits, split_into_chunks
 
 SANITIZED = ("-O1", "-g1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
@@ -37,7 +40,9 @@ FAULTS = {      # name: (what stands in native.cpp, what is put there, what the 
 }
 LIES = [*({name: 0} for name in native.Job.POINTERS),
         *({name: value} for name in native.Job.INTEGERS if name != "top_k"     # any is sound
-          for value in (0, -1, -2 ** 63, 2 ** 31, 2 ** 62, 2 ** 63 - 1)),
+          for value in (0, -1, -2 ** 63, 2 ** 31, 2 ** 62, 2 ** 63 - 1)
+          if (name, value) != ("value_columns", 0)),
+        {"value_columns": 1},
         {"n_layers": 2 ** 30, "head_dim": 2 ** 26, "n_heads": 1, "n_kv_heads": 1}]  # 2 ** 64 bytes
 
 
@@ -58,12 +63,20 @@ class Case:
     threads: int
     block: int
 
-    def run(self, library, job=native.Job) -> Samples:
-        """What a library draws."""
+    def run(self, library, job=native.Job, remembers: bool = False) -> Samples:
+        """What a library draws; with a memory: the second time, when it has read rows and drawn."""
         with mock.patch.multiple(native, ROWS_A_THREAD=1, BLOCK=self.block, Job=job,
                                  library=lambda: library), \
                 mock.patch.object(torch, "get_num_threads", lambda: self.threads):
-            return native.NativeDecoder(self.model, self.ending, self.how).run(self.chunk)
+            memory = Prefixes(self.model) if remembers else None
+            decoder = native.NativeDecoder(self.model, self.ending, self.how, memory)
+            samples = decoder.run(self.chunk)
+            if memory:
+                memory.learn(self.chunk, samples, decoder.drawn)
+                values, _ = decoder.read([*memory.paths])
+                assert values.isfinite().all()
+                samples = decoder.run(self.chunk)
+            return samples
 
 
 def random_case(rng: np.random.Generator) -> Case:
@@ -76,7 +89,7 @@ def random_case(rng: np.random.Generator) -> Case:
         vocab_size=up_to(70, 2), d_model=up_to(50), n_layers=up_to(3), n_heads=kv_heads * up_to(4),
         n_kv_heads=kv_heads, head_dim=2 * up_to(24), d_ff=up_to(50), max_len=max_len,
         tied=bool(up_to(1, 0)))
-    generator, model = torch.Generator().manual_seed(up_to(2 ** 60)), Transformer(config)
+    generator, model = torch.Generator().manual_seed(up_to(2 ** 60)), Critic(config)
     with torch.no_grad():
         for parameter in model.parameters():
             noise = torch.randn(parameter.shape, generator=generator)
@@ -100,7 +113,7 @@ def fuzz(library, cases: int, seed: int) -> dict[str, int]:
     counts = {"cases": cases, "tokens": 0, "cases that differ": 0, "lies believed": 0}
     for _ in range(cases):
         case = random_case(rng)
-        expected, found = case.run(ordinary), case.run(library)
+        expected, found = case.run(ordinary), case.run(library, remembers=bool(rng.integers(2)))
         # logprobs carry the rounding of the logits, divided by temperatures from 0.02 on
         same = expected.tokens.equal(found.tokens) and expected.mask.equal(found.mask) \
             and torch.allclose(expected.logprobs, found.logprobs, rtol=0, atol=1e-3)

@@ -23,6 +23,9 @@ SMALLEST = replace(PLANS["smoke"], shapes=((8, 1, 1, 16, 16), (16, 1, 1, 16, 32)
                    flags={name: given | {"eval_n": 2} if "eval_n" in given else given
                           for name, given in PLANS["smoke"].flags.items()})
 
+SEARCHED = {f"search-{method}-{against}.png" for method in ("beam", "tree")
+            for against in ("best_of_n", "majority")}
+
 
 # ---- the whole study -----------------------------------------------------------------------------
 
@@ -51,9 +54,7 @@ def test_what_laws_share_is_run_once_and_the_rest_follows_from_rows(tmp_path, mo
     path.write_text(text)
     scaling.run(scaling.Config(source=str(tmp_path / "a"), out=str(tmp_path / "b")))
     assert drawn(tmp_path / "b") == drawn(tmp_path / "a") - {"sweep.json"} == {
-        "result.json", "fits.json", "table.md", "rl.png", *(
-            f"search-{method}-{against}.png" for method in ("beam", "tree")
-            for against in ("best_of_n", "majority"))}
+        "result.json", "fits.json", "table.md", "rl.png", *SEARCHED}
     for name in ("result.json", "fits.json", "table.md"):
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
 
@@ -83,8 +84,7 @@ def test_every_law_is_measured_once_and_drawn_from_its_rows_alone(tmp_path, monk
     sizes = sorted({row["small"] for row in rows if row["law"] == "exchange"})
     (larger,) = {row["large"] for row in rows if row["law"] == "exchange"}
     assert made == {"result.json", "fits.json", "table.md", "pretrain.png", "pretrain-rates.png",
-                    "rl.png", "search-beam.png", "search-tree.png",
-                    f"exchange-{sizes[0]}-{larger}.png",
+                    "rl.png", *SEARCHED, f"exchange-{sizes[0]}-{larger}.png",
                     *(f"testtime-{name}-chain-test-k2.png" for name in ("base", "star", "rl"))}
     for name in ("result.json", "fits.json"):
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
@@ -229,14 +229,14 @@ def test_samples_cost_what_the_search_cost_in_both_accounts():
                                   "flops": 2 * 100 * 147.0}}} for right in (1, 0, 1, 1, 0)]
     rows = scaling_rows.equal_flops_rows(made, tokenizer, 100)
     whole = {(row["account"], row["against"]): row for row in rows if row["bin"] is None}
-    # run: 8 + n * 10 + n * 18 <= 147, as all differ; cached: 2 * 8 + 2 * n * 10 <= 2 * (8 + 36);
+    # run: 2 * 8 + 2 * n * 10 <= 147, as all differ; cached: the same <= 2 * (8 + 36);
     # votes: 8 + n * 10
     assert {key: row["samples"] for key, row in whole.items()} == {
-        ("run", "best_of_n"): 4, ("cached", "best_of_n"): 3, ("run", "majority"): 10}
+        ("run", "best_of_n"): 6, ("cached", "best_of_n"): 3, ("run", "majority"): 10}
     assert whole["run", "majority"]["capped"] and not whole["run", "best_of_n"]["capped"]
     row = whole["run", "best_of_n"]
     assert row["search"] == pytest.approx(0.6) and row["problems"] == 5 and row["n"] == 4
-    chance = 1 - np.prod([(5 - i) / (10 - i) for i in range(4)])      # a right one is valued higher
+    chance = 1 - np.prod([(5 - i) / (10 - i) for i in range(6)])      # a right one is valued higher
     assert row["sampling"] == pytest.approx(chance)
     assert row["accuracy"] == pytest.approx(0.6 - chance)
     bins = [row for row in rows if row["account"] == "run" and row["against"] == "best_of_n"]
@@ -245,10 +245,10 @@ def test_samples_cost_what_the_search_cost_in_both_accounts():
 
 
 def test_equal_samples_are_judged_once_and_so_cheaper():
-    """Four samples of two texts, prompt 8: one of n = 1, on average 1 + 2/3 of n = 2, two of 4."""
+    """Four samples of two texts: one of n = 1, on average 1 + 2/3 of n = 2, two of 4."""
     made = {"tokens": [10] * 8, "texts": [0, 0, 1, 1, 2, 3, 4, 5]}
     found = scaling_rows.judged_tokens([made], 8.0, 4)
-    assert found.tolist() == pytest.approx([18, 18 * 5 / 3, 36, 36])
+    assert found.tolist() == pytest.approx([8 + 10, 8 + 10 * 5 / 3, 28, 28])
 
 
 def search_rows(judge: str, differences: list[float], n: int = 64) -> list[dict]:
