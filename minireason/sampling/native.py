@@ -11,6 +11,7 @@ import os
 import sys
 from itertools import accumulate, chain
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import torch
@@ -205,7 +206,7 @@ class NativeDecoder:
                             f"too long for max_len {c.max_len}, or with a token that is not in "
                             f"its vocabulary of {c.vocab_size}")
         for path, start in zip(paths, starts, strict=False):
-            memory.keep(path, results["fresh"][start:start + len(path)].numpy())
+            cast(Prefixes, memory).keep(path, results["fresh"][start:start + len(path)].numpy())
         return [len(addresses) - addresses.count(0) for addresses in known]
 
 

@@ -10,6 +10,7 @@ PyTorch does the work and reads it again.
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from typing import Any
 
 import numpy as np
 
@@ -40,7 +41,7 @@ class Prefixes:
         self.left = MOST_BYTES // (4 * self.size)                    # tokens that may yet be kept
         self.start, self.tokens = Token(), 0                         # tokens: in the tree
         self.paths: dict[tuple[int, ...], list[Token]] = {}          # of rows that were asked for
-        self.decoder = None       # with the model's weights as native.cpp reads them
+        self.decoder: Any = None  # with the model's weights as native.cpp reads them
 
     def path(self, row: Sequence[int]) -> list[Token]:
         """The tokens of a row in the tree; what is new there is added."""
