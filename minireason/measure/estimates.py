@@ -149,30 +149,29 @@ def answer_ids(keys: Sequence[str | None]) -> np.ndarray:
     return np.array([ids.setdefault(key, len(ids) - 1) for key in keys])
 
 
-def vote(answers: np.ndarray, weights: np.ndarray, correct: np.ndarray) -> float:
-    """Weighted vote over answer ids (N,), -1 meaning none; 1 if a right one wins, shared on ties.
+def votes(answers: np.ndarray, weights: np.ndarray, correct: np.ndarray) -> np.ndarray:
+    """(S,) weighted votes over rows of answer ids (S, N), -1 for none: 1 if a right answer wins.
 
-    correct (N,): 1 where right. Different right answers are no group: a voter cannot know them.
+    Ties share. correct (S, N): 1 where right. Different right answers are no group: a voter cannot
+    know them.
     """
-    valid = answers >= 0
-    if not valid.any():
-        return 0.0
-    ids, index = np.unique(answers[valid], return_inverse=True)
-    mass = np.bincount(index, weights=weights[valid])
-    winners = ids[mass >= mass.max() * (1 - 1e-12)]
-    return float(np.isin(winners, answers[correct > 0]).mean())
+    valid, shape = answers >= 0, (len(answers), int(answers.max(initial=0)) + 1)
+    places = (np.arange(shape[0])[:, None] * shape[1] + answers)[valid]      # a row's own answers
+    given, mass, right = (np.bincount(places, column, shape[0] * shape[1]).reshape(shape)
+                          for column in (None, weights[valid], correct[valid] > 0))
+    top = np.where(given > 0, mass, -np.inf).max(axis=1, keepdims=True)
+    winners = (given > 0) & (mass >= top * (1 - 1e-12))
+    return (winners & (right > 0)).sum(axis=1) / np.maximum(winners.sum(axis=1), 1)
 
 
 def vote_at(answers: np.ndarray, weights: np.ndarray, correct: np.ndarray, n: int,
             generator: np.random.Generator, subsets: int = 32) -> float:
     """Expected vote over n of the samples, averaged over random subsets (exact if n is all)."""
-    if n == len(answers):
-        return vote(answers, weights, correct)
-    total = 0.0
-    for _ in range(subsets):
-        chosen = generator.permutation(len(answers))[:n]
-        total += vote(answers[chosen], weights[chosen], correct[chosen])
-    return total / subsets
+    chosen = np.arange(n)[None]
+    if n < len(answers):
+        chosen = np.stack([generator.permutation(len(answers))[:n] for _ in range(subsets)])
+    won = votes(answers[chosen], weights[chosen], correct[chosen])
+    return sum(won.tolist()) / len(won)
 
 
 @dataclass(frozen=True)

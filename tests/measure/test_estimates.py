@@ -19,8 +19,8 @@ from minireason.measure.estimates import (
     pass_at_k,
     share_interval,
     two_way_interval,
-    vote,
     vote_at,
+    votes,
     wilson,
 )
 
@@ -191,6 +191,13 @@ def test_oracle_critic_is_coverage_and_constant_critic_is_the_mean(correct):
 def test_more_samples_than_drawn_are_refused():
     with pytest.raises(AssertionError, match="beyond the samples"):
         best_of_n(np.array([True]), np.array([1.0]), 2)
+
+
+def vote(*columns: np.ndarray) -> float:
+    """One vote; beside it another one, which changes nothing."""
+    answers = columns[0]
+    more = (np.roll(answers, 1), np.arange(1.0, 1 + len(answers)), np.ones(len(answers)))
+    return float(votes(*(np.stack(pair) for pair in zip(columns, more, strict=True)))[0])
 
 
 @quick
