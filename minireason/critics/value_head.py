@@ -13,6 +13,7 @@ from minireason.core import flops, parallel
 from minireason.core.config import TrainingConfig
 from minireason.core.errors import check_choice
 from minireason.core.runlog import RunLog
+from minireason.critics.native_values import followed_values, remembered_values
 from minireason.model import checkpoint
 from minireason.model.tokenizer import OPENERS, STEP_ENDS, Tokenizer, padded_rows
 from minireason.model.transformer import ModelConfig, Transformer
@@ -124,16 +125,7 @@ def prefix_values(critic: Critic, tokenizer: Tokenizer, prefixes: list[list[int]
     if decoder is None:
         with flops.uncounted():
             return [row[-1] for row in token_values(critic, tokenizer.pad, prefixes, token_budget)]
-    values, likelihoods = decoder.read(prefixes)
-    thoughts = [sum(read[opener_at(row) + 1:])
-                for row, read in zip(prefixes, likelihoods, strict=True)]
-    with torch.inference_mode():
-        return (values + critic.likelihood * torch.tensor(thoughts)).sigmoid().tolist()
-
-
-def opener_at(row: list[int]) -> int:
-    """Where the first opener of a token row stands; its length if there is none."""
-    return next((i for i, token in enumerate(row) if token in OPENERS), len(row))
+    return remembered_values(critic, decoder, prefixes)
 
 
 def step_values(critic: Critic, tokenizer: Tokenizer, problems: list[Problem],
@@ -141,8 +133,13 @@ def step_values(critic: Critic, tokenizer: Tokenizer, problems: list[Problem],
     """P(correct | prefix) after each step end of each completion; [] if there is none."""
     ends = set(tokenizer.ids_of(*STEP_ENDS))
     rows = rollout_ids(tokenizer, problems, completions)
-    found = token_values(critic, tokenizer.pad, [tokens for tokens, _ in rows], token_budget)
-    return [[row[t] for t in range(first, len(tokens)) if tokens[t] in ends]
+    samples = len(rows) / max(1, len({*problems}))           # of a problem: many begin alike
+    decoder = native_decoder(critic, tokenizer, Sampling()) if samples >= 4 else None
+    if decoder and max(len(tokens) for tokens, _ in rows) < critic.config.max_len:
+        found = followed_values(critic, decoder, rows)
+    else:
+        found = token_values(critic, tokenizer.pad, [tokens for tokens, _ in rows], token_budget)
+    return [[row[t] for t in range(first - len(tokens), 0) if tokens[t] in ends]
             for (tokens, first), row in zip(rows, found, strict=True)]
 
 

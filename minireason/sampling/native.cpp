@@ -36,6 +36,8 @@ struct Job {                        // mirrored by native.py
     float *fresh, *drawn;                      // out: of prompt tokens that were read; (B, max_new)
     float *likelihoods, *values;               // out, reading alone: log p of each token given
                                                // those before; (P,) the column behind the vocabulary
+    float* row_values;                         // out (B, max_new), of rows that follow `tokens` as
+                                               // they stand: that column before each token
     Int n_layers, d_model, n_heads, n_kv_heads, head_dim, d_ff, vocab_size;
     Int max_len, prompts, longest, rows, max_new, n_ends, top_k, threads, block, value_columns;
     double norm_eps, temperature, top_p;
@@ -312,8 +314,8 @@ private:
         return mine.empty() ? nullptr : &mine.back();
     }
 
-    // Draw the next token of every row of a path from z (V,), as draw_tokens does. What goes on from
-    // here waits, a path for each token.
+    // Draw the next token of every row of a path from z (V,), as draw_tokens does, or follow the rows
+    // that are given. What goes on from here waits, a path for each token.
     void draw(const Path& path, float* z, const Cache& cache, std::vector<Path>& waiting) {
         Int n = j.vocab_size, best = std::max_element(z, z + n) - z, t = path.t;
         size_t before = waiting.size();
@@ -328,9 +330,12 @@ private:
         }
         std::vector<Int> ended;
         for (Int row : path.rows) {
-            Int place = row * j.max_new + t, token = best;
+            Int place = row * j.max_new + t, token = j.row_values ? j.tokens[place] : best;
             j.logprobs[place] = 0;
-            if (j.temperature > 0) {
+            if (j.row_values) {
+                j.row_values[place] = z[n];
+                j.logprobs[place] = z[token] - top - float(std::log(total));
+            } else if (j.temperature > 0) {
                 double below = 0;
                 for (token = 0; token < n - 1; token++)
                     if ((below += chances[token]) > j.uniform[place] * total) break;
@@ -338,8 +343,8 @@ private:
             }
             j.tokens[place] = token;
             j.lengths[row] = t + 1;
-            if (t + 1 == j.limits[row] || std::find(j.ends, j.ends + j.n_ends, token)
-                                              != j.ends + j.n_ends) {
+            const Int* end = j.row_values ? j.ends : j.ends + j.n_ends;
+            if (t + 1 == j.limits[row] || std::find(j.ends, end, token) != end) {
                 if (j.drawn && std::find(ended.begin(), ended.end(), token) == ended.end()) {
                     for (Int i = 0; i < t; i++) take(cache, i, j.drawn, row * j.max_new + i);
                     ended.push_back(token);             // equal rows behind it are not read from
@@ -398,7 +403,7 @@ static bool sound(const Job& j) {
         if (!within(size, 1, Int(1) << 31)) return false;
     if (j.n_heads % j.n_kv_heads || j.head_dim % 2 || j.prompt_starts[0] != 0) return false;
     bool reads = j.values != nullptr;                       // and draws nothing
-    if (j.value_columns != reads || j.longest + !reads > j.max_len) return false;
+    if (j.value_columns != (reads || j.row_values) || j.longest + !reads > j.max_len) return false;
     if (j.threads > j.rows || j.block > std::max(j.rows, j.prompt_starts[j.prompts])) return false;
     for (Int p = 0; p < j.prompts; p++) {
         Int from = j.prompt_starts[p], to = j.prompt_starts[p + 1];
@@ -410,6 +415,8 @@ static bool sound(const Job& j) {
         Int p = j.source[r];
         if (!within(p, 0, j.prompts) || !within(j.limits[r], 1, j.max_new + 1)) return false;
         if (j.prompt_starts[p + 1] - j.prompt_starts[p] + j.limits[r] > j.max_len) return false;
+        for (Int t = 0; j.row_values && t < j.limits[r]; t++)
+            if (!within(j.tokens[r * j.max_new + t], 0, j.vocab_size)) return false;
     }
     return true;
 }

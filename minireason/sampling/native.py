@@ -56,7 +56,7 @@ class Job(ctypes.Structure):
     POINTERS = ("layers", "embedding", "unembedding", "cos", "sin", "prompt_tokens",
                 "prompt_starts", "source", "limits", "uniform", "ends", "tokens", "logprobs",
                 "lengths")
-    OPTIONAL = ("known", "fresh", "drawn", "likelihoods", "values")
+    OPTIONAL = ("known", "fresh", "drawn", "likelihoods", "values", "row_values")
     INTEGERS = ("n_layers", "d_model", "n_heads", "n_kv_heads", "head_dim", "d_ff", "vocab_size",
                 "max_len", "prompts", "longest", "rows", "max_new", "n_ends", "top_k", "threads",
                 "block", "value_columns")
@@ -167,6 +167,25 @@ class NativeDecoder:
             found.append([token.likelihood for token in path])
         return values, found
 
+    def follow(self, prompts: list[list[int]], source: list[int],
+               rows: list[list[int]]) -> tuple[Tensor, Tensor]:
+        """(B, T) values behind the tokens of given rows, and their log p given all before; 0 behind
+        a row's end. Rows of a prompt, which stand together, share the beginnings that are equal.
+
+        For a model with a value head. Prompt and row must leave room for one more token.
+        """
+        lengths = torch.tensor([len(row) + 1 for row in rows])
+        size = int(lengths.max())
+        tokens = torch.full((len(rows), size), self.pad)
+        for row, place in zip(rows, tokens, strict=True):
+            place[:len(row)] = torch.tensor(row)
+        logprobs, values = torch.zeros(len(rows), size), torch.zeros(len(rows), size)
+        chunk = Chunk(0, prompts, np.array(source), lengths.numpy(), np.zeros((len(rows), size)))
+        self._call(chunk, tokens=tokens, logprobs=logprobs, lengths=torch.empty_like(lengths),
+                   row_values=values)
+        logprobs[torch.arange(len(rows)), lengths - 1] = 0        # of what stands for the next one
+        return values[:, 1:], logprobs[:, :-1]
+
     def _call(self, chunk: Chunk, **results: Tensor) -> list[int]:
         """Let native.cpp fill the results; how many first tokens of each prompt it did not read."""
         c, how, prompts, memory = self.config, self.how, chunk.prompts, self.memory
@@ -194,8 +213,8 @@ class NativeDecoder:
             max_len=c.max_len, prompts=len(prompts), longest=max(sizes, default=0), rows=rows,
             max_new=max_new, n_ends=len(ends), top_k=how.top_k, threads=threads,
             block=min(BLOCK, -(-max(rows, starts[-1]) // threads)),
-            value_columns="values" in results, norm_eps=c.norm_eps, temperature=how.temperature,
-            top_p=how.top_p)
+            value_columns=bool({"values", "row_values"} & results.keys()),
+            norm_eps=c.norm_eps, temperature=how.temperature, top_p=how.top_p)
         whole = len(chunk.source) == len(chunk.limits) == rows
         fault = library().decode_rows(ctypes.byref(job)) if whole else 2
         if fault == 1:

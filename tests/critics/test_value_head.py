@@ -4,10 +4,13 @@ import pytest
 import torch
 
 from minireason.core.config import rng
+from minireason.critics import value_head
 from minireason.critics.value_head import Critic, final_values, rollout_ids, step_values
 from minireason.model import checkpoint
 from minireason.model.tokenizer import STEP_ENDS, Tokenizer
 from minireason.problems import chain
+from minireason.sampling.native import native_decoder
+from minireason.sampling.sampler import Sampling
 
 PROBLEMS = [chain.read("(2+3)"), chain.read("((7-2)*3)")]
 TEXTS = [chain.render(p, "cot") for p in PROBLEMS]
@@ -52,6 +55,35 @@ def test_neither_budget_nor_order_changes_a_value(model):
             assert a == pytest.approx(b, abs=1e-6)
     turned = step_values(*model, problems[::-1], texts[::-1])[::-1]
     assert [x for v in turned for x in v] == pytest.approx([x for v in whole for x in v], abs=1e-6)
+
+
+@pytest.mark.parametrize("chunk", [3, 1024])
+def test_many_samples_of_a_problem_share_what_they_begin_with(model, chunk, monkeypatch):
+    """In C++: the same values, fewer tokens read; as ever where a row fills the model."""
+    critic, tokenizer = model
+    texts = [text for whole in TEXTS for text in (
+        whole, whole.replace("<eos>", ""), whole.partition("</think>")[0], whole[:12],
+        whole.replace("=", "=1"), whole.replace("<think>", "<think>1+1=2;"), "</think>1<eos>",
+        "<think>")]
+    problems = [problem for problem in PROBLEMS for _ in range(8)]
+    monkeypatch.setenv("MINIREASON_DECODE", "torch")
+    plain = step_values(critic, tokenizer, problems, texts)
+    monkeypatch.setenv("MINIREASON_DECODE", "auto")
+    decoder = native_decoder(critic, tokenizer, Sampling())
+    if decoder is None:
+        pytest.skip("NOT CHECKED: needs g++")
+    rows = rollout_ids(tokenizer, problems, texts)
+    followed = value_head.followed_values(critic, decoder, rows, chunk)
+    assert [len(tokens) - first + 1 for tokens, first in rows] == [*map(len, followed)]
+    for ours in (step_values(critic, tokenizer, problems, texts), [
+            [row[t] for t in range(first - len(tokens), 0)
+             if tokens[t] in tokenizer.ids_of(*STEP_ENDS)]
+            for (tokens, first), row in zip(rows, followed, strict=True)]):
+        assert [x for row in ours for x in row] == pytest.approx(
+            [x for row in plain for x in row], abs=1e-5)
+    full = "<think>" + ";" * (critic.config.max_len - len(tokenizer.encode(PROBLEMS[0].prompt)) - 2)
+    monkeypatch.setattr(value_head, "followed_values", None)           # 2 more: <bos>, <think>
+    assert len(step_values(critic, tokenizer, [PROBLEMS[0]] * 4, [*TEXTS, *TEXTS[:1], full])) == 4
 
 
 def test_a_value_depends_on_its_prefix_only(model):

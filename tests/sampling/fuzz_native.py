@@ -42,7 +42,7 @@ LIES = [*({name: 0} for name in native.Job.POINTERS),
         *({name: value} for name in native.Job.INTEGERS if name != "top_k"     # any is sound
           for value in (0, -1, -2 ** 63, 2 ** 31, 2 ** 62, 2 ** 63 - 1)
           if (name, value) != ("value_columns", 0)),
-        {"value_columns": 1},
+        {"value_columns": 1}, {"row_values": 1},
         {"n_layers": 2 ** 30, "head_dim": 2 ** 26, "n_heads": 1, "n_kv_heads": 1}]  # 2 ** 64 bytes
 
 
@@ -74,6 +74,14 @@ class Case:
             if memory:
                 memory.learn(self.chunk, samples, decoder.drawn)
                 values, _ = decoder.read([*memory.paths])
+                rows = [(source, row[:n]) for source, row, n in zip(
+                    self.chunk.source.tolist(), samples.tokens.tolist(),
+                    samples.mask.sum(dim=1).tolist(), strict=True)
+                    if len(self.chunk.prompts[source]) + n < self.model.config.max_len]
+                if rows:
+                    source, given = map(list, zip(*rows, strict=True))
+                    more, _ = decoder.follow(self.chunk.prompts, source, given)
+                    values = torch.cat((values, more.flatten()))
                 assert values.isfinite().all()
                 samples = decoder.run(self.chunk)
             return samples
