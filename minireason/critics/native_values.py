@@ -1,36 +1,31 @@
 """A critic's values as native.cpp reads them: what rows begin with alike is read once.
 
-Where that does not pay, or there is no compiler, value_head.py reads whole rows by PyTorch.
+Where that does not pay, or there is no compiler, value_head.py reads whole rows by PyTorch. beta is
+the weight of a thought's likelihood (Critic.judge).
 """
 
-from typing import TYPE_CHECKING
-
 import torch
+from torch import Tensor
 
-from minireason.core import flops
 from minireason.model.tokenizer import OPENERS
 from minireason.sampling.native import NativeDecoder
 from minireason.training.batches import Row
 
-if TYPE_CHECKING:
-    from minireason.critics.value_head import Critic
-
 
 @torch.inference_mode()
-def remembered_values(critic: "Critic", decoder: NativeDecoder,
+def remembered_values(decoder: NativeDecoder, beta: Tensor,
                       prefixes: list[list[int]]) -> list[float]:
     """P(correct | prefix) at the last token of each row, by a decoder with a memory."""
     values, likelihoods = decoder.read(prefixes)
     thoughts = [sum(read[opener_at(row) + 1:])
                 for row, read in zip(prefixes, likelihoods, strict=True)]
-    return (values + critic.likelihood * torch.tensor(thoughts)).sigmoid().tolist()
+    return (values + beta * torch.tensor(thoughts)).sigmoid().tolist()
 
 
 @torch.inference_mode()
-def followed_values(critic: "Critic", decoder: NativeDecoder, rows: list[Row],
+def followed_values(decoder: NativeDecoder, beta: Tensor, rows: list[Row],
                     chunk: int = 1024) -> list[list[float]]:
     """P(correct | prefix) behind the opener and each token after it, as token_values has it."""
-    flops.count(flops.READ, critic.n_params, sum(len(tokens) for tokens, _ in rows))
     found = []
     for part in (rows[i:i + chunk] for i in range(0, len(rows), chunk)):
         heads = [tuple(tokens[:first - 1]) for tokens, first in part]
@@ -40,7 +35,7 @@ def followed_values(critic: "Critic", decoder: NativeDecoder, rows: list[Row],
                                           [tokens[first - 1:] for tokens, first in part])
         for i, (tokens, first) in enumerate(part):
             logprobs[i, :opener_at(tokens) - first + 2] = 0              # outside the thought
-        logits = values + critic.likelihood * logprobs.cumsum(dim=1)
+        logits = values + beta * logprobs.cumsum(dim=1)
         found += [row[:len(tokens) - first + 1] for (tokens, first), row in zip(
             part, logits.sigmoid().tolist(), strict=True)]
     return found

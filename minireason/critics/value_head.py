@@ -125,7 +125,7 @@ def prefix_values(critic: Critic, tokenizer: Tokenizer, prefixes: list[list[int]
     if decoder is None:
         with flops.uncounted():
             return [row[-1] for row in token_values(critic, tokenizer.pad, prefixes, token_budget)]
-    return remembered_values(critic, decoder, prefixes)
+    return remembered_values(decoder, critic.likelihood, prefixes)
 
 
 def step_values(critic: Critic, tokenizer: Tokenizer, problems: list[Problem],
@@ -136,7 +136,8 @@ def step_values(critic: Critic, tokenizer: Tokenizer, problems: list[Problem],
     samples = len(rows) / max(1, len({*problems}))           # of a problem: many begin alike
     decoder = native_decoder(critic, tokenizer, Sampling()) if samples >= 4 else None
     if decoder and max(len(tokens) for tokens, _ in rows) < critic.config.max_len:
-        found = followed_values(critic, decoder, rows)
+        flops.count(flops.READ, critic.n_params, sum(len(tokens) for tokens, _ in rows))
+        found = followed_values(decoder, critic.likelihood, rows)
     else:
         found = token_values(critic, tokenizer.pad, [tokens for tokens, _ in rows], token_budget)
     return [[row[t] for t in range(first - len(tokens), 0) if tokens[t] in ends]

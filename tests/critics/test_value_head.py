@@ -73,7 +73,7 @@ def test_many_samples_of_a_problem_share_what_they_begin_with(model, chunk, monk
     if decoder is None:
         pytest.skip("NOT CHECKED: needs g++")
     rows = rollout_ids(tokenizer, problems, texts)
-    followed = value_head.followed_values(critic, decoder, rows, chunk)
+    followed = value_head.followed_values(decoder, critic.likelihood, rows, chunk)
     assert [len(tokens) - first + 1 for tokens, first in rows] == [*map(len, followed)]
     for ours in (step_values(critic, tokenizer, problems, texts), [
             [row[t] for t in range(first - len(tokens), 0)

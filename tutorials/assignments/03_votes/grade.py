@@ -11,7 +11,7 @@ import numpy as np
 from grading import Check, close, expect, grade
 
 from minireason.core.config import rng
-from minireason.measure.estimates import best_of_n, pass_at_k, vote
+from minireason.measure.estimates import best_of_n, pass_at_k, votes
 from minireason.search.vote import agreement
 
 
@@ -75,6 +75,11 @@ def ties(solution, seed):
 def no_answer(solution, seed):
     compare_majority(solution, [[], [None], [None, None, "4"], [None, "4", None, "4", None],
                                 ["", None]])
+
+
+def vote(*columns):
+    """The credit of one vote."""
+    return float(votes(*(np.array(column)[None] for column in columns))[0])
 
 
 def credit(solution, answers, weights, right=0):
