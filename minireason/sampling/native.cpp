@@ -76,9 +76,10 @@ public:
     explicit Worker(const Job& job)
         : j(job), D(j.head_dim), DP(round_up(D, PANEL)), width(round_up(j.d_model, PANEL)),
           wide(round_up((j.n_heads + 2 * j.n_kv_heads) * D, PANEL)), ff(round_up(j.d_ff, PANEL)),
-          V(round_up(j.vocab_size + j.value_columns, PANEL)), prompt_room(round_up(j.longest, PANEL)),
-          room(round_up(j.max_new, PANEL)), group(j.n_heads / j.n_kv_heads),
-          span(prompt_room + room), kept(2 * j.n_kv_heads * D), x(buffer(j.block * width)), unit(buffer(j.block * width)),
+          V(round_up(j.vocab_size + j.value_columns, PANEL)),
+          prompt_room(round_up(j.longest, PANEL)), room(round_up(j.max_new, PANEL)),
+          group(j.n_heads / j.n_kv_heads), span(prompt_room + room), kept(2 * j.n_kv_heads * D),
+          x(buffer(j.block * width)), unit(buffer(j.block * width)),
           qkv(buffer(j.block * wide)), attended(buffer(j.block * j.n_heads * D)),
           gates(buffer(j.block * 2 * ff)), logits(buffer(j.block * V)),
           scores(buffer(group * span)), mixed(buffer(group * DP)), sums(buffer(group)),
@@ -424,8 +425,8 @@ static bool sound(const Job& j) {
 extern "C" {
 __attribute__((visibility("default"))) int panel_width() { return PANEL; }
 
-// Read all prompts of a job, then decode all its rows unless values are asked for; returns 0, 1 where
-// there is not enough memory, 2 for an unsound job.
+// Read all prompts of a job, then decode all its rows unless values are asked for; returns 0, 1
+// where there is not enough memory, 2 for an unsound job.
 __attribute__((visibility("default"))) int decode_rows(const Job* job) try {
     if (job == nullptr || !sound(*job)) return 2;
     if (numbers(*job) > 1e14) return 1;

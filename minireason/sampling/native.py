@@ -5,13 +5,13 @@ each walking over memory. native.cpp keeps a token's numbers near the core from 
 the draw. Only the form of the weights is made here: panels of columns, RMSNorm's gains in them.
 """
 
+import copy
 import ctypes
 import functools
 import os
 import sys
 from itertools import accumulate, chain
 from pathlib import Path
-from typing import cast
 
 import numpy as np
 import torch
@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from minireason.core.compiled import choose, load
 from minireason.core.errors import UserError
-from minireason.model.tokenizer import Tokenizer
+from minireason.model.tokenizer import Tokenizer, padded_rows
 from minireason.model.transformer import Transformer
 from minireason.sampling.prefixes import Prefixes, Token, memory_of
 from minireason.sampling.sampler import Chunk, Samples, Sampling
@@ -82,9 +82,10 @@ def native_decoder(model: Transformer, tokenizer: Tokenizer,
     memory = memory_of(model)
     if memory is None:
         return NativeDecoder(model, tokenizer, how)
-    memory.decoder = memory.decoder or NativeDecoder(model, tokenizer, how, memory)
-    memory.decoder.how = how
-    return memory.decoder
+    memory.decoder = copy.copy(memory.decoder) or NativeDecoder(model, tokenizer, how, memory)
+    decoder = copy.copy(memory.decoder)       # of one call, for a generator may wait in another
+    decoder.how = how
+    return decoder
 
 
 def of_shape(weights: Tensor, *shape: int) -> Tensor:
@@ -176,9 +177,7 @@ class NativeDecoder:
         """
         lengths = torch.tensor([len(row) + 1 for row in rows])
         size = int(lengths.max())
-        tokens = torch.full((len(rows), size), self.pad)
-        for row, place in zip(rows, tokens, strict=True):
-            place[:len(row)] = torch.tensor(row)
+        tokens = padded_rows([[*row, self.pad] for row in rows], self.pad, torch.device("cpu"))
         logprobs, values = torch.zeros(len(rows), size), torch.zeros(len(rows), size)
         chunk = Chunk(0, prompts, np.array(source), lengths.numpy(), np.zeros((len(rows), size)))
         self._call(chunk, tokens=tokens, logprobs=logprobs, lengths=torch.empty_like(lengths),
@@ -224,8 +223,9 @@ class NativeDecoder:
             raise UserError("the sampler was given a prompt that does not fit the model: empty, "
                             f"too long for max_len {c.max_len}, or with a token that is not in "
                             f"its vocabulary of {c.vocab_size}")
-        for path, start in zip(paths, starts, strict=False):
-            cast(Prefixes, memory).keep(path, results["fresh"][start:start + len(path)].numpy())
+        if memory:
+            for path, start in zip(paths, starts, strict=False):
+                memory.keep(path, results["fresh"][start:start + len(path)].numpy())
         return [len(addresses) - addresses.count(0) for addresses in known]
 
 

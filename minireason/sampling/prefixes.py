@@ -102,7 +102,9 @@ def remembered() -> Iterator[None]:
 def memory_of(model: Transformer) -> Prefixes | None:
     """What a model has read, inside `remembered()`."""
     memories = _memories.get()
-    return None if memories is None else memories.setdefault(model, Prefixes(model))
+    if memories is not None and model not in memories:
+        memories[model] = Prefixes(model)
+    return None if memories is None else memories[model]
 
 
 def unread(model: Transformer, rows: list[list[int]]) -> int:

@@ -70,6 +70,19 @@ def test_draws_and_values_are_those_of_rows_read_anew(decoder, shape, most, monk
     assert memory_of(policy) is None
 
 
+def test_one_call_may_wait_while_another_draws(decoder):
+    """Each keeps its own way to sample: the first of them in chunks, the second greedily."""
+    model, prompts = build_model(SHAPES[0]), prompts_of(SHAPES[0][0])
+    how = Sampling(n=4, max_new=7, seed=2, chunk=6)
+    expected = [chunk.tokens.tolist() for chunk in stream(model, ENDING, prompts, how)]
+    with remembered():
+        found = []
+        for chunk in stream(model, ENDING, prompts, how):
+            found.append(chunk.tokens.tolist())
+            drawn_after(model, prompts, Sampling(temperature=0, max_new=3))
+    assert found == expected and len(found) == 4
+
+
 def test_each_prefix_costs_once(decoder):
     policy, critic = build_model(SHAPES[0]), small_critic()
     prompts = prompts_of(SHAPES[0][0])
