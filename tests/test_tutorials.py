@@ -64,6 +64,11 @@ KEY_LINES = {   # tutorial: what it must print
                        "tiled: largest score"),
     "18_two_processes_and_export": ("every one sent 1500, by the formula 1500", "rank 1 of 2",
                                     "Qwen3ForCausalLM: largest difference", "same bits: True"),
+    "19_programs": ("the same output by hand", "3 shown: of ", "filter, then majority - oracle"),
+    "20_planning": ("as short", "every plan is right", "= ln 2", "drop2 - local rule at 10 x 10: "),
+    "21_obedience": ("the same verdict by hand", "chains of 4, at most 2 asked: ",
+                     "the price of at most 2: "),
+    "22_splitting_a_step": ("the same pieces by hand", "hardness 4 (", "hardest bin: at once "),
 }
 
 NEED_A_RUN = [name for name in KEY_LINES
