@@ -5,7 +5,8 @@
 
 A link to a line is written [`name`](path/of/module.py#L12), and line 12 must begin the function or
 class `name`. A reader comes from docs/index.md to the lines of any technique in two clicks: each
-row's first link is a page, and each page has such a link. Addresses of the web are not called.
+row's first link is a page, and each page has such a link, and links to its row's tutorials.
+Addresses of the web are not called.
 """
 
 import ast
@@ -89,6 +90,10 @@ def faults() -> list[str]:
             if page.is_file() else []
         if not code:
             found.append(f"docs/index.md: {row.split('|')[1].strip()} is not two clicks from code")
+        linked = {(page.parent / a).resolve() for _, a in links_of(page)} if page.is_file() else ()
+        found += [f"docs/index.md: {row.split('|')[1].strip()} has {address}, to which its page "
+                  "does not link" for _, address, _ in LINK.findall(row)
+                  if "/tutorials/" in address and (index.parent / address).resolve() not in linked]
         reached.add(page.resolve())
     found += [f"{page.relative_to(ROOT)}: no row of docs/index.md leads here"
               for page in (ROOT / "docs" / "techniques").glob("*.md") if page not in reached]

@@ -70,6 +70,16 @@ def test_a_page_without_a_row_is_found(small):
     assert links.faults() == ["docs/techniques/two.md: no row of docs/index.md leads here"]
 
 
+def test_a_page_that_leaves_out_its_tutorial_is_found(small):
+    (small.parents[2] / "tutorials").mkdir()
+    (small.parents[2] / "tutorials" / "01.py").touch()
+    index = small.parents[1] / "index.md"
+    index.write_text(index.read_text().replace("| x |", "| [01](../tutorials/01.py) |"))
+    assert "has ../tutorials/01.py, to which its page does not" in "".join(links.faults())
+    small.write_text(small.read_text() + "[tutorial](../../tutorials/01.py)\n")
+    assert links.faults() == []
+
+
 def test_fix_moves_a_link_to_where_its_name_stands(small):
     small.write_text(small.read_text().replace("#L4", "#L400"))
     links.fix()
