@@ -64,3 +64,18 @@ def whole_values(values: Values, tokenizer: Tokenizer, problems: list[Problem],
     value = dict(zip(pairs, values([row for row, _ in rows]), strict=True))
     return [[value[problem, text] for text in texts]
             for problem, texts in zip(problems, completions, strict=True)]
+
+
+def unread_tokens(tokenizer: Tokenizer, _problems: list[Problem],
+                  completions: list[list[str]]) -> list[list[float]]:
+    """Of every completion the tokens behind its opener that end a beginning which no earlier one of
+    its problem has: what a judge that remembers has to read of it."""
+    found = []
+    for texts in completions:
+        seen: set[tuple[int, ...]] = set()
+        found.append([])
+        for row in tokenizer.encode_batch(texts):
+            before = len(seen)
+            seen.update(tuple(row[:end]) for end in range(2, len(row) + 1))
+            found[-1].append(float(len(seen) - before))
+    return found

@@ -13,13 +13,16 @@ from minireason.training.batches import Row
 
 
 @torch.inference_mode()
-def remembered_values(decoder: NativeDecoder, beta: Tensor,
-                      prefixes: list[list[int]]) -> list[float]:
+def remembered_values(decoder: NativeDecoder, beta: Tensor, prefixes: list[list[int]],
+                      token_budget: int) -> list[float]:
     """P(correct | prefix) at the last token of each row, by a decoder with a memory."""
-    values, likelihoods = decoder.read(prefixes)
-    thoughts = [sum(read[opener_at(row) + 1:])
-                for row, read in zip(prefixes, likelihoods, strict=True)]
-    return (values + beta * torch.tensor(thoughts)).sigmoid().tolist()
+    most, found = max(1, token_budget // max(map(len, prefixes))), []
+    for part in (prefixes[i:i + most] for i in range(0, len(prefixes), most)):
+        values, likelihoods = decoder.read(part)
+        thoughts = [sum(read[opener_at(row) + 1:])
+                    for row, read in zip(part, likelihoods, strict=True)]
+        found += (values + beta * torch.tensor(thoughts)).sigmoid().tolist()
+    return found
 
 
 @torch.inference_mode()
@@ -34,7 +37,7 @@ def followed_values(decoder: NativeDecoder, beta: Tensor, rows: list[Row],
                                           [number[head] for head in heads],
                                           [tokens[first - 1:] for tokens, first in part])
         for i, (tokens, first) in enumerate(part):
-            logprobs[i, :opener_at(tokens) - first + 2] = 0              # outside the thought
+            logprobs[i, :max(0, opener_at(tokens) - first + 2)] = 0    # outside the thought
         logits = values + beta * logprobs.cumsum(dim=1)
         found += [row[:len(tokens) - first + 1] for (tokens, first), row in zip(
             part, logits.sigmoid().tolist(), strict=True)]

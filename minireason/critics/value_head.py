@@ -125,7 +125,7 @@ def prefix_values(critic: Critic, tokenizer: Tokenizer, prefixes: list[list[int]
     if decoder is None:
         with flops.uncounted():
             return [row[-1] for row in token_values(critic, tokenizer.pad, prefixes, token_budget)]
-    return remembered_values(decoder, critic.likelihood, prefixes)
+    return remembered_values(decoder, critic.likelihood, prefixes, token_budget)
 
 
 def step_values(critic: Critic, tokenizer: Tokenizer, problems: list[Problem],

@@ -167,6 +167,7 @@ def votes(answers: np.ndarray, weights: np.ndarray, correct: np.ndarray) -> np.n
 def vote_at(answers: np.ndarray, weights: np.ndarray, correct: np.ndarray, n: int,
             generator: np.random.Generator, subsets: int = 32) -> float:
     """Expected vote over n of the samples, averaged over random subsets (exact if n is all)."""
+    assert n <= len(answers), "cannot estimate N beyond the samples drawn"
     chosen = np.arange(n)[None]
     if n < len(answers):
         chosen = np.stack([generator.permutation(len(answers))[:n] for _ in range(subsets)])

@@ -39,7 +39,6 @@ def sample_records(policy: Transformer, tokenizer: Tokenizer, judges: dict[str, 
             "prompt": problem.prompt, "answer": problem.answer,
             "tokens": [len(ids) - 1 for ids in tokenizer.encode_batch(texts)],  # opener is forced
             "answers": answer_keys(problem, texts),
-            "texts": answer_ids(texts).tolist(),              # equal completions, equal numbers
             "correct": [int(verdict.correct) for verdict in verdicts],
             "steps_valid": [int(verdict.steps_valid) for verdict in verdicts],
             "ended": [int(text.endswith("<eos>")) for text in texts]}

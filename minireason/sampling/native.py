@@ -23,7 +23,7 @@ from minireason.core.compiled import choose, load
 from minireason.core.errors import UserError
 from minireason.model.tokenizer import Tokenizer, padded_rows
 from minireason.model.transformer import Transformer
-from minireason.sampling.prefixes import Prefixes, Token, memory_of
+from minireason.sampling.prefixes import Prefixes, known_of, memory_of
 from minireason.sampling.sampler import Chunk, Samples, Sampling
 
 SOURCE = Path(__file__).with_name("native.cpp")
@@ -82,7 +82,7 @@ def native_decoder(model: Transformer, tokenizer: Tokenizer,
     memory = memory_of(model)
     if memory is None:
         return NativeDecoder(model, tokenizer, how)
-    memory.decoder = copy.copy(memory.decoder) or NativeDecoder(model, tokenizer, how, memory)
+    memory.decoder = memory.decoder or NativeDecoder(model, tokenizer, how, memory)
     decoder = copy.copy(memory.decoder)       # of one call, for a generator may wait in another
     decoder.how = how
     return decoder
@@ -165,7 +165,7 @@ class NativeDecoder:
             path = self.memory.path(row)
             for token, likelihood in zip(path[old + 1:], read[old + 1:].tolist(), strict=True):
                 token.likelihood = likelihood
-            found.append([token.likelihood for token in path])
+            found.append([0.0, *(token.likelihood for token in path[1:])])
         return values, found
 
     def follow(self, prompts: list[list[int]], source: list[int],
@@ -217,8 +217,9 @@ class NativeDecoder:
         whole = len(chunk.source) == len(chunk.limits) == rows
         fault = library().decode_rows(ctypes.byref(job)) if whole else 2
         if fault == 1:
-            raise UserError(f"not enough memory to sample {rows} rows of up to {max_new} tokens in "
-                            f"{threads} threads; set OMP_NUM_THREADS=1 or ask for less at once")
+            raise UserError(f"not enough memory for {rows} rows of up to {max(sizes) + max_new} "
+                            f"tokens in {threads} threads; set OMP_NUM_THREADS=1 or ask for less "
+                            "at once")
         if fault:
             raise UserError("the sampler was given a prompt that does not fit the model: empty, "
                             f"too long for max_len {c.max_len}, or with a token that is not in "
@@ -228,13 +229,3 @@ class NativeDecoder:
                 memory.keep(path, results["fresh"][start:start + len(path)].numpy())
         return [len(addresses) - addresses.count(0) for addresses in known]
 
-
-def known_of(path: list[Token], reads: bool) -> list[int]:
-    """Addresses of the first tokens' keys and values, 0 from where they are to be read.
-
-    The last token is, for what follows it; and so is the last that is known, where what likelihood
-    the next one had is asked for.
-    """
-    known = [token.address for token in path[:-1]] + [0]
-    first = max(known.index(0) - reads, 0)
-    return known[:first] + [0] * (len(path) - first)

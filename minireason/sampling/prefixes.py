@@ -29,7 +29,7 @@ class Token:
         self.after: dict[int, Token] = {}
         self.numbers: np.ndarray | None = None       # keys and values of the tokens kept with it
         self.address = 0                             # of its own among them; 0: not kept
-        self.likelihood = 0.0                        # log p of the token, once a critic read it
+        self.likelihood: float | None = None         # log p of the token, once a critic read it
 
 
 class Prefixes:
@@ -86,17 +86,34 @@ class Prefixes:
                 self.keep(path[len(prompt):-1], numbers[i])
 
 
+def known_of(path: list[Token], reads: bool) -> list[int]:
+    """Addresses of the first tokens' keys and values, 0 from where they are to be read.
+
+    The last token is, for what follows it; and so is, where likelihoods are asked for, every one
+    whose next has none.
+    """
+    known = [token.address for token in path[:-1]] + [0]
+    first = known.index(0)
+    if reads:
+        lacking = (i for i, token in enumerate(path[1:]) if token.likelihood is None)
+        first = min(first, next(lacking, len(path) - 1))
+    return known[:first] + [0] * (len(path) - first)
+
+
 _memories: ContextVar[dict[Transformer, Prefixes] | None] = ContextVar("memories", default=None)
 
 
 @contextmanager
 def remembered() -> Iterator[None]:
     """Inside, every model remembers what it has read; no weights may change meanwhile."""
-    before = _memories.set({})
+    memories: dict[Transformer, Prefixes] = {}
+    before = _memories.set(memories)
     try:
         yield
     finally:
         _memories.reset(before)
+        for memory in memories.values():
+            memory.decoder = None                    # which holds the memory: both are freed now
 
 
 def memory_of(model: Transformer) -> Prefixes | None:

@@ -17,7 +17,7 @@ from minireason.core import flops, parallel
 from minireason.core.config import StageConfig, stream_seed
 from minireason.core.errors import UserError, check_choice
 from minireason.core.files import write_atomic
-from minireason.critics.judges import JUDGES, judge_of, whole_values
+from minireason.critics.judges import JUDGES, judge_of, unread_tokens, whole_values
 from minireason.critics.value_head import Critic
 from minireason.measure.evaluate import answer_keys, frozen_sets
 from minireason.measure.samples import Judge, sample_records, sharded_records
@@ -106,7 +106,9 @@ def search_shard(cfg: Config, stepper: Stepper, reviser: Stepper, problems: list
     """Per problem: two pools of samples, and what every search at every budget chose and cost."""
     unit = unit_of(cfg, stepper, problems[0].level)
     half = cfg.pool or cfg.samples[-1] + cfg.samples[-1] // 8       # more: some end early
-    judges: dict[str, Judge] = {"values": partial(whole_values, stepper.values, stepper.tokenizer)}
+    judges: dict[str, Judge] = {
+        "values": remembered()(partial(whole_values, stepper.values, stepper.tokenizer)),
+        "unread": partial(unread_tokens, stepper.tokenizer)}
     records = sampled_records(cfg, stepper, judges, problems, 2 * half, "search samples",
                               purpose)
     for record in records:

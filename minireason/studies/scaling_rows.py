@@ -4,7 +4,6 @@ Every row has "law" and "seed". Accuracies of pretraining and RL are means over 
 trained. FLOPs are those of the stage itself (core/flops.py), per problem at test time.
 """
 
-from collections import Counter, defaultdict
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,7 +12,7 @@ import numpy as np
 from minireason.core import flops
 from minireason.core.config import rng
 from minireason.core.files import read_checked, read_json, read_lines
-from minireason.measure.estimates import expected_accuracy, mean_interval, pass_at_k
+from minireason.measure.estimates import expected_accuracy, mean_interval
 from minireason.measure.samples import load_pools
 from minireason.model.tokenizer import Tokenizer
 from minireason.report.runs import level_of, select
@@ -183,9 +182,9 @@ def equal_flops_rows(records: list[dict], tokenizer: Tokenizer, weights: int) ->
     """A search's accuracy less that of as many samples as cost the same; all bins, then each.
 
     Costs are in tokens that a model of the policy's size reads (2 FLOPs a weight each). Account
-    "run": what our code did, which judges equal steps of a search and equal samples once. "cached":
-    as if every drawn token were read once by the policy and once by the judge. Bin 0 holds the
-    easiest fifth, by the pass rate of samples that no method uses.
+    "run": what our code did, whose judge reads equal beginnings of steps and of samples once.
+    "cached": as if every drawn token were read once by the policy and once by the judge. Bin 0
+    holds the easiest fifth, by the pass rate of samples that no method uses.
     """
     rows, (_, bins) = [], compare.difficulty(records, 1)
     rates = np.array([compare.pool_of(record, 1).correct.mean() for record in records])
@@ -222,17 +221,9 @@ def equal_flops_rows(records: list[dict], tokenizer: Tokenizer, weights: int) ->
 
 
 def judged_tokens(records: list[dict], prompt: float, size: int) -> np.ndarray:
-    """(size,) tokens that a judge reads of 1, 2, ... samples per problem, its prompt and each
-    different completion once: the mean over problems and over all subsets of their pools."""
-    total = np.full(size, prompt * len(records))
-    for record in records:
-        read: dict[int, float] = defaultdict(float)     # {times it was drawn: tokens}
-        pairs = Counter(zip(record["texts"][:size], record["tokens"], strict=False))
-        for (_, tokens), times in pairs.items():
-            read[times] += tokens
-        for times, tokens in read.items():              # pass@k: P(at least one of them is drawn)
-            total += tokens * np.array([pass_at_k(size, times, k) for k in range(1, size + 1)])
-    return total / len(records)
+    """(size,) tokens that a judge reads of the first 1, 2, ... samples of a problem, the prompt and
+    every beginning that some share once: the mean over problems."""
+    return prompt + np.mean([np.cumsum(record["unread"][:size]) for record in records], axis=0)
 
 
 ROWS: dict[str, Callable[[Path, Plan, tuple[int, ...]], list[dict]]] = {

@@ -106,7 +106,7 @@ print("equal", out.tokens.equal(alone.tokens))
     if lacking == "threads":
         assert said == "equal True\n"
     else:
-        assert done.returncode == 1 and "UserError: not enough memory to sample" in said, said
+        assert done.returncode == 1 and "UserError: not enough memory for" in said, said
 
 
 @pytest.mark.long

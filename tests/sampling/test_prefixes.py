@@ -1,5 +1,7 @@
 """What was read is not read again, and changes nothing but FLOPs and time."""
 
+import gc
+import weakref
 from contextvars import Context
 from types import SimpleNamespace
 
@@ -10,6 +12,7 @@ from test_native import ENDING, SHAPES, build_model, prompts_of
 from cuda_ext import build
 from minireason.core import flops
 from minireason.critics.value_head import Critic, prefix_values, token_values
+from minireason.model.tokenizer import OPENERS
 from minireason.model.transformer import ModelConfig
 from minireason.sampling import native, prefixes
 from minireason.sampling.complete import stream
@@ -108,13 +111,47 @@ def test_each_prefix_costs_once(decoder):
 
 @torch.inference_mode()
 def test_likelihood_counts_behind_the_first_opener(decoder):
-    critic, opener = small_critic(), 6
-    tokenizer = SimpleNamespace(pad=0, eos=3)
-    rows = [[1, 9, opener, 4, 7, opener, 2], [1, 9, opener, 4, 7], [1, 9], [opener, 4]]
+    critic, (opener, _) = small_critic(), OPENERS
+    tokenizer = SimpleNamespace(pad=0, eos=36)
+    rows = [[1, 9, opener, 6, 7, opener, 2], [1, 9, opener, 6, 7], [1, 9], [opener, 6]]
     with remembered():
         for part in (rows[2:], rows):
             assert prefix_values(critic, tokenizer, part) == pytest.approx(
                 [row[-1] for row in token_values(critic, 0, part)], abs=1e-5)
+
+
+def test_a_model_may_draw_and_value_what_it_drew(decoder):
+    critic, (opener, _) = small_critic(), OPENERS
+    prompts = [[opener, *prompt] for prompt in prompts_of(SHAPES[0][0])]
+    with remembered():
+        rows, _ = drawn_after(critic, prompts)
+        values = prefix_values(critic, ENDING, rows)
+    assert values == pytest.approx(prefix_values(critic, ENDING, rows), abs=1e-5)
+
+
+def test_a_critic_reads_no_more_at_once_than_its_budget(monkeypatch):
+    critic, prompts, read = small_critic(), prompts_of(SHAPES[0][0]), []
+    own = native.NativeDecoder.read
+    monkeypatch.setattr(native.NativeDecoder, "read",
+                        lambda self, rows: read.append(sum(map(len, rows))) or own(self, rows))
+    with remembered():
+        values = prefix_values(critic, ENDING, prompts, token_budget=60)
+        assert prefix_values(critic, ENDING, [], token_budget=60) == []
+    assert values == pytest.approx(prefix_values(critic, ENDING, prompts), abs=1e-5)
+    if native.choose_decoder("auto") == "native":
+        assert len(read) > 1 and max(read) <= 60 and sum(read) == sum(map(len, prompts))
+
+
+def test_what_a_search_remembered_is_freed_with_it(decoder):
+    model = build_model(SHAPES[0])
+    gc.disable()
+    try:
+        with remembered():
+            drawn_after(model, prompts_of(SHAPES[0][0]))
+            memory = weakref.ref(memory_of(model))
+        assert memory() is None
+    finally:
+        gc.enable()
 
 
 @pytest.mark.parametrize("how", [Sampling(n=64, max_new=30, seed=2, temperature=0.3),

@@ -9,6 +9,7 @@ import pytest
 
 from minireason import cli
 from minireason.core.errors import UserError
+from minireason.critics.judges import unread_tokens
 from minireason.measure.samples import save_pools
 from minireason.model.tokenizer import Tokenizer
 from minireason.problems import chain
@@ -224,7 +225,7 @@ def test_samples_cost_what_the_search_cost_in_both_accounts():
     tokenizer = Tokenizer.build(chain.TOKENS)
     assert len(tokenizer.encode("(2+3)=")) + 2 == 8
     made = [{"prompt": "(2+3)=", "answer": "5", "tokens": [10] * 20, "correct": [1, 0] * 10,
-             "answers": ["5", "6"] * 10, "values": [0.9, 0.1] * 10, "texts": list(range(20)),
+             "answers": ["5", "6"] * 10, "values": [0.9, 0.1] * 10, "unread": [10.0] * 20,
              "cells": {"beam 4": {"tokens": 36, "correct": right, "voted": 0,
                                   "flops": 2 * 100 * 147.0}}} for right in (1, 0, 1, 1, 0)]
     rows = scaling_rows.equal_flops_rows(made, tokenizer, 100)
@@ -244,11 +245,12 @@ def test_samples_cost_what_the_search_cost_in_both_accounts():
     assert sum(row["problems"] for row in bins[1:]) == 5
 
 
-def test_equal_samples_are_judged_once_and_so_cheaper():
-    """Four samples of two texts: one of n = 1, on average 1 + 2/3 of n = 2, two of 4."""
-    made = {"tokens": [10] * 8, "texts": [0, 0, 1, 1, 2, 3, 4, 5]}
-    found = scaling_rows.judged_tokens([made], 8.0, 4)
-    assert found.tolist() == pytest.approx([8 + 10, 8 + 10 * 5 / 3, 28, 28])
+def test_what_samples_begin_with_alike_is_judged_once_and_so_cheaper():
+    texts = ["<think>7+8=6", "<think>7+8=6", "<think>7+9=6", "<think>7+8", "<think>3"]
+    unread = unread_tokens(Tokenizer.build(chain.TOKENS), [], [texts, texts[::-1]])
+    assert unread == [[5, 0, 3, 0, 1], [1, 3, 3, 2, 0]]
+    found = scaling_rows.judged_tokens([{"unread": own} for own in unread], 8.0, 4)
+    assert found.tolist() == [8 + 3, 8 + 4.5, 8 + 7.5, 8 + 8.5]
 
 
 def search_rows(judge: str, differences: list[float], n: int = 64) -> list[dict]:
