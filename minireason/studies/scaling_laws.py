@@ -31,7 +31,7 @@ CLAIMS = {                        # law: what it claims, and what would show it 
     "search": "Search with a good judge helps hard problems; with an imperfect one it finds the "
               "judge's errors and hurts easy ones (Snell 2024). Wrong if no imperfect judge shows "
               "the flip, or if the oracle does. `As run`: FLOPs of all that our code read and "
-              "drew, equal steps and equal samples judged once; `if cached`: as if the judge "
+              "drew, equal beginnings judged once; `if cached`: as if the judge "
               "read every drawn token. With intervals of 95% some of so many bins differ by "
               "chance."}
 COMPARED = {"linear": shapes.LINEAR, "log-linear": shapes.LOG_LINEAR,

@@ -95,7 +95,8 @@ def random_case(rng: np.random.Generator) -> Case:
     kv_heads, max_len = up_to(3), up_to(90, 2)
     config = ModelConfig(
         vocab_size=up_to(70, 2), d_model=up_to(50, 2), n_layers=up_to(3),
-        n_heads=kv_heads * up_to(4), n_kv_heads=kv_heads, head_dim=2 * up_to(24), d_ff=up_to(50), max_len=max_len,
+        n_heads=kv_heads * up_to(4), n_kv_heads=kv_heads, head_dim=2 * up_to(24), d_ff=up_to(50),
+        max_len=max_len,
         tied=bool(up_to(1, 0)))
     generator, model = torch.Generator().manual_seed(up_to(2 ** 60)), Critic(config)
     with torch.no_grad():
