@@ -49,8 +49,8 @@ for text in ("<think>23+4=27</think>81,81<eos>", "<think>23+4=27;27*3=81</think>
     print(f"{text:<42} right: {verdict.correct!s:<6} obedient: {verdict.obedient}")
 
 # %% [markdown]
-# Three instructions checked by hand, on what fallible authors write (they also overlook one in
-# three):
+# Three instructions checked by hand, on what fallible authors write (they also overlook three in
+# ten):
 
 
 # %%
@@ -85,7 +85,7 @@ print(f"{checked} completions, the same verdict by hand; obedient: {share(obeyed
 # An instruction costs something only if it takes something away. `twice` does not. `most2` takes
 # thinking away: what is not written must be computed in the head. How well can that be learned? We
 # teach a copy of the run's RL policy to obey, on exact lines whose prompt ends in `<hint>` and the
-# number of operations that the thought may have.
+# number of operations that the thought then has. (The policy itself takes no notice of it.)
 
 # %%
 taught = copy.deepcopy(policy)
@@ -114,8 +114,8 @@ for k, own in sets.items():
 
 # %% [markdown]
 # It obeys, and the price has a step in it. One operation fits between the last written token and
-# the answer, for nothing. Two do not: that is what thoughts are for (tutorial 10 is about moving
-# the step).
+# the answer, for almost nothing. Two hardly do after so short a lesson: that is what thoughts are
+# for (tutorial 10 is about moving the step).
 #
 # ## A policy of one number
 #
@@ -174,21 +174,23 @@ keep(figure, "21_obedience")
 # %% [markdown]
 # ## The claim
 #
-# On chains of 4, "at most 3" costs less than 5 points and "at most 2" more than 50 (both 95%
+# On chains of 4, "at most 3" costs less than 10 points and "at most 2" more than 50 (both 95%
 # intervals say so). So learning by outcome unlearns the second at once, in every seed to fewer than
-# 10% that obey, where 70% did, and the first as slowly as it is cheap: over half still obey. A
-# reward for obeying brings it back, to over 90% in every seed, only if it pays more than the price,
-# and then it costs that price in right answers; half of it buys nothing.
+# 10% that obey, where 70% did, and the first as slowly as it is cheap: over 20 points more still
+# obey. A reward for obeying raises obedience, to over 90% in every seed, only if it pays more than
+# the price, and then it costs that price in right answers; half of it buys nothing. (The seeds are
+# those of REINFORCE; the taught policy is one.)
 
 # %%
 for m in (3, 2):
     print(f"the price of at most {m}: {mean(right[4, 4], right[4, m])} points")
-assert SMALL or paired_bootstrap(right[4, 4], right[4, 3])[2] < 0.05
+assert SMALL or paired_bootstrap(right[4, 4], right[4, 3])[2] < 0.1
 assert SMALL or paired_bootstrap(right[4, 4], right[4, 2])[1] > 0.5
 assert SMALL or curves["at most 2, w = 0"][:, -1].max() < 0.1
 assert SMALL or curves["at most 2, w = price / 2"][:, -1].max() < 0.1
 assert SMALL or curves["at most 2, w = price + 0.3"][:, -1].min() > 0.9
-assert SMALL or curves["at most 3, w = 0"][:, -1].min() > 0.5
+assert SMALL or (curves["at most 3, w = 0"][:, -1].min()
+                 > curves["at most 2, w = 0"][:, -1].max() + 0.2)
 
 # %% [markdown]
 # `minireason run --family instructions` walks the whole ladder on such prompts, and
@@ -216,10 +218,11 @@ assert SMALL or curves["at most 3, w = 0"][:, -1].min() > 0.5
 # <details><summary>Answers</summary>
 #
 # 1. The gradient is zero and p stays where imitation left it: 68 to 70% in five seeds.
-# 2. To obedience: 86% after these 100 steps, 98% after 1,000. It is then right 6.5% of the time,
-#    the accuracy of obeying: a verifier that wants both gets both only where both can be had.
-# 3. 58 to 78% over five seeds, against 61 to 63 with a baseline. Where all rewards are 1, REINFORCE
-#    pays for whatever was drawn, so z goes wherever chance leads; the mean subtracted, nothing
-#    moves it but differences.
+# 2. To obedience: 86% after these 100 steps, 98% after 1,000. It is then right 19% and 8% of the
+#    time, on the way to the 6.5% of obeying: a verifier that wants both gets both only where both
+#    can be had.
+# 3. 58 to 78% over five seeds, 32 to 83 over twenty, against 61 to 63 with a baseline. Where all
+#    rewards are 1, REINFORCE pays for whatever was drawn, so z goes wherever chance leads; the mean
+#    subtracted, nothing moves it but differences.
 #
 # </details>

@@ -4,7 +4,7 @@
 # `47*8=376` is a big fact to know by heart; `40*8=320;7*8=56;320+56=376` is three small ones, at
 # three times the tokens. When is it worth splitting? We compute what both ways are worth to
 # fallible authors, operation by operation, and let a policy of a few numbers find out by itself,
-# with and without a price per token. It needs no trained model. About 10 seconds.
+# with and without a price per token. It needs no trained model. About 15 seconds.
 
 # %%
 import os
@@ -27,9 +27,9 @@ authors = Authors()
 # %% [markdown]
 # ## The pieces
 #
-# An operation on numbers of two digits or more may be taken at once or in pieces: a product digit
-# by digit and then the sum, a sum or difference with the tens first and then the ones. A prompt may
-# prescribe the way, `once:` or `split:`; else the writer chooses, step by step.
+# An operation on numbers of two digits or more may be taken at once or in pieces: a product with
+# the last digit apart and then the sum, a sum or difference with the tens first, then the ones. A
+# prompt may prescribe the way, `once:` or `split:`; else the writer chooses, step by step.
 
 # %%
 for prompt in ("once:((47*8)-89)", "split:((47*8)-89)"):
@@ -51,7 +51,6 @@ def pieces_by_hand(left, sign, right):
 operations = [(a, sign, b) for sign in "+-*" for a in range(10, 1000)
               for b in (range(2, 10) if sign == "*" else range(10, 100))
               if compute(a, sign, b) is not None]
-operations = [one for one in operations if pieces_of(one)]
 picked = [operations[i] for i in rng(0, "tutorial 22").integers(len(operations), size=2000)]
 for one in picked:
     by_hand = pieces_by_hand(*one)
@@ -63,7 +62,8 @@ print(f"{len(picked)} operations, the same pieces by hand")
 # ## What both ways are worth
 #
 # Authors who take an operation at once forget what is to be carried, more often the more there is;
-# besides, every statement slips now and then. So each operation has two exact chances of being
+# besides, every statement slips now and then. In pieces they mostly only slip (the last sum of a
+# product may carry). So each operation has two exact chances of being
 # right, and two costs in tokens. `hardness` counts the digits that it works on and the carries.
 
 
@@ -134,7 +134,7 @@ def value(p):
     return tuple(((1 - chance) * worth[:, 0] + chance * worth[:, 1]).mean(axis=0))
 
 
-PRICES, SEEDS = (0.0, 0.02, 0.04), range(5)
+PRICES, SEEDS = (0.0, 0.02, 0.045), range(5)
 curves = {c: np.array([learned(c, seed) for seed in SEEDS]) for c in PRICES}   # (seeds, STEPS, b)
 policies = {"never": [np.zeros(len(BINS))], "always": [np.ones(len(BINS))],
             "a coin": [np.full(len(BINS), 0.5)]}
@@ -173,8 +173,8 @@ keep(figure, "22_splitting_a_step")
 # Without a price the policy comes to split what gains by it and nothing else: in every seed it is
 # more often right than by always splitting, with fewer tokens, and over 60 points better than never
 # splitting where it is hardest. With a price, the bins whose gain per token lies above the price
-# are split and those below are not, again in every seed; at the tokens of a tossed coin it is then
-# over 8 points more often right.
+# are split at least 70% of the time and those below at most 30%, again in every seed; at the tokens
+# of a tossed coin it is then over 8 points more often right.
 
 # %%
 hardest = worth[hard == BINS[-1]].mean(axis=0)[:, 0]
@@ -184,7 +184,7 @@ print(f"hardest bin: at once {100 * hardest[0]:.0f}%, split {100 * hardest[1]:.0
 for c, own in curves.items():
     wanted = np.array([gains[h] > c for h in BINS])
     if not SMALL:
-        assert ((own[:, -1] > 0.5) == wanted).all(), f"c = {c}: not split as the price says"
+        assert ((own[:, -1] > 0.7) == wanted).all() and ((own[:, -1] < 0.3) != wanted).all(), c
 assert SMALL or accuracy["learned, c = 0"].min() > accuracy["always"][0]
 assert SMALL or max(value(p)[1] for p in curves[0.0][:, -1]) < value(np.ones(len(BINS)))[1]
 assert SMALL or curves[0.0][:, -1, -1].min() * (hardest[1] - hardest[0]) > 0.6
@@ -203,7 +203,7 @@ assert SMALL or (accuracy["learned, c = 0.02"].min() > accuracy["a coin"][0] + 0
 # ## Try it
 #
 # 1. From which price on is nothing split? Which bin gives up last?
-# 2. Give the policy one number for all operations. What does it do, with c = 0 and with c = 0.02?
+# 2. Give the policy one number for all operations. What does it do at the three prices?
 # 3. Let the authors slip in a tenth and in a fifth of their statements, `Authors(slip=0.2)`. From
 #    which hardness on does it still pay to split, without a price?
 #
@@ -217,10 +217,10 @@ assert SMALL or (accuracy["learned, c = 0.02"].min() > accuracy["a coin"][0] + 0
 #
 # <details><summary>Answers</summary>
 #
-# 1. From 0.048 on, where hardness 4 gives up. Hardness 5 goes first (at 0.04 it is split 20 to 39%
-#    of the time and falling), though its gain is about as large: its pieces are longer.
-# 2. It splits everything, at both prices: right 91.9%, 21.3 tokens. Without seeing how hard an
-#    operation is, spending less on the easy ones means spending less on all.
+# 1. From 0.048 on, where hardness 4 gives up. Hardness 5 goes before it, at 0.037, though its gain
+#    in right answers is about as large: its pieces are longer.
+# 2. It splits everything at 0 and at 0.02 (right 91.9%, 21.3 tokens) and nothing at 0.045 (59.9%,
+#    9.6). Without seeing how hard an operation is, it cannot spend less on the easy ones alone.
 # 3. From hardness 3 on at a tenth (72 against 79%), from 4 on at a fifth (64 against 61% at 3, 18
 #    against 55 at 4): every further statement is one more chance to err.
 #

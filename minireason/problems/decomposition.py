@@ -7,10 +7,11 @@ by digit. An operation on two digits or more may be split before the last of the
     split     <think>40*8=320;7*8=56;320+56=376;376-80=296;296-9=287</think>287<eos>
 
 Authors do both, by the toss of a coin: at once they err where there is something to carry or to
-borrow, more often the more there is; in pieces they only slip. A problem may prescribe the way,
-`once:((47*8)-89)=` or `split:((47*8)-89)=`; an answer found the other way is not correct. So always
-and never splitting are modes of one policy, as slow and fast are in Dualformer (Su 2024,
-arXiv:2410.09918). Least-to-most prompting (Zhou 2022, arXiv:2205.10625) splits whole questions.
+borrow, more often the more there is; in pieces they mostly only slip (the sum of a product may
+carry). A problem may prescribe the way, `once:((47*8)-89)=` or `split:((47*8)-89)=`; an answer
+found the other way is not correct. So always and never splitting are modes of one policy, as slow
+and fast are in Dualformer (Su 2024, arXiv:2410.09918). Least-to-most prompting (Zhou 2022,
+arXiv:2205.10625) splits whole questions.
 """
 
 import re
