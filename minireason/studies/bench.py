@@ -4,6 +4,7 @@ Both sides hold the same weights (through export), run on the same threads and d
 one optimizer step on the lines of one quickstart step, and N samples for each of P prompts with
 neither side allowed to stop early. Ours packs the lines end to end, transformers pads them; only
 the lines' own tokens are counted. A third row is our step beside itself with its layers in PyTorch.
+`--peers` adds what else is installed of the samplers in peers.py, and transformers' step compiled.
 The sides take turns, so that whatever else the machine does meets both; the ratio is that of the
 medians, its spread the quartiles of the rounds' own ratios.
 """
@@ -15,6 +16,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -22,8 +24,6 @@ from unittest import mock
 
 import numpy as np
 import torch
-import torch.nn.functional as F
-from torch.nn.utils.rnn import pad_sequence
 
 from minireason.core.config import resolve_device, rng, to_dict
 from minireason.core.errors import UserError
@@ -38,9 +38,10 @@ from minireason.report import tables
 from minireason.sampling.complete import prompt_ids, stream
 from minireason.sampling.sampler import Sampling
 from minireason.stages import pretrain
-from minireason.studies import shared
+from minireason.studies import peers, shared
+from minireason.studies.peers import load_theirs, logit_gap, their_sampler, their_step
 from minireason.training.batches import Batch, encode_lines, micro_batches
-from minireason.training.optim import autocast, batch_nll, make_optimizer, train_step
+from minireason.training.optim import batch_nll, make_optimizer, train_step
 
 
 @dataclass(frozen=True)
@@ -58,12 +59,15 @@ class Config:
     n: int = 8                    # N samples per prompt
     max_new: int = 64             # tokens per sample, exactly
     seed: int = 0
+    peers: bool = False           # beside other samplers, and a compiled training step, too
     out: str = ""                 # JSON file to write
 
 
 def run(cfg: Config) -> dict:
     """Time both sides, print the table, write the JSON; returns its content."""
     device = resolve_device(cfg.device)
+    if cfg.peers and device.type != "cpu":
+        raise UserError("--peers: the other samplers run on a CPU here; give --device cpu")
     if cfg.threads:
         if cfg.threads > (os.cpu_count() or 1):
             raise UserError(f"--threads {cfg.threads}: this machine has {os.cpu_count()} cores")
@@ -85,7 +89,7 @@ def run(cfg: Config) -> dict:
             "longest prompt": max(map(len, prompts)),
             **compare(cfg.rounds, len(prompts) * cfg.n * cfg.max_new,
                       our_sampler(ours, tokenizer, prompts, cfg),
-                      their_sampler(theirs, tokenizer, prompts, cfg))},
+                      their_sampler(theirs, tokenizer, prompts, cfg.n, cfg.max_new))},
         "training": {
             "micro_batches": {"ours": [list(batch.inputs.shape) for batch in packed],
                               "theirs": [list(batch.inputs.shape) for batch in padded]},
@@ -94,6 +98,10 @@ def run(cfg: Config) -> dict:
     if ours.layers_choice(device)[0] == "native":
         in_torch = mock.patch.dict(os.environ, MINIREASON_LAYERS="torch")(step)
         result["layers"] = compare(cfg.rounds, result["training"]["tokens"], step, in_torch)
+    if cfg.peers:
+        draw = our_sampler(ours, tokenizer, prompts, cfg)
+        result |= beside_samplers(cfg, ours, tokenizer, prompts, draw)
+        beside_compiled(cfg, result, step, theirs, padded, count)
     print(speed_table(result))
     if cfg.out:
         shared.write_json(Path(cfg.out), result)
@@ -106,31 +114,6 @@ def load_ours(cfg: Config) -> tuple[Transformer, Tokenizer]:
         return checkpoint.load(cfg.checkpoint)
     tokenizer = Tokenizer.build(chain.TOKENS)
     return shared.random_model(tokenizer, cfg.shape, cfg.seed, cfg.shape.max_len), tokenizer
-
-
-def load_theirs(ours: Transformer, tokenizer: Tokenizer) -> Any:
-    """The same weights in transformers, with PyTorch's fused attention."""
-    os.environ.setdefault("HF_HUB_OFFLINE", "1")
-    try:
-        import transformers
-    except ImportError:
-        raise UserError("bench compares with transformers, which is not installed; "
-                        "pip install 'minireason[test]'") from None
-    transformers.logging.set_verbosity_error()
-    transformers.logging.disable_progress_bar()
-    with tempfile.TemporaryDirectory() as folder:
-        write_folder(Path(folder), ours, tokenizer, chain)
-        return transformers.AutoModelForCausalLM.from_pretrained(folder, attn_implementation="sdpa")
-
-
-@torch.no_grad()
-def logit_gap(ours: Transformer, theirs, batch: Batch) -> float:
-    """Largest difference of the two models' logits: the same weights, or nothing is compared."""
-    batch = batch.to(ours.embedding.weight.device)
-    gap = (ours(batch.inputs) - theirs(batch.inputs, use_cache=False).logits).abs().max().item()
-    if not gap < 1e-2:                        # both are fp32; a wrong weight shows as about 1
-        raise UserError(f"bench: the two models' logits differ by {gap}; one of them is wrong")
-    return gap
 
 
 def training_batches(cfg: Config, tokenizer: Tokenizer) -> tuple[list[Batch], list[Batch], int]:
@@ -154,25 +137,6 @@ def our_step(model: Transformer, batches: list[Batch], count: int) -> Callable[[
     return lambda: train_step(model, optimizer, batches, lambda b: batch_nll(model, b, count), 1e-4)
 
 
-def their_step(model, batches: list[Batch], count: int) -> Callable[[], object]:
-    """The same in transformers' plain best: fused attention, fused AdamW, no cache."""
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, betas=(0.9, 0.95), fused=True)
-    device = next(model.parameters()).device
-    on_device = [(b.inputs.to(device), b.targets.where(b.loss_mask > 0, -100).to(device))
-                 for b in batches]
-
-    def step() -> None:
-        optimizer.zero_grad()
-        for inputs, targets in on_device:
-            with autocast(device):
-                logits = model(inputs, use_cache=False).logits.float()
-                loss = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="sum")
-            (loss / count).backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0, foreach=True)
-        optimizer.step()
-    return step
-
-
 def our_sampler(model: Transformer, tokenizer: Tokenizer, prompts: list[list[int]],
                 cfg: Config) -> Callable[[], object]:
     """N samples per prompt at T = 1; no token ends a row."""
@@ -186,23 +150,32 @@ def our_sampler(model: Transformer, tokenizer: Tokenizer, prompts: list[list[int
     return draw_all
 
 
-def their_sampler(model, tokenizer: Tokenizer, prompts: list[list[int]],
-                  cfg: Config) -> Callable[[], object]:
-    """The same by `generate`: prompts padded on the left, no <eos>, no filter on the logits."""
-    device, longest = next(model.parameters()).device, max(map(len, prompts))
-    tokens = pad_sequence([torch.tensor(prompt) for prompt in prompts], batch_first=True,
-                          padding_value=tokenizer.pad, padding_side="left").to(device)
-    seen = tokens != tokenizer.pad                           # (P, longest)
-    model.generation_config.eos_token_id = None
+def beside_samplers(cfg: Config, ours: Transformer, tokenizer: Tokenizer,
+                    prompts: list[list[int]], draw: Callable[[], object]) -> dict[str, dict]:
+    """{"peers": {name: comparison}, "left_out": {name: why}} of the samplers in peers.py."""
+    endless = copy.copy(tokenizer)
+    endless.eos = -1
+    first = [row for out in stream(ours, endless, prompts, Sampling(max_new=4, temperature=0))
+             for row in out.tokens.tolist()]
+    with tempfile.TemporaryDirectory() as folder:
+        write_folder(Path(folder), ours, tokenizer, chain)
+        found, left_out = peers.samplers(Path(folder), prompts, torch.get_num_threads(), first)
+        rows = {f"sampling, {name}": compare(
+            cfg.rounds, len(prompts) * cfg.n * cfg.max_new, draw,
+            partial(their_draw, cfg.n, cfg.max_new, False)) for name, their_draw in found.items()}
+    return {"peers": rows, "left_out": left_out}
 
-    def draw_all() -> None:
-        model.eval()
-        with torch.inference_mode(), autocast(device):
-            out = model.generate(
-                tokens, attention_mask=seen, do_sample=True, temperature=1.0, top_k=0, top_p=1.0,
-                num_return_sequences=cfg.n, max_new_tokens=cfg.max_new, use_cache=True)
-        assert out.shape == (len(prompts) * cfg.n, longest + cfg.max_new)
-    return draw_all
+
+def beside_compiled(cfg: Config, result: dict, step: Callable[[], object], theirs: Any,
+                    padded: list[Batch], count: int) -> None:
+    """Adds our training step beside transformers' under torch.compile to a result."""
+    try:
+        row = compare(cfg.rounds, result["training"]["tokens"], step,
+                      their_step(torch.compile(theirs, dynamic=True), padded, count))
+    except Exception as error:                # of a compiler, whatever it is
+        result["left_out"]["compiled"] = (str(error).strip().splitlines() or ["it failed"])[0][:200]
+    else:
+        result["peers"]["training, compiled"] = row
 
 
 def compare(rounds: int, tokens: int, ours: Callable[[], object],
@@ -228,8 +201,8 @@ def compare(rounds: int, tokens: int, ours: Callable[[], object],
 def speed_table(result: dict) -> str:
     """The comparison as text."""
     table = [["median", "tokens", "ours", "theirs", "ratio", "quartiles"]]
-    for name in filter(result.get, ("sampling", "training", "layers")):
-        row = result[name]
+    rows = {name: result[name] for name in ("sampling", "training", "layers") if name in result}
+    for name, row in (rows | result.get("peers", {})).items():
         line = [name, f"{row['tokens']:,}"]
         for side, seconds in row["seconds"].items():
             line.append(f"{1e3 * seconds:.1f} ms, {row['tokens_per_sec'][side]:,.0f} tokens/s")
@@ -237,4 +210,6 @@ def speed_table(result: dict) -> str:
         table.append([*line, f"{row['ratio']:.2f}x", f"{low:.2f} to {high:.2f}"])
     return ("{parameters:,} parameters, {threads} thread(s) on {device}, torch {torch}, "
             "transformers {transformers}, {rounds} rounds\n".format(**result)
-            + tables.markdown(table))
+            + tables.markdown(table)
+            + "".join(f"\nleft out: {name}, {why}" for name, why in
+                      result.get("left_out", {}).items()))

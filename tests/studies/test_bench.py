@@ -1,16 +1,22 @@
 """bench on a tiny model: both sides do the whole work with the same weights, and it is recorded."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
 
 from minireason.core.errors import UserError
 from minireason.critics.value_head import Critic
+from minireason.export import our_config, read_weights, write_folder
 from minireason.model import checkpoint
 from minireason.model.native_layers import choose_layers
+from minireason.model.tokenizer import Tokenizer
+from minireason.problems import chain
+from minireason.sampling.complete import stream
+from minireason.sampling.sampler import Sampling
 from minireason.stages.pretrain import Config as PretrainConfig
-from minireason.studies import bench
+from minireason.studies import bench, peers
 from minireason.studies.bench import Config as BenchConfig
 from minireason.studies.bench import compare, load_ours, load_theirs, logit_gap, run
 
@@ -85,3 +91,59 @@ def test_a_checkpoint_can_be_measured_and_a_critic_cannot(tmp_path):
     checkpoint.save(tmp_path, Critic(ours.config), tokenizer)
     with pytest.raises(UserError, match="a critic"):
         load_ours(config(checkpoint=str(tmp_path)))
+
+
+def ours_as_peer(folder, prompts, _threads):
+    """Our own sampler in the part of a peer: reads the exported folder."""
+    policy = read_weights(folder / "model.safetensors", our_config(folder / "config.json"))
+    tokenizer = Tokenizer.build(chain.TOKENS)
+    tokenizer.eos = -1
+
+    def draw(n, max_new, greedy):
+        how = Sampling(n=n, max_new=max_new, temperature=0.0 if greedy else 1.0)
+        return [row for out in stream(policy, tokenizer, prompts, how)
+                for row in out.tokens.tolist()]
+
+    return draw
+
+
+def with_other_weights(folder, prompts, threads):
+    draw = ours_as_peer(folder, prompts, threads)
+    return lambda *how: [[token + 1 for token in row] for row in draw(*how)]
+
+
+def broken(*_):
+    raise RuntimeError("first line\nit cannot read qwen3")
+
+
+def test_peers_are_timed_or_left_out_with_the_reason(monkeypatch, capsys):
+    monkeypatch.setattr(torch, "compile", lambda model, dynamic: model)
+    monkeypatch.setattr(peers, "SAMPLERS", {
+        "one": ("json", ours_as_peer), "two": ("json", broken),
+        "three": ("no_such_module", broken)})
+    result = run(config(peers=True))
+    assert list(result["peers"]) == ["sampling, one", "training, compiled"]
+    assert all(row["ratio"] > 0 for row in result["peers"].values())
+    assert result["left_out"] == {"two": "it cannot read qwen3", "three": "not installed; pip "
+                                  "install 'minireason[bench]'"}
+    printed = capsys.readouterr().out
+    assert "| sampling, one | 12 |" in printed and "left out: two, it cannot read" in printed
+
+
+def test_a_peer_with_other_weights_is_not_compared(monkeypatch):
+    monkeypatch.setattr(peers, "SAMPLERS", {"one": ("json", with_other_weights)})
+    with pytest.raises(UserError, match="one goes on differently after 2 of 2 prompts"):
+        run(config(peers=True))
+
+
+@pytest.mark.parametrize("name", peers.SAMPLERS)
+def test_a_real_peer_draws_what_is_asked(name, tmp_path):
+    module, make = peers.SAMPLERS[name]
+    pytest.importorskip(module, reason=f"NOT CHECKED: needs {module}")
+    ours, tokenizer = load_ours(BenchConfig(shape=replace(TINY, head_dim=16)))
+    write_folder(tmp_path, ours, tokenizer, chain)
+    prompts = [tokenizer.encode(text) for text in ("<bos>2+3=<think>", "<bos>(2+3)*4=<think>")]
+    draw = make(tmp_path, prompts, 1)
+    assert draw(1, 4, True) == ours_as_peer(tmp_path, prompts, 1)(1, 4, True)
+    rows = draw(3, 5, False)
+    assert [len(row) for row in rows] == [5] * 6 and len({*map(tuple, rows)}) > 1
