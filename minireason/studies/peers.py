@@ -116,13 +116,13 @@ def ctranslate2(folder: Path, prompts: list[list[int]], threads: int) -> Draw:
                                   compute_type="float32", intra_threads=threads)
     rows = [[words[token] for token in prompt] for prompt in prompts]
 
-    def draw(n: int, max_new: int, greedy: bool) -> list[list[int]]:
+    def all_at_once(n: int, max_new: int, greedy: bool) -> list[list[int]]:
         found = generator.generate_batch(
             rows, max_length=max_new, min_length=max_new, num_hypotheses=n,
             sampling_topk=int(greedy), include_prompt_in_result=False)
         return [[number[word] for word in row] for one in found for row in one.sequences]
 
-    return draw
+    return all_at_once
 
 
 def onnxruntime_genai(folder: Path, prompts: list[list[int]], threads: int) -> Draw:
@@ -142,7 +142,7 @@ def onnxruntime_genai(folder: Path, prompts: list[list[int]], threads: int) -> D
     pad = config["model"]["pad_token_id"]
     padded = np.array([[pad] * (longest - len(prompt)) + prompt for prompt in prompts], np.int32)
 
-    def draw(n: int, max_new: int, greedy: bool) -> list[list[int]]:
+    def in_parts(n: int, max_new: int, greedy: bool) -> list[list[int]]:
         found, rows = [], padded.repeat(n, axis=0)
         for part in (rows[i:i + MOST_ROWS] for i in range(0, len(rows), MOST_ROWS)):
             how = library.GeneratorParams(model)
@@ -156,7 +156,7 @@ def onnxruntime_genai(folder: Path, prompts: list[list[int]], threads: int) -> D
             found += [generator.get_sequence(i)[longest:].tolist() for i in range(len(part))]
         return found
 
-    return draw
+    return in_parts
 
 
 SAMPLERS: dict[str, tuple[str, Callable[[Path, list[list[int]], int], Draw]]] = {
