@@ -217,7 +217,7 @@ class NativeDecoder:
         whole = len(chunk.source) == len(chunk.limits) == rows
         fault = library().decode_rows(ctypes.byref(job)) if whole else 2
         if fault == 1:
-            raise UserError(f"not enough memory for {rows} rows of up to {max(sizes) + max_new} "
+            raise UserError(f"not enough memory for {rows} rows of up to {job.longest + max_new} "
                             f"tokens in {threads} threads; set OMP_NUM_THREADS=1 or ask for less "
                             "at once")
         if fault:

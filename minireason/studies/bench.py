@@ -137,15 +137,20 @@ def our_step(model: Transformer, batches: list[Batch], count: int) -> Callable[[
     return lambda: train_step(model, optimizer, batches, lambda b: batch_nll(model, b, count), 1e-4)
 
 
+def endless(tokenizer: Tokenizer) -> Tokenizer:
+    """One of whose tokens none ends a row."""
+    found = copy.copy(tokenizer)
+    found.eos = -1
+    return found
+
+
 def our_sampler(model: Transformer, tokenizer: Tokenizer, prompts: list[list[int]],
                 cfg: Config) -> Callable[[], object]:
     """N samples per prompt at T = 1; no token ends a row."""
-    endless = copy.copy(tokenizer)
-    endless.eos = -1
-    how = Sampling(n=cfg.n, max_new=cfg.max_new, seed=cfg.seed)
+    tokenizer, how = endless(tokenizer), Sampling(n=cfg.n, max_new=cfg.max_new, seed=cfg.seed)
 
     def draw_all() -> None:
-        chunks = list(stream(model, endless, prompts, how))
+        chunks = list(stream(model, tokenizer, prompts, how))
         assert sum(int(c.mask.sum()) for c in chunks) == len(prompts) * cfg.n * cfg.max_new
     return draw_all
 
@@ -153,9 +158,8 @@ def our_sampler(model: Transformer, tokenizer: Tokenizer, prompts: list[list[int
 def beside_samplers(cfg: Config, ours: Transformer, tokenizer: Tokenizer,
                     prompts: list[list[int]], draw: Callable[[], object]) -> dict[str, dict]:
     """{"peers": {name: comparison}, "left_out": {name: why}} of the samplers in peers.py."""
-    endless = copy.copy(tokenizer)
-    endless.eos = -1
-    first = [row for out in stream(ours, endless, prompts, Sampling(max_new=4, temperature=0))
+    greedy = Sampling(max_new=4, temperature=0)
+    first = [row for out in stream(ours, endless(tokenizer), prompts, greedy)
              for row in out.tokens.tolist()]
     with tempfile.TemporaryDirectory() as folder:
         write_folder(Path(folder), ours, tokenizer, chain)
