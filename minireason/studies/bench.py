@@ -4,7 +4,8 @@ Both sides hold the same weights (through export), run on the same threads and d
 one optimizer step on the lines of one quickstart step, and N samples for each of P prompts with
 neither side allowed to stop early. Ours packs the lines end to end, transformers pads them; only
 the lines' own tokens are counted. A third row is our step beside itself with its layers in PyTorch.
-`--peers` adds what else is installed of the samplers in peers.py, and transformers' step compiled.
+`--peers` adds what else is installed of the samplers in peers.py, transformers' step compiled, and
+a step of reinforcement learning beside TRL's GRPOTrainer.
 The sides take turns, so that whatever else the machine does meets both; the ratio is that of the
 medians, its spread the quartiles of the rounds' own ratios.
 """
@@ -32,13 +33,13 @@ from minireason.measure.evaluate import frozen_sets
 from minireason.model import checkpoint
 from minireason.model.tokenizer import Tokenizer
 from minireason.model.transformer import Transformer
-from minireason.problems import FAMILIES, chain
+from minireason.problems import FAMILIES, Problem, chain
 from minireason.problems.corpus import corpus_lines
 from minireason.report import tables
 from minireason.sampling.complete import prompt_ids, stream
 from minireason.sampling.sampler import Sampling
 from minireason.stages import pretrain
-from minireason.studies import peers, shared
+from minireason.studies import peers, shared, trl_peer
 from minireason.studies.peers import load_theirs, logit_gap, their_sampler, their_step
 from minireason.training.batches import Batch, encode_lines, micro_batches
 from minireason.training.optim import batch_nll, make_optimizer, train_step
@@ -59,7 +60,7 @@ class Config:
     n: int = 8                    # N samples per prompt
     max_new: int = 64             # tokens per sample, exactly
     seed: int = 0
-    peers: bool = False           # beside other samplers, and a compiled training step, too
+    peers: bool = False           # beside other samplers, a compiled step and TRL, too
     out: str = ""                 # JSON file to write
 
 
@@ -102,6 +103,7 @@ def run(cfg: Config) -> dict:
         draw = our_sampler(ours, tokenizer, prompts, cfg)
         result |= beside_samplers(cfg, ours, tokenizer, prompts, draw)
         beside_compiled(cfg, result, step, theirs, padded, count)
+        beside_trl(cfg, result, ours, tokenizer, problems)
     print(speed_table(result))
     if cfg.out:
         shared.write_json(Path(cfg.out), result)
@@ -182,6 +184,17 @@ def beside_compiled(cfg: Config, result: dict, step: Callable[[], object], their
         result["peers"]["training, compiled"] = row
 
 
+def beside_trl(cfg: Config, result: dict, ours: Transformer, tokenizer: Tokenizer,
+               problems: list[Problem]) -> None:
+    """Adds our RL step beside TRL's to a result: n samples per prompt, one update from them all."""
+    found = trl_peer.seconds_of_steps(ours, tokenizer, endless(tokenizer), problems, Sampling(
+        n=cfg.n, max_new=cfg.max_new, seed=cfg.seed), cfg.rounds)
+    if isinstance(found, str):
+        result["left_out"]["TRL"] = found
+    else:
+        result["peers"]["RL step, TRL"] = summary(len(problems) * cfg.n * cfg.max_new, found)
+
+
 def compare(rounds: int, tokens: int, ours: Callable[[], object],
             theirs: Callable[[], object]) -> dict:
     """Median seconds and tokens/s of both, taking turns; their ratio with its quartiles."""
@@ -194,12 +207,17 @@ def compare(rounds: int, tokens: int, ours: Callable[[], object],
                 torch.cuda.synchronize()
             if turn >= 0:
                 seconds[name].append(time.perf_counter() - started)
+    return summary(tokens, seconds)
+
+
+def summary(tokens: int, seconds: dict[str, list[float]]) -> dict:
+    """Medians and ratio of {"ours", "theirs"}: the seconds of every turn."""
     mine, other = statistics.median(seconds["ours"]), statistics.median(seconds["theirs"])
     ratios = sorted(np.divide(seconds["theirs"], seconds["ours"]).tolist())
     return {"tokens": tokens, "seconds": {"ours": mine, "theirs": other},
             "tokens_per_sec": {"ours": tokens / mine, "theirs": tokens / other},
             "ratio": other / mine,
-            "ratio_quartiles": [ratios[rounds // 4], ratios[3 * rounds // 4]]}
+            "ratio_quartiles": [ratios[len(ratios) // 4], ratios[3 * len(ratios) // 4]]}
 
 
 def speed_table(result: dict) -> str:

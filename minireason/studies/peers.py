@@ -33,6 +33,7 @@ from minireason.training.batches import Batch
 from minireason.training.optim import autocast
 
 Draw = Callable[[int, int, bool], list[list[int]]]
+NOT_INSTALLED = "not installed; pip install 'minireason[bench]'"
 MOST_ROWS = 32                    # of one batch of onnxruntime-genai
 
 
@@ -164,6 +165,11 @@ SAMPLERS: dict[str, tuple[str, Callable[[Path, list[list[int]], int], Draw]]] = 
     "onnxruntime-genai": ("onnxruntime_genai", onnxruntime_genai)}   # name: (module, its sampler)
 
 
+def why_of(error: Exception) -> str:
+    """The last line of what foreign code says."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[-1][:200]
+
+
 def samplers(folder: Path, prompts: list[list[int]], threads: int,
              greedy: list[list[int]]) -> tuple[dict[str, Draw], dict[str, str]]:
     """({name: draw} of the peers that are there, {name: why} of the others).
@@ -174,17 +180,17 @@ def samplers(folder: Path, prompts: list[list[int]], threads: int,
     found, left_out = {}, {}
     for name, (module, make) in SAMPLERS.items():
         if find_spec(module) is None:
-            left_out[name] = "not installed; pip install 'minireason[bench]'"
+            left_out[name] = NOT_INSTALLED
             continue
         try:
             draw = make(folder, prompts, threads)
             other = sum(a != b for a, b in zip(draw(1, len(greedy[0]), True), greedy, strict=True))
         except Exception as error:            # of foreign code, whatever it is: the others go on
-            why = str(error).strip().splitlines() or [type(error).__name__]
-            left_out[name] = why[-1][:200]
+            left_out[name] = why_of(error)
             continue
         if other:
             raise UserError(f"bench: {name} goes on differently after {other} of {len(greedy)} "
                             "prompts; it holds other weights")
         found[name] = draw
     return found, left_out
+

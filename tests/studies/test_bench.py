@@ -9,14 +9,16 @@ import torch
 from minireason.core.errors import UserError
 from minireason.critics.value_head import Critic
 from minireason.export import our_config, read_weights, write_folder
+from minireason.measure.evaluate import frozen_sets
 from minireason.model import checkpoint
 from minireason.model.native_layers import choose_layers
 from minireason.model.tokenizer import Tokenizer
 from minireason.problems import chain
 from minireason.sampling.complete import stream
 from minireason.sampling.sampler import Sampling
+from minireason.stages import rl
 from minireason.stages.pretrain import Config as PretrainConfig
-from minireason.studies import bench, peers
+from minireason.studies import bench, peers, trl_peer
 from minireason.studies.bench import Config as BenchConfig
 from minireason.studies.bench import compare, load_ours, load_theirs, logit_gap, run
 
@@ -116,16 +118,30 @@ def broken(*_):
     raise RuntimeError("first line\nit cannot read qwen3")
 
 
+def steps_of_nobody(_folder, prompts, how, steps, between):
+    assert prompts == [f"{p.prompt}<think>" for p in level_one()]
+    assert (how.n, how.max_new, steps) == (2, 3, 4)
+    for _ in range(steps):
+        between()
+    return [1.0, 1.0, 2.0, 2.0]
+
+
+def level_one():
+    (problems,) = frozen_sets("chain", "test", 2, (1,)).values()
+    return problems
+
+
 def test_peers_are_timed_or_left_out_with_the_reason(monkeypatch, capsys):
     monkeypatch.setattr(torch, "compile", lambda model, dynamic: model)
+    monkeypatch.setattr(trl_peer, "find_spec", lambda name: None)
     monkeypatch.setattr(peers, "SAMPLERS", {
         "one": ("json", ours_as_peer), "two": ("json", broken),
         "three": ("no_such_module", broken)})
     result = run(config(peers=True))
     assert list(result["peers"]) == ["sampling, one", "training, compiled"]
     assert all(row["ratio"] > 0 for row in result["peers"].values())
-    assert result["left_out"] == {"two": "it cannot read qwen3", "three": "not installed; pip "
-                                  "install 'minireason[bench]'"}
+    absent = "not installed; pip install 'minireason[bench]'"
+    assert result["left_out"] == {"two": "it cannot read qwen3", "three": absent, "TRL": absent}
     printed = capsys.readouterr().out
     assert "| sampling, one | 12 |" in printed and "left out: two, it cannot read" in printed
 
@@ -147,3 +163,44 @@ def test_a_real_peer_draws_what_is_asked(name, tmp_path):
     assert draw(1, 4, True) == ours_as_peer(tmp_path, prompts, 1)(1, 4, True)
     rows = draw(3, 5, False)
     assert [len(row) for row in rows] == [5] * 6 and len({*map(tuple, rows)}) > 1
+
+
+def test_a_step_of_ours_draws_and_learns_while_trl_waits(monkeypatch):
+    policies, learn = [], rl.learn
+
+    def watched(cfg, step, policy, optimizer, updates, *rest):
+        before = policy.embedding.weight.detach().clone()
+        found = learn(cfg, step, policy, optimizer, updates, *rest)
+        drawn = sum(int(batch.loss_mask.sum()) for batch in updates[0])
+        policies.append((drawn, bool((policy.embedding.weight != before).any())))
+        return found
+
+    monkeypatch.setattr(rl, "learn", watched)
+    monkeypatch.setattr(trl_peer, "find_spec", lambda name: True)
+    monkeypatch.setattr(trl_peer, "their_steps", steps_of_nobody)
+    monkeypatch.setattr(peers, "SAMPLERS", {})
+    ours, tokenizer = load_ours(config())
+    start = ours.embedding.weight.detach().clone()
+    result = {"peers": {}, "left_out": {}}
+    bench.beside_trl(config(), result, ours, tokenizer, level_one())
+    row = result["peers"]["RL step, TRL"]
+    assert row["tokens"] == 2 * 2 * 3 and row["seconds"]["theirs"] == 2.0      # two turns untimed
+    assert policies == [(12, True)] * 4 and ours.embedding.weight.equal(start)
+
+
+def test_what_fails_in_trl_is_said(monkeypatch):
+    monkeypatch.setattr(trl_peer, "find_spec", lambda name: True)
+    monkeypatch.setattr(trl_peer, "their_steps", broken)
+    result = {"peers": {}, "left_out": {}}
+    bench.beside_trl(config(), result, *load_ours(config()), level_one())
+    assert result == {"peers": {}, "left_out": {"TRL": "it cannot read qwen3"}}
+
+
+def test_trl_itself_takes_its_steps(tmp_path):
+    pytest.importorskip("trl", reason="NOT CHECKED: needs trl")
+    ours, tokenizer = load_ours(BenchConfig(shape=replace(TINY, head_dim=16)))
+    write_folder(tmp_path, ours, tokenizer, chain)
+    turns = []
+    seconds = trl_peer.their_steps(tmp_path, ["2+3=<think>", "(2+3)*4=<think>"],
+                                   Sampling(n=2, max_new=3), 3, lambda: turns.append(1))
+    assert len(seconds) == len(turns) == 3 and min(seconds) > 0

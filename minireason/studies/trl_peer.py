@@ -1,0 +1,113 @@
+"""A step of reinforcement learning beside TRL's GRPOTrainer, for `minireason bench --peers`.
+
+Both draw N completions of max_new tokens for every prompt from the same weights and learn from them
+once, each by its own advantage and loss. The reward is no verdict, for which untrained weights are
+never right: it costs nothing, and every group has a signal.
+"""
+
+import contextlib
+import copy
+import io
+import tempfile
+import time
+from collections.abc import Callable
+from importlib.util import find_spec
+from itertools import chain as chained
+from pathlib import Path
+from typing import Any
+
+from minireason.export import write_folder
+from minireason.model.tokenizer import Tokenizer
+from minireason.model.transformer import Transformer
+from minireason.problems import Problem, chain
+from minireason.sampling.complete import opener_of
+from minireason.sampling.sampler import Sampling
+from minireason.stages import rl
+from minireason.studies.peers import NOT_INSTALLED, why_of
+from minireason.training import rollouts
+from minireason.training.optim import make_optimizer
+
+LR = 1e-4
+
+
+def share_of_odd(tokens: list[int]) -> float:
+    """The reward of both sides."""
+    return sum(token % 2 for token in tokens) / len(tokens)
+
+
+def seconds_of_steps(ours: Transformer, tokenizer: Tokenizer, endless: Tokenizer,
+                     problems: list[Problem], how: Sampling,
+                     rounds: int) -> dict[str, list[float]] | str:
+    """{"ours", "theirs"}: seconds of every step but the first two, taking turns; or why not.
+
+    endless: the tokenizer by which no token of ours ends a row.
+    """
+    if find_spec("trl") is None:
+        return NOT_INSTALLED
+    cfg = rl.Config(init="", group_size=how.n, prompts_per_step=len(problems))
+    policy, mine = copy.deepcopy(ours), []
+    optimizer = make_optimizer(policy, cfg.weight_decay)
+
+    def step() -> None:
+        started = time.perf_counter()
+        groups = rollouts.sample_groups(policy, endless, problems, how)
+        for rollout in chained(*groups):
+            rollout.reward = share_of_odd(rollout.tokens[rollout.first:])
+        rollouts.credit_groups(groups, tokenizer, cfg.advantage, 0.0)
+        updates = rl.batches_of_updates(cfg, 0, groups, policy, ours, tokenizer.pad)
+        rl.learn(cfg, 0, policy, optimizer, updates, LR, None, tokenizer)
+        mine.append(time.perf_counter() - started)
+
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            write_folder(Path(folder), ours, tokenizer, chain)
+            theirs = their_steps(Path(folder), [
+                problem.prompt + opener_of(problem, "cot") for problem in problems], how,
+                2 + rounds, step)
+    except Exception as error:                # of foreign code, whatever it is
+        return why_of(error)
+    return {"ours": mine[2:], "theirs": theirs[2:]}
+
+
+def their_steps(folder: Path, prompts: list[str], how: Sampling, steps: int,
+                between: Callable[[], object]) -> list[float]:
+    """Seconds of each step of GRPOTrainer on an exported policy; `between` is called after each.
+
+    As lean as it can be: one batch, no KL, no recomputed activations, nothing logged or saved.
+    """
+    from datasets import Dataset  # pyright: ignore
+    from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
+    from trl import GRPOConfig, GRPOTrainer  # pyright: ignore
+
+    seconds: list[float] = []
+
+    class Turns(TrainerCallback):
+        """Takes the time of a step, then lets the other side have its turn."""
+
+        def on_step_begin(self, *_: Any, **__: Any) -> None:
+            """Before the step draws."""
+            self.started = time.perf_counter()
+
+        def on_step_end(self, *_: Any, **__: Any) -> None:
+            """After its update."""
+            seconds.append(time.perf_counter() - self.started)
+            between()
+
+    def reward(completion_ids: list[list[int]], **_: Any) -> list[float]:
+        if any(len(row) != how.max_new for row in completion_ids):
+            raise ValueError(f"a completion has not {how.max_new} tokens")
+        return [share_of_odd(row) for row in completion_ids]
+
+    with tempfile.TemporaryDirectory() as out, contextlib.redirect_stdout(io.StringIO()):
+        settings = GRPOConfig(
+            output_dir=out, use_cpu=True, bf16=False, gradient_checkpointing=False, beta=0.0,
+            per_device_train_batch_size=how.n * len(prompts), num_generations=how.n,
+            max_completion_length=how.max_new, generation_kwargs={"min_new_tokens": how.max_new},
+            temperature=1.0, top_k=0, top_p=1.0, learning_rate=LR, max_steps=steps,
+            optim="adamw_torch_fused", report_to="none", save_strategy="no",
+            logging_strategy="no", disable_tqdm=True)
+        model = AutoModelForCausalLM.from_pretrained(folder, attn_implementation="sdpa")
+        GRPOTrainer(model, reward, args=settings, processing_class=AutoTokenizer.from_pretrained(
+            folder), train_dataset=Dataset.from_dict({"prompt": prompts}),
+            callbacks=[Turns()]).train()
+    return seconds
