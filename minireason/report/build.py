@@ -34,11 +34,13 @@ from minireason.problems import FAMILIES, corpus
 from minireason.report import copies, figures, figures_testtime, seeds, style, tables
 from minireason.report import runs as results
 
-BLOCKS = {   # block of RESULTS: the folders beside `reference` whose studies it shows
+BLOCKS = {   # block of RESULTS: what it shows of the studies beside `reference`, folders or files
     "controls": ("controls",), "thoughts": ("thoughts",), "nothing": ("from_nothing",),
     "budgets": ("budgets",), "internalize": ("internalize",), "obedience": ("obedience",),
     "splitting": ("splitting",), "addition": ("reproduce/*",),
-    "studies": ("ablations", "countdown", "scale")}
+    **{f"law-{law}": (f"scale/{law}*",)
+       for law in ("pretrain", "rl", "testtime", "exchange", "search")},
+    "studies": ("ablations", "countdown")}
 RESULTS, FIGURES = Path("docs/RESULTS.md"), Path("docs/figures")    # beside the README
 CORPUS_LINES = 10                 # of the pretraining text, on the page
 MARKS = {"right": "✓", "wrong": "✗ wrong", "withdrawn": "↺ withdrawn by the policy"}
@@ -164,8 +166,9 @@ def write_readme(readme: Path, reference: Path) -> Path:
     for name, patterns in BLOCKS.items():
         block = ""
         for pattern in patterns:
-            for folder in sorted(reference.parent.glob(pattern)):
-                block += study_block(folder, drawn, page.parent)
+            paths = sorted(reference.parent.glob(pattern))
+            groups = [sorted(path.iterdir()) for path in paths if path.is_dir()] or [paths]
+            block += "".join(study_block(files, drawn, page.parent) for files in groups)
         if block and f"<!-- {name}:begin -->" in texts[page]:
             texts[page] = between(page, texts[page], name, block.strip())
     for path, whole in texts.items():
@@ -205,14 +208,14 @@ def results_block(folders: list[Path], drawn: Path, seen_from: Path, short: bool
     return re.sub(r"\n{3,}", "\n\n", block)   # where a table is missing
 
 
-def study_block(folder: Path, drawn: Path, seen_from: Path) -> str:
+def study_block(files: list[Path], drawn: Path, seen_from: Path) -> str:
     """A study's tables as they are, each with the picture of its name, then the other pictures."""
     text = ""
-    files = sorted(folder.iterdir())
     for path in sorted(files, key=lambda path: not path.with_suffix(".md").exists()):
         if path.suffix == ".md":
             text += "\n\n" + path.read_text(encoding="utf-8").strip() + "\n"
         elif path.suffix == ".png":
-            copy = shutil.copyfile(path, drawn / f"{folder.name}-{path.name}")
-            text += "\n" + image(seen_from, copy, f"{folder.name}: {path.stem}")
+            study = path.parent.name
+            copy = shutil.copyfile(path, drawn / f"{study}-{path.name}")
+            text += "\n" + image(seen_from, copy, f"{study}: {path.stem}")
     return text

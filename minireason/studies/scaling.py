@@ -49,7 +49,7 @@ class Config(shared.Study):
 
 
 def run(cfg: Config) -> dict:
-    """Run what is missing; writes result.json, fits.json, table.md and the figures."""
+    """Run what is missing; writes result.json, fits.json, a table per law and the figures."""
     out = Path(cfg.out or cfg.source or "runs/scale")
     if cfg.source:
         result = held_in(Path(cfg.source) / "result.json")
@@ -69,13 +69,18 @@ def run(cfg: Config) -> dict:
         known = tuple(law for law in LAWS if law in found)
         result = {**shared.made_with("scale", replace(cfg, laws=known)),
                   "rows": [row for law in known for row in found[law]]}
+    if not result["rows"]:
+        raise UserError("scale: no rows; give --laws at least one law")
     with shared.readable(cfg.source and Path(cfg.source) / "result.json"):
-        laws = scaling_laws.laws(result["rows"])
-        text = scaling_laws.text_of(result["rows"], laws) + "\n"
+        by_law = group_by(result["rows"], "law")
+        fits = {law: scaling_laws.laws(rows) for law, rows in by_law.items()}
+        texts = {law: scaling_laws.text_of(rows, fits[law]) for law, rows in by_law.items()}
+        every = {name: fit for found in fits.values() for name, fit in found.items()}
         shared.write_json(out / "result.json", result)
-        shared.write_json(out / "fits.json", scaling_laws.as_json(laws))
-        shared.write_table(out / "table.md", result, text)
-        scaling_figures.write(result["rows"], laws, out)
+        shared.write_json(out / "fits.json", scaling_laws.as_json(every))
+        for law, text in texts.items():
+            shared.write_table(out / f"{law}.md", result, text + "\n")
+        scaling_figures.write(result["rows"], every, out)
     locks.unlock_folder(out)
     return result
 

@@ -5,7 +5,6 @@ from dataclasses import asdict
 
 import numpy as np
 
-from minireason.core.errors import UserError
 from minireason.report import style, tables
 from minireason.report.runs import group_by, select
 from minireason.studies import laws as shapes
@@ -194,27 +193,21 @@ def flip_cells(rows: list[dict]) -> list[str]:
 
 
 def text_of(rows: list[dict], found: dict[str, Fit]) -> str:
-    """All tables, in Markdown."""
-    if not rows:
-        raise UserError("scale: no rows; give --laws at least one law")
-    parts = []
-    for law, own in group_by(rows, "law").items():
-        reach = select(own, kind="run") or own
-        title = f"**{law}**, seeds {', '.join(map(str, group_by(reach, 'seed')))}"
-        if any(row.get("flops") for row in reach):
-            title += f", FLOPs over {span(reach)}"
-        parts += [title, CLAIMS[law]]
-        if law == "pretrain":
-            first = reach[0]
-            lost = sum(row["excess"] <= 0 for row in reach)
-            parts += [f"Entropy of the text {first['entropy']:.4f} ± {first['entropy_error']:.4f} "
-                      "nats per token, computed from its authors' rules" + (
-                          f"; the fits leave out {lost} models at or below it." if lost else "."),
-                      tables.markdown(sizes_table(own))]
-        if law == "exchange":
-            parts.append(tables.markdown(exchange_table(own)))
-        if law == "search":
-            parts.append(tables.markdown(flips_table(own)))
+    """One law's claim, tables and fits, in Markdown."""
+    law = rows[0]["law"]
+    reach = select(rows, kind="run") or rows
+    title = f"**{law}**, seeds {', '.join(map(str, group_by(reach, 'seed')))}"
+    if any(row.get("flops") for row in reach):
+        title += f", FLOPs over {span(reach)}"
+    parts = [title, CLAIMS[law]]
+    if law == "pretrain":
+        first, lost = reach[0], sum(row["excess"] <= 0 for row in reach)
+        parts += [f"Entropy of the text {first['entropy']:.4f} ± {first['entropy_error']:.4f} "
+                  "nats per token, computed from its authors' rules" + (
+                      f"; the fits leave out {lost} models at or below it." if lost else ".")]
+    tables_of = {"pretrain": sizes_table, "exchange": exchange_table, "search": flips_table}
+    if law in tables_of:
+        parts.append(tables.markdown(tables_of[law](rows)))
     if found:
         parts += [tables.markdown(laws_table(found)),
                   "Held out: RMS error where each level is left out in turn. Beyond: at the "

@@ -206,21 +206,23 @@ def test_studies_are_what_their_folders_hold(three, undrawn):
     build.run(build.Config(runs=RUNS))
     beside = Path("data/reference")
     for name, content in (("ablations/star.md", "| star |\n"), ("ablations/star.png", "P"),
-                          ("ablations/star.json", "{}"), ("scale/b.png", "B"),
-                          ("scale/a.png", "A"), ("scale/table.md", "| scale |\n")):
+                          ("ablations/star.json", "{}"), ("scale/rl-b.png", "B"),
+                          ("scale/rl.png", "A"), ("scale/rl.md", "| scale |\n"),
+                          ("scale/search.md", "| search |\n")):
         (beside / name).parent.mkdir(exist_ok=True)
         (beside / name).write_text(content)
     marks = "<!-- studies:begin -->\nold\n<!-- studies:end -->\n"
     kept = "<!-- addition:begin -->\nkept\n<!-- addition:end -->\n"
-    RESULTS.write_text(f"{BEGIN}\n{END}\n{marks}{kept}")
+    law = "<!-- law-rl:begin -->\nold\n<!-- law-rl:end -->\n"
+    RESULTS.write_text(f"{BEGIN}\n{END}\n{law}{marks}{kept}")
     build.run(build.Config(readme="README.md"))
     text = RESULTS.read_text()
-    images = {name: f'<img src="figures/{name}.png" alt="{name.replace("-", ": ")}" '
-                    'width="49%">' for name in ("ablations-star", "scale-a", "scale-b")}
-    assert (f"<!-- studies:begin -->\n| star |\n\n{images['ablations-star']}\n\n"
-            f"| scale |\n\n{images['scale-a']}\n{images['scale-b']}\n"
-            f"<!-- studies:end -->\n{kept}") in text
-    assert Path("docs/figures/scale-b.png").read_text() == "B"
+    images = {name: f'<img src="figures/{name}.png" alt="{name.replace("-", ": ", 1)}" '
+                    'width="49%">' for name in ("ablations-star", "scale-rl", "scale-rl-b")}
+    assert (f"<!-- law-rl:begin -->\n| scale |\n\n{images['scale-rl']}\n{images['scale-rl-b']}\n"
+            "<!-- law-rl:end -->\n<!-- studies:begin -->\n| star |\n\n"
+            f"{images['ablations-star']}\n<!-- studies:end -->\n{kept}") in text
+    assert Path("docs/figures/scale-rl-b.png").read_text() == "B"
     (beside / "reproduce/seed-0").mkdir(parents=True)
     (beside / "reproduce/seed-0/table.md").write_text("| sums |\n")
     build.run(build.Config(readme="README.md"))

@@ -55,8 +55,8 @@ def test_what_laws_share_is_run_once_and_the_rest_follows_from_rows(tmp_path, mo
     path.write_text(text)
     scaling.run(scaling.Config(source=str(tmp_path / "a"), out=str(tmp_path / "b")))
     assert drawn(tmp_path / "b") == drawn(tmp_path / "a") - {"sweep.json"} == {
-        "result.json", "fits.json", "table.md", "rl.png", *SEARCHED}
-    for name in ("result.json", "fits.json", "table.md"):
+        "result.json", "fits.json", "rl.md", "search.md", "rl.png", *SEARCHED}
+    for name in ("result.json", "fits.json", "rl.md"):
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
 
 
@@ -84,7 +84,8 @@ def test_every_law_is_measured_once_and_drawn_from_its_rows_alone(tmp_path, monk
     assert drawn(tmp_path / "a") - made == {"sweep.json"}
     sizes = sorted({row["small"] for row in rows if row["law"] == "exchange"})
     (larger,) = {row["large"] for row in rows if row["law"] == "exchange"}
-    assert made == {"result.json", "fits.json", "table.md", "pretrain.png", "pretrain-rates.png",
+    assert made == {"result.json", "fits.json", *(f"{law}.md" for law in LAWS), "pretrain.png",
+                    "pretrain-rates.png",
                     "rl.png", *SEARCHED, f"exchange-{sizes[0]}-{larger}.png",
                     *(f"testtime-{name}-chain-test-k2.png" for name in ("base", "star", "rl"))}
     for name in ("result.json", "fits.json"):
@@ -99,10 +100,10 @@ def test_every_law_is_measured_once_and_drawn_from_its_rows_alone(tmp_path, monk
     counts = next(row for row in rows if row.get("method") == "pass@1")
     assert len(counts["right"]) == 8 and max(counts["right"]) <= counts["n"] == 16
     assert {row["judge"] for row in rows if row["law"] == "search"} == set(JUDGES)
-    text = (tmp_path / "a/table.md").read_text()
-    for words in ("loss above entropy: least for its FLOPs", "RL, sampled: log-linear", "sign flip",
-                  "Entropy of the text"):
-        assert words in text
+    for law, *words in (("pretrain", "loss above entropy: least for its FLOPs", "Entropy of the"),
+                        ("rl", "RL, sampled: log-linear"), ("search", "sign flip")):
+        text = (tmp_path / f"a/{law}.md").read_text()
+        assert all(part in text for part in (*words, scaling_laws.CLAIMS[law]))
 
 
 def test_one_law_asks_for_its_own_runs_alone(tmp_path, monkeypatch):
