@@ -137,13 +137,13 @@ def waves(cfg: Config, plan: Plan, out: Path) -> Iterator[list[Task]]:
         runs |= {(shape, steps) for shape in range(len(plan.shapes))
                  for steps in plan.steps[shape]}
     exact = dict(plan.exchange) if "exchange" in laws else {}
-    tuned = {plan.tuned(shape, steps): (shape, min(steps, plan.steps[shape][-1]))
-             for shape, steps in sorted(runs | {(shape, last) for shape in exact})}
-    yield [pretrained(f"{name}-{lr:g}", *run, lr, TUNING_SEED, "tuning", split="validation")
-           for name, run in tuned.items() for lr in plan.rates]
+    tuned = {(shape, min(steps, plan.steps[shape][-1]))
+             for shape, steps in runs | {(shape, last) for shape in exact}}
+    yield [pretrained(name, *run, lr, TUNING_SEED, "tuning", split="validation")
+           for run in sorted(tuned) for lr, name in plan.tuned(*run).items()]
 
     def best(shape: int, steps: int) -> tuple[int, int, float]:
-        return shape, steps, scaling_rows.tuned_rate(out, plan, plan.tuned(shape, steps))
+        return shape, steps, scaling_rows.tuned_rate(out, plan.tuned(shape, steps))
 
     yield [pretrained(f"pretrain-{shape}-{steps}-s{seed}", *best(shape, steps), seed)
            for seed in cfg.seeds for shape, steps in sorted(runs)]

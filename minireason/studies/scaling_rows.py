@@ -37,9 +37,9 @@ def mean_accuracy(folder: Path, method: str, levels: int) -> float:
 
 # ---- pretraining ---------------------------------------------------------------------------------
 
-def tuned_rate(out: Path, plan: Plan, name: str) -> float:
-    """The learning rate whose tuning run, of those in out/name-*, ended with the lowest loss."""
-    losses = {lr: read_json(out / f"{name}-{lr:g}/result.json") for lr in plan.rates}
+def tuned_rate(out: Path, tuned: dict[float, str]) -> float:
+    """The learning rate whose tuning run, of {rate: folder below out}, had the lowest loss."""
+    losses = {lr: read_json(out / name / "result.json") for lr, name in tuned.items()}
     return min(losses, key=lambda lr: losses[lr]["excess_per_token"])
 
 
@@ -61,10 +61,10 @@ def pretrain_rows(out: Path, plan: Plan, seeds: tuple[int, ...]) -> list[dict]:
     rows = []
     for shape, lengths in enumerate(plan.steps):
         for steps in lengths:
-            name = plan.tuned(shape, steps)
-            chosen = tuned_rate(out, plan, name)
-            for lr in plan.rates:
-                found = pretrain_row(out / f"{name}-{lr:g}")
+            tuned = plan.tuned(shape, steps)
+            chosen = tuned_rate(out, tuned)
+            for lr, name in tuned.items():
+                found = pretrain_row(out / name)
                 rows.append({"law": "pretrain", "kind": "tuning", **found, "chosen": lr == chosen})
             for seed in seeds:
                 found = pretrain_row(out / f"pretrain-{shape}-{steps}-s{seed}")

@@ -19,7 +19,7 @@ from minireason.studies.fits import inference_multiple
 from minireason.studies.scaling_plans import JUDGES, LAWS, PLANS, TUNING_SEED
 
 SMALLEST = replace(PLANS["smoke"], shapes=((8, 1, 1, 16, 16), (16, 1, 1, 16, 32)),
-                   steps=((8, 40), (8, 40)), rates=(3e-3, 1e-2), ladder=1,
+                   steps=((8, 40), (8, 40)), rates=dict.fromkeys((8, 40), (3e-3, 1e-2)), ladder=1,
                    exchange=((0, 16), (1, 1)), rl=(1, 2, 4),
                    flags={name: given | {"eval_n": 2} if "eval_n" in given else given
                           for name, given in PLANS["smoke"].flags.items()})
@@ -36,7 +36,7 @@ def drawn(folder) -> set[str]:
 
 def test_what_laws_share_is_run_once_and_the_rest_follows_from_rows(tmp_path, monkeypatch, undrawn):
     """Two laws of one small policy; all of them in the long form below."""
-    monkeypatch.setitem(PLANS, "smoke", replace(SMALLEST, ladder=0, rates=(1e-2,), rl=(1, 2)))
+    monkeypatch.setitem(PLANS, "smoke", replace(SMALLEST, ladder=0, rates={40: (1e-2,)}, rl=(1, 2)))
     monkeypatch.setattr(pretrain, "entropy_lines", partial(pretrain.entropy_lines, n=100))
     cfg = scaling.Config(size="smoke", seeds=(0,), out=str(tmp_path / "a"), device="cpu")
     first = scaling.run(replace(cfg, laws=("rl",)))["rows"]
@@ -126,8 +126,8 @@ def test_one_law_asks_for_its_own_runs_alone(tmp_path, monkeypatch):
 
 def test_a_longer_run_takes_the_rate_of_its_shapes_longest():
     plan = replace(SMALLEST, steps=((8, 40), (8,)))
-    assert [plan.tuned(*run) for run in ((0, 8), (0, 40), (1, 40))] == [
-        "tuning-0-8", "tuning-0-40", "tuning-1-8"]
+    assert [plan.tuned(*run)[3e-3] for run in ((0, 8), (0, 40), (1, 40))] == [
+        "tuning-0-8-0.003", "tuning-0-40-0.003", "tuning-1-8-0.003"]
 
 
 @pytest.mark.parametrize("size", PLANS)
@@ -180,8 +180,8 @@ def test_the_rate_of_a_shape_is_that_of_its_lowest_loss(tmp_path):
         folder = tmp_path / f"tuning-1-40-{lr:g}"
         folder.mkdir()
         (folder / "result.json").write_text(json.dumps({"excess_per_token": excess}))
-    plan = replace(SMALLEST, rates=(1e-3, 2e-3, 4e-3))
-    assert scaling_rows.tuned_rate(tmp_path, plan, plan.tuned(1, 40)) == 2e-3
+    plan = replace(SMALLEST, rates={40: (1e-3, 2e-3, 4e-3)})
+    assert scaling_rows.tuned_rate(tmp_path, plan.tuned(1, 40)) == 2e-3
 
 
 @pytest.mark.parametrize("size", ["cpu", "gpu"])
