@@ -19,8 +19,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 from unittest import mock
 
 import numpy as np
@@ -60,7 +60,8 @@ class Config:
     n: int = 8                    # N samples per prompt
     max_new: int = 64             # tokens per sample, exactly
     seed: int = 0
-    peers: bool = False           # beside other samplers, a compiled step and TRL, too
+    peers: bool = False           # beside other samplers, a compiled step and TRL, too: on a CPU,
+    #                               takes minutes; pip install 'minireason[bench]'
     out: str = ""                 # JSON file to write
 
 
@@ -79,9 +80,15 @@ def run(cfg: Config) -> dict:
     padded, packed, count = training_batches(cfg, tokenizer)
     (problems,) = frozen_sets("chain", "test", cfg.prompts, (cfg.level,)).values()
     prompts = prompt_ids(tokenizer, problems, "cot")
+    room = ours.config.max_len - max(map(len, prompts))
+    if cfg.max_new > room:
+        raise UserError(f"--max-new {cfg.max_new}: after the longest prompt a model of max_len "
+                        f"{ours.config.max_len} has room for {room} tokens; lower it")
     step = our_step(ours, packed, count)
     result = {
         "torch": torch.__version__, "transformers": version("transformers"),
+        "versions": {name: version(name) for name in ("ctranslate2", "onnxruntime-genai", "trl")
+                     if find_spec(name.replace("-", "_"))} if cfg.peers else {},
         "device": str(device), "threads": torch.get_num_threads(), "parameters": ours.n_params,
         "model": to_dict(ours.config), "rounds": cfg.rounds,
         "attention": {"ours": ours.attention_impl, "theirs": theirs.config._attn_implementation},
@@ -100,10 +107,11 @@ def run(cfg: Config) -> dict:
         in_torch = mock.patch.dict(os.environ, MINIREASON_LAYERS="torch")(step)
         result["layers"] = compare(cfg.rounds, result["training"]["tokens"], step, in_torch)
     if cfg.peers:
-        draw = our_sampler(ours, tokenizer, prompts, cfg)
-        result |= beside_samplers(cfg, ours, tokenizer, prompts, draw)
-        beside_compiled(cfg, result, step, theirs, padded, count)
-        beside_trl(cfg, result, ours, tokenizer, problems)
+        result |= beside_samplers(cfg, ours, tokenizer, prompts)
+        other = peers.compiled_step(theirs, padded, count)
+        add_row(result, "training, compiled", other if isinstance(other, str) else compare(
+            cfg.rounds, result["training"]["tokens"], step, other))
+        add_row(result, "RL step, TRL", beside_trl(cfg, ours, tokenizer, problems))
     print(speed_table(result))
     if cfg.out:
         shared.write_json(Path(cfg.out), result)
@@ -158,41 +166,33 @@ def our_sampler(model: Transformer, tokenizer: Tokenizer, prompts: list[list[int
 
 
 def beside_samplers(cfg: Config, ours: Transformer, tokenizer: Tokenizer,
-                    prompts: list[list[int]], draw: Callable[[], object]) -> dict[str, dict]:
+                    prompts: list[list[int]]) -> dict[str, dict]:
     """{"peers": {name: comparison}, "left_out": {name: why}} of the samplers in peers.py."""
-    greedy = Sampling(max_new=4, temperature=0)
+    greedy, mine = Sampling(max_new=4, temperature=0), our_sampler(ours, tokenizer, prompts, cfg)
     first = [row for out in stream(ours, endless(tokenizer), prompts, greedy)
              for row in out.tokens.tolist()]
     with tempfile.TemporaryDirectory() as folder:
         write_folder(Path(folder), ours, tokenizer, chain)
-        found, left_out = peers.samplers(Path(folder), prompts, torch.get_num_threads(), first)
-        rows = {f"sampling, {name}": compare(
-            cfg.rounds, len(prompts) * cfg.n * cfg.max_new, draw,
-            partial(their_draw, cfg.n, cfg.max_new, False)) for name, their_draw in found.items()}
-    return {"peers": rows, "left_out": left_out}
+        found, left_out = peers.samplers(Path(folder), prompts, torch.get_num_threads(), first,
+                                         tokenizer.eos)
+        rows = {name: compare(cfg.rounds, len(prompts) * cfg.n * cfg.max_new, mine,
+                              partial(draw, cfg.n, cfg.max_new, False))
+                for name, draw in found.items()}
+    return {"peers": {f"sampling, {name}": row for name, row in rows.items()},
+            "left_out": {f"sampling, {name}": why for name, why in left_out.items()}}
 
 
-def beside_compiled(cfg: Config, result: dict, step: Callable[[], object], theirs: Any,
-                    padded: list[Batch], count: int) -> None:
-    """Adds our training step beside transformers' under torch.compile to a result."""
-    try:
-        row = compare(cfg.rounds, result["training"]["tokens"], step,
-                      their_step(torch.compile(theirs, dynamic=True), padded, count))
-    except Exception as error:                # of a compiler, whatever it is
-        result["left_out"]["compiled"] = (str(error).strip().splitlines() or ["it failed"])[0][:200]
-    else:
-        result["peers"]["training, compiled"] = row
-
-
-def beside_trl(cfg: Config, result: dict, ours: Transformer, tokenizer: Tokenizer,
-               problems: list[Problem]) -> None:
-    """Adds our RL step beside TRL's to a result: n samples per prompt, one update from them all."""
+def beside_trl(cfg: Config, ours: Transformer, tokenizer: Tokenizer,
+               problems: list[Problem]) -> dict | str:
+    """Our RL step beside TRL's, n samples per prompt and one update from them all; or why not."""
     found = trl_peer.seconds_of_steps(ours, tokenizer, endless(tokenizer), problems, Sampling(
         n=cfg.n, max_new=cfg.max_new, seed=cfg.seed), cfg.rounds)
-    if isinstance(found, str):
-        result["left_out"]["TRL"] = found
-    else:
-        result["peers"]["RL step, TRL"] = summary(len(problems) * cfg.n * cfg.max_new, found)
+    return found if isinstance(found, str) else summary(len(problems) * cfg.n * cfg.max_new, found)
+
+
+def add_row(result: dict, name: str, found: dict | str) -> None:
+    """A comparison, or the reason why there is none, under its name."""
+    result["left_out" if isinstance(found, str) else "peers"][name] = found
 
 
 def compare(rounds: int, tokens: int, ours: Callable[[], object],
@@ -222,7 +222,7 @@ def summary(tokens: int, seconds: dict[str, list[float]]) -> dict:
 
 def speed_table(result: dict) -> str:
     """The comparison as text."""
-    table = [["median", "tokens", "ours", "theirs", "ratio", "quartiles"]]
+    table = [["median", "tokens", "ours", "the other", "ratio", "quartiles"]]
     rows = {name: result[name] for name in ("sampling", "training", "layers") if name in result}
     for name, row in (rows | result.get("peers", {})).items():
         line = [name, f"{row['tokens']:,}"]
@@ -232,6 +232,7 @@ def speed_table(result: dict) -> str:
         table.append([*line, f"{row['ratio']:.2f}x", f"{low:.2f} to {high:.2f}"])
     return ("{parameters:,} parameters, {threads} thread(s) on {device}, torch {torch}, "
             "transformers {transformers}, {rounds} rounds\n".format(**result)
+            + "".join(f"{name} {number}\n" for name, number in result["versions"].items())
             + tables.markdown(table)
             + "".join(f"\nleft out: {name}, {why}" for name, why in
                       result.get("left_out", {}).items()))

@@ -10,12 +10,16 @@ import copy
 import io
 import tempfile
 import time
+import warnings
 from collections.abc import Callable
 from importlib.util import find_spec
 from itertools import chain as chained
 from pathlib import Path
 from typing import Any
 
+import torch
+
+from minireason.core.errors import UserError
 from minireason.export import write_folder
 from minireason.model.tokenizer import Tokenizer
 from minireason.model.transformer import Transformer
@@ -44,6 +48,8 @@ def seconds_of_steps(ours: Transformer, tokenizer: Tokenizer, endless: Tokenizer
     """
     if find_spec("trl") is None:
         return NOT_INSTALLED
+    if how.n < 2:
+        return "GRPO needs at least two samples per prompt; give --n 2 or more"
     cfg = rl.Config(init="", group_size=how.n, prompts_per_step=len(problems))
     policy, mine = copy.deepcopy(ours), []
     optimizer = make_optimizer(policy, cfg.weight_decay)
@@ -52,10 +58,13 @@ def seconds_of_steps(ours: Transformer, tokenizer: Tokenizer, endless: Tokenizer
         started = time.perf_counter()
         groups = rollouts.sample_groups(policy, endless, problems, how)
         for rollout in chained(*groups):
-            rollout.reward = share_of_odd(rollout.tokens[rollout.first:])
+            drawn = rollout.tokens[rollout.first:]
+            tokenizer.decode(drawn)                           # as a verdict would, and as TRL does
+            rollout.reward = share_of_odd(drawn)
         rollouts.credit_groups(groups, tokenizer, cfg.advantage, 0.0)
         updates = rl.batches_of_updates(cfg, 0, groups, policy, ours, tokenizer.pad)
         rl.learn(cfg, 0, policy, optimizer, updates, LR, None, tokenizer)
+        rollouts.diagnostics(groups, tokenizer.eos)
         mine.append(time.perf_counter() - started)
 
     try:
@@ -64,6 +73,8 @@ def seconds_of_steps(ours: Transformer, tokenizer: Tokenizer, endless: Tokenizer
             theirs = their_steps(Path(folder), [
                 problem.prompt + opener_of(problem, "cot") for problem in problems], how,
                 2 + rounds, step)
+    except UserError:                         # of ours
+        raise
     except Exception as error:                # of foreign code, whatever it is
         return why_of(error)
     return {"ours": mine[2:], "theirs": theirs[2:]}
@@ -73,7 +84,8 @@ def their_steps(folder: Path, prompts: list[str], how: Sampling, steps: int,
                 between: Callable[[], object]) -> list[float]:
     """Seconds of each step of GRPOTrainer on an exported policy; `between` is called after each.
 
-    As lean as it can be: one batch, no KL, no recomputed activations, nothing logged or saved.
+    As lean as it can be: one batch, no KL, no recomputed layers, nothing logged or saved. It also
+    decodes what it drew and computes its statistics, as our step does.
     """
     from datasets import Dataset  # pyright: ignore
     from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
@@ -98,7 +110,9 @@ def their_steps(folder: Path, prompts: list[str], how: Sampling, steps: int,
             raise ValueError(f"a completion has not {how.max_new} tokens")
         return [share_of_odd(row) for row in completion_ids]
 
-    with tempfile.TemporaryDirectory() as out, contextlib.redirect_stdout(io.StringIO()):
+    with tempfile.TemporaryDirectory() as out, contextlib.redirect_stdout(io.StringIO()), \
+            warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
+        warnings.simplefilter("ignore", FutureWarning)
         settings = GRPOConfig(
             output_dir=out, use_cpu=True, bf16=False, gradient_checkpointing=False, beta=0.0,
             per_device_train_batch_size=how.n * len(prompts), num_generations=how.n,

@@ -114,6 +114,11 @@ def with_other_weights(folder, prompts, threads):
     return lambda *how: [[token + 1 for token in row] for row in draw(*how)]
 
 
+def with_shorter_rows(folder, prompts, threads):
+    draw = ours_as_peer(folder, prompts, threads)
+    return lambda *how: [row[:-1] for row in draw(*how)]
+
+
 def broken(*_):
     raise RuntimeError("first line\nit cannot read qwen3")
 
@@ -141,15 +146,20 @@ def test_peers_are_timed_or_left_out_with_the_reason(monkeypatch, capsys):
     assert list(result["peers"]) == ["sampling, one", "training, compiled"]
     assert all(row["ratio"] > 0 for row in result["peers"].values())
     absent = "not installed; pip install 'minireason[bench]'"
-    assert result["left_out"] == {"two": "it cannot read qwen3", "three": absent, "TRL": absent}
+    assert result["left_out"] == {
+        "sampling, two": "it cannot read qwen3", "sampling, three": absent, "RL step, TRL": absent}
     printed = capsys.readouterr().out
-    assert "| sampling, one | 12 |" in printed and "left out: two, it cannot read" in printed
+    assert "| sampling, one | 12 |" in printed and "left out: sampling, two, it cannot" in printed
 
 
 def test_a_peer_with_other_weights_is_not_compared(monkeypatch):
-    monkeypatch.setattr(peers, "SAMPLERS", {"one": ("json", with_other_weights)})
-    with pytest.raises(UserError, match="one goes on differently after 2 of 2 prompts"):
-        run(config(peers=True))
+    monkeypatch.setattr(peers, "SAMPLERS", {
+        "one": ("json", with_other_weights), "two": ("json", with_shorter_rows)})
+    ours, tokenizer = load_ours(config())
+    found = bench.beside_samplers(config(), ours, tokenizer, [[1], [2]])
+    assert not found["peers"]
+    assert found["left_out"]["sampling, one"].startswith("goes on differently after")
+    assert found["left_out"]["sampling, two"] == "draws other than 1 rows of 4 tokens for a prompt"
 
 
 @pytest.mark.parametrize("name", peers.SAMPLERS)
@@ -181,26 +191,53 @@ def test_a_step_of_ours_draws_and_learns_while_trl_waits(monkeypatch):
     monkeypatch.setattr(peers, "SAMPLERS", {})
     ours, tokenizer = load_ours(config())
     start = ours.embedding.weight.detach().clone()
-    result = {"peers": {}, "left_out": {}}
-    bench.beside_trl(config(), result, ours, tokenizer, level_one())
-    row = result["peers"]["RL step, TRL"]
-    assert row["tokens"] == 2 * 2 * 3 and row["seconds"]["theirs"] == 2.0      # two turns untimed
+    row = bench.beside_trl(config(), ours, tokenizer, level_one())
+    assert isinstance(row, dict) and row["tokens"] == 2 * 2 * 3
+    assert row["seconds"]["theirs"] == 2.0                       # two turns untimed
     assert policies == [(12, True)] * 4 and ours.embedding.weight.equal(start)
 
 
 def test_what_fails_in_trl_is_said(monkeypatch):
     monkeypatch.setattr(trl_peer, "find_spec", lambda name: True)
     monkeypatch.setattr(trl_peer, "their_steps", broken)
-    result = {"peers": {}, "left_out": {}}
-    bench.beside_trl(config(), result, *load_ours(config()), level_one())
-    assert result == {"peers": {}, "left_out": {"TRL": "it cannot read qwen3"}}
+    assert bench.beside_trl(config(), *load_ours(config()), level_one()) == "it cannot read qwen3"
+
+
+def test_what_fails_in_our_own_step_is_not_laid_on_trl(monkeypatch):
+    monkeypatch.setattr(trl_peer, "find_spec", lambda name: True)
+    monkeypatch.setattr(trl_peer, "their_steps", steps_of_nobody)
+    monkeypatch.setattr(rl, "learn", ours_that_fails)
+    with pytest.raises(UserError, match="loss is nan"):
+        bench.beside_trl(config(), *load_ours(config()), level_one())
+
+
+def ours_that_fails(*_):
+    raise UserError("loss is nan")
+
+
+def test_one_sample_per_prompt_is_no_group(monkeypatch):
+    monkeypatch.setattr(trl_peer, "find_spec", lambda name: True)
+    cfg = replace(config(), n=1)
+    assert "give --n 2" in bench.beside_trl(cfg, *load_ours(cfg), level_one())
+
+
+def test_a_length_that_does_not_fit_is_refused():
+    with pytest.raises(UserError, match=r"--max-new 500: after the longest prompt a model of max"):
+        run(replace(config(), max_new=500))
+
+
+def test_a_peer_that_may_not_end_a_row_is_compared_up_to_our_end(monkeypatch, tmp_path):
+    monkeypatch.setattr(peers, "SAMPLERS", {"one": ("json", lambda *_: lambda *__: [[7, 8, 9]])})
+    for greedy, there in (([7, 0, 0], True), ([7, 8, 0], True), ([7, 9, 0], False)):
+        found, left_out = peers.samplers(tmp_path, [[1]], 1, [greedy], eos=0)
+        assert bool(found) == there != bool(left_out)
 
 
 def test_trl_itself_takes_its_steps(tmp_path):
     pytest.importorskip("trl", reason="NOT CHECKED: needs trl")
     ours, tokenizer = load_ours(BenchConfig(shape=replace(TINY, head_dim=16)))
     write_folder(tmp_path, ours, tokenizer, chain)
-    turns = []
+    turns, seed = [], torch.initial_seed()
     seconds = trl_peer.their_steps(tmp_path, ["2+3=<think>", "(2+3)*4=<think>"],
                                    Sampling(n=2, max_new=3), 3, lambda: turns.append(1))
-    assert len(seconds) == len(turns) == 3 and min(seconds) > 0
+    assert len(seconds) == len(turns) == 3 and min(seconds) > 0 and torch.initial_seed() == seed
