@@ -96,7 +96,7 @@ def rates(rows: list[dict]) -> Figure:
         axes.set_xscale("log")
         axes.set_yscale("log")
         axes.set_ylabel(f"loss above entropy,\n{steps} steps")
-        tried = sorted({row["lr"] for row in tuned})
+        tried = sorted({row["lr"] for row in select(rows, kind="tuning")})
         axes.set_xticks(tried, [f"{lr:g}" for lr in tried])
         axes.xaxis.set_minor_formatter(NullFormatter())
     panels[-1].set_xlabel("peak learning rate")
