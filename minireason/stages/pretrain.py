@@ -109,7 +109,8 @@ def text_losses(cfg: Config, model: Transformer, tokenizer: Tokenizer) -> dict[s
     """Nats per token of fresh lines, <eos> included, each with its standard error.
 
     entropy: of the text, computed from its authors' rules. loss: the model's. excess: loss less
-    entropy on the same lines, so no less than 0 but for chance, and known far better than either.
+    entropy on the same lines, so no less than 0 but for chance, and known far better than either;
+    of facts, direct and worked lines also alone, as nats per line.
     Recipes are chosen by other lines than results are measured on (`split`).
     """
     lines, entropy = entropy_lines(cfg.mixture, FAMILIES[cfg.family],
@@ -123,4 +124,9 @@ def text_losses(cfg: Config, model: Transformer, tokenizer: Tokenizer) -> dict[s
     loss = np.array(losses)
     for name, nats in (("entropy", entropy), ("loss", loss), ("excess", loss - entropy)):
         found[f"{name}_per_token"], found[f"{name}_error"] = per_token(nats, tokens)
+    worked = np.array(["<think>" in line for line in lines])
+    facts = np.array(["</think>" not in line for line in lines])
+    for name, own in (("facts", facts), ("direct", ~worked & ~facts), ("worked", worked)):
+        if own.any():
+            found[f"excess_per_{name}_line"] = float((loss - entropy)[own].mean())
     return found

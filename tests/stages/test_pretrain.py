@@ -35,6 +35,12 @@ def test_losses_are_those_of_whole_lines_over_their_tokens(ladder, monkeypatch):
     assert found["excess_per_token"] == pytest.approx(
         found["loss_per_token"] - found["entropy_per_token"])
     assert found["excess_per_token"] > 3 * found["excess_error"] > 0
+    by_kind: dict[str, list[float]] = {"facts": [], "direct": [], "worked": []}
+    for line, loss, nats in zip(lines, losses, entropy, strict=True):
+        kind = "worked" if "<think>" in line else "direct" if "</think>" in line else "facts"
+        by_kind[kind].append(float(loss) - nats)
+    for kind, excesses in by_kind.items():
+        assert found[f"excess_per_{kind}_line"] == pytest.approx(np.mean(excesses), rel=1e-4)
     with torch.no_grad():
         for weights in model.parameters():
             weights.zero_()
