@@ -169,7 +169,7 @@ def write_readme(readme: Path, reference: Path) -> Path:
             paths = sorted(reference.parent.glob(pattern))
             groups = [sorted(path.iterdir()) for path in paths if path.is_dir()] or [paths]
             block += "".join(study_block(files, drawn, page.parent) for files in groups)
-        if block and f"<!-- {name}:begin -->" in texts[page]:
+        if block:
             texts[page] = between(page, texts[page], name, block.strip())
     for path, whole in texts.items():
         write_atomic(path, whole)

@@ -43,6 +43,8 @@ class Config(shared.Study):
         for law in self.laws:
             check_choice("laws", law, LAWS)
         check_once("seeds", self.seeds)
+        if not self.laws:
+            raise UserError("--laws: give at least one of " + ", ".join(LAWS))
         if not self.seeds or TUNING_SEED in self.seeds:
             raise UserError(f"--seeds: give at least one, and not {TUNING_SEED}, by which learning "
                             "rates are chosen")
@@ -56,7 +58,7 @@ def run(cfg: Config) -> dict:
         shared.with_held(out / "result.json", result)
         make_folder(out)
     else:
-        check_seeds(cfg, out / "result.json")                   # fails before all work, not after
+        check_held(cfg, out / "result.json")                   # fails before all work, not after
         check_parts(out)
         made = shared.made_with("scale", cfg)
         for tasks in waves(cfg, PLANS[cfg.size], out):
@@ -69,8 +71,6 @@ def run(cfg: Config) -> dict:
         known = tuple(law for law in LAWS if law in found)
         result = {**shared.made_with("scale", replace(cfg, laws=known)),
                   "rows": [row for law in known for row in found[law]]}
-    if not result["rows"]:
-        raise UserError("scale: no rows; give --laws at least one law")
     with shared.readable(cfg.source and Path(cfg.source) / "result.json"):
         by_law = group_by(result["rows"], "law")
         fits = {law: scaling_laws.laws(rows) for law, rows in by_law.items()}
@@ -85,13 +85,17 @@ def run(cfg: Config) -> dict:
     return result
 
 
-def check_seeds(cfg: Config, path: Path) -> None:
-    """UserError if the file holds rows of these laws and of seeds that are not asked for."""
-    rows = held_in(path, missing={"rows": []})["rows"]
-    seeds = {row["seed"] for row in rows if row.get("law") in cfg.laws and "seed" in row}
-    if lost := sorted(seeds.difference(cfg.seeds, (TUNING_SEED,))):
-        raise UserError(f"{path}: holds rows of seeds {', '.join(map(str, lost))} that would be "
-                        "lost; give them to --seeds as well, or another --out")
+def check_held(cfg: Config, path: Path) -> None:
+    """UserError if the file holds rows of another size, of seeds that are not asked for and would
+    be lost, or of laws measured on other seeds: one command made them all."""
+    held = held_in(path, missing={"rows": [], "command": f"--size {cfg.size} "})
+    if f"--size {cfg.size} " not in held["command"]:
+        raise UserError(f"{path}: made by `{held['command']}`, of another size; give another --out")
+    seeds = {row["seed"] for row in held["rows"] if "seed" in row} - {TUNING_SEED}
+    others = [row for row in held["rows"] if row.get("law") not in cfg.laws]
+    if seeds.difference(cfg.seeds) or (others and seeds != set(cfg.seeds)):
+        raise UserError(f"{path}: holds rows of seeds {', '.join(map(str, sorted(seeds)))}; give "
+                        "these to --seeds, more only with every law, or another --out")
 
 
 def check_parts(out: Path) -> None:

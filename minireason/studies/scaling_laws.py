@@ -118,8 +118,9 @@ def span(rows: list[dict], field: str = "flops") -> str:
 
 def sizes_table(rows: list[dict]) -> list[list[str]]:
     """Per size and length the loss above the entropy and the accuracy beside the authors' own."""
-    table = [["parameters", "steps", "learning rate", "FLOPs", "loss above entropy",
-              "greedy (%)", "its authors", "one sample (%)", "its authors"]]
+    table = [["parameters", "steps", "learning rate", "FLOPs",
+              "loss above entropy (nats per token)", "greedy (%)", "its authors", "one sample (%)",
+              "its authors"]]
     tuned = select(rows, kind="tuning")
     for size, models in group_by(select(rows, kind="run"), "parameters").items():
         for steps, own in group_by(models, "steps").items():
@@ -211,5 +212,6 @@ def text_of(rows: list[dict], found: dict[str, Fit]) -> str:
     if found:
         parts += [tables.markdown(laws_table(found)),
                   "Held out: RMS error where each level is left out in turn. Beyond: at the "
-                  "highest level, fitted without the top two. Losses: of logarithms."]
+                  "highest level, fitted without the top two. Losses: of natural logarithms; in "
+                  "`parameters and tokens` both count in millions."]
     return "\n\n".join(parts)

@@ -50,7 +50,8 @@ def pretrain_row(folder: Path) -> dict:
            "parameters": result["parameters"], "flops": result["flops"],
            "tokens": sum(line["train/tokens"] for line in read_lines(folder / "metrics.jsonl")),
            **{name: result[f"{name}_per_token"] for name in ("loss", "entropy", "excess")},
-           "entropy_error": result["entropy_error"], "excess_error": result["excess_error"]}
+           "entropy_error": result["entropy_error"], "excess_error": result["excess_error"],
+           **{name: value for name, value in result.items() if name.endswith("_line")}}
     for method in ("greedy", "sampled", "limit_greedy", "limit_single"):
         row[method] = mean_accuracy(folder, method, cfg["mixture"]["max_level"])
     return row

@@ -207,8 +207,7 @@ def test_studies_are_what_their_folders_hold(three, undrawn):
     beside = Path("data/reference")
     for name, content in (("ablations/star.md", "| star |\n"), ("ablations/star.png", "P"),
                           ("ablations/star.json", "{}"), ("scale/rl-b.png", "B"),
-                          ("scale/rl.png", "A"), ("scale/rl.md", "| scale |\n"),
-                          ("scale/search.md", "| search |\n")):
+                          ("scale/rl.png", "A"), ("scale/rl.md", "| scale |\n")):
         (beside / name).parent.mkdir(exist_ok=True)
         (beside / name).write_text(content)
     marks = "<!-- studies:begin -->\nold\n<!-- studies:end -->\n"
@@ -223,6 +222,10 @@ def test_studies_are_what_their_folders_hold(three, undrawn):
             "<!-- law-rl:end -->\n<!-- studies:begin -->\n| star |\n\n"
             f"{images['ablations-star']}\n<!-- studies:end -->\n{kept}") in text
     assert Path("docs/figures/scale-rl-b.png").read_text() == "B"
+    (beside / "scale/search.md").write_text("| search |\n")         # no place for it
+    with pytest.raises(UserError, match="needs the lines <!-- law-search:begin"):
+        build.run(build.Config(readme="README.md"))
+    (beside / "scale/search.md").unlink()
     (beside / "reproduce/seed-0").mkdir(parents=True)
     (beside / "reproduce/seed-0/table.md").write_text("| sums |\n")
     build.run(build.Config(readme="README.md"))

@@ -327,16 +327,29 @@ def test_a_span_is_in_decades():
 
 
 @pytest.mark.parametrize(("source", "said"), [
-    ("", "holds rows of seeds 3 that would be lost"), ("whole", "that would be lost"),
+    ("", "holds rows of seeds 3; give these"), ("whole", "that would be lost"),
     ("damaged", r"damaged/result\.json: is damaged")])
 def test_rows_of_other_seeds_are_not_replaced(tmp_path, source, said):
     row = {"law": "pretrain", "seed": 3, "loss": 1.0}
     for name, rows in (("out", [row]), ("whole", [{**row, "seed": 0}]), ("damaged", 3)):
         (tmp_path / name).mkdir()
-        (tmp_path / name / "result.json").write_text(json.dumps({"command": "c", "rows": rows}))
+        (tmp_path / name / "result.json").write_text(json.dumps({
+            "command": "minireason scale --size cpu --laws rl", "rows": rows}))
     before = (tmp_path / "out/result.json").read_text()
     with pytest.raises(UserError, match=said):
         scaling.run(scaling.Config(seeds=(0,), laws=("pretrain",), out=str(tmp_path / "out"),
                                    source=source and str(tmp_path / source)))
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["result.json"]
     assert (tmp_path / "out/result.json").read_text() == before
+
+
+@pytest.mark.parametrize(("more", "said"), [
+    ({"size": "smoke"}, "of another size"), ({"seeds": (3, 4)}, "more only with every law"),
+    ({"seeds": (3, 4), "laws": ()}, "--laws: give at least one of pretrain")])
+def test_laws_of_one_folder_are_of_one_size_and_the_same_seeds(tmp_path, more, said):
+    (tmp_path / "result.json").write_text(json.dumps({
+        "command": "minireason scale --size cpu --laws pretrain --seeds 3",
+        "rows": [{"law": "pretrain", "seed": 3}, {"law": "pretrain", "seed": TUNING_SEED}]}))
+    given = {"seeds": (3,), "laws": ("rl",), "out": str(tmp_path), **more}
+    with pytest.raises(UserError, match=said):
+        scaling.run(scaling.Config(**given))
