@@ -143,11 +143,14 @@ def waves(cfg: Config, plan: Plan, out: Path) -> Iterator[list[Task]]:
     exact = dict(plan.exchange) if "exchange" in laws else {}
     tuned = {(shape, min(steps, plan.steps[shape][-1]))
              for shape, steps in runs | {(shape, last) for shape in exact}}
+    held = held_in(out / "result.json", missing={"rows": []})["rows"]
+    rates = {} if "pretrain" in laws else scaling_rows.held_rates(held, plan)   # need no tuning
     yield [pretrained(name, *run, lr, TUNING_SEED, "tuning", split="validation")
-           for run in sorted(tuned) for lr, name in plan.tuned(*run).items()]
+           for run in sorted(tuned.difference(rates)) for lr, name in plan.tuned(*run).items()]
 
     def best(shape: int, steps: int) -> tuple[int, int, float]:
-        return shape, steps, scaling_rows.tuned_rate(out, plan.tuned(shape, steps))
+        known = rates.get((shape, min(steps, plan.steps[shape][-1])))
+        return shape, steps, known or scaling_rows.tuned_rate(out, plan.tuned(shape, steps))
 
     yield [pretrained(f"pretrain-{shape}-{steps}-s{seed}", *best(shape, steps), seed)
            for seed in cfg.seeds for shape, steps in sorted(runs)]

@@ -43,6 +43,14 @@ def tuned_rate(out: Path, tuned: dict[float, str]) -> float:
     return min(losses, key=lambda lr: losses[lr]["excess_per_token"])
 
 
+def held_rates(rows: list[dict], plan: Plan) -> dict[tuple[int, int], float]:
+    """{(shape, steps): the learning rate that rows of the pretraining law chose}; {} without."""
+    chosen = select(rows, law="pretrain", kind="tuning", chosen=True)
+    sizes = sorted({row["parameters"] for row in chosen})          # ascending, as the shapes are
+    return {(sizes.index(row["parameters"]), row["steps"]): row["lr"] for row in chosen
+            if len(sizes) == len(plan.shapes)}
+
+
 def pretrain_row(folder: Path) -> dict:
     """What one pretraining run cost and reached, and what its authors do."""
     result, cfg = read_json(folder / "result.json"), read_json(folder / "config.json")["config"]

@@ -124,6 +124,24 @@ def test_one_law_asks_for_its_own_runs_alone(tmp_path, monkeypatch):
     assert len(names("pretrain")) == 3 * 2 * 2 + 3 * 2
 
 
+def test_rates_that_the_rows_hold_are_not_tuned_again(tmp_path):
+    """Unless pretraining itself is asked for, whose rows are made of these runs."""
+    plan, rows = SMALLEST, [
+        {"law": "pretrain", "kind": "tuning", "seed": TUNING_SEED, "parameters": size,
+         "steps": steps, "lr": lr, "chosen": lr == best}
+        for size in (500, 90) for steps, best in ((8, 1e-2), (40, 3e-3)) for lr in (1e-2, 3e-3)]
+    assert scaling_rows.held_rates(rows, plan) == {(0, 8): 1e-2, (0, 40): 3e-3,
+                                                   (1, 8): 1e-2, (1, 40): 3e-3}
+    assert scaling_rows.held_rates(rows[:4], plan) == {}           # of another number of shapes
+    (tmp_path / "result.json").write_text(json.dumps({
+        "command": "minireason scale --size smoke --laws pretrain --seeds 7", "rows": rows}))
+    cfg = scaling.Config(size="smoke", laws=("rl",), seeds=(7,))
+    first, (base,) = (tasks for tasks, _ in zip(scaling.waves(cfg, plan, tmp_path), range(2),
+                                                strict=False))
+    assert first == [] and base.words[base.words.index("--lr") + 1] == "0.003"
+    assert len(next(scaling.waves(replace(cfg, laws=LAWS), plan, tmp_path))) == 8
+
+
 def test_a_longer_run_takes_the_rate_of_its_shapes_longest():
     plan = replace(SMALLEST, steps=((8, 40), (8,)))
     assert [plan.tuned(*run)[3e-3] for run in ((0, 8), (0, 40), (1, 40))] == [
