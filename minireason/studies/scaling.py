@@ -52,7 +52,7 @@ class Config(shared.Study):
 
 def run(cfg: Config) -> dict:
     """Run what is missing; writes result.json, fits.json, a table per law and the figures."""
-    out = Path(cfg.out or cfg.source or "runs/scale")
+    out = shared.folder_of(cfg, "runs/scale")
     if cfg.source:
         result = held_in(Path(cfg.source) / "result.json")
         shared.with_held(out / "result.json", result)

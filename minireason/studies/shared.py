@@ -8,7 +8,7 @@ import json
 import shlex
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated
 
@@ -38,6 +38,17 @@ class Study:
 
     out: str = ""                 # folder of the results; default: runs/<command>, or --from
     source: Annotated[str, tyro.conf.arg(name="from")] = ""   # only redraw this folder
+
+
+def folder_of(cfg: Study, alone: str) -> Path:
+    """Where the results go, `alone` if neither --out nor --from is given; UserError if --from
+    stands beside a flag that redrawing does not heed."""
+    for field in fields(cfg) if cfg.source else ():
+        if field.name not in ("out", "source", "stage") and (
+                getattr(cfg, field.name) != field.default):
+            raise UserError(f"--{field.name.replace('_', '-')}: has no meaning beside --from, which "
+                            "draws all that the folder holds; leave one of them out")
+    return Path(cfg.out or cfg.source or alone)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,7 +88,7 @@ def check_arms(cfg, sizes: Iterable[str], arms: Iterable[str]) -> None:
 
 def run_study(name: str, cfg, measure: Callable, write: Callable, **parents: str) -> dict:
     """Measure, or read the result of --from; then write table and pictures into --out."""
-    out = Path(cfg.out or cfg.source or f"runs/{name}")
+    out = folder_of(cfg, f"runs/{name}")
     if cfg.source:
         result = result_in(Path(cfg.source) / "result.json")
         with_held(out / "result.json", result)
@@ -178,7 +189,7 @@ def study_rows(cfg: Study, command: str, alone: str, make: Callable[[Path], list
     is the command's if not given. alone: the folder if neither --out nor --from is given.
     merged: what of the file's rows is kept beside; without it they may only be what is found again.
     """
-    out, name = Path(cfg.out or cfg.source or alone), name or command
+    out, name = folder_of(cfg, alone), name or command
     path, source = out / f"{name}.json", cfg.source and Path(cfg.source) / f"{name}.json"
     result = result_in(Path(source)) if source else made_with(command, cfg)
     if merged:

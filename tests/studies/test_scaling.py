@@ -355,8 +355,9 @@ def test_rows_of_other_seeds_are_not_replaced(tmp_path, source, said):
             "command": "minireason scale --size cpu --laws rl", "rows": rows}))
     before = (tmp_path / "out/result.json").read_text()
     with pytest.raises(UserError, match=said):
-        scaling.run(scaling.Config(seeds=(0,), laws=("pretrain",), out=str(tmp_path / "out"),
-                                   source=source and str(tmp_path / source)))
+        given = {"source": str(tmp_path / source)} if source else {"seeds": (0,),
+                                                                   "laws": ("pretrain",)}
+        scaling.run(scaling.Config(out=str(tmp_path / "out"), **given))
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["result.json"]
     assert (tmp_path / "out/result.json").read_text() == before
 

@@ -48,6 +48,17 @@ def test_a_study_measures_once_and_writes_as_often_as_asked(tmp_path, capsys):
     assert (tmp_path / "plain.md").read_text() == "\nMade by `minireason count`.\n"
 
 
+@pytest.mark.parametrize("given", [{"seeds": (1,)}, {"eval_n": 7}, {"device": "cuda"}])
+def test_no_flag_beside_a_redrawn_folder_is_ignored(tmp_path, given):
+    cfg = Config(source=str(tmp_path), out=str(tmp_path / "b"), **given)
+    (flag,) = given
+    with pytest.raises(UserError, match=f"--{flag.replace('_', '-')}: has no meaning beside"):
+        shared.run_study("count", cfg, lambda *_: {}, lambda *_: None)
+    with pytest.raises(UserError, match="has no meaning beside --from"):
+        shared.study_rows(cfg, "count", "", lambda _: [], lambda _: "", {})
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_result_is_lost_to_no_other_command(tmp_path):
     def study(out, runs, found, source="", merged=None):
         cfg = Config(out=str(tmp_path / out), source=str(source), seeds=runs)
@@ -61,9 +72,9 @@ def test_a_result_is_lost_to_no_other_command(tmp_path):
             study("a", seeds, [3])
     study("b", (1,), [3])
     with pytest.raises(UserError, match="would be lost"):
-        study("a", (), [], source=tmp_path / "b")
+        study("a", (0, 1), [], source=tmp_path / "b")
     study("c", (2,), [1, 2, 3])
-    assert study("a", (), [], source=tmp_path / "c")["rows"] == [{"n": n} for n in (1, 2, 3)]
+    assert study("a", (0, 1), [], source=tmp_path / "c")["rows"] == [{"n": n} for n in (1, 2, 3)]
 
     def merged(path, held, rows):
         return [*held, *(row for row in rows if row not in held)]
@@ -82,7 +93,7 @@ def test_a_result_is_lost_to_no_other_command(tmp_path):
     assert [words.split()[3] for words in result["earlier"]] == ["3", "4"]
     assert "--seeds 5 --eval-n 5`, with rows of 2 earlier commands, on: " in (
         tmp_path / "d/count.md").read_text()
-    result = study("a", (), [], source=tmp_path / "d", merged=merged)     # adds to it
+    result = study("a", (0, 1), [], source=tmp_path / "d", merged=merged)     # adds to it
     assert [row["n"] for row in result["rows"]] == [1, 2, 3, 4, 5]
 
 
