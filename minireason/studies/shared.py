@@ -46,8 +46,8 @@ def folder_of(cfg: Study, alone: str) -> Path:
     for field in fields(cfg) if cfg.source else ():
         if field.name not in ("out", "source", "stage") and (
                 getattr(cfg, field.name) != field.default):
-            raise UserError(f"--{field.name.replace('_', '-')}: has no meaning beside --from, which "
-                            "draws all that the folder holds; leave one of them out")
+            raise UserError(f"--{field.name.replace('_', '-')}: has no meaning beside --from, "
+                            "which draws all that the folder holds; leave one of them out")
     return Path(cfg.out or cfg.source or alone)
 
 
