@@ -2,6 +2,7 @@
 
     LINEAR       y = p + q x                        nothing saturates
     LOG_LINEAR   y = p + q log10 x                  the shape of OpenAI o1's two curves (2024)
+    EXPONENTIAL  y = 1 - (1 - s) exp(-x / m)        errors halve by every so much x
     SATURATING   y = s + (A - s) / (1 + (m / x)^B)  Khatri 2025 (arXiv:2510.13786): from s up to A
     POWER        y = A x^-a, on logarithms          loss above a known entropy (Kaplan 2020)
     SIZES        y = A N^-a + B D^-b, the same      Hoffmann 2022 (arXiv:2203.15556), E known
@@ -53,6 +54,11 @@ def log_line(x, p, q):
     return p + q * np.log10(x)
 
 
+def exponential(x, start, scale):
+    """From start up to 1, errors falling exponentially in x itself."""
+    return 1 - (1 - start) * np.exp(-x / scale)
+
+
 def saturating(x, start, top, middle, steep):
     """An S in log x from start to top, half way at `middle`."""
     return start + (top - start) / (1 + (middle / x) ** steep)
@@ -101,6 +107,9 @@ def _scurve(quantile: float) -> Callable:
 
 LINEAR = Law(("p", "q"), lambda x, p, q: p + q * x, lambda x, y: np.polyfit(x, y, 1)[::-1])
 LOG_LINEAR = Law(("p", "q"), log_line, lambda x, y: np.polyfit(np.log10(x), y, 1)[::-1])
+EXPONENTIAL = Law(("start", "scale"), exponential, squares(
+    exponential, [lambda x, y, part=part: (y.min(), part * x.max()) for part in (0.01, 0.1, 1)],
+    (0, 1e-3), (1, 1e25)), positive=("scale",), shares=("start",))
 SATURATING = Law(("start", "top", "middle", "steep"), saturating, squares(
     saturating, [_scurve(0.25), _scurve(0.5), _scurve(0.75)],
     (0, 0, 1e-3, 0.2), (1, 1, 1e25, 6)), positive=("middle", "steep"),

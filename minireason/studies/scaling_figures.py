@@ -13,11 +13,15 @@ from minireason.report.runs import group_by, select
 from minireason.report.style import BLACK, BLUE, GREEN, GREY, ORANGE, PURPLE, RED, SKY
 from minireason.studies import laws as shapes
 from minireason.studies.fits import Fit
-from minireason.studies.scaling_laws import COMPARED, COVERED, bins_of, column, frontier
+from minireason.studies.scaling_laws import COVERED, LEARNED, bins_of, column, frontier
 
 LOOKS = ((BLUE, "o"), (ORANGE, "s"), (GREEN, "D"), (RED, "^"), (PURPLE, "v"), (SKY, "P"),
          (BLACK, "*"))
-LINES = {"linear": ":", "log-linear": "--", "saturating": "-", "power law": "-", "beta": "--"}
+LINES = {"linear": ":", "log-linear": "--", "saturating": "-", "exponential": "-.",
+         "power law": "-", "beta": "--"}
+SAMPLED = {"greedy": "greedy", "sampled": "one sample"}
+CURVES = {"linear": "line in FLOPs", "log-linear": "line in their logarithm",
+          "saturating": "S in their logarithm", "exponential": "errors exponential in FLOPs"}
 EXCHANGED = {
     "small_greedy": ("small, greedy", GREY, "v"),
     "small_single": ("small, one sample", BLACK, "o"), "small_vote": ("small, vote", ORANGE, "s"),
@@ -105,7 +109,7 @@ def rates(rows: list[dict]) -> Figure:
 
 
 def rl(rows: list[dict], laws: dict[str, Fit]) -> Figure:
-    """Accuracy after runs of every length against their compute, with the three laws."""
+    """Accuracy after runs of every length against their compute, with the laws."""
     methods = group_by(rows, "method")
     figure, panels = style.panels(len(methods), 0.8 + 2.7 * len(methods), sharex=True)
     for axes, (method, own) in zip(panels, methods.items(), strict=True):
@@ -113,13 +117,14 @@ def rl(rows: list[dict], laws: dict[str, Fit]) -> Figure:
         x, spreads = along(runs, "steps", "flops")
         style.whiskers(axes, x, spreads, BLUE, "o", "runs, mean and range of seeds", "none")
         before = np.mean(column(select(own, steps=0), "accuracy"))
-        axes.axhline(100 * before, color=GREY, linestyle=":", label="before RL")  # pyright: ignore
-        for name, law in COMPARED.items():
-            draw_fit(axes, laws.get(f"RL, {method}: {name}"), law, x, name, LINES[name])
+        axes.axhline(100 * before, color=GREY, linewidth=0.8, label="before RL")  # pyright: ignore
+        for name, law in LEARNED.items():
+            draw_fit(axes, laws.get(f"RL, {method}: {name}"), law, x, CURVES[name],
+                     LINES[name])
         axes.set_xscale("log")
-        style.percent_axis(axes, f"{method} accuracy (%)")
+        style.percent_axis(axes, f"accuracy, {SAMPLED[method]} (%)")
         axes.legend(fontsize=7, loc="lower right")
-    panels[-1].set_xlabel("RL compute (FLOPs); every point is a run of its own schedule")
+    panels[-1].set_xlabel("RL compute (FLOPs), one run per length and seed")
     return figure
 
 

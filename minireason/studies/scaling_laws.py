@@ -16,9 +16,10 @@ CLAIMS = {                        # law: what it claims, and what would show it 
                 "power of compute, while accuracy stops at what the authors reach. Wrong if the "
                 "frontier bends on logarithms (R², the error beyond), if a size's best learning "
                 "rate lies at the edge of those tried, or if accuracy passes its authors'.",
-    "rl": "Accuracy rises with the logarithm of RL compute, each point a run of its own schedule "
-          "that ends there. Wrong if a line in compute itself, or an S, foretells the longest "
-          "runs better.",
+    "rl": "Accuracy rises with the logarithm of RL compute, each length a run of its own schedule. "
+          "Wrong if another curve comes closer to lengths that it was fitted without. Near 100% "
+          "any curve that ends there does (`beyond`), so the lengths in between decide "
+          "(`held out`).",
     "testtime": "More samples buy coverage by a power law of N, votes by its logarithm. Wrong if "
                 "local slopes are not level, or if Beta-distributed pass@1 foretells coverage at "
                 "the largest N better; then the histogram says why. Random answers are the least "
@@ -35,6 +36,7 @@ CLAIMS = {                        # law: what it claims, and what would show it 
               "chance."}
 COMPARED = {"linear": shapes.LINEAR, "log-linear": shapes.LOG_LINEAR,
             "saturating": shapes.SATURATING}
+LEARNED = {**COMPARED, "exponential": shapes.EXPONENTIAL}           # of RL, whose end is at 100%
 COVERED = {"power law": shapes.COVERAGE, "beta": shapes.BETA, "log-linear": shapes.LOG_LINEAR}
 
 
@@ -77,7 +79,7 @@ def laws(rows: list[dict]) -> dict[str, Fit]:
                 column(own, "parameters"), column(own, "excess"), own)
     rl = [row for row in select(rows, law="rl") if row["steps"]]
     for method, own in group_by(rl, "method").items():
-        for name, law in COMPARED.items():
+        for name, law in LEARNED.items():
             fit(f"RL, {method}: {name}", law, column(own, "flops"), column(own, "accuracy"), own,
                 column(own, "steps"))
     curves = select(rows, law="testtime", method=("majority", "coverage"))
@@ -210,8 +212,9 @@ def text_of(rows: list[dict], found: dict[str, Fit]) -> str:
     if law in tables_of:
         parts.append(tables.markdown(tables_of[law](rows)))
     if found:
+        unit = ("Errors of natural logarithms; in `parameters and tokens` both count in millions."
+                if law == "pretrain" else "Errors of 0.1 are 10 points.")
         parts += [tables.markdown(laws_table(found)),
                   "Held out: RMS error where each level is left out in turn. Beyond: at the "
-                  "highest level, fitted without the top two. Losses: of natural logarithms; in "
-                  "`parameters and tokens` both count in millions."]
+                  f"highest level, fitted without the top two. {unit}"]
     return "\n\n".join(parts)

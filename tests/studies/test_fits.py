@@ -130,6 +130,13 @@ def test_the_interval_of_a_positive_parameter_is_positive():
     assert 0 <= fit.low["start"] and fit.high["top"] <= 1
 
 
+def test_errors_that_halve_by_every_so_much_compute_are_found():
+    x = np.repeat(np.geomspace(1e9, 1e12, 8), 2)
+    fit = fits.over_runs(laws.EXPONENTIAL, x, 1 - 0.6 * 0.5 ** (x / 1e11), np.tile([0, 1], 8))
+    assert fit.values["start"] == pytest.approx(0.4)
+    assert fit.values["scale"] == pytest.approx(1e11 / np.log(2)) and fit.beyond < 1e-6
+
+
 def test_errors_on_what_was_left_out_are_those_of_fits_without_it():
     x = np.array([1.0, 10, 100, 1000])
     y = np.array([0.0, 0.1, 0.2, 0.6])
