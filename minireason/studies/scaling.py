@@ -142,7 +142,7 @@ def waves(cfg: Config, plan: Plan, out: Path) -> Iterator[list[Task]]:
                  for steps in plan.steps[shape]}
     exact = dict(plan.exchange) if "exchange" in laws else {}
     tuned = {(shape, min(steps, plan.steps[shape][-1]))
-             for shape, steps in runs | {(shape, last) for shape in exact}}
+             for shape, steps in runs | {(shape, plan.exchange_steps) for shape in exact}}
     held = held_in(out / "result.json", missing={"rows": []})["rows"]
     rates = {} if "pretrain" in laws else scaling_rows.held_rates(held, plan)   # need no tuning
     yield [pretrained(name, *run, lr, TUNING_SEED, "tuning", split="validation")
@@ -154,7 +154,8 @@ def waves(cfg: Config, plan: Plan, out: Path) -> Iterator[list[Task]]:
 
     yield [pretrained(f"pretrain-{shape}-{steps}-s{seed}", *best(shape, steps), seed)
            for seed in cfg.seeds for shape, steps in sorted(runs)]
-    yield [pretrained(f"exact-{shape}-s{seed}", *best(shape, last), seed, "exact", **EXACT)
+    yield [pretrained(f"exact-{shape}-s{seed}", *best(shape, plan.exchange_steps), seed,
+                      "exact", **EXACT)
            for seed in cfg.seeds for shape in exact]
     bases = {seed: at(f"pretrain-{plan.ladder}-{last}-s{seed}") for seed in cfg.seeds}
     if later:

@@ -20,12 +20,13 @@ class Plan:
     ladder: int                   # the shape of every later stage
     exchange: tuple[tuple[int, int], ...]   # shapes ascending, each with the samples that R asks
                                             # for at most; the largest answers greedily
+    exchange_steps: int           # of these: so many that the smallest has learned level 1
     rl: tuple[int, ...]           # steps of the RL runs, ascending
     flags: dict[str, dict]        # of every command, and of "tuning", "exact" and "exchange" runs
 
     @property
     def last(self) -> int:
-        """Steps of the base of every later stage, and of the models that are exchanged."""
+        """Steps of the base of every later stage."""
         return self.steps[self.ladder][-1]
 
     def tuned(self, shape: int, steps: int) -> dict[float, str]:
@@ -42,7 +43,8 @@ _SMOKE = {"mixture.max_level": 2, "mixture.facts": 0.1, "rows_per_step": 32, **_
 PLANS = {
     "smoke": Plan(
         ((16, 1, 1, 16, 32), (32, 1, 2, 16, 64), (48, 2, 3, 16, 96)), ((30, 300),) * 3,
-        {30: (1e-2, 3e-2), 300: (1e-2, 3e-2)}, 2, ((1, 32), (2, 1)), (1, 2, 3, 4, 6), {
+        {30: (1e-2, 3e-2), 300: (1e-2, 3e-2)}, 2, ((1, 32), (2, 1)), 300,
+        (1, 2, 3, 4, 6), {
             "pretrain": _SMOKE,
             "tuning": _SMOKE,
             "sft": {"steps": 30, **_LEVEL_2},
@@ -58,7 +60,7 @@ PLANS = {
         ((32, 2, 2, 16, 96), (48, 3, 3, 16, 128), (64, 3, 4, 16, 176), (96, 4, 3, 32, 256),
          (128, 5, 4, 32, 384), (160, 6, 5, 32, 432)),
         (*((60, 240, 960),) * 4, *((60, 240),) * 2),
-        {60: (*_RATES, 6.4e-2), 240: _RATES, 960: _RATES}, 3, ((2, 256), (3, 64), (4, 1)),
+        {60: (*_RATES, 6.4e-2), 240: _RATES, 960: _RATES}, 3, ((0, 512), (1, 128), (3, 1)), 1920,
         (2, 4, 8, 16, 32, 64, 128, 256, 512), {
             "pretrain": {"eval_n": 100},
             "tuning": {"eval_n": 10},      # of these the loss alone counts
@@ -74,7 +76,7 @@ PLANS = {
         ((64, 3, 2, 32, 176), (128, 4, 4, 32, 344), (192, 6, 6, 32, 512), (256, 8, 8, 32, 688),
          (384, 8, 12, 32, 1024), (512, 10, 16, 32, 1376)), ((375, 1500, 6000),) * 6,
         dict.fromkeys((375, 1500, 6000), (5e-4, 1e-3, 2e-3, 4e-3)), 2,
-        ((1, 4096), (3, 1024), (5, 1)),
+        ((1, 4096), (3, 1024), (5, 1)), 6000,
         (2, 4, 8, 16, 32, 64, 128, 256, 512, 1024), {
             "pretrain": {"rows_per_step": 1024, "token_budget": 65536, "save_every": 1000},
             "tuning": {"rows_per_step": 1024, "token_budget": 65536, "save_every": 1000,

@@ -20,7 +20,7 @@ from minireason.studies.scaling_plans import JUDGES, LAWS, PLANS, TUNING_SEED
 
 SMALLEST = replace(PLANS["smoke"], shapes=((8, 1, 1, 16, 16), (16, 1, 1, 16, 32)),
                    steps=((8, 40), (8, 40)), rates=dict.fromkeys((8, 40), (3e-3, 1e-2)), ladder=1,
-                   exchange=((0, 16), (1, 1)), rl=(1, 2, 4),
+                   exchange=((0, 16), (1, 1)), exchange_steps=40, rl=(1, 2, 4),
                    flags={name: given | {"eval_n": 2} if "eval_n" in given else given
                           for name, given in PLANS["smoke"].flags.items()})
 
