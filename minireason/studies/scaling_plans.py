@@ -68,7 +68,7 @@ PLANS = {
             "star": {"eval_n": 200},
             "rl": {"eval_n": 200, "validation_n": 100},
             "critic": {},
-            "testtime": {"levels": 8, "problems": 100, "n": 1024},
+            "testtime": {"levels": 8, "problems": 500, "n": 1024},
             "exact": {"eval_n": 50},
             "exchange": {"levels": (2, 5, 8), "problems": 200},
             "search": {"levels": 8, "problems": 80, "samples": (4, 16, 64), "pool": 512}}),
