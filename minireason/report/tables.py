@@ -55,6 +55,12 @@ def range_text(values: list[float]) -> str:
     return f"{text} ({min(values):.0f} to {max(values):.0f})" if len(values) > 1 else text
 
 
+def points_text(row: dict) -> str:
+    """`+1.2 [-0.3, +2.7]`: a difference of shares in points, with its interval."""
+    mean, low, high = (100 * row[key] for key in ("accuracy", "low", "high"))
+    return f"{mean:+.1f} [{low:+.1f}, {high:+.1f}]"
+
+
 def heading(row: dict, field: str) -> str:
     """A field's value as a heading: "level 6" of a test set, a method in words, "bin 1"."""
     value = row.get(field)

@@ -13,7 +13,7 @@ from minireason.report.runs import group_by, select
 from minireason.report.style import BLACK, BLUE, GREEN, GREY, ORANGE, PURPLE, RED, SKY
 from minireason.studies import laws as shapes
 from minireason.studies.fits import Fit
-from minireason.studies.scaling_laws import COVERED, LEARNED, bins_of, column, frontier
+from minireason.studies.scaling_laws import COVERED, LEARNED, column, frontier
 
 LOOKS = ((BLUE, "o"), (ORANGE, "s"), (GREEN, "D"), (RED, "^"), (PURPLE, "v"), (SKY, "P"),
          (BLACK, "*"))
@@ -42,7 +42,7 @@ def write(rows: list[dict], laws: dict[str, Fit], out: Path) -> None:
     for (small, large), own in group_by(by_law.get("exchange", []), "small", "large").items():
         if select(own, method="large_greedy"):
             style.save(out / f"exchange-{small}-{large}.png", exchange, own)
-    searched = select(by_law.get("search", []), account="run")
+    searched = select(by_law.get("search", []), account="run", kind="mean")
     for (method, against), own in group_by(searched, "method", "against").items():
         style.save(out / f"search-{method}-{against}.png", search_gains, own)
 
@@ -210,10 +210,9 @@ def search_gains(rows: list[dict]) -> Figure:
     for axes, (judge, own) in zip(panels, judges.items(), strict=True):
         for j, (look, (n, same)) in enumerate(zip(LOOKS, group_by(own, "n").items(),
                                                   strict=False)):
-            bins = {number: bar for number, bar in bins_of(same).items() if number is not None}
-            bars = [[100 * bar[key] for key in ("accuracy", "low", "high")]
-                    for bar in bins.values()]
-            style.whiskers(axes, [number + 1 + 0.12 * (j - 1) for number in bins], bars, *look,
+            bins = [row for row in same if row["bin"] is not None]
+            bars = [[100 * row[key] for key in ("accuracy", "low", "high")] for row in bins]
+            style.whiskers(axes, [row["bin"] + 1 + 0.12 * (j - 1) for row in bins], bars, *look,
                            f"N = {n}", "none")
         axes.axhline(0, color=GREY, linewidth=0.8)
         low, high = axes.get_ylim()

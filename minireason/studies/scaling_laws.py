@@ -5,11 +5,12 @@ from dataclasses import asdict
 
 import numpy as np
 
-from minireason.report import style, tables
+from minireason.report import tables
 from minireason.report.runs import group_by, select
 from minireason.studies import laws as shapes
-from minireason.studies.fits import Fit, mean_over_runs, over_runs
-from minireason.studies.scaling_rows import AGAINST, PAST
+from minireason.studies.fits import Fit, over_runs
+from minireason.studies.scaling_rows import PAST
+from minireason.studies.scaling_search import flips_table
 
 CLAIMS = {                        # law: what it claims, and what would show it wrong
     "pretrain": "The loss above the text's entropy, which is computed and not fitted, falls as a "
@@ -27,13 +28,15 @@ CLAIMS = {                        # law: what it claims, and what would show it 
     "exchange": "A small model that thinks longer is worth a larger one at equal FLOPs over their "
                 "lives, if it has learned the task at all. Wrong at every R where the large one's "
                 "greedy answer lies above the small one's vote, or the "
-                "small one's own greedy answer does.",
+                "small one's own greedy answer does. Range over seeds; the vote's lead with "
+                "its 95% interval over seeds and problems.",
     "search": "Search with a good judge helps hard problems; with an imperfect one it finds the "
               "judge's errors and hurts easy ones (Snell 2024). Wrong if no imperfect judge shows "
-              "the flip, or if the oracle does. `As run`: FLOPs of all that our code read and "
-              "drew, equal beginnings judged once; `if cached`: as if the judge "
-              "read every drawn token. With intervals of 95% some of so many bins differ by "
-              "chance."}
+              "the flip, or if the oracle does. Fifths from the easiest to the hardest problems: "
+              "`+` above as many samples as cost the same, `-` below, `.` neither, by intervals "
+              "of 95% over seeds and problems, of which some differ by chance; bold where the "
+              "sign flips. `As run`: FLOPs of all that our code read and drew, equal beginnings "
+              "judged once; `if cached`: as if the judge read every drawn token."}
 COMPARED = {"linear": shapes.LINEAR, "log-linear": shapes.LOG_LINEAR,
             "saturating": shapes.SATURATING}
 LEARNED = {**COMPARED, "exponential": shapes.EXPONENTIAL}           # of RL, whose end is at 100%
@@ -138,61 +141,21 @@ def sizes_table(rows: list[dict]) -> list[list[str]]:
 
 
 def exchange_table(rows: list[dict]) -> list[list[str]]:
-    """Per pair, level and R: N, what the small model reaches with it, the large one's answer."""
+    """Per pair, level and R: N, what the small model reaches with it, the large one's answer, and
+    the vote less this answer with its 95% interval."""
     names = ("small_greedy", "small_single", "small_vote", "small_oracle", "large_greedy")
-    table = [["small", "large", "set", "R", "N", *(name.replace("_", ", ") for name in names)]]
+    table = [["small", "large", "set", "R", "N", *(name.replace("_", ", ") for name in names),
+              "vote less large (points)"]]
     for (small, large, name, ratio), own in group_by(rows, "small", "large", "set", "R").items():
         if name is None:
             table.append([f"{small:,}", f"{large:,}", f"not past {100 * PAST:.0f}% at level 1"]
-                         + [""] * (2 + len(names)))
+                         + [""] * (3 + len(names)))
             continue
         n = f"{own[0]['n']}" + (f" of {own[0]['wanted']}" if own[0]["capped"] else "")
         table.append([f"{small:,}", f"{large:,}", name, f"{ratio:g}", n, *(
             tables.range_text([100 * row["accuracy"] for row in select(own, method=method)])
-            for method in names)])
+            for method in names), tables.points_text(*select(own, method="difference"))])
     return table
-
-
-def bins_of(rows: list[dict]) -> dict[int | None, dict[str, float]]:
-    """{bin, None for all: mean difference with its interval}: over runs, a single run's own."""
-    found = {}
-    for number, own in group_by(rows, "bin").items():
-        found[number] = mean_over_runs(column(own, "accuracy"))
-        if len(own) == 1:
-            found[number] = {key: own[0][key] for key in ("accuracy", "low", "high")}
-    return found
-
-
-def flips_table(rows: list[dict]) -> list[list[str]]:
-    """Per judge, search and budget: where it beats samples at equal FLOPs, where it loses, and
-    whether that is Snell's sign flip: worse on easy problems, better on harder ones. Five columns
-    per account of the FLOPs and use of the samples."""
-    table = [["judge", "search", "N", "problems", *(
-        f"{what}, {name}" for name in AGAINST.values()
-        for what in ("samples", "all (points)", "better in bins", "worse in bins", "sign flip"))]]
-    for (judge, method, n), own in group_by(rows, "judge", "method", "n").items():
-        whole = select(own, bin=None)
-        line = [judge, style.SEARCHES[method][0], str(n), str(whole[0]["problems"])]
-        for account, against in AGAINST:
-            line += flip_cells(select(own, account=account, against=against))
-        table.append(line)
-    return table
-
-
-def flip_cells(rows: list[dict]) -> list[str]:
-    """The cells of flips_table of one search by one account."""
-    bins = bins_of(rows)
-    every = bins.pop(None)
-    wins = [number for number, bar in bins.items() if bar["low"] > 0]
-    loses = [number for number, bar in bins.items() if bar["high"] < 0]
-    flip = any(easy < hard for easy in loses for hard in wins)     # pyright: ignore
-    drawn = select(rows, bin=None)
-    samples = f"{column(drawn, 'samples').mean():.0f}" + (
-        " (all drawn)" if any(row["capped"] for row in drawn) else "")
-    values = [100 * every[key] for key in ("accuracy", "low", "high")]
-    return [samples, f"{values[0]:+.1f} [{values[1]:+.1f}, {values[2]:+.1f}]",
-            *(", ".join(str(number + 1) for number in group) or "none"   # pyright: ignore
-              for group in (wins, loses)), "found" if flip else "no"]
 
 
 def text_of(rows: list[dict], found: dict[str, Fit]) -> str:

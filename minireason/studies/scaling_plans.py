@@ -71,7 +71,7 @@ PLANS = {
             "testtime": {"levels": 8, "problems": 500, "n": 1024},
             "exact": {"eval_n": 50},
             "exchange": {"levels": (2, 5, 8), "problems": 200},
-            "search": {"levels": 8, "problems": 80, "samples": (4, 16, 64), "pool": 512}}),
+            "search": {"levels": 8, "problems": 240, "samples": (4, 16, 64), "pool": 512}}),
     "gpu": Plan(
         ((64, 3, 2, 32, 176), (128, 4, 4, 32, 344), (192, 6, 6, 32, 512), (256, 8, 8, 32, 688),
          (384, 8, 12, 32, 1024), (512, 10, 16, 32, 1376)), ((375, 1500, 6000),) * 6,

@@ -1,7 +1,8 @@
 """What the runs of `minireason scale` say, as flat rows.
 
-Every row has "law" and "seed". Accuracies of pretraining and RL are means over the levels that were
-trained. FLOPs are those of the stage itself (core/flops.py), per problem at test time.
+Every row has "law", and "seed" if it is of one. Accuracies of pretraining and RL are means over
+the levels that were trained. FLOPs are those of the stage itself (core/flops.py), per problem at
+test time.
 """
 
 from collections.abc import Callable
@@ -9,23 +10,18 @@ from pathlib import Path
 
 import numpy as np
 
-from minireason.core import flops
-from minireason.core.config import rng
 from minireason.core.files import read_checked, read_json, read_lines
-from minireason.measure.estimates import expected_accuracy, mean_interval
+from minireason.measure.estimates import expected_accuracy, two_way_interval
 from minireason.measure.samples import load_pools
 from minireason.model.tokenizer import Tokenizer
 from minireason.report.runs import level_of, select
-from minireason.search import compare
+from minireason.studies import scaling_search
 from minireason.studies.fits import inference_multiple
 from minireason.studies.scaling_plans import JUDGES, TUNING_SEED, Plan
 
 RATIOS = (0.1, 1.0, 10.0)         # R, inference tokens / pretraining tokens over a model's life
 PAST = 0.8                        # greedy accuracy at level 1 of a model past its transition
 METHODS = {"small_vote": "majority", "small_oracle": "coverage", "small_single": "single"}
-AGAINST = {                       # (account of a search's FLOPs, how the samples are used): words
-    ("run", "best_of_n"): "best-of-N as run", ("cached", "best_of_n"): "best-of-N if cached",
-    ("run", "majority"): "votes as run"}
 SHOWN = ("single", "majority", "coverage", "chance", "greedy")
 
 
@@ -122,7 +118,8 @@ def testtime_rows(out: Path, plan: Plan, seeds: tuple[int, ...]) -> list[dict]:
 # ---- thinking longer or being larger -------------------------------------------------------------
 
 def exchange_rows(out: Path, plan: Plan, seeds: tuple[int, ...]) -> list[dict]:
-    """Per pair of models, seed, level and R: what the small one reaches at equal total FLOPs.
+    """Per pair of models, level and R: what the small one reaches at equal total FLOPs, of every
+    seed, and how far its vote lies above the large one's greedy answer, for new seeds and problems.
 
     It may draw as many samples as cost what the large one's greedy answer costs, its larger
     pretraining included; where that is more than were drawn, `capped` says so. Pairs whose small
@@ -140,99 +137,59 @@ def exchange_rows(out: Path, plan: Plan, seeds: tuple[int, ...]) -> list[dict]:
         if pair["level_1"] < PAST:
             rows.append({**pair, "seed": seeds[0], "method": "not past"})
             continue
-        for seed in seeds:
-            folders = [out / f"exchange-{shape}-s{seed}" for shape in (small, large)]
-            rows += [{**pair, "seed": seed, **row} for row in traded(*folders, pair["times"])]  # pyright: ignore
+        found = [traded(out / f"exchange-{small}-s{seed}", out / f"exchange-{large}-s{seed}",
+                        pair["times"]) for seed in seeds]
+        for cells in zip(*found, strict=True):               # one set and R, every seed
+            rows += [{**pair, "kind": "run", "seed": seed, **row, "method": method,
+                      "accuracy": float(values.mean())}
+                     for seed, (row, right) in zip(seeds, cells, strict=True)
+                     for method, values in right.items()]
+            vote, answer = (np.array([right[method] for _, right in cells])
+                            for method in ("small_vote", "large_greedy"))
+            rows.append({**pair, "kind": "mean", **cells[0][0], "method": "difference",
+                         "problems": vote.shape[1], **two_way_interval(vote, answer)})
     return rows
 
 
-def traded(small: Path, large: Path, times: float) -> list[dict]:
-    """The rows of two models sampled on the same problems, the large one `times` as large."""
-    rows = []
-    greedy = []
+def traded(small: Path, large: Path, times: float) -> list[tuple[dict, dict[str, np.ndarray]]]:
+    """Of two models sampled on the same problems, the large one `times` as large: per set and R
+    the samples that the small one may draw, and {method: how often it solves each problem}."""
+    found, greedy = [], []
     for folder in (small, large):
         with np.load(folder / "pools.npz") as arrays:
             greedy.append({key.removesuffix(" greedy"): arrays[key].astype(float)
                            for key in arrays if key.endswith(" greedy")})
-    for name, right in greedy[1].items():
+    for name, answer in greedy[1].items():
         pools = load_pools(small / "pools.npz", name, 1.0, "correct")
         for ratio in RATIOS:
             wanted = int(inference_multiple(times, ratio))
             n = min(wanted, len(pools[0].correct))
-            row = {"set": name, "R": ratio, "n": n, "wanted": wanted, "capped": n < wanted}
-            for key, method in METHODS.items():
-                values = expected_accuracy(pools, method, n, 0, "scale vote", name)
-                rows.append({**row, "method": key, **mean_interval(values)})
-            rows.append({**row, "method": "small_greedy", **mean_interval(greedy[0][name])})
-            rows.append({**row, "method": "large_greedy", **mean_interval(right)})
-    return rows
+            right = {key: np.asarray(expected_accuracy(pools, method, n, 0, "scale vote", name))
+                     for key, method in METHODS.items()}
+            found.append(({"set": name, "R": ratio, "n": n, "wanted": wanted, "capped": n < wanted},
+                          {**right, "small_greedy": greedy[0][name], "large_greedy": answer}))
+    return found
 
 
 # ---- search --------------------------------------------------------------------------------------
 
 def search_rows(out: Path, plan: Plan, seeds: tuple[int, ...]) -> list[dict]:
     """Searches against best-of-N and votes at equal FLOPs, of every judge, by difficulty."""
-    rows = []
-    for seed in seeds:
+    def compared(seed: int, records: list[dict]) -> list[scaling_search.Compared]:
         base = out / f"pretrain-{plan.ladder}-{plan.last}-s{seed}"
-        tokenizer = Tokenizer.load(base / "tokenizer.json")
-        weights = read_json(base / "result.json")["parameters"]
-        for judge in JUDGES:
-            folder = out / f"search-{judge}-s{seed}"
-            shards = sorted(folder.glob("search-*.json"),
+        return scaling_search.equal_flops(records, Tokenizer.load(base / "tokenizer.json"),
+                                          read_json(base / "result.json")["parameters"])
+
+    rows = []
+    for judge in JUDGES:
+        searched = []
+        for seed in seeds:
+            shards = sorted((out / f"search-{judge}-s{seed}").glob("search-*.json"),
                             key=lambda path: int(path.stem.rpartition("-")[2]))
-            records = [record for path in shards for record in read_checked(path)]
-            rows += [{"law": "search", "seed": seed, "judge": judge, **row}
-                     for row in equal_flops_rows(records, tokenizer, weights)]
+            searched.append([record for path in shards for record in read_checked(path)])
+        rows += [{"law": "search", "judge": judge, **row} for row in
+                 scaling_search.rows_by_difficulty(seeds, searched, compared)]
     return rows
-
-
-def equal_flops_rows(records: list[dict], tokenizer: Tokenizer, weights: int) -> list[dict]:
-    """A search's accuracy less that of as many samples as cost the same; all bins, then each.
-
-    Costs are in tokens that a model of the policy's size reads (2 FLOPs a weight each). Account
-    "run": what our code did, whose judge reads equal beginnings of steps and of samples once.
-    "cached": as if every drawn token were read once by the policy and once by the judge. Bin 0
-    holds the easiest fifth, by the pass rate of samples that no method uses.
-    """
-    rows, (_, bins) = [], compare.difficulty(records, 1)
-    rates = np.array([compare.pool_of(record, 1).correct.mean() for record in records])
-    prompt = 2 + float(np.mean([len(ids) for ids in
-                                tokenizer.encode_batch([record["prompt"] for record in records])]))
-    pools = [compare.pool_of(record) for record in records]
-    drawn = np.mean([pool.tokens.mean() for pool in pools])           # tokens of a sample
-    size = len(pools[0].correct)
-    numbers, judged = np.arange(1, size + 1), judged_tokens(records, prompt, size)
-    for cell in records[0]["cells"]:
-        method, budget = cell.split()
-        mine, spent, run = (compare.cells_of(records, [cell], field)[:, 0]
-                            for field in ("correct", "tokens", "flops"))
-        for account, against in AGAINST:
-            cost = run.mean() / (flops.READ * weights)
-            costs = prompt + numbers * drawn                     # of votes, without a judge
-            if account == "cached":
-                cost, costs = 2 * (prompt + spent.mean()), 2 * costs
-            elif against == "best_of_n":
-                costs = costs + judged
-            n = max(1, int((costs <= cost).sum()))
-            other = np.array([pool.accuracy(against, n, rng(0, "equal flops", i, n))
-                              for i, pool in enumerate(pools)])
-            row = {"method": method, "n": int(budget), "account": account, "against": against,
-                   "samples": n,
-                   "capped": bool(n == size and cost >= costs[-1] + drawn)}
-            for which in (None, *np.unique(bins).tolist()):
-                own = bins >= 0 if which is None else bins == which
-                means = {"pass_rate": rates, "search": mine, "sampling": other}
-                rows.append({**row, "bin": which, "problems": int(own.sum()),
-                             **mean_interval(mine[own], other[own]),
-                             **{name: float(each[own].mean()) for name, each in means.items()}})
-    return rows
-
-
-def judged_tokens(records: list[dict], prompt: float, size: int) -> np.ndarray:
-    """(size,) tokens that a judge reads of the first 1, 2, ... samples of a problem, the prompt and
-    every beginning that some share once: the mean over problems."""
-    return prompt + np.mean([np.cumsum(record["unread"][:size]) for record in records], axis=0)
 
 
 ROWS: dict[str, Callable[[Path, Plan, tuple[int, ...]], list[dict]]] = {

@@ -13,8 +13,9 @@ from minireason.critics.judges import unread_tokens
 from minireason.measure.samples import save_pools
 from minireason.model.tokenizer import Tokenizer
 from minireason.problems import chain
+from minireason.report.runs import select
 from minireason.stages import pretrain
-from minireason.studies import scaling, scaling_laws, scaling_rows, sweep
+from minireason.studies import scaling, scaling_laws, scaling_rows, scaling_search, sweep
 from minireason.studies.fits import inference_multiple
 from minireason.studies.scaling_plans import JUDGES, LAWS, PLANS, TUNING_SEED
 
@@ -47,6 +48,7 @@ def test_what_laws_share_is_run_once_and_the_rest_follows_from_rows(tmp_path, mo
     rows = scaling.run(replace(cfg, laws=("search",)))["rows"]
     assert asked == ["critic-s0", *(f"search-{judge}-s0" for judge in JUDGES)]
     assert rows[:6] == first and {row["judge"] for row in rows[6:]} == set(JUDGES)
+    assert {row.get("seed") for row in rows[6:]} == {0, None}
     path = tmp_path / "a/rl-2-s0/rows.jsonl"
     text = path.read_text()
     path.write_text(text.replace("0.0", "0.9"))
@@ -101,7 +103,7 @@ def test_every_law_is_measured_once_and_drawn_from_its_rows_alone(tmp_path, monk
     assert len(counts["right"]) == 8 and max(counts["right"]) <= counts["n"] == 16
     assert {row["judge"] for row in rows if row["law"] == "search"} == set(JUDGES)
     for law, *words in (("pretrain", "loss above entropy: least for its FLOPs", "Entropy of the"),
-                        ("rl", "RL, sampled: log-linear"), ("search", "sign flip")):
+                        ("rl", "RL, sampled: log-linear"), ("search", "fifths, votes as run")):
         text = (tmp_path / f"a/{law}.md").read_text()
         assert all(part in text for part in (*words, scaling_laws.CLAIMS[law]))
 
@@ -227,16 +229,16 @@ def test_exchange_spends_equal_flops_and_says_when_capped(tmp_path):
         (tmp_path / name).mkdir()
         save_pools(tmp_path / name / "pools.npz", {1.0: {"chain-test-k1": found}},
                    {"chain-test-k1": right})
-    rows = scaling_rows.traded(tmp_path / "small", tmp_path / "large", 14.0)
-    at = {(row["R"], row["method"]): row for row in rows}
-    assert {ratio for ratio, _ in at} == set(scaling_rows.RATIOS)
-    wanted = int(inference_multiple(14, 10.0))
-    assert at[10.0, "small_vote"]["n"] == wanted == 17 and not at[10.0, "small_vote"]["capped"]
-    assert at[0.1, "small_vote"]["n"] == 32 and at[0.1, "small_vote"]["capped"]
-    assert at[0.1, "small_vote"]["accuracy"] == 1 == at[0.1, "small_oracle"]["accuracy"]
-    assert at[10.0, "small_single"]["accuracy"] == pytest.approx(20 / 32)
-    assert at[10.0, "large_greedy"]["accuracy"] == pytest.approx(2 / 3)
-    assert at[10.0, "small_greedy"]["accuracy"] == 1
+    found = scaling_rows.traded(tmp_path / "small", tmp_path / "large", 14.0)
+    at = {row["R"]: (row, right) for row, right in found}
+    assert set(at) == set(scaling_rows.RATIOS)
+    (often, solved), (seldom, by_many) = at[10.0], at[0.1]
+    assert often["n"] == int(inference_multiple(14, 10.0)) == 17 and not often["capped"]
+    assert seldom["n"] == 32 and seldom["capped"]
+    assert by_many["small_vote"].tolist() == by_many["small_oracle"].tolist() == [1, 1, 1]
+    assert solved["small_single"] == pytest.approx(20 / 32)
+    assert solved["large_greedy"].tolist() == [1, 0, 1]
+    assert solved["small_greedy"].tolist() == [1, 1, 1]
 
 
 def test_samples_cost_what_the_search_cost_in_both_accounts():
@@ -247,49 +249,67 @@ def test_samples_cost_what_the_search_cost_in_both_accounts():
              "answers": ["5", "6"] * 10, "values": [0.9, 0.1] * 10, "unread": [10.0] * 20,
              "cells": {"beam 4": {"tokens": 36, "correct": right, "voted": 0,
                                   "flops": 2 * 100 * 147.0}}} for right in (1, 0, 1, 1, 0)]
-    rows = scaling_rows.equal_flops_rows(made, tokenizer, 100)
-    whole = {(row["account"], row["against"]): row for row in rows if row["bin"] is None}
+    found = scaling_search.equal_flops(made, tokenizer, 100)
+    whole = {(row["account"], row["against"]): row for row, *_ in found}
     # run: 2 * 8 + 2 * n * 10 <= 147, as all differ; cached: the same <= 2 * (8 + 36);
     # votes: 8 + n * 10
     assert {key: row["samples"] for key, row in whole.items()} == {
         ("run", "best_of_n"): 6, ("cached", "best_of_n"): 3, ("run", "majority"): 10}
     assert whole["run", "majority"]["capped"] and not whole["run", "best_of_n"]["capped"]
-    row = whole["run", "best_of_n"]
-    assert row["search"] == pytest.approx(0.6) and row["problems"] == 5 and row["n"] == 4
+    row, mine, other = found[0]
+    assert row["n"] == 4 and mine.tolist() == [1, 0, 1, 1, 0]
     chance = 1 - np.prod([(5 - i) / (10 - i) for i in range(6)])      # a right one is valued higher
-    assert row["sampling"] == pytest.approx(chance)
-    assert row["accuracy"] == pytest.approx(0.6 - chance)
-    bins = [row for row in rows if row["account"] == "run" and row["against"] == "best_of_n"]
-    assert [row["bin"] for row in bins] == [None, 0, 1, 2, 3, 4]
-    assert sum(row["problems"] for row in bins[1:]) == 5
+    assert other == pytest.approx(chance)
+
+
+def test_bins_are_of_the_problems_hard_for_the_mean_of_the_seeds():
+    """Ten problems; the search of seed 1 solves all, that of seed 0 none; samples the first six."""
+    def of_seed(seed: int) -> list[dict]:                  # the second half tells how hard it is
+        return [{"answer": "5", "tokens": [10] * 4, "answers": ["5"] * 4, "values": [0.5] * 4,
+                 "correct": [0, 0, int(i < 5 + 2 * seed), int(i < 2)]} for i in range(10)]
+
+    def compared(seed: int, records: list[dict]) -> list[scaling_search.Compared]:
+        row = {"method": "beam", "n": 4, "account": "run", "against": "majority",
+               "samples": 2 + seed, "capped": seed == 1}
+        return [(row, np.full(10, float(seed)), np.arange(10) < 6)]
+
+    rows = scaling_search.rows_by_difficulty((0, 1), [of_seed(0), of_seed(1)], compared)
+    runs, means = select(rows, kind="run"), select(rows, kind="mean")
+    assert [(row["seed"], row["accuracy"], row["search"]) for row in runs] == [
+        (0, pytest.approx(-0.6), 0.0), (1, pytest.approx(0.4), 1.0)]
+    assert [(row["bin"], row["problems"], row["pass_rate"], row["accuracy"]) for row in means] == [
+        (None, 10, pytest.approx(0.4), pytest.approx(-0.1)), (0, 2, 1.0, -0.5), (1, 2, 0.5, -0.5),
+        (2, 2, pytest.approx(0.375), -0.5), (3, 2, 0.125, 0.5), (4, 2, 0.0, 0.5)]
+    assert all(row["samples"] == 2.5 and row["capped"] for row in means)
+    assert means[0]["low"] < -0.5 < 0.4 < means[0]["high"]            # two seeds say little
 
 
 def test_what_samples_begin_with_alike_is_judged_once_and_so_cheaper():
     texts = ["<think>7+8=6", "<think>7+8=6", "<think>7+9=6", "<think>7+8", "<think>3"]
     unread = unread_tokens(Tokenizer.build(chain.TOKENS), [], [texts, texts[::-1]])
     assert unread == [[5, 0, 3, 0, 1], [1, 3, 3, 2, 0]]
-    found = scaling_rows.judged_tokens([{"unread": own} for own in unread], 8.0, 4)
+    found = scaling_search.judged_tokens([{"unread": own} for own in unread], 8.0, 4)
     assert found.tolist() == [8 + 3, 8 + 4.5, 8 + 7.5, 8 + 8.5]
 
 
 def search_rows(judge: str, differences: list[float], n: int = 64) -> list[dict]:
-    return [{"law": "search", "seed": seed, "judge": judge, "method": "beam", "n": n, "bin": number,
-             "account": account, "against": against, "accuracy": value + 0.01 * seed,
-             "low": value, "high": value, "samples": 90, "capped": False, "problems": 100}
-            for seed in (0, 1, 2) for account, against in scaling_rows.AGAINST
+    return [{"law": "search", "kind": "mean", "judge": judge, "method": "beam", "n": n,
+             "bin": number, "account": account, "against": against, "accuracy": value,
+             "low": value - 0.02, "high": value + 0.02, "samples": 90.4, "capped": False}
+            for account, against in scaling_search.AGAINST
             for number, value in [(None, np.mean(differences)), *enumerate(differences)]]
 
 
 def test_a_sign_flip_is_worse_on_easy_problems_and_better_on_harder_ones():
     rows = search_rows("noisy", [-0.3, -0.01, 0.0, 0.3, 0.0])
     rows += search_rows("oracle", [0.3, 0.0, 0.0, -0.3, 0.0])
-    head, *table = scaling_laws.flips_table(rows)
+    head, *table = scaling_search.flips_table(rows)
     assert {len(line) for line in table} == {len(head)}
-    assert [line[:4] for line in table] == [["noisy", "beam search", "64", "100"],
-                                            ["oracle", "beam search", "64", "100"]]
-    assert table[0][4:9] == table[0][9:14] == table[0][14:] == [
-        "90", "+0.8 [-1.7, +3.3]", "4", "1", "found"]
-    assert table[1][6:9] == ["1", "4", "no"]
+    assert [line[:3] for line in table] == [["noisy", "beam search", "64"],
+                                            ["oracle", "beam search", "64"]]
+    assert table[0][3:6] == table[0][6:9] == table[0][9:] == [
+        "90", "-0.2 [-2.2, +1.8]", "**`-..+.`**"]
+    assert table[1][5] == "`+..-.`"
 
 
 def test_the_frontier_holds_what_nothing_cheaper_equals():
