@@ -36,6 +36,7 @@ from minireason.studies import shared
 
 RETRIES = 20                      # of a task whose worker was killed
 PATIENCE = 60.0                   # seconds until a killed worker's lock must have gone
+HELD = "works in this folder"     # says who asks for a lock that another process holds
 STARTS = 3                        # of Ray here, which gives one up after 30 s on a busy machine
 
 
@@ -153,15 +154,18 @@ def finished_tasks(tasks: Sequence[Task], workers: int = 0,
     """Run tasks on Ray; each when it is finished, with "" or what went wrong."""
     if workers == 1 and not address:
         queue = deque(tasks)
-        for _ in tqdm(tasks, desc="sweep", unit="task"):
-            while locks.is_busy(Path(queue[0].folder)):    # another sweep's: the next one first
-                queue.rotate(-1)
-                time.sleep(0.1)
-            task = queue.popleft()
-            wrong = run_task(task)
-            if re.match(r"exit code 1[2-9]\d", wrong):     # a signal, meant for the whole sweep
-                raise KeyboardInterrupt
-            yield task, wrong
+        with tqdm(total=len(tasks), desc="sweep", unit="task") as bar:
+            while queue:
+                task = queue.popleft()
+                wrong = HELD if locks.is_busy(Path(task.folder)) else run_task(task, patience=0)
+                if HELD in wrong:                      # another sweep's: the next one first
+                    queue.append(task)
+                    time.sleep(0.1)
+                    continue
+                if re.match(r"exit code 1[2-9]\d", wrong):     # a signal, meant for the whole sweep
+                    raise KeyboardInterrupt
+                bar.update()
+                yield task, wrong
     if not tasks or (workers == 1 and not address):
         return
     try:
@@ -210,9 +214,10 @@ def finished_tasks(tasks: Sequence[Task], workers: int = 0,
         ray.shutdown()            # and what runs on it
 
 
-def run_task(task: Task) -> str:
-    """Run one command in this process; "" or the line that says what went wrong."""
-    deadline, log = time.monotonic() + PATIENCE, Path(f"{task.folder}.log")
+def run_task(task: Task, patience: float = PATIENCE) -> str:
+    """Run one command in this process; "" or the line that says what went wrong, which is that
+    another process works in its folder only after so many seconds of this."""
+    deadline, log = time.monotonic() + patience, Path(f"{task.folder}.log")
     while True:
         with open(log, "a", encoding="utf-8") as file, contextlib.redirect_stdout(file), \
                 contextlib.redirect_stderr(file), contextlib.chdir(task.cwd):
@@ -220,6 +225,6 @@ def run_task(task: Task) -> str:
         if code == 0:
             return ""
         last = log.read_text(encoding="utf-8", errors="replace").rstrip().splitlines()[-1]
-        if "works in this folder" not in last or time.monotonic() > deadline:
+        if HELD not in last or time.monotonic() > deadline:
             return f"exit code {code}, {last}"
         time.sleep(1)             # the killed worker that held it is about to end

@@ -44,7 +44,8 @@ def test_what_laws_share_is_run_once_and_the_rest_follows_from_rows(tmp_path, mo
     assert [(row["steps"], row["method"]) for row in first] == [
         (n, method) for n in (0, 1, 2) for method in ("greedy", "sampled")]
     asked, whole = [], sweep.run_task
-    monkeypatch.setattr(sweep, "run_task", lambda task: asked.append(task.name) or whole(task))
+    monkeypatch.setattr(sweep, "run_task",
+                        lambda task, **more: asked.append(task.name) or whole(task, **more))
     rows = scaling.run(replace(cfg, laws=("search",)))["rows"]
     assert asked == ["critic-s0", *(f"search-{judge}-s0" for judge in JUDGES)]
     assert rows[:6] == first and {row["judge"] for row in rows[6:]} == set(JUDGES)
@@ -71,7 +72,8 @@ def test_every_law_is_measured_once_and_drawn_from_its_rows_alone(tmp_path, monk
     first = scaling.run(replace(cfg, laws=("testtime", "rl")))
     assert {row["law"] for row in first["rows"]} == {"testtime", "rl"}
     asked, whole = [], sweep.run_task
-    monkeypatch.setattr(sweep, "run_task", lambda task: asked.append(task.name) or whole(task))
+    monkeypatch.setattr(sweep, "run_task",
+                        lambda task, **more: asked.append(task.name) or whole(task, **more))
     result = scaling.run(replace(cfg, laws=("pretrain", "exchange", "search")))
     rows = result["rows"]
     assert {row["law"] for row in rows} == set(LAWS)

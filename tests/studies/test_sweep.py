@@ -208,6 +208,21 @@ def test_two_sweeps_of_one_folder_share_its_tasks(tmp_path, monkeypatch):
     assert set(found) == {"seed=0", "seed=1", "seed=2", "another"}
 
 
+def test_a_task_that_another_sweep_began_just_before_is_asked_for_again(tmp_path, monkeypatch):
+    """Both saw its folder free: the lock decides, and the loser has not failed."""
+    answers, asked = {"0": ["exit code 1, f: process 7 works in this folder; wait", ""],
+                      "1": [""]}, []
+
+    def run_task(task, patience=60.0):
+        asked.append((task.name, patience))
+        return answers[task.name].pop(0)
+
+    monkeypatch.setattr(sweep, "run_task", run_task)
+    tasks = [sweep.task_of(str(tmp_path / name), "pretrain", {}) for name in "01"]
+    found = [(task.name, wrong) for task, wrong in sweep.finished_tasks(tasks, workers=1)]
+    assert found == [("1", ""), ("0", "")] and asked == [("0", 0), ("1", 0), ("0", 0)]
+
+
 @pytest.mark.parametrize("lost", ["result.json", "part/model.safetensors", "."])
 def test_a_task_is_finished_while_all_that_it_left_is_there_and_means_the_same(tmp_path,
                                                                                monkeypatch, lost):
