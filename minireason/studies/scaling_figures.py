@@ -184,8 +184,8 @@ def exchange(rows: list[dict]) -> Figure:
     sets = group_by(rows, "set")
     figure, panels = style.panels(len(sets), 0.8 + 1.9 * len(sets), sharex=True)
     first = rows[0]
-    figure.suptitle(f"{first['small'] / 1e6:.2g}M that thinks longer, {first['large'] / 1e6:.2g}M",
-                    fontsize=9)
+    figure.suptitle(f"{first['small']:,} parameters that think longer, {first['large']:,} that "
+                    "answer greedily", fontsize=9)
     for axes, (name, own) in zip(panels, sets.items(), strict=True):
         ratios = group_by(own, "R")
         for j, (method, (label, colour, marker)) in enumerate(EXCHANGED.items()):
@@ -196,6 +196,7 @@ def exchange(rows: list[dict]) -> Figure:
                  for ratio, same in ratios.items()]
         axes.set_xticks(range(len(ticks)), ticks)
         style.percent_axis(axes, f"{name} (%)")
+        axes.set_ylim(100 * min(row["accuracy"] for row in rows if row["kind"] == "run") - 5, 102)
     style.legend_below(figure, panels[0], 2)
     return figure
 
