@@ -94,7 +94,7 @@ def test_every_law_is_measured_once_and_drawn_from_its_rows_alone(tmp_path, monk
                     *(f"testtime-{name}-chain-test-k2.png" for name in ("base", "star", "rl"))}
     for name in ("result.json", "fits.json"):
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
-    models = [row for row in rows if row.get("kind") == "run"]
+    models = select(rows, law="pretrain", kind="run")
     assert len(models) == 4 and all(row["excess"] > 0 for row in models)
     for row in models:
         assert row["loss"] - row["excess"] == pytest.approx(row["entropy"])
