@@ -48,11 +48,11 @@ def judge_of(kind: str, critic: Critic, tokenizer: Tokenizer, family: Family, no
 
 
 def oracle_value(tokenizer: Tokenizer, family: Family, row: list[int]) -> float:
-    """1 if the row, from <bos> on, is exactly right so far, its answer too if it has one."""
+    """1 if the row, from <bos> on, is exactly right so far: every step, and the answer if any."""
     opener = family.OPENER["cot"]
     prompt, _, thought = tokenizer.decode(row).removeprefix("<bos>").partition(opener)
     labels = exact_labels(family.read(prompt), opener + thought)
-    return labels[-1] if labels else 1.0
+    return min(labels, default=1.0)       # a right answer after a wrong step is luck
 
 
 def whole_values(values: Values, tokenizer: Tokenizer, problems: list[Problem],

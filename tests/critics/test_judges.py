@@ -13,7 +13,8 @@ from minireason.problems import chain
 
 RIGHT = chain.read("((27+5)-4)=")
 TEXTS = ["<think>27+5=32;32-4=28</think>28<eos>", "<think>27+5=22;22-4=18</think>18<eos>",
-         "<think>27+5=32;32-4=28</think>18<eos>", "<think>27+5=32</think>28<eos>"]
+         "<think>27+5=32;32-4=28</think>18<eos>", "<think>27+5=32</think>28<eos>",
+         "<think>27+5=22;22-4=18</think>28<eos>"]                    # luck
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +30,9 @@ def test_the_oracle_is_the_verifier_at_every_step_end(critic):
     values = judge_of("oracle", *critic, chain)
     for text in TEXTS:
         prefixes = step_prefixes(text)
-        assert values(rows_of(critic[1], prefixes)) == exact_labels(RIGHT, text), text
+        labels = exact_labels(RIGHT, text)
+        assert values(rows_of(critic[1], prefixes)) == [
+            min(labels[:i + 1]) for i in range(len(labels))], text
     assert values(rows_of(critic[1], ["<think>"])) == [1.0]           # nothing is wrong yet
 
 
