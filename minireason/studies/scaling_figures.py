@@ -10,15 +10,15 @@ from matplotlib.ticker import NullFormatter
 from minireason.report import style
 from minireason.report.figures import along
 from minireason.report.runs import group_by, select
-from minireason.report.style import BLACK, BLUE, GREEN, GREY, ORANGE, PURPLE, RED, SKY
+from minireason.report.style import BLACK, BLUE, GREY, ORANGE, PURPLE, RED
 from minireason.studies import laws as shapes
 from minireason.studies.fits import Fit
 from minireason.studies.scaling_laws import COVERED, LEARNED, column, frontier
+from minireason.studies.scaling_search import best_of_samples, search_gains
 
-LOOKS = ((BLUE, "o"), (ORANGE, "s"), (GREEN, "D"), (RED, "^"), (PURPLE, "v"), (SKY, "P"),
-         (BLACK, "*"))
 LINES = {"linear": ":", "log-linear": "--", "saturating": "-", "exponential": "-.",
          "power law": "-", "beta": "--"}
+VALID = ("coverage, every step right", PURPLE, "D")
 SAMPLED = {"greedy": "greedy", "sampled": "one sample"}
 CURVES = {"linear": "line in FLOPs", "log-linear": "line in their logarithm",
           "saturating": "S in their logarithm", "exponential": "errors exponential in FLOPs"}
@@ -42,6 +42,9 @@ def write(rows: list[dict], laws: dict[str, Fit], out: Path) -> None:
     for (small, large), own in group_by(by_law.get("exchange", []), "small", "large").items():
         if select(own, method="large_greedy"):
             style.save(out / f"exchange-{small}-{large}.png", exchange, own)
+    if "search" in by_law:
+        style.save(out / "search-samples.png", best_of_samples,
+                   select(by_law["search"], method="samples", kind="run"))
     searched = select(by_law.get("search", []), account="run", kind="mean")
     for (method, against), own in group_by(searched, "method", "against").items():
         style.save(out / f"search-{method}-{against}.png", search_gains, own)
@@ -58,7 +61,7 @@ def draw_fit(axes: Axes, fit: Fit | None, law: shapes.Law, x, label: str, line: 
 
 def draw_sizes(axes: Axes, models: list[dict], field: str, times: float = 1.0) -> None:
     """A line per size along its lengths: mean over seeds with their range."""
-    for look, (size, own) in zip(LOOKS, sorted(group_by(models, "parameters").items()),
+    for look, (size, own) in zip(style.LOOKS, sorted(group_by(models, "parameters").items()),
                                  strict=False):
         x, spreads = along([{**row, "accuracy": row[field]} for row in own], "steps", "flops")
         style.whiskers(axes, x, np.array(spreads) * times / 100, *look, f"{size / 1e6:.2g}M")
@@ -91,7 +94,8 @@ def rates(rows: list[dict]) -> Figure:
     lengths = group_by(select(rows, kind="tuning"), "steps")
     figure, panels = style.panels(len(lengths), 0.8 + 2.0 * len(lengths), sharex=True)
     for axes, (steps, tuned) in zip(panels, sorted(lengths.items()), strict=True):
-        for look, (size, own) in zip(LOOKS, group_by(tuned, "parameters").items(), strict=False):
+        for look, (size, own) in zip(style.LOOKS, group_by(tuned, "parameters").items(),
+                                     strict=False):
             axes.plot(column(own, "lr"), column(own, "excess"), color=look[0], marker=look[1],
                       label=f"{size / 1e6:.2g}M")
             (best,) = select(own, chosen=True)
@@ -131,13 +135,14 @@ def rl(rows: list[dict], laws: dict[str, Fit]) -> Figure:
 def testtime(policy: str, name: str, rows: list[dict], laws: dict[str, Fit]) -> Figure:
     """Curves against N, their local slopes, coverage's law, and the histogram that explains it."""
     figure, (curves, slopes, failures, histogram) = style.panels(4, 10.4)
-    for method in ("single", "majority", "coverage", "chance"):
+    rows = select(rows, kind="run")
+    for method in ("single", "majority", "coverage", "valid coverage", "chance"):
         own = select(rows, method=method)
-        label, colour, marker = style.SHOWN[method]
+        label, colour, marker = style.SHOWN.get(method, VALID)
         n, spreads = along(own, "n")
         style.whiskers(curves, n, spreads, colour, marker, label,
                        ":" if method == "chance" else "-")
-        if method in ("majority", "coverage") and len(n) > 1:
+        if method not in ("single", "chance") and len(n) > 1:
             gains = np.diff(np.array(spreads)[:, 0]) / np.diff(np.log10(n))
             slopes.plot(np.sqrt(n[1:] * n[:-1]), gains, color=colour, marker=marker, label=label)
     curves.axhline(100 * np.mean(column(select(rows, method="greedy"), "accuracy")), color=BLACK,  # pyright: ignore
@@ -146,17 +151,20 @@ def testtime(policy: str, name: str, rows: list[dict], laws: dict[str, Fit]) -> 
     curves.legend(fontsize=7, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3)
     slopes.axhline(0, color=GREY, linewidth=0.8)
     slopes.set_ylabel("local slope (points per decade)")
-    covered = select(rows, method="coverage")
-    n, spreads = along(covered, "n")
-    missed = -np.log(np.clip(np.array(spreads)[:, 0] / 100, 1e-6, 1 - 1e-9))
-    failures.plot(n, missed, color=RED, marker="v", linestyle="none", label="coverage")
-    for form, law in COVERED.items():
-        fit = laws.get(f"{policy}, {name}, coverage: {form}")
-        if fit and form != "log-linear":
-            grid = np.geomspace(1, n.max(), 200)
-            fitted = np.clip(law.predict(grid, *fit.values.values()), 1e-6, 1 - 1e-9)
-            failures.plot(grid, -np.log(fitted), color=BLACK, linestyle=LINES[form],
-                          label=f"{form}: " + ", ".join(f"{k} = {fit.text(k)}" for k in fit.values))
+    for method in ("coverage", "valid coverage"):
+        n, spreads = along(select(rows, method=method), "n")
+        label, colour, marker = style.SHOWN.get(method, VALID)
+        covered = np.array(spreads)[:, 0] / 100
+        known = covered < 1 - 1e-9                   # where all is covered there is no logarithm
+        failures.plot(n[known], -np.log(covered[known]), color=colour, marker=marker,
+                      linestyle="none", label=label)
+        for form, law in COVERED.items():
+            fit = laws.get(f"{policy}, {name}, {method}: {form}")
+            if fit and known.any():
+                grid = np.geomspace(1, n[known].max(), 200)
+                fitted = np.clip(law.predict(grid, *fit.values.values()), 1e-6, 1 - 1e-9)
+                failures.plot(grid, -np.log(fitted), color=colour, linestyle=LINES[form], label=(
+                    f"{form}: " + ", ".join(f"{k} = {v:.2g}" for k, v in fit.values.items())))
     failures.set_yscale("log")
     failures.set_ylabel("-log coverage (a power law is straight)")
     failures.legend(fontsize=7)
@@ -168,15 +176,24 @@ def testtime(policy: str, name: str, rows: list[dict], laws: dict[str, Fit]) -> 
 
 
 def draw_histogram(axes: Axes, rows: list[dict]) -> None:
-    """How many problems have which share of right samples, on logarithms; never right is apart."""
-    share = np.concatenate([np.array(row["right"]) / row["n"] for row in rows])
-    least = 1 / rows[0]["n"]
-    edges = np.geomspace(least / 4, 1, 24)
-    axes.hist(np.maximum(share, least / 3), bins=edges.tolist(), color=SKY, edgecolor="white")
-    axes.axvline(least / 1.5, color=GREY, linestyle=":")
+    """How many problems have which share of right samples, on logarithms; never right is apart.
+
+    No bin is narrower than what so many samples can tell apart.
+    """
+    size = rows[0]["n"]
+    edges = [1 / size / 4, 1 / size / 2]
+    while edges[-1] < 1:
+        edges.append(max(1.5 * edges[-1], edges[-1] + 1 / size))
+    for field, label, colour, look, alpha in (
+            ("right", "the answer right", RED, "stepfilled", 0.4),
+            ("valid", "every step right, too", PURPLE, "step", 1.0)):
+        share = np.concatenate([np.array(row[field]) / size for row in rows])
+        axes.hist(np.maximum(share, 0.3 / size), bins=edges, color=colour, histtype=look,  # pyright: ignore
+                  alpha=alpha, label=label)
     axes.set_xscale("log")
-    axes.set_xlabel(f"share of right samples (left of the line: none of {rows[0]['n']})")
+    axes.set_xlabel(f"share of right samples (the bar at the left: none of {size})")
     axes.set_ylabel("problems, all seeds")
+    axes.legend(fontsize=7)
 
 
 def exchange(rows: list[dict]) -> Figure:
@@ -198,30 +215,4 @@ def exchange(rows: list[dict]) -> Figure:
         style.percent_axis(axes, f"{name} (%)")
         axes.set_ylim(100 * min(row["accuracy"] for row in rows if row["kind"] == "run") - 5, 102)
     style.legend_below(figure, panels[0], 2)
-    return figure
-
-
-def search_gains(rows: list[dict]) -> Figure:
-    """A search less samples at equal FLOPs, by difficulty and budget, a panel per judge.
-
-    Budgets that cost more than all samples that were drawn are left out.
-    """
-    judges = group_by([row for row in rows if not row["capped"]], "judge")
-    figure, panels = style.panels(len(judges), 1.0 + 1.9 * len(judges), sharex=True)
-    for axes, (judge, own) in zip(panels, judges.items(), strict=True):
-        for j, (look, (n, same)) in enumerate(zip(LOOKS, group_by(own, "n").items(),
-                                                  strict=False)):
-            bins = [row for row in same if row["bin"] is not None]
-            bars = [[100 * row[key] for key in ("accuracy", "low", "high")] for row in bins]
-            style.whiskers(axes, [row["bin"] + 1 + 0.12 * (j - 1) for row in bins], bars, *look,
-                           f"N = {n}", "none")
-        axes.axhline(0, color=GREY, linewidth=0.8)
-        low, high = axes.get_ylim()
-        axes.set_ylim(min(low, -5), max(high, 5))
-        axes.set_ylabel(f"{judge} critic\n(points)")
-    other = {"best_of_n": "best-of-N", "majority": "votes"}[rows[0]["against"]]
-    panels[0].set_title(f"{style.SEARCHES[rows[0]['method']][0]} less {other}, equal FLOPs",
-                        fontsize=9)
-    panels[-1].set_xlabel("difficulty, fifths by pass@1 (1 the easiest)")
-    style.legend_below(figure, panels[0], 4)
     return figure

@@ -10,7 +10,7 @@ from minireason.report.runs import group_by, select
 from minireason.studies import laws as shapes
 from minireason.studies.fits import Fit, over_runs
 from minireason.studies.scaling_rows import PAST
-from minireason.studies.scaling_search import flips_table
+from minireason.studies.scaling_search import flips_table, samples_table
 
 CLAIMS = {                        # law: what it claims, and what would show it wrong
     "pretrain": "The loss above the text's entropy, which is computed and not fitted, falls as a "
@@ -32,15 +32,16 @@ CLAIMS = {                        # law: what it claims, and what would show it 
                 "its 95% interval over seeds and problems.",
     "search": "Search with a good judge helps hard problems; with an imperfect one it finds the "
               "judge's errors and hurts easy ones (Snell 2024). Wrong if no imperfect judge shows "
-              "the flip, or if the oracle does. Fifths from the easiest to the hardest problems: "
-              "`+` above as many samples as cost the same, `-` below, `.` neither, by intervals "
-              "of 95% over seeds and problems, of which some differ by chance; bold where the "
-              "sign flips. `As run`: FLOPs of all that our code read and drew, equal beginnings "
-              "judged once; `if cached`: as if the judge read every drawn token."}
+              "the flip, or if the oracle does. In points less as many samples as cost the same "
+              "FLOPs (how many), used for votes, votes weighted by the judge, or as the best by "
+              "it. Fifths from the easiest to the hardest problems: `+` above, `-` below, `.` "
+              "neither, by intervals of 95% over seeds and problems, of which some differ by "
+              "chance; bold where the sign flips. Counted is what our code read and drew, equal "
+              "beginnings judged once; `if cached`: as if the judge read every drawn token."}
 COMPARED = {"linear": shapes.LINEAR, "log-linear": shapes.LOG_LINEAR,
             "saturating": shapes.SATURATING}
 LEARNED = {**COMPARED, "exponential": shapes.EXPONENTIAL}           # of RL, whose end is at 100%
-COVERED = {"power law": shapes.COVERAGE, "beta": shapes.BETA, "log-linear": shapes.LOG_LINEAR}
+COVERED = {"power law": shapes.COVERAGE, "beta": shapes.BETA}
 
 
 def column(rows: list[dict], *fields: str) -> np.ndarray:
@@ -85,9 +86,9 @@ def laws(rows: list[dict]) -> dict[str, Fit]:
         for name, law in LEARNED.items():
             fit(f"RL, {method}: {name}", law, column(own, "flops"), column(own, "accuracy"), own,
                 column(own, "steps"))
-    curves = select(rows, law="testtime", method=("majority", "coverage"))
+    curves = select(rows, law="testtime", method=("majority", "coverage", "valid coverage"))
     for (policy, name, method), own in group_by(curves, "policy", "set", "method").items():
-        for form, law in (COVERED if method == "coverage" else COMPARED).items():
+        for form, law in (COMPARED if method == "majority" else COVERED).items():
             fit(f"{policy}, {name}, {method}: {form}", law, column(own, "n"),
                 column(own, "accuracy"), own)
     return found
@@ -158,6 +159,10 @@ def exchange_table(rows: list[dict]) -> list[list[str]]:
     return table
 
 
+TABLES = {"pretrain": (sizes_table,), "exchange": (exchange_table,),
+          "search": (flips_table, samples_table)}
+
+
 def text_of(rows: list[dict], found: dict[str, Fit]) -> str:
     """One law's claim, tables and fits, in Markdown."""
     law = rows[0]["law"]
@@ -171,9 +176,8 @@ def text_of(rows: list[dict], found: dict[str, Fit]) -> str:
         parts += [f"Entropy of the text {first['entropy']:.4f} ± {first['entropy_error']:.4f} "
                   "nats per token, computed from its authors' rules" + (
                       f"; the fits leave out {lost} models at or below it." if lost else ".")]
-    tables_of = {"pretrain": sizes_table, "exchange": exchange_table, "search": flips_table}
-    if law in tables_of:
-        parts.append(tables.markdown(tables_of[law](rows)))
+    for table in TABLES.get(law, ()):
+        parts.append(tables.markdown(table(rows)))
     if found:
         unit = ("Errors of natural logarithms; in `parameters and tokens` both count in millions."
                 if law == "pretrain" else "Errors of 0.1 are 10 points.")

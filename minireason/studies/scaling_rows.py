@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from minireason.core.files import read_checked, read_json, read_lines
-from minireason.measure.estimates import expected_accuracy, two_way_interval
+from minireason.measure.estimates import expected_accuracy, pass_at_k, two_way_interval
 from minireason.measure.samples import load_pools
 from minireason.model.tokenizer import Tokenizer
 from minireason.report.runs import level_of, select
@@ -98,21 +98,40 @@ def rl_rows(out: Path, plan: Plan, seeds: tuple[int, ...]) -> list[dict]:
 # ---- test time -----------------------------------------------------------------------------------
 
 def testtime_rows(out: Path, plan: Plan, seeds: tuple[int, ...]) -> list[dict]:
-    """The curves of every policy, and how many of each problem's samples are right."""
+    """The curves of every policy, and how many of each problem's samples are right: by their answer
+    ("coverage", "right"), and with every step right, too ("valid coverage", "valid")."""
     rows = []
-    for seed in seeds:
-        for policy in ("base", "star", "rl"):
+    for policy, name in ((policy, f"chain-test-k{level}") for policy in ("base", "star", "rl")
+                         for level in np.atleast_1d(plan.flags["testtime"]["levels"])):
+        tags, votes = {"law": "testtime", "policy": policy, "set": name}, []
+        for seed in seeds:
             folder = out / f"testtime-{policy}-s{seed}"
-            tags = {"law": "testtime", "policy": policy}
-            curves = select(read_lines(folder / "rows.jsonl"), method=SHOWN)
-            rows += [{**tags, **row} for row in curves]
+            curves = select(read_lines(folder / "rows.jsonl"), method=SHOWN, set=name)
+            rows += [{**tags, "kind": "run", **row} for row in curves]
+            own = {**tags, "kind": "run", "seed": seed}
+            records = records_in(folder, f"samples-{name}")
+            right = np.array([record["correct"] for record in records])                # (P, N)
+            valid = right & np.array([record["steps_valid"] for record in records])
+            counts, size = valid.sum(axis=1).tolist(), right.shape[1]
+            rows += [{**own, "method": "valid coverage", "n": n, "accuracy": float(np.mean(
+                [pass_at_k(size, count, n) for count in counts]))}
+                for n in (row["n"] for row in select(curves, method="coverage"))]
+            rows.append({**own, "method": "pass@1", "n": size, "valid": counts,
+                         "right": right.sum(axis=1).tolist()})
+            pools = load_pools(folder / "pools.npz", name, 1.0, "correct")
             with np.load(folder / "pools.npz") as arrays:
-                for name in dict.fromkeys(row["set"] for row in curves):
-                    correct = arrays[f"{name} 1 correct"]                        # (P, N)
-                    rows.append({**tags, "seed": seed, "set": name, "method": "pass@1",
-                                 "n": correct.shape[1],
-                                 "right": correct.sum(axis=1).astype(int).tolist()})
+                votes.append((expected_accuracy(pools, "majority", size, seed, "subsets"),
+                              arrays[f"{name} greedy"].astype(float)))
+        rows.append({**tags, "kind": "mean", "method": "vote less greedy", "n": size,  # pyright: ignore
+                     **two_way_interval(*np.array(votes).swapaxes(0, 1))})
     return rows
+
+
+def records_in(folder: Path, kind: str) -> list[dict]:
+    """The records of a stage's shards, in the order of their problems."""
+    shards = sorted(folder.glob(f"{kind}-*.json"),
+                    key=lambda path: int(path.stem.rpartition("-")[2]))
+    return [record for path in shards for record in read_checked(path)]
 
 
 # ---- thinking longer or being larger -------------------------------------------------------------
@@ -182,11 +201,7 @@ def search_rows(out: Path, plan: Plan, seeds: tuple[int, ...]) -> list[dict]:
 
     rows = []
     for judge in JUDGES:
-        searched = []
-        for seed in seeds:
-            shards = sorted((out / f"search-{judge}-s{seed}").glob("search-*.json"),
-                            key=lambda path: int(path.stem.rpartition("-")[2]))
-            searched.append([record for path in shards for record in read_checked(path)])
+        searched = [records_in(out / f"search-{judge}-s{seed}", "search") for seed in seeds]
         rows += [{"law": "search", "judge": judge, **row} for row in
                  scaling_search.rows_by_difficulty(seeds, searched, compared)]
     return rows

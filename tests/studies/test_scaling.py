@@ -25,8 +25,9 @@ SMALLEST = replace(PLANS["smoke"], shapes=((8, 1, 1, 16, 16), (16, 1, 1, 16, 32)
                    flags={name: given | {"eval_n": 2} if "eval_n" in given else given
                           for name, given in PLANS["smoke"].flags.items()})
 
-SEARCHED = {f"search-{method}-{against}.png" for method in ("beam", "tree")
-            for against in ("best_of_n", "majority")}
+SEARCHED = {"search-samples.png", *(
+    f"search-{method}-{against}.png" for method in ("beam", "tree")
+    for against in ("best_of_n", "critic_vote", "majority"))}
 
 
 # ---- the whole study -----------------------------------------------------------------------------
@@ -103,9 +104,15 @@ def test_every_law_is_measured_once_and_drawn_from_its_rows_alone(tmp_path, monk
     assert steps == [0, 1, 2, 4]
     counts = next(row for row in rows if row.get("method") == "pass@1")
     assert len(counts["right"]) == 8 and max(counts["right"]) <= counts["n"] == 16
+    assert all(v <= r for v, r in zip(counts["valid"], counts["right"], strict=True))
+    last, = select(rows, policy="rl", method="valid coverage", n=16)
+    assert last["accuracy"] == np.mean(np.array(
+        select(rows, policy="rl", method="pass@1")[0]["valid"]) > 0)
+    assert {row["policy"] for row in select(rows, method="vote less greedy")} == {
+        "base", "star", "rl"}
     assert {row["judge"] for row in rows if row["law"] == "search"} == set(JUDGES)
     for law, *words in (("pretrain", "loss above entropy: least for its FLOPs", "Entropy of the"),
-                        ("rl", "RL, sampled: log-linear"), ("search", "fifths, votes as run")):
+                        ("rl", "RL, sampled: log-linear"), ("search", "fifths, votes")):
         text = (tmp_path / f"a/{law}.md").read_text()
         assert all(part in text for part in (*words, scaling_laws.CLAIMS[law]))
 
@@ -253,22 +260,23 @@ def test_samples_cost_what_the_search_cost_in_both_accounts():
                                   "flops": 2 * 100 * 147.0}}} for right in (1, 0, 1, 1, 0)]
     found = scaling_search.equal_flops(made, tokenizer, 100)
     whole = {(row["account"], row["against"]): row for row, *_ in found}
-    # run: 2 * 8 + 2 * n * 10 <= 147, as all differ; cached: the same <= 2 * (8 + 36);
-    # votes: 8 + n * 10
-    assert {key: row["samples"] for key, row in whole.items()} == {
-        ("run", "best_of_n"): 6, ("cached", "best_of_n"): 3, ("run", "majority"): 10}
+    # run: 2 * 8 + 2 * n * 10 = 147, as all differ; cached: the same = 2 * (8 + 36);
+    # votes: 8 + n * 10, of 10 at most
+    assert {key: pytest.approx(row["samples"]) for key, row in whole.items()} == {
+        ("run", "best_of_n"): 6.55, ("run", "critic_vote"): 6.55, ("cached", "best_of_n"): 3.6,
+        ("run", "majority"): 10}
     assert whole["run", "majority"]["capped"] and not whole["run", "best_of_n"]["capped"]
-    row, mine, other = found[0]
+    (row, mine, other), = (cell for cell in found if cell[0] == whole["cached", "best_of_n"])
     assert row["n"] == 4 and mine.tolist() == [1, 0, 1, 1, 0]
-    chance = 1 - np.prod([(5 - i) / (10 - i) for i in range(6)])      # a right one is valued higher
-    assert other == pytest.approx(chance)
+    none = [np.prod([(5 - i) / (10 - i) for i in range(n)]) for n in (3, 4)]
+    assert other == pytest.approx(0.4 * (1 - none[0]) + 0.6 * (1 - none[1]))    # a right one wins
 
 
 def test_bins_are_of_the_problems_hard_for_the_mean_of_the_seeds():
     """Ten problems; the search of seed 1 solves all, that of seed 0 none; samples the first six."""
     def of_seed(seed: int) -> list[dict]:                  # the second half tells how hard it is
         return [{"answer": "5", "tokens": [10] * 4, "answers": ["5"] * 4, "values": [0.5] * 4,
-                 "correct": [0, 0, int(i < 5 + 2 * seed), int(i < 2)]} for i in range(10)]
+                 "correct": [i % 2, i % 2, int(i < 5 + 2 * seed), int(i < 2)]} for i in range(10)]
 
     def compared(seed: int, records: list[dict]) -> list[scaling_search.Compared]:
         row = {"method": "beam", "n": 4, "account": "run", "against": "majority",
@@ -276,7 +284,8 @@ def test_bins_are_of_the_problems_hard_for_the_mean_of_the_seeds():
         return [(row, np.full(10, float(seed)), np.arange(10) < 6)]
 
     rows = scaling_search.rows_by_difficulty((0, 1), [of_seed(0), of_seed(1)], compared)
-    runs, means = select(rows, kind="run"), select(rows, kind="mean")
+    samples = select(rows, method="samples")
+    runs, means = (select(rows, kind=kind, method="beam") for kind in ("run", "mean"))
     assert [(row["seed"], row["accuracy"], row["search"]) for row in runs] == [
         (0, pytest.approx(-0.6), 0.0), (1, pytest.approx(0.4), 1.0)]
     assert [(row["bin"], row["problems"], row["pass_rate"], row["accuracy"]) for row in means] == [
@@ -284,6 +293,11 @@ def test_bins_are_of_the_problems_hard_for_the_mean_of_the_seeds():
         (2, 2, pytest.approx(0.375), -0.5), (3, 2, 0.125, 0.5), (4, 2, 0.0, 0.5)]
     assert all(row["samples"] == 2.5 and row["capped"] for row in means)
     assert means[0]["low"] < -0.5 < 0.4 < means[0]["high"]            # two seeds say little
+    # the first half is right for every other problem
+    assert [(row["seed"], row["n"], row["accuracy"]) for row in select(samples, kind="run")] == [
+        (0, 1, 0.5), (1, 1, 0.5), (0, 2, 0.5), (1, 2, 0.5)]
+    assert [(row["bin"], row["n"], row["accuracy"]) for row in select(samples, kind="mean")] == [
+        (which, 1, 0.0) for which in (None, 0, 1, 2, 3, 4)]
 
 
 def test_what_samples_begin_with_alike_is_judged_once_and_so_cheaper():
@@ -309,9 +323,21 @@ def test_a_sign_flip_is_worse_on_easy_problems_and_better_on_harder_ones():
     assert {len(line) for line in table} == {len(head)}
     assert [line[:3] for line in table] == [["noisy", "beam search", "64"],
                                             ["oracle", "beam search", "64"]]
-    assert table[0][3:6] == table[0][6:9] == table[0][9:] == [
-        "90", "-0.2 [-2.2, +1.8]", "**`-..+.`**"]
-    assert table[1][5] == "`+..-.`"
+    assert table[0][3:] == ["-0.2 [-2.2, +1.8] (90.4)", "**`-..+.`**"] * 4
+    assert table[1][4] == "`+..-.`"
+
+
+def test_the_best_of_more_samples_stands_beside_fewer():
+    rows = [{"judge": "noisy", "method": "samples", "kind": "run", "seed": seed, "n": n,
+             "accuracy": n / 1000} for n in (1, 64, 256, 512) for seed in (0, 1)]
+    rows += [{"judge": "noisy", "method": "samples", "kind": "mean", "n": n, "bin": which,
+              "accuracy": -n / 1000, "low": -0.1, "high": -0.01}
+             for n in (1, 64, 256) for which in (None, 0, 1, 2, 3, 4)]
+    assert scaling_search.samples_table(rows) == [
+        ["judge of samples", "best of 1", "best of 64", "best of 256", "best of 512",
+         "512 less 64 (points)", "fifths"],
+        ["noisy", "0 (0 to 0)", "6 (6 to 6)", "26 (26 to 26)", "51 (51 to 51)",
+         "-6.4 [-10.0, -1.0]", "`-----`"]]
 
 
 def test_the_frontier_holds_what_nothing_cheaper_equals():
