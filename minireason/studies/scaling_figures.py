@@ -155,7 +155,7 @@ def testtime(policy: str, name: str, rows: list[dict], laws: dict[str, Fit]) -> 
         n, spreads = along(select(rows, method=method), "n")
         label, colour, marker = style.SHOWN.get(method, VALID)
         covered = np.array(spreads)[:, 0] / 100
-        known = covered < 1 - 1e-9                   # where all is covered there is no logarithm
+        known = (covered > 0) & (covered < 1 - 1e-9)        # elsewhere there is no logarithm
         failures.plot(n[known], -np.log(covered[known]), color=colour, marker=marker,
                       linestyle="none", label=label)
         for form, law in COVERED.items():
