@@ -114,8 +114,8 @@ def test_micro_batches_and_ranks_share_one_gradient(config, policy, monkeypatch)
         parts.append(gradients(config, model, batches, counts))
     assert sum(found for found, _ in parts) == pytest.approx(loss, abs=1e-4)
     for name, gradient in expected.items():
-        torch.testing.assert_close(parts[0][1][name] + parts[1][1][name], gradient,
-                                   rtol=1e-3, atol=1e-5)
+        torch.testing.assert_close(parts[0][1][name] + parts[1][1][name], gradient, rtol=1e-3,
+                                   atol=1e-5 * max(1.0, float(gradient.abs().max())))
 
 
 def test_reinforce_raises_the_thoughts_that_help(config, policy):

@@ -73,9 +73,9 @@ def test_shared_keys_have_the_gradient_of_flat_rows(model, tokenizer, lines, own
         for thought in of_line:
             row = torch.tensor([flat_row(tokenizer, line, thought, 2)[:-1]])
             model.hidden(row)[0, thought.root + 1:].matmul(weight).sum().backward()
-    for name, gradient in found.items():
-        torch.testing.assert_close(gradient, dict(model.named_parameters())[name].grad,
-                                   rtol=1e-4, atol=1e-5)
+    for name, gradient in found.items():           # of up to 180; CPUs sum in different orders
+        torch.testing.assert_close(gradient, dict(model.named_parameters())[name].grad, rtol=1e-4,
+                                   atol=1e-6 * float(gradient.abs().max()))
 
 
 def test_roles_name_what_each_position_predicts(tokenizer, lines, own):
