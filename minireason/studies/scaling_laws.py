@@ -24,7 +24,7 @@ CLAIMS = {                        # law: what it claims, and what would show it 
     "testtime": "More samples buy coverage by a power law of N, votes by its logarithm. Wrong if "
                 "local slopes are not level, or if Beta-distributed pass@1 foretells coverage at "
                 "the largest N better; then the histogram says why. Random answers are the least "
-                "that coverage must beat.",
+                "that coverage must beat. `valid coverage`: the answer and every step right.",
     "exchange": "A small model that thinks longer is worth a larger one at equal FLOPs over their "
                 "lives, if it has learned the task at all. Wrong at every R where the large one's "
                 "greedy answer lies above the small one's vote, or the "
@@ -159,8 +159,22 @@ def exchange_table(rows: list[dict]) -> list[list[str]]:
     return table
 
 
-TABLES = {"pretrain": (sizes_table,), "exchange": (exchange_table,),
-          "search": (flips_table, samples_table)}
+def samples_of_policies(rows: list[dict]) -> list[list[str]]:
+    """Per policy greedy, one sample, and what the largest N of them reach, as seeds' ranges; and
+    that vote less the greedy answer."""
+    names = ("greedy", "single", "majority", "coverage", "valid coverage", "chance")
+    table = [["policy", "set", "N", *names, "vote less greedy (points)"]]
+    for (policy, name), own in group_by(rows, "policy", "set").items():
+        size = max(row["n"] for row in own if row["method"] == "majority")
+        last = [row for row in own if row["n"] == size or row["method"] == "greedy"]
+        table.append([policy, name, str(size), *(
+            tables.range_text([100 * row["accuracy"] for row in select(last, method=method)])
+            for method in names), tables.points_text(*select(own, method="vote less greedy"))])
+    return table
+
+
+TABLES = {"pretrain": (sizes_table,), "testtime": (samples_of_policies,),
+          "exchange": (exchange_table,), "search": (flips_table, samples_table)}
 
 
 def text_of(rows: list[dict], found: dict[str, Fit]) -> str:

@@ -111,6 +111,10 @@ def test_every_law_is_measured_once_and_drawn_from_its_rows_alone(tmp_path, monk
     assert {row["policy"] for row in select(rows, method="vote less greedy")} == {
         "base", "star", "rl"}
     assert {row["judge"] for row in rows if row["law"] == "search"} == set(JUDGES)
+    head, *table = scaling_laws.samples_of_policies(select(rows, law="testtime"))
+    assert [line[:3] for line in table] == [[name, "chain-test-k2", "16"]
+                                            for name in ("base", "star", "rl")]
+    assert {len(line) for line in table} == {len(head)} and "[" in table[0][-1]
     for law, *words in (("pretrain", "loss above entropy: least for its FLOPs", "Entropy of the"),
                         ("rl", "RL, sampled: log-linear"), ("search", "fifths, votes")):
         text = (tmp_path / f"a/{law}.md").read_text()
