@@ -40,7 +40,7 @@ BLOCKS = {   # block of RESULTS: what it shows of the studies beside `reference`
     "splitting": ("splitting",), "addition": ("reproduce/*",),
     **{f"law-{law}": (f"scale/{law}*",)
        for law in ("pretrain", "rl", "testtime", "exchange", "search")},
-    "studies": ("ablations", "countdown")}
+    "countdown": ("countdown",), "studies": ("ablations",)}
 RESULTS, FIGURES = Path("docs/RESULTS.md"), Path("docs/figures")    # beside the README
 CORPUS_LINES = 10                 # of the pretraining text, on the page
 MARKS = {"right": "✓", "wrong": "✗ wrong", "withdrawn": "↺ withdrawn by the policy"}
@@ -146,7 +146,8 @@ def marked_lines(stage: dict) -> list[list[tuple[str, str]]]:
 def write_readme(readme: Path, reference: Path) -> Path:
     """Replace the results blocks of the README and of RESULTS, from `reference`.
 
-    The blocks of studies stand in RESULTS; they are optional, and stay where nothing is there.
+    The blocks of studies and of other families' runs (`<family>-quickstart` beside `quickstart`)
+    stand in RESULTS; they are optional, and stay where nothing is there.
     """
     page, texts = readme.parent / RESULTS, {}
     for path in (readme, page):
@@ -161,8 +162,14 @@ def write_readme(readme: Path, reference: Path) -> Path:
                         "--runs RUN...")
     drawn = readme.parent / FIGURES
     for path, whole in texts.items():
-        block = results_block(folders, drawn, path.parent, short=path == readme)
+        extent = "README" if path == readme else "all"
+        block = results_block(folders, drawn, path.parent, extent)
         texts[path] = between(path, whole, "results", block)
+    for family in FAMILIES:
+        runs = sorted(reference.parent.glob(f"{family}-{reference.name}/seed-*"))
+        if runs:
+            block = results_block(runs, drawn / family, page.parent, "family")
+            texts[page] = between(page, texts[page], f"run-{family}", block)
     for name, patterns in BLOCKS.items():
         block = ""
         for pattern in patterns:
@@ -190,10 +197,11 @@ def image(folder: Path, path: Path, text: str) -> str:
     return f'<img src="{path.relative_to(folder)}" alt="{text}" width="49%">'
 
 
-def results_block(folders: list[Path], drawn: Path, seen_from: Path, short: bool) -> str:
+def results_block(folders: list[Path], drawn: Path, seen_from: Path, extent: str) -> str:
     """Tables and figures of the reference runs and how they were made, from results.md.j2.
 
-    short: one table and one figure; seen_from: the folder of the file that shows them.
+    extent: "README", one table and one figure; "family", those of another family; or "all".
+    seen_from: the folder of the file that shows them.
     """
     runs = [results.load_run(folder) for folder in folders]
     record = folders[0] / "config.json"
@@ -201,7 +209,7 @@ def results_block(folders: list[Path], drawn: Path, seen_from: Path, short: bool
                for run in runs]
     block = render(
         "results.md.j2", runs, drawn, image=partial(image, seen_from), minutes=sorted(minutes),
-        short=short, thoughts=sample_thoughts(runs[0]),
+        extent=extent, thoughts=sample_thoughts(runs[0]),
         controls=partial(seeds.control_rows, folders[0].parent),
         size=read_json(record)["config"]["size"] if record.exists() else "?",
         machines=sorted({results.load_machine(folder) for folder in folders}))

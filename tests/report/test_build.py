@@ -104,6 +104,24 @@ def test_budgets_are_those_that_every_method_has(three, undrawn):
     assert "| level 8 | 34.0 [30, 38] (34 to 34) | 81.0 [" in text     # one sample, RL
 
 
+def test_runs_of_another_family_have_a_block_and_figures_of_their_own(three, undrawn):
+    copies.keep_runs(RUNS, Path("kept/modular-quickstart"))
+    RESULTS.write_text(RESULTS.read_text() + "<!-- run-modular:begin -->\n<!-- run-modular:end -->")
+    config = build.Config(runs=RUNS, reference="kept/quickstart", readme="README.md")
+    build.run(config)
+    block = RESULTS.read_text().partition("<!-- run-modular:begin -->")[2]
+    assert "| greedy accuracy (%) | level 5 | level 6 | level 7 | level 8 |" in block
+    assert "`minireason run --family chain --size quickstart --seed S`" in block
+    pictures = re.findall(r'src="([^"]+)"', block)
+    assert [Path(name).name for name in pictures] == ["ladder.png", "climb.png",
+                                                     "testtime_samples.png"]
+    for name in pictures:
+        assert name.startswith("figures/modular/") and (RESULTS.parent / name).is_file()
+    RESULTS.write_text(RESULTS.read_text().replace("run-modular:end", "run-modular"))
+    with pytest.raises(UserError, match="run-modular:end"):
+        build.run(config)
+
+
 def test_runs_that_cannot_be_averaged_are_refused(three):
     with pytest.raises(UserError, match="one run per seed"):
         copies.keep_runs(("runs/s0", "runs/s0"), Path("kept"))
