@@ -90,53 +90,6 @@ class Config(shared.Study):
         check_choice("split", self.split, TARGETS)
 
 
-def run(cfg: Config) -> dict:
-    """All models, the finished ones read back; writes result.json, table.md and coverage.png."""
-    inits = {f"init of seed {seed}": cfg.init.replace("{seed}", str(seed)) for seed in cfg.seeds}
-    return shared.run_study("countdown", cfg, measure, curves.write, **(inits if cfg.init else {}))
-
-
-def measure(cfg: Config, log: RunLog, device: torch.device) -> dict:
-    """{"cells"}: per seed, every arm and then every arm after RL.
-
-    Of several seeds each is a study of its own below `seeds/`, where `minireason sweep --command
-    countdown --vary seeds=0,1,2 --out <out>/seeds` may have trained it.
-    """
-    cells = []
-    for seed in cfg.seeds:
-        part = replace(cfg, seeds=(seed,), out=f"{log.out}/seeds/seeds={seed}")
-        cells += run(part)["cells"] if len(cfg.seeds) > 1 else cells_of_seed(cfg, log, seed, device)
-    return {"cells": cells}
-
-
-def cells_of_seed(cfg: Config, log: RunLog, seed: int, device: torch.device) -> list[dict]:
-    """Every arm of a seed, each trained, then answering greedily, then with N samples."""
-    cells, recipe = [], SIZES[cfg.size]
-    inits = dict.fromkeys(cfg.arms, cfg.init.replace("{seed}", str(seed)))
-    for arm in cfg.rl:
-        inits[f"{arm}+rl"] = f"{log.out}/cells/{arm}-s{seed}"
-    for arm, init in inits.items():
-        name = f"cells/{arm}-s{seed}"
-        cell, folder = Cell(cfg.size, init, seed, arm), log.out / name
-        found = log.once(f"{name}/trained.json", partial(trained_cell, cell, folder, device))
-        sets = sets_of(cfg.split, recipe.eval_n)
-        found["greedy"] = log.once(f"{name}/greedy.json", partial(
-            curves.greedy_verdicts, folder, device, cell.style, sets))
-        sets = sets_of(cfg.split, recipe.coverage_n)
-        found["samples"] = log.once(f"{name}/samples.json", partial(
-            curves.sampled_verdicts, folder, device, cell.style, seed,
-            recipe.n if cell.style in SEARCHES else recipe.n * 3 // 2, sets))
-        log.say(f"{arm} {seed}: " + ", ".join(
-            f"{key} {row['accuracy']:.1%}" for key, row in found["greedy"].items()))
-        cells.append(found)
-    return cells
-
-
-def sets_of(split: str, n: int) -> dict[str, list[Problem]]:
-    """The first n problems of each frozen set of a split: new numbers, then new targets too."""
-    return frozen_sets("countdown", split, n) | frozen_sets("countdown", TARGETS[split], n)
-
-
 @dataclass(frozen=True)
 class Cell:
     """One model of the study."""
@@ -151,6 +104,55 @@ class Cell:
         """How its completions are written."""
         base = self.arm.removesuffix("+rl")
         return base if base in SEARCHES else "checked"
+
+
+def run(cfg: Config) -> dict:
+    """All models, the finished ones read back; writes result.json, table.md and coverage.png."""
+    inits = {f"init of seed {seed}": cfg.init.replace("{seed}", str(seed)) for seed in cfg.seeds}
+    return shared.run_study("countdown", cfg, measure, curves.write, **(inits if cfg.init else {}))
+
+
+def measure(cfg: Config, log: RunLog, device: torch.device) -> dict:
+    """{"cells"}: per seed, every arm and then those after RL.
+
+    Of several arms or seeds each is a study of its own below `cells/`, where `minireason sweep
+    --command countdown --vary seeds=0,1,2 arms=sos,guided --out <out>/cells` may have trained it.
+    """
+    if len(cfg.seeds) == len(cfg.arms) == 1 and not cfg.rl:
+        seed, arm = cfg.seeds[0], cfg.arms[0]
+        cell = Cell(cfg.size, cfg.init.replace("{seed}", str(seed)), seed, arm)
+        return {"cells": [measured_cell(cfg, log, cell, device)]}
+    cells = []
+    for seed in cfg.seeds:
+        parts = {arm: f"{log.out}/cells/seeds={seed}_arms={arm}" for arm in cfg.arms}
+        for arm, out in parts.items():
+            cells += run(replace(cfg, seeds=(seed,), arms=(arm,), rl=(), out=out))["cells"]
+        for arm in cfg.rl:
+            cell = Cell(cfg.size, f"{parts[arm]}/cells/{arm}-s{seed}", seed, f"{arm}+rl")
+            cells.append(measured_cell(cfg, log, cell, device))
+    return {"cells": cells}
+
+
+def measured_cell(cfg: Config, log: RunLog, cell: Cell, device: torch.device) -> dict:
+    """One model, trained, then answering greedily, then with N samples."""
+    recipe, name = SIZES[cfg.size], f"cells/{cell.arm}-s{cell.seed}"
+    folder = log.out / name
+    found = log.once(f"{name}/trained.json", partial(trained_cell, cell, folder, device))
+    sets = sets_of(cfg.split, recipe.eval_n)
+    found["greedy"] = log.once(f"{name}/greedy.json", partial(
+        curves.greedy_verdicts, folder, device, cell.style, sets))
+    sets = sets_of(cfg.split, recipe.coverage_n)
+    found["samples"] = log.once(f"{name}/samples.json", partial(
+        curves.sampled_verdicts, folder, device, cell.style, cell.seed,
+        recipe.n if cell.style in SEARCHES else recipe.n * 3 // 2, sets))
+    log.say(f"{cell.arm} {cell.seed}: " + ", ".join(
+        f"{key} {row['accuracy']:.1%}" for key, row in found["greedy"].items()))
+    return found
+
+
+def sets_of(split: str, n: int) -> dict[str, list[Problem]]:
+    """The first n problems of each frozen set of a split: new numbers, then new targets too."""
+    return frozen_sets("countdown", split, n) | frozen_sets("countdown", TARGETS[split], n)
 
 
 def trained_cell(cell: Cell, folder: Path, device: torch.device) -> dict:

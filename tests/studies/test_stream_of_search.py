@@ -14,6 +14,7 @@ from minireason.model.tokenizer import Tokenizer
 from minireason.problems import addition, chain
 from minireason.studies import stream_of_search as study
 from minireason.studies import stream_of_search_curves as curves
+from minireason.studies import sweep
 from minireason.studies.stream_of_search import Config
 from minireason.training import imitate as imitation
 
@@ -58,16 +59,17 @@ def test_a_result_of_an_older_version_is_refused_in_one_line(tmp_path):
         study.run(Config(source=str(tmp_path)))
 
 
-def test_seeds_are_studies_of_their_own(smallest, tmp_path, monkeypatch):
-    """Trained where a sweep over seeds puts them, they are only read back and put together."""
-    cfg = Config(out=str(tmp_path / "a"), size="smoke", arms=("optimal_examples",), seeds=(0, 1),
-                 device="cpu", split="validation")
-    for seed in cfg.seeds:
-        study.run(dataclasses.replace(cfg, seeds=(seed,),
-                                      out=str(tmp_path / f"a/seeds/seeds={seed}")))
+def test_seeds_and_arms_are_studies_of_their_own(smallest, tmp_path, monkeypatch):
+    """Trained where a sweep over both puts them, they are only read back and put together."""
+    cfg = Config(out=str(tmp_path / "a"), size="smoke", arms=("optimal_examples", "guided"),
+                 seeds=(0, 1), device="cpu", split="validation")
+    grid = ("seeds=0,1", "arms=optimal_examples,guided")
+    sweep.run(sweep.Config(command="countdown", vary=grid, workers=1, out=f"{cfg.out}/cells",
+                           fixed=("size=smoke", "device=cpu", "split=validation")))
     monkeypatch.setattr(study, "trained_cell", None)
     cells = study.run(cfg)["cells"]
-    assert [cell["seed"] for cell in cells] == [0, 1]
+    assert [(cell["seed"], cell["arm"]) for cell in cells] == [
+        (seed, arm) for seed in cfg.seeds for arm in cfg.arms]
     assert list(cells[0]["greedy"]) == list(cells[0]["samples"]) == [
         f"countdown-{kind}-n{n}" for kind in ("validation", "targets-validation") for n in (3, 4)]
     assert cells[0]["samples"]["countdown-validation-n4"]["n"] == smallest.n * 3 // 2
@@ -79,10 +81,11 @@ def test_arms_start_from_a_policy_and_rl_continues_from_an_arm(smallest, ladder,
         out=str(tmp_path / "a"), size="smoke", init=str(tmp_path / "s{seed}"),
         arms=("optimal_tokens", "guided"), rl=("guided",), device="cpu"))
     assert [c["arm"] for c in result["cells"]] == ["optimal_tokens", "guided", "guided+rl"]
-    own = json.loads((tmp_path / "a/cells/guided-s0/config.json").read_text())
-    assert own["config"]["init"] == "../../../s0"                  # "{seed}" stood for it
+    part = "cells/seeds=0_arms=guided/cells/guided-s0"
+    own = json.loads((tmp_path / "a" / part / "config.json").read_text())
+    assert own["config"]["init"] == "../../../../../s0"            # "{seed}" stood for it
     rl = json.loads((tmp_path / "a/cells/guided+rl-s0/rl/config.json").read_text())
-    assert rl["config"]["init"] == "../../guided-s0"
+    assert rl["config"]["init"] == f"../../{part.removeprefix('cells/')}"
     assert result["cells"][2]["train_tokens"] > 0 and (tmp_path / "a/coverage.png").exists()
 
 
