@@ -61,7 +61,8 @@ def mean_interval(values: np.ndarray, others: np.ndarray | None = None,
 
 def two_way_interval(a: np.ndarray, b: np.ndarray | None = None,
                      draws: int = 4000) -> dict[str, float]:
-    """Mean of a, or of a - b, over S seeds and P problems, as {accuracy, low, high}; both (S, P).
+    """Mean of a, or of a - b, over S seeds and P problems, as {accuracy, low, high}; both (S, P),
+    shares from 0 to 1, which an interval of a alone does not leave.
 
     The 95% interval is for new seeds and new problems: both are drawn anew, crossed (Owen 2007,
     arXiv:0712.1111). The seeds' deviations are widened by t(S - 1) / z * sqrt(S / (S - 1)), as few
@@ -85,6 +86,7 @@ def two_way_interval(a: np.ndarray, b: np.ndarray | None = None,
         columns = generator.integers(0, problems, (len(part), problems))
         means.append(np.take_along_axis(part @ difference, columns, axis=1).mean(axis=1))
     low, high = np.quantile(np.concatenate(means), (0.025, 0.975))
+    low, high = (low, high) if b is not None else np.clip((low, high), 0, 1)
     return {"accuracy": float(mean), "low": float(low), "high": float(high)}
 
 
