@@ -165,7 +165,7 @@ def test_differences_are_paired_by_seed_and_problem():
     rows = made_rows(1, STaR="0110", RL="1112") + made_rows(0)
     rows = rows[:1] + select(rows, arm="RL")[::-1] + [row for row in rows[1:] if row["arm"] != "RL"]
     found = {(row["arm"], row["way"]): row for row in controls_tables.difference_rows(rows)}
-    gains = two_way_interval([[0, 0, 1, 0], [1, 0, 0, 1]])              # seed 0 first
+    gains = two_way_interval([[0, 0, 1, 0], [1, 0, 0, 1]], [[0] * 4] * 2)   # seed 0 first
     row = found["RL - STaR, more rounds", "greedy"]
     assert {key: row[key] for key in gains} == gains
     assert {arm for arm, _ in found} == {"RL - STaR, more rounds", "RL - 60 gold lines",
