@@ -450,20 +450,16 @@ def judge_pathstar(problem: Problem, thought: str | None, answer: str) -> Verdic
     edges, ends = problem.prompt[:-1].split(":")
     listed_edges, (centre, end) = edges.split(","), ends.split(">")
     steps = [] if thought is None else thought.split(";")
-    if any(len(step.split(">")) != 2 or None in map(number, step.split(">")) for step in steps):
-        return REFUSED
     turned = answer[:1] == "(" and answer[-1:] == ")"
     nodes = (answer[1:-1] if turned else answer).split(",")
-    if None in map(number, nodes):
+    if any(number(node) is None or int(node) > 19 for node in steps + nodes):
         return REFUSED
     nodes = nodes[::-1] if turned else nodes
     walked = all(f"{a}>{b}" in listed_edges for a, b in pairwise(nodes))
     right = walked and nodes[0] == centre and nodes[-1] == end
-    marks, sought = [], end
-    for step in steps:
-        marks.append(step in listed_edges and step.endswith(f">{sought}"))
-        sought = step.split(">")[0]
-    whole = right and all(marks) and len(steps) == len(listed_edges) / 2
+    marks = [step == end if i == 0 else f"{step}>{steps[i - 1]}" in listed_edges
+             for i, step in enumerate(steps)]
+    whole = right and all(marks) and len(steps) == len(listed_edges) / 2 + 1
     return Verdict(right, whole, True, tuple(marks))
 # ---- a second interpreter: recursive, on the text itself -----------------------------------------
 

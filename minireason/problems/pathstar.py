@@ -1,4 +1,4 @@
-"""pathstar: `7>31,20>5,...:20>44=`, the path from the centre of a star of paths to one of its ends.
+"""pathstar: `7>11,16>5,...:16>14=`, the path from the centre of a star of paths to one of its ends.
 
 Two paths of n nodes, level n, start at the centre; the prompt lists their edges shuffled, then
 centre and end. The first node after the centre is hard, as only the end tells which path it is on;
@@ -7,9 +7,12 @@ looks, which leave nothing that would teach it the first node, and stays at one 
 reversed path, which is unique from the end on, it solves the task (Bachmann and Nagarajan 2024,
 arXiv:2403.06963). A thought can walk that way first:
 
-    direct   </think>20,5,18,31,44<eos>
-    reverse  </think>(44,31,18,5,20)<eos>
-    cot      <think>31>44;18>31;5>18;20>5</think>20,5,18,31,44<eos>
+    direct   </think>16,5,18,11,14<eos>
+    reverse  </think>(14,11,18,5,16)<eos>
+    cot      <think>14;11;18;5;16</think>16,5,18,11,14<eos>
+
+A step is one node, so that each is looked up by the one before it: of a thought of edges,
+`11>14;18>11`, whose look-up stands three tokens back, a small model learned nothing (docs/LOG.md).
 
 Solutions are written exactly: this family has no fallible authors (authors.py).
 """
@@ -21,7 +24,7 @@ import numpy as np
 
 from minireason.core.errors import UserError, check_choice
 from minireason.problems import base
-from minireason.problems.base import Parsed, Problem, Verdict, number_tokens, plain_text
+from minireason.problems.base import Parsed, Problem, Verdict, plain_text
 
 NAME: str = "pathstar"
 LEVELS: tuple[int, ...] = (5,)        # levels with a frozen set: nodes of a path
@@ -30,14 +33,14 @@ LEVEL_SYMBOL: str = "l"
 LEVEL_NAME: str = "nodes of a path"
 STYLES: tuple[str, ...] = ("direct", "reverse", "cot")
 OPENER = {"cot": "<think>", "direct": "</think>", "reverse": "</think>"}
-TOKENS = (*number_tokens(2), *",;:>=()")
+NODES = 20                            # names of nodes: 0 to 19
+TOKENS = (*map(str, range(NODES)), *",;:>=()")
 answer_key, is_right, facts = base.answer_key, base.is_right, base.facts
-NODES = 50                            # names that `sample` draws from
 
-_NODE = "(?:0|[1-9][0-9]?)"
+_NODE = "1?[0-9]"
 _PATH = f"{_NODE}(?:,{_NODE})*"
 _EDGE = f"{_NODE}>{_NODE}"
-_COMPLETION = re.compile(rf"(?:<think>({_EDGE}(?:;{_EDGE})*))?</think>(?:({_PATH})|\(({_PATH})\))"
+_COMPLETION = re.compile(rf"(?:<think>({_NODE}(?:;{_NODE})*))?</think>(?:({_PATH})|\(({_PATH})\))"
                          "<eos>")
 _PROMPT = re.compile(f"({_EDGE}(?:,{_EDGE})*):({_NODE})>({_NODE})=?")
 
@@ -52,11 +55,11 @@ def sample(rng: np.random.Generator, level: int) -> Problem:
 
 def max_new(level: int) -> int:
     """Tokens of a completion at most: thought, path, and a little room."""
-    return 16 + 6 * level
+    return 16 + 4 * level
 
 
 def read(text: str) -> Problem:
-    """A problem from typed text such as `7>31,20>5,5>7,20>9,9>2,2>6:20>31`."""
+    """A problem from typed text such as `7>11,16>5,5>7,16>9,9>2,2>6:16>11`."""
     match = _PROMPT.fullmatch(plain_text(text))
     edges, centre, end = match.groups() if match else ("", "", "")
     parts = [edge.split(">") for edge in edges.split(",")] if match else []
@@ -68,11 +71,11 @@ def read(text: str) -> Problem:
             not SAMPLED[0] <= max(lengths) <= SAMPLED[1]):
         raise UserError(f"cannot read {text[:80]!r}: write the edges of two paths of 3 to 10 nodes "
                         "from one centre, then the centre and one of the ends, such as "
-                        "7>31,20>5,5>7,20>9,9>2,2>6:20>31")
+                        "7>11,16>5,5>7,16>9,9>2,2>6:16>11")
     path = paths[end]
-    steps = tuple(f"{a}>{b}" for a, b in pairwise(path))[::-1]
     key = f"{NAME} {','.join(sorted(edges.split(',')))}:{end}"
-    return Problem(f"{edges}:{centre}>{end}=", ",".join(path), steps, NAME, len(path), key)
+    return Problem(f"{edges}:{centre}>{end}=", ",".join(path), tuple(path[::-1]), NAME, len(path),
+                   key)
 
 
 def path_to(node: str, before: dict[str, str]) -> list[str]:
@@ -103,15 +106,12 @@ def parse(completion: str) -> Parsed:
 
 
 def check_steps(problem: Problem, steps: tuple[str, ...]) -> list[bool]:
-    """For each step: is it the edge that leads to where the step before it claims to come from?
-
-    The first leads to the end that is asked for.
-    """
+    """For each step: is it the end that is asked for, then the node before the step's before it?"""
     edges, _, asked = problem.prompt[:-1].partition(":")
-    edges, head, marks = edges.split(","), asked.partition(">")[2], []
+    edges, wanted, marks = edges.split(","), {asked.partition(">")[2]}, []
     for step in steps:
-        marks.append(step in edges and step.partition(">")[2] == head)
-        head = step.partition(">")[0]
+        marks.append(step in wanted)
+        wanted = {edge.partition(">")[0] for edge in edges if edge.endswith(f">{step}")}
     return marks
 
 

@@ -55,6 +55,7 @@ class Recipe(shared.Recipe):
 
     max_len: int
     levels: tuple[int, int]       # lowest and highest that is trained and measured
+    muon: bool = False            # of the blocks' matrices; else AdamW
     weight_decay: float = 0.05
 
 
@@ -62,6 +63,7 @@ _TINY = {"d_model": 16, "n_layers": 1, "n_heads": 1, "head_dim": 16, "d_ff": 32,
          "warmup": 2, "tokens_per_step": 300, "lr": 2e-3, "eval_n": 6, "save_every": 2}
 _SMALL = {"d_model": 96, "n_heads": 3, "head_dim": 32, "d_ff": 256, "warmup": 50, "lr": 2e-3,
           "eval_n": 300}
+_STAR = {**_SMALL, "d_model": 64, "n_heads": 4, "head_dim": 16, "lr": 4e-3, "muon": True}
 _LARGE = {"d_model": 384, "n_heads": 6, "head_dim": 64, "d_ff": 1024, "warmup": 200, "lr": 1e-3,
           "token_budget": 65_536}
 SIZES: dict[str, dict[str, Recipe]] = {
@@ -69,12 +71,12 @@ SIZES: dict[str, dict[str, Recipe]] = {
               "pathstar": Recipe(**_TINY, max_len=80, levels=(5, 5))},
     "cpu": {"maze": Recipe(**_SMALL, n_layers=4, max_len=224, levels=(4, 6), steps=6000,
                            tokens_per_step=2400),
-            "pathstar": Recipe(**_SMALL, n_layers=2, max_len=80, levels=(5, 5), steps=3000,
+            "pathstar": Recipe(**_STAR, n_layers=4, max_len=80, levels=(5, 5), steps=3000,
                                tokens_per_step=3500)},
     "gpu": {"maze": Recipe(**_LARGE, n_layers=8, max_len=512, levels=(4, 10), steps=20_000,
                            tokens_per_step=65_536),
             "pathstar": Recipe(**_LARGE, n_layers=6, max_len=80, levels=(5, 5), steps=10_000,
-                               tokens_per_step=16_384)},
+                               tokens_per_step=16_384, muon=True)},
 }
 RL: dict[str, dict] = {               # size: settings of think_budget's reinforcement learning
     "smoke": {"steps": 2, "prompts_per_step": 2, "group_size": 2},
@@ -196,7 +198,7 @@ def train(cell: Cell, log: RunLog, model: Transformer, tokenizer: Tokenizer) -> 
     def rows_at(step: int) -> list[Row]:
         lines = lines_of_step(cell, step, before(step + 1) - before(step))
         return encode_lines(tokenizer, *lines)
-    imitate(log, model, tokenizer, recipe, rows_at)
+    imitate(log, model, tokenizer, recipe, rows_at, muon=recipe.muon)
     examples = before(recipe.steps)
     return {"train_examples": examples, "train_tokens": round(examples * length)}
 

@@ -247,18 +247,19 @@ def test_a_star_says_nothing_of_its_first_node_but_by_its_end():
     assert abs(firsts[True] - 200) < 50                  # five standard deviations
 
 
-def test_one_wrong_edge_is_counted_once():
-    problem = pathstar.read("7>31,20>5,5>7,20>9,9>2,2>6:20>31")
-    assert problem.steps == ("7>31", "5>7", "20>5") and problem.answer == "20,5,7,31"
-    assert pathstar.check_steps(problem, ("7>31", "2>7", "9>2")) == [True, False, True]
-    assert not pathstar.verify(problem, "<think>7>31;5>7</think>20,5,7,31<eos>").steps_valid
+def test_one_wrong_node_is_counted_once():
+    problem = pathstar.read("7>11,16>5,5>7,16>9,9>2,2>6:16>11")
+    assert problem.steps == ("11", "7", "5", "16") and problem.answer == "16,5,7,11"
+    assert pathstar.check_steps(problem, ("11", "2", "9", "16")) == [True, False, True, True]
+    assert pathstar.check_steps(problem, ("7", "5", "16", "16")) == [False, True, True, False]
+    assert not pathstar.verify(problem, "<think>11;7;5</think>16,5,7,11<eos>").steps_valid
 
 
 @pytest.mark.parametrize("text", [
     "1>2,2>3,1>4,4>5:1>6", "1>2,2>1,1>4,4>5:1>2", "1>2:1>2", "1>2,2>3,1>4:1>3",
     "1>2,2>3,1>4,4>3:1>3", "1>2,2>3,1>4,4>5,7>8,8>7:1>5", "1>2,2>3,2>4,4>5:1>5",
     "1>2,1>2,2>3,1>4,4>5:1>5", "1>2,2>3,1>4,4>5:4>5", "1>2,1>4:1>4", "1>1,1>2:1>2", ":1>2",
-    "1>2,2>3,1>4,4>5,1>6,6>7:1>7"])
+    "1>2,2>3,1>4,4>5,1>6,6>7:1>7", "1>2,2>20,1>4,4>5:1>20"])
 def test_what_is_no_star_is_refused(text):
     with pytest.raises(UserError, match="cannot read"):
         pathstar.read(text)

@@ -72,7 +72,7 @@ def test_arms_see_equal_problems_and_equal_tokens(monkeypatch):
     asked = {}
     for arm, (name, _) in study.ARMS.items():
         cell, taken = Cell("smoke", 0, arm), []
-        monkeypatch.setattr(study, "imitate", lambda log, model, tokenizer, recipe, rows_at,
+        monkeypatch.setattr(study, "imitate", lambda log, model, tokenizer, recipe, rows_at, muon,
                             taken=taken: taken.extend(rows_at(step) for step in range(40)))
         seen = study.train(cell, None, None, Tokenizer.build(FAMILIES[name].TOKENS))
         tokens = sum(len(row) - 1 for rows in taken for row, _ in rows) / 40
