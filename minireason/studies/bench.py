@@ -7,14 +7,12 @@ the lines' own tokens are counted. A third row is our step beside itself with it
 `--peers` adds what else is installed of the samplers in peers.py, transformers' step compiled, and
 a step of reinforcement learning beside TRL's GRPOTrainer.
 The sides take turns, so that whatever else the machine does meets both; the ratio is that of the
-medians, its spread the quartiles of the rounds' own ratios.
+medians, its spread the quartiles of the rounds' own ratios; CPU time stands beside wall time.
 """
 
 import copy
 import os
-import statistics
 import tempfile
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
@@ -23,11 +21,11 @@ from importlib.util import find_spec
 from pathlib import Path
 from unittest import mock
 
-import numpy as np
 import torch
 
 from minireason.core.config import resolve_device, rng, to_dict
 from minireason.core.errors import UserError
+from minireason.core.files import write_atomic
 from minireason.export import write_folder
 from minireason.measure.evaluate import frozen_sets
 from minireason.model import checkpoint
@@ -35,12 +33,12 @@ from minireason.model.tokenizer import Tokenizer
 from minireason.model.transformer import Transformer
 from minireason.problems import FAMILIES, Problem, chain
 from minireason.problems.corpus import corpus_lines
-from minireason.report import tables
 from minireason.sampling.complete import prompt_ids, stream
 from minireason.sampling.sampler import Sampling
 from minireason.stages import pretrain
 from minireason.studies import peers, shared, trl_peer
 from minireason.studies.peers import load_theirs, logit_gap, their_sampler, their_step
+from minireason.studies.speed import compare, speed_table, summary
 from minireason.training.batches import Batch, encode_lines, micro_batches
 from minireason.training.optim import batch_nll, make_optimizer, train_step
 
@@ -62,7 +60,11 @@ class Config:
     seed: int = 0
     peers: bool = False           # beside other samplers, a compiled step and TRL, too: on a CPU,
     #                               takes minutes; pip install 'minireason[bench]'
-    out: str = ""                 # JSON file to write
+    out: str = ""                 # JSON file to write; the table goes beside it, as .md
+
+    def __post_init__(self):
+        if self.out and Path(self.out).suffix != ".json":
+            raise UserError(f"--out {self.out}: must end in .json")
 
 
 def run(cfg: Config) -> dict:
@@ -115,6 +117,7 @@ def run(cfg: Config) -> dict:
     print(speed_table(result))
     if cfg.out:
         shared.write_json(Path(cfg.out), result)
+        write_atomic(Path(cfg.out).with_suffix(".md"), speed_table(result) + "\n")
     return result
 
 
@@ -193,46 +196,3 @@ def beside_trl(cfg: Config, ours: Transformer, tokenizer: Tokenizer,
 def add_row(result: dict, name: str, found: dict | str) -> None:
     """A comparison, or the reason why there is none, under its name."""
     result["left_out" if isinstance(found, str) else "peers"][name] = found
-
-
-def compare(rounds: int, tokens: int, ours: Callable[[], object],
-            theirs: Callable[[], object]) -> dict:
-    """Median seconds and tokens/s of both, taking turns; their ratio with its quartiles."""
-    seconds: dict[str, list[float]] = {"ours": [], "theirs": []}
-    for turn in range(-2, rounds):
-        for name, work in (("ours", ours), ("theirs", theirs)):
-            started = time.perf_counter()
-            work()
-            if torch.cuda.is_available():
-                torch.cuda.synchronize()
-            if turn >= 0:
-                seconds[name].append(time.perf_counter() - started)
-    return summary(tokens, seconds)
-
-
-def summary(tokens: int, seconds: dict[str, list[float]]) -> dict:
-    """Medians and ratio of {"ours", "theirs"}: the seconds of every turn."""
-    mine, other = statistics.median(seconds["ours"]), statistics.median(seconds["theirs"])
-    ratios = sorted(np.divide(seconds["theirs"], seconds["ours"]).tolist())
-    return {"tokens": tokens, "seconds": {"ours": mine, "theirs": other},
-            "tokens_per_sec": {"ours": tokens / mine, "theirs": tokens / other},
-            "ratio": other / mine,
-            "ratio_quartiles": [ratios[len(ratios) // 4], ratios[3 * len(ratios) // 4]]}
-
-
-def speed_table(result: dict) -> str:
-    """The comparison as text."""
-    table = [["median", "tokens", "ours", "the other", "ratio", "quartiles"]]
-    rows = {name: result[name] for name in ("sampling", "training", "layers") if name in result}
-    for name, row in (rows | result.get("peers", {})).items():
-        line = [name, f"{row['tokens']:,}"]
-        for side, seconds in row["seconds"].items():
-            line.append(f"{1e3 * seconds:.1f} ms, {row['tokens_per_sec'][side]:,.0f} tokens/s")
-        low, high = row["ratio_quartiles"]
-        table.append([*line, f"{row['ratio']:.2f}x", f"{low:.2f} to {high:.2f}"])
-    return ("{parameters:,} parameters, {threads} thread(s) on {device}, torch {torch}, "
-            "transformers {transformers}, {rounds} rounds\n".format(**result)
-            + "".join(f"{name} {number}\n" for name, number in result["versions"].items())
-            + tables.markdown(table)
-            + "".join(f"\nleft out: {name}, {why}" for name, why in
-                      result.get("left_out", {}).items()))

@@ -9,7 +9,6 @@ import contextlib
 import copy
 import io
 import tempfile
-import time
 import warnings
 from collections.abc import Callable
 from importlib.util import find_spec
@@ -17,6 +16,7 @@ from itertools import chain as chained
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from minireason.core.errors import UserError
@@ -28,6 +28,7 @@ from minireason.sampling.complete import opener_of
 from minireason.sampling.sampler import Sampling
 from minireason.stages import rl
 from minireason.studies.peers import NOT_INSTALLED, why_of
+from minireason.studies.speed import now
 from minireason.training import rollouts
 from minireason.training.optim import make_optimizer
 
@@ -41,8 +42,8 @@ def share_of_odd(tokens: list[int]) -> float:
 
 def seconds_of_steps(ours: Transformer, tokenizer: Tokenizer, endless: Tokenizer,
                      problems: list[Problem], how: Sampling,
-                     rounds: int) -> dict[str, list[float]] | str:
-    """{"ours", "theirs"}: seconds of every step but the first two, taking turns; or why not.
+                     rounds: int) -> dict[str, list[np.ndarray]] | str:
+    """{"ours", "theirs"}: `now` of every step but the first two, taking turns; or why not.
 
     endless: the tokenizer by which no token of ours ends a row.
     """
@@ -55,7 +56,7 @@ def seconds_of_steps(ours: Transformer, tokenizer: Tokenizer, endless: Tokenizer
     optimizer = make_optimizer(policy, cfg.weight_decay)
 
     def step() -> None:
-        started = time.perf_counter()
+        started = now()
         groups = rollouts.sample_groups(policy, endless, problems, how)
         for rollout in chained(*groups):
             drawn = rollout.tokens[rollout.first:]
@@ -65,7 +66,7 @@ def seconds_of_steps(ours: Transformer, tokenizer: Tokenizer, endless: Tokenizer
         updates = rl.batches_of_updates(cfg, 0, groups, policy, ours, tokenizer.pad)
         rl.learn(cfg, 0, policy, optimizer, updates, LR, None, tokenizer)
         rollouts.diagnostics(groups, tokenizer.eos)
-        mine.append(time.perf_counter() - started)
+        mine.append(now() - started)
 
     try:
         with tempfile.TemporaryDirectory() as folder:
@@ -81,8 +82,8 @@ def seconds_of_steps(ours: Transformer, tokenizer: Tokenizer, endless: Tokenizer
 
 
 def their_steps(folder: Path, prompts: list[str], how: Sampling, steps: int,
-                between: Callable[[], object]) -> list[float]:
-    """Seconds of each step of GRPOTrainer on an exported policy; `between` is called after each.
+                between: Callable[[], object]) -> list[np.ndarray]:
+    """`now` of each step of GRPOTrainer on an exported policy; `between` is called after each.
 
     As lean as it can be: one batch, no KL, no recomputed layers, nothing logged or saved. It also
     decodes what it drew and computes its statistics, as our step does.
@@ -91,18 +92,18 @@ def their_steps(folder: Path, prompts: list[str], how: Sampling, steps: int,
     from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
     from trl import GRPOConfig, GRPOTrainer  # pyright: ignore
 
-    seconds: list[float] = []
+    seconds: list[np.ndarray] = []
 
     class Turns(TrainerCallback):
         """Takes the time of a step, then lets the other side have its turn."""
 
         def on_step_begin(self, *_: Any, **__: Any) -> None:
             """Before the step draws."""
-            self.started = time.perf_counter()
+            self.started = now()
 
         def on_step_end(self, *_: Any, **__: Any) -> None:
             """After its update."""
-            seconds.append(time.perf_counter() - self.started)
+            seconds.append(now() - self.started)
             between()
 
     def reward(completion_ids: list[list[int]], **_: Any) -> list[float]:

@@ -1,8 +1,10 @@
 """bench on a tiny model: both sides do the whole work with the same weights, and it is recorded."""
 
 import json
+import time
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
@@ -18,9 +20,10 @@ from minireason.sampling.complete import stream
 from minireason.sampling.sampler import Sampling
 from minireason.stages import rl
 from minireason.stages.pretrain import Config as PretrainConfig
-from minireason.studies import bench, peers, trl_peer
+from minireason.studies import bench, peers, speed, trl_peer
 from minireason.studies.bench import Config as BenchConfig
-from minireason.studies.bench import compare, load_ours, load_theirs, logit_gap, run
+from minireason.studies.bench import load_ours, load_theirs, logit_gap, run
+from minireason.studies.speed import compare, speed_table, summary
 
 pytest.importorskip("transformers")
 TINY = PretrainConfig(d_model=16, n_layers=1, n_heads=2, head_dim=8, d_ff=24, rows_per_step=6)
@@ -34,6 +37,7 @@ def config(**more) -> BenchConfig:
 def test_result_holds_what_the_table_and_the_json_need(tmp_path, capsys):
     result = run(config(out=str(tmp_path / "bench.json")))
     assert json.loads((tmp_path / "bench.json").read_text()) == result
+    assert (tmp_path / "bench.md").read_text() == speed_table(result) + "\n"
     assert result["torch"] == torch.__version__
     assert result["threads"] == torch.get_num_threads()
     assert result["largest logit difference"] < 1e-5             # the bound for fp32 exports
@@ -71,6 +75,20 @@ def test_sides_take_turns():
     result = compare(3, 10, lambda: order.append("ours"), lambda: order.append("theirs"))
     assert order == ["ours", "theirs"] * 5                       # two untimed turns first
     assert result["tokens"] == 10
+
+
+def test_ratios_are_of_medians_and_of_wall_time_and_cpu_time_apart():
+    ours, theirs = [(1, 2), (3, 9), (2, 2)], [(4, 5), (6, 5), (8, 9)]
+    row = summary(12, {"ours": [*map(np.array, ours)], "theirs": [*map(np.array, theirs)]})
+    assert row["ratio"] == 6 / 2 and row["processor_ratio"] == 5 / 2
+    assert row["ratio_quartiles"] == [2, 4] and row["tokens_per_sec"] == {"ours": 6, "theirs": 2}
+    start = np.array([time.perf_counter(), time.process_time()])
+    assert (speed.now() >= start).all()
+
+
+def test_a_file_that_is_no_json_is_refused():
+    with pytest.raises(UserError, match=r"--out bench.md: must end in .json"):
+        config(out="bench.md")
 
 
 def test_another_model_is_noticed():
@@ -128,7 +146,7 @@ def steps_of_nobody(_folder, prompts, how, steps, between):
     assert (how.n, how.max_new, steps) == (2, 3, 4)
     for _ in range(steps):
         between()
-    return [1.0, 1.0, 2.0, 2.0]
+    return [np.array([wall, 3.0]) for wall in (1.0, 1.0, 2.0, 2.0)]
 
 
 def level_one():
@@ -240,4 +258,4 @@ def test_trl_itself_takes_its_steps(tmp_path):
     turns, seed = [], torch.initial_seed()
     seconds = trl_peer.their_steps(tmp_path, ["2+3=<think>", "(2+3)*4=<think>"],
                                    Sampling(n=2, max_new=3), 3, lambda: turns.append(1))
-    assert len(seconds) == len(turns) == 3 and min(seconds) > 0 and torch.initial_seed() == seed
+    assert len(seconds) == len(turns) == 3 and np.min(seconds) > 0 and torch.initial_seed() == seed
