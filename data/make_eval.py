@@ -3,8 +3,9 @@
     python data/make_eval.py            writes <family>-<split>-<level>.jsonl and SHA256SUMS
     python data/make_eval.py --check    makes them anew in memory; exit status 1 if a file differs
 
-500 different problems per level, fewer only where the split holds fewer. They come from the test
-and validation splits, which are cut by hash of the canonical key: no stage can train on them.
+500 different problems per level, fewer only where the split holds fewer; of those that hang
+together (one split_key) at most a family's MOST_ALIKE. They come from the test and validation
+splits, which are cut by hash of the canonical key: no stage can train on them.
 A family's EXTRA_SETS are further test sets, of the validation split where their name says so: the
 targets of `countdown-targets` and of its twin `countdown-targets-validation`, too, appear nowhere
 in training.
@@ -17,6 +18,7 @@ import itertools
 import json
 import sys
 import tempfile
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -36,11 +38,14 @@ def sample_unique(family: Family, rng: np.random.Generator, level: int, split: s
     That is taken to be so when 20 n draws in a row found nothing new.
     """
     found: dict[str, Problem] = {}
+    alike: Counter[str] = Counter()
     fruitless = 0
     while len(found) < n and fruitless < 20 * n:
         problem = sample_split(family, rng, level, split, sample)
-        fruitless = fruitless + 1 if problem.key in found else 0
-        found.setdefault(problem.key, problem)
+        fruitless += 1
+        if problem.key not in found and alike[problem.split_key] < getattr(family, "MOST_ALIKE", n):
+            found[problem.key], fruitless = problem, 0
+            alike[problem.split_key] += 1
     return list(found.values())
 
 

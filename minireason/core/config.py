@@ -58,6 +58,7 @@ class TrainingConfig(StageConfig):
     weight_decay: float = 0.1
     save_every: int = 100         # steps between saved states
     eval_n: int = 500             # problems per level at the end
+    eval_levels: tuple[int, ...] = ()     # measured then; (): all that have a frozen set
 
 
 def to_dict(config) -> dict:

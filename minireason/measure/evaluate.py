@@ -22,6 +22,7 @@ from minireason.sampling.sampler import Sampling
 
 OF_KEPT = ("precision", "steps_valid", "mean_value", "share_wrong_steps")   # shares of what is kept
 MANY_CUT = 0.05                   # share of completions without an end that is worth a warning
+Graded = dict[str, dict[str, list[Verdict]]]     # {method: {set: a verdict per problem}}
 
 
 def frozen_sets(family: str, split: str, n: int,
@@ -32,6 +33,11 @@ def frozen_sets(family: str, split: str, n: int,
         name = f"{family}-{split}-{FAMILIES[family].LEVEL_SYMBOL}{level}"
         sets[name] = load_frozen(name, n)
     return sets
+
+
+def final_sets(cfg: TrainingConfig) -> dict[str, list[Problem]]:
+    """The frozen sets that a stage's policy is measured on at its end."""
+    return frozen_sets(cfg.family, cfg.split, cfg.eval_n, cfg.eval_levels)
 
 
 def verdicts_of(problems: list[Problem], completions: list[list[str]]) -> list[list[Verdict]]:
@@ -110,36 +116,38 @@ def evaluate(model: Transformer, tokenizer: Tokenizer, sets: dict[str, list[Prob
 
 
 def finish_policy(log: RunLog, cfg: TrainingConfig, model: Transformer, tokenizer: Tokenizer,
-                  rows: Sequence[dict] = (), accuracy: dict | None = None,
+                  rows: Sequence[dict] = (), others: Graded | None = None,
                   max_new: int | None = None, style: str = "cot", **result: object) -> dict:
     """How every stage that yields a policy ends: weights, greedy and sampled accuracy, samples.
 
     style: how the policy answers, "direct" if it does not think.
 
     `verdicts.json` holds {method: {set: a digit per problem}}: 0 wrong, 1 the right answer, 2 with
-    every step right; paired differences are recomputed from it. rows, accuracy: what else was
-    measured, as rows and as {method: {set: ...}}. Returns result.json's content.
+    every step right; paired differences are recomputed from it. rows: what else was measured;
+    others: {method: {set: verdicts}} on the same sets. Returns result.json's content.
     """
     sha256 = checkpoint.save(log.out, model, tokenizer)
-    sets = frozen_sets(cfg.family, cfg.split, cfg.eval_n)
+    sets = final_sets(cfg)
     greedy = Sampling(temperature=0, max_new=max_new)
     single = Sampling(seed=stream_seed(cfg.seed, "test sampled"), max_new=max_new)
-    report, digits, measured = {}, {}, []
+    graded: Graded = {}
     for method, how in (("greedy", greedy), ("sampled", single)):
-        verdicts, cut = grade(model, tokenizer, sets, style, how)
-        report[method] = {name: accuracy_of(members) for name, members in verdicts.items()}
-        measured += rows_of(report[method], method)
-        digits[method] = {name: "".join(str(v.correct + (v.correct and v.steps_valid))
-                                        for v in members) for name, members in verdicts.items()}
+        graded[method], cut = grade(model, tokenizer, sets, style, how)
         if cut > MANY_CUT:
             log.say(f"warning: {100 * cut:.0f}% of the {method} completions were cut before their "
                     "end; the policy rambles (train longer or lower --lr), or needs more room "
                     "(pretrain --max-len)")
+    report, digits, measured = {}, {}, []
+    for method, verdicts in (graded | (others or {})).items():
+        report[method] = {name: accuracy_of(members) for name, members in verdicts.items()}
+        measured += rows_of(report[method], method)
+        digits[method] = {name: "".join(str(v.correct + (v.correct and v.steps_valid))
+                                        for v in members) for name, members in verdicts.items()}
     if parallel.is_main():
         write_atomic(log.out / "verdicts.json", json.dumps(digits, indent=1) + "\n")
     firsts = [problems[0] for problems in sets.values()]
     log.samples(show(model, tokenizer, firsts, style, greedy))
-    accuracy = {style: report["greedy"], "sampled": report["sampled"], **(accuracy or {})}
+    accuracy = {style: report.pop("greedy"), **report}
     return log.finish([*measured, *rows], weights=sha256, accuracy=accuracy, **result)
 
 

@@ -42,6 +42,7 @@ SAMPLED: tuple[int, int] = (1, MOST_PARTS)
 LEVEL_SYMBOL, LEVEL_NAME, TOKENS = program.LEVEL_SYMBOL, program.LEVEL_NAME, program.TOKENS
 STYLES, OPENER, render = program.STYLES, program.OPENER, program.render
 SHOWN, HIDDEN = 3, LEAST_DEFINED - 3  # examples
+MOST_ALIKE: int = 4                   # problems of a frozen set that one program may be meant by
 
 _EXAMPLE = rf"{NUMBER}>{NUMBER}"
 _VALUES = rf"{NUMBER}(?:,{NUMBER}){{0,{SHOWN - 1}}}"

@@ -16,7 +16,7 @@ import torch
 
 from minireason.core.config import TrainingConfig, rng, stream_seed
 from minireason.core.errors import UserError, check_choice
-from minireason.measure.evaluate import evaluate, finish_policy, frozen_sets, rows_of
+from minireason.measure.evaluate import final_sets, finish_policy, grade
 from minireason.model import checkpoint
 from minireason.model.tokenizer import Tokenizer
 from minireason.model.transformer import ModelConfig, Transformer
@@ -82,21 +82,19 @@ def run(cfg: Config) -> dict:
         log.record(step, **supervised_step(model, optimizer, rows, lr, cfg.token_budget,
                                            tokenizer.pad))
         checkpoint.save_state_every(log, cfg, step, model, optimizer)
-    direct = evaluate(model, tokenizer, frozen_sets(cfg.family, cfg.split, cfg.eval_n), "direct",
-                      Sampling(temperature=0))
-    rows = rows_of(direct, "direct")
+    direct, _ = grade(model, tokenizer, final_sets(cfg), "direct", Sampling(temperature=0))
     result: dict[str, Any] = {"parameters": model.n_params}
-    if not cfg.mixture.authors.exact and hasattr(family, "outcomes"):
-        rows += limit_rows(cfg)
-    if not cfg.mixture.authors.exact and hasattr(family, "log_probability"):
+    err = not cfg.mixture.authors.exact
+    limits = limit_rows(cfg) if err and hasattr(family, "outcomes") else []
+    if err and hasattr(family, "log_probability"):
         result |= text_losses(cfg, model, tokenizer)
-    return finish_policy(log, cfg, model, tokenizer, rows, {"direct": direct}, None, **result)
+    return finish_policy(log, cfg, model, tokenizer, limits, {"direct": direct}, None, **result)
 
 
 def limit_rows(cfg: Config) -> list[dict]:
     """What a perfect imitator of the authors would reach on every frozen set, exactly."""
     rows = []
-    for name, problems in frozen_sets(cfg.family, cfg.split, cfg.eval_n).items():
+    for name, problems in final_sets(cfg).items():
         found = authors.limits(FAMILIES[cfg.family], problems, cfg.mixture.authors)
         for kind, accuracy in found.items():
             rows.append({"set": name, "method": f"limit_{kind}", "accuracy": accuracy,

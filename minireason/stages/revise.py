@@ -70,7 +70,7 @@ def run(cfg: Config) -> dict:
     rows: list[dict] = [{"set": "train", "method": "pool_with_errors", "count": with_errors}]
     withdrawals = {}
     how = Sampling(max_new=cfg.max_new, seed=stream_seed(cfg.seed, "revise measured"))
-    for name, problems in evaluate.frozen_sets(cfg.family, cfg.split, cfg.eval_n).items():
+    for name, problems in evaluate.final_sets(cfg).items():
         texts = list(chain(*complete(model, tokenizer, problems, "cot", how)))
         withdrawals[name] = withdrawal_rates(problems, texts)
         for kind, found in withdrawals[name].items():

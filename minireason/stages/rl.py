@@ -101,10 +101,8 @@ def run(cfg: Config) -> dict:
         checkpoint.save_state_every(log, cfg, step, policy, optimizer)
     log.record(cfg.steps, **validate(cfg, cfg.steps, policy, tokenizer, log))
     rows = evaluate.compute_curve(read_lines(log.metrics), cfg.validation_n)
-    sets = evaluate.frozen_sets(cfg.family, cfg.split, cfg.eval_n)
-    before = evaluate.evaluate(reference, tokenizer, sets, "cot",
+    before, _ = evaluate.grade(reference, tokenizer, evaluate.final_sets(cfg), "cot",
                                Sampling(seed=stream_seed(cfg.seed, "test sampled")))
-    rows += evaluate.rows_of(before, "sampled_before")
     return evaluate.finish_policy(log, cfg, policy, tokenizer, rows, {"sampled_before": before})
 
 

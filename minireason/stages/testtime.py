@@ -12,6 +12,7 @@ problems.
 
 from dataclasses import dataclass
 from functools import partial
+from itertools import combinations
 
 import numpy as np
 
@@ -42,7 +43,7 @@ OUTCOME_PAIRS = (("critic_best_of_n", "outcome_best_of_n"), ("critic_vote", "out
 SELF_CHECK = ("self_check_vote", "self_check_best_of_n")    # of families with a `self_check`
 SELF_CHECK_PAIRS = (("self_check_vote", "single"), ("self_check_vote", "majority"),
                     ("self_check_vote", "critic_best_of_n"), ("coverage", "self_check_vote"),
-                    ("self_check_best_of_n", "single"))
+                    ("self_check_best_of_n", "single"), ("self_check_vote", "greedy"))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -191,16 +192,19 @@ def sample_rows(cfg: Config, records: dict[float, list[dict]], chosen: dict[str,
 
 
 def false_pass_rows(records: list[dict]) -> list[dict]:
-    """How often a sample that passes the first k of its family's own tests is wrong all the same.
+    """How often a sample that passes k of its family's own tests is wrong all the same.
 
-    A mean over the problems that have such a sample, each with the share of its own; `count`
-    samples in all.
+    A mean over the problems that have such a sample, each with the share of its own, over every
+    choice of the k tests; `count` samples in all, once for each choice.
     """
     rows = []
     passed = [np.array(record["passed"]) for record in records]            # each (N, tests)
     correct = [np.array(record["correct"]) for record in records]
-    for k in range(1, passed[0].shape[1] + 1):
-        chosen = [of[tests[:, :k].all(axis=1)] for tests, of in zip(passed, correct, strict=True)]
+    tests = range(passed[0].shape[1])
+    for k in range(1, len(tests) + 1):
+        chosen = [np.concatenate([of[own[:, list(some)].all(axis=1)]
+                                  for some in combinations(tests, k)])
+                  for own, of in zip(passed, correct, strict=True)]
         wrong = np.array([1 - of.mean() for of in chosen if len(of)])
         if len(wrong):
             rows.append({"method": f"passes {k}, wrong", "tests": k, **mean_interval(wrong),

@@ -29,6 +29,7 @@ from minireason.studies import ladders, shared
 from minireason.studies.fits import mean_over_runs
 
 KINDS = {1: "one instruction", 2: "two", "held": "two, held out"}
+POOLED = {(1, 2): "one or two", **KINDS}
 MEASURES = ("right", "obedient", "both")
 METHODS = {"greedy": "greedy", "sampled": "one sample at T = 1"}
 LENGTHS = ((-1, "unreadable"), (0, "0"), (2, "1 to 2"), (4, "3 to 4"), (99, "5 on"))
@@ -110,7 +111,7 @@ def difference_rows(rows: list[dict]) -> list[dict]:
     ladder, arms = policies[:4], policies[4:]
     found = []
     for before, after in [*pairwise(ladder), *((ladder[-1], arm) for arm in arms)]:
-        for asked, words in KINDS.items():
+        for asked, words in POOLED.items():
             cell = select(rows, asked=asked)
             for measure in MEASURES:
                 a, b = (values(select(cell, policy=name), measure) for name in (after, before))

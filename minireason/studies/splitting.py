@@ -9,6 +9,7 @@ longer than anything in the corpus.
 
 from collections import defaultdict
 from dataclasses import dataclass
+from itertools import groupby, pairwise
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -25,9 +26,11 @@ from minireason.report.runs import group_by, select
 from minireason.sampling.complete import complete
 from minireason.sampling.sampler import Sampling
 from minireason.studies import ladders, shared
+from minireason.studies.fits import mean_over_runs
 
 MODES = {"": "as it chooses", "once": "never splitting", "split": "always splitting"}
 BINS = {2: "2", 3: "3", 4: "4", 5: "5 or more"}      # hardness
+KINDS = {"+": "sums", "-": "differences", "*": "products"}
 BUDGETS = (1, 4)              # in completions of the mode that writes most
 
 
@@ -37,7 +40,7 @@ class Config(shared.Study):
 
     runs: tuple[str, ...] = ()    # finished runs of the family, one per seed
     prices: tuple[float, ...] = (0.002,)   # per token, an arm of RL each
-    problems: int = 200           # per level
+    problems: int = 500           # per level, at most
     n: int = 16                   # samples of each, in each mode
 
     def __post_init__(self):
@@ -63,17 +66,17 @@ def questions(split: str, n: int) -> list[str]:
 
 
 def rows_of_policy(about: dict, policy: Transformer, tokenizer: Tokenizer) -> list[dict]:
-    """One row per mode, level and hardest operation; and of the operations, by way and hardness.
+    """Answers by mode, level and hardest operation; operations by operator, hardness and way.
 
     A row of the first kind holds of each problem the samples' verdicts, answers and tokens. One of
-    the second counts: of how many operations that could be split the first step was right.
+    the second counts operations that could be split, and those whose result is exact.
     """
     rows, asked = [], questions(about["split"], about["problems"])
     for mode in MODES:
         problems = [decomposition.read(f"{mode}:{bare}".removeprefix(":")) for bare in asked]
         how = Sampling(about["n"], seed=stream_seed(about["seed"], "splitting", mode))
         texts = complete(policy, tokenizer, problems, "cot", how)
-        cells, steps = {}, defaultdict(lambda: [0, 0])
+        cells, counts = {}, defaultdict(lambda: [0, 0])
         for problem, own, verdicts in zip(problems, texts, verdicts_of(problems, texts),
                                           strict=True):
             operations = map(decomposition.operation_of, decomposition.facts(problem))
@@ -87,35 +90,51 @@ def rows_of_policy(about: dict, policy: Transformer, tokenizer: Tokenizer) -> li
             row["answers"].append(answer_ids(answer_keys(problem, own)).tolist())
             row["tokens"].append([len(ids) - 1 for ids in tokenizer.encode_batch(own)])
             for text in own:
-                taken, _ = decomposition.walk(problem, (decomposition.parse(text) or ((),))[0])
-                for step in taken:
-                    if step.way:
-                        count = steps[problem.level, min(step.hardness, max(BINS)), step.way]
+                taken, end = decomposition.walk(problem, (decomposition.parse(text) or ((),))[0])
+                for number, steps in groupby(taken, key=lambda step: step.number):
+                    first, *others = steps
+                    if first.way:
+                        hard = min(decomposition.hardness(first.operation), max(BINS))
+                        count = counts[problem.level, first.operation[1], hard, first.way]
                         count[0] += 1
-                        count[1] += step.right
+                        count[1] += number < end.done and all(
+                            step.right for step in (first, *others))
         rows += cells.values()
-        rows += [{"kind": "steps", "mode": mode, "level": level, "hardness": hard, "way": way,
-                  "count": count, "right_steps": right}
-                 for (level, hard, way), (count, right) in sorted(steps.items())]
+        rows += [{"kind": "operations", "mode": mode, "level": level, "operator": operator,
+                  "hardness": hard, "way": way, "count": count, "right_results": right}
+                 for (level, operator, hard, way), (count, right) in sorted(counts.items())]
     return rows
 
 
 # ---- tables and picture, from rows alone ---------------------------------------------------------
 
-def split_share(rows: list[dict]) -> float:
-    """Of the operations that could be split, the share that was."""
-    total = sum(row["count"] for row in rows)
-    return sum(row["count"] for row in select(rows, way="split")) / max(1, total)
-
-
 def shares_by_seed(rows: list[dict]) -> list[float]:
-    """The same in percent, of every seed."""
-    return [100 * split_share(own) for own in group_by(rows, "seed").values()]
+    """Of the operations that could be split, how many were, in percent, of every seed."""
+    return [100 * sum(row["count"] for row in select(own, way="split"))
+            / sum(row["count"] for row in own) for own in group_by(rows, "seed").values()]
+
+
+def share_text(rows: list[dict]) -> str:
+    """`83 (80 to 86)`: their mean and range; of a row with a text of its own, that."""
+    return rows[0].get("text") or tables.range_text(shares_by_seed(rows))
+
+
+def rise_rows(rows: list[dict]) -> list[dict]:
+    """How much more is split from a bin to the next harder one: {policy, rise, text}."""
+    found = []
+    for policy, own in group_by(rows, "policy").items():
+        for a, b in pairwise(sorted(group_by(own, "hardness"))):
+            lower, upper = (np.array(shares_by_seed(select(own, hardness=hard))) for hard in (a, b))
+            if len(lower) == len(upper):
+                rise = {key: value / 100 for key, value in mean_over_runs(upper - lower).items()}
+                found.append({"policy": policy, "rise": f"{a} to {b}",
+                              "text": tables.points_text(rise)})
+    return found
 
 
 def right_text(rows: list[dict]) -> str:
-    """`83`: of these operations, how many have a right first step, in percent."""
-    right, total = (sum(row[field] for row in rows) for field in ("right_steps", "count"))
+    """`83`: of these operations, how many end in the exact result, in percent."""
+    right, total = (sum(row[field] for row in rows) for field in ("right_results", "count"))
     return f"{100 * right / total:.0f}"
 
 
@@ -161,7 +180,8 @@ def mode_rows(rows: list[dict], field: str) -> list[dict]:
             arrays = {mode: np.array([right for right, _ in own]) for mode, own in by_mode.items()}
             for mode, words in MODES.items():
                 n = np.mean([samples for _, samples in by_mode[mode]])
-                about = {field: where, "budget": budget, "method": words}
+                about = {field: where, "budget": budget, "method": words,
+                         "problems": arrays[mode].shape[1]}
                 found.append({**about, "n": n, **two_way_interval(arrays[mode])})
                 if mode:
                     found.append({**about, "method": f"choosing - {words}",
@@ -171,26 +191,33 @@ def mode_rows(rows: list[dict], field: str) -> list[dict]:
 
 def text_of(rows: list[dict]) -> str:
     """All tables: what is split, how each way does, and accuracy by mode at equal tokens."""
-    steps, parts = select(rows, kind="steps", mode=""), []
-    for field, words in (("hardness", "share split (%)"), ("level", "the same, by level")):
-        names = {value: BINS[value] if field == "hardness" else f"level {value}"
-                 for value in sorted(group_by(steps, field))}
-        parts.append(tables.markdown(tables.pivot(
-            steps, "policy", field, words, names=names,
-            text=lambda cell: tables.range_text(shares_by_seed(cell)))))
+    free, parts = select(rows, kind="operations", mode=""), []
+    bins = {hard: words for hard, words in BINS.items() if select(free, hardness=hard)}
+    levels = {level: f"level {level}" for level in sorted(group_by(free, "level"))}
+    by_operator = [{**row, "what": f"{row['policy']}, {KINDS[row['operator']]}"} for row in free]
+    for members, by, field, names, words in (
+            (free, "policy", "hardness", bins, "share split (%)"),
+            (rise_rows(free), "policy", "rise", None, "rise from bin to bin (points)"),
+            (by_operator, "what", "hardness", bins, "share split, by kind (%)"),
+            (free, "policy", "level", levels, "share split, by level (%)")):
+        parts.append(tables.markdown(tables.pivot(members, by, field, words, names=names,
+                                                  text=share_text)))
     parts.append("Of the operations that could be split, by their hardness (digits and carries): "
-                 "how many samples at T = 1 split where the way is free; mean (range) over seeds.")
-    ways = [{**row, "what": f"{row['policy']}, {row['way']}"} for row in steps]
+                 "how many samples at T = 1 split where the way is free; mean (range) over seeds. "
+                 "Rises: mean over seeds [95%, t over seeds].")
+    ways = [{**row, "what": f"{row['policy']}, {row['way']}"} for row in free]
     parts.append(tables.markdown(tables.pivot(
-        ways, "what", "hardness", "first step right (%)",
-        names={hard: words for hard, words in BINS.items() if select(ways, hardness=hard)},
-        text=right_text)))
+        ways, "what", "hardness", "result exact (%)", names=bins, text=right_text)))
+    bound = [{**row, "asked": MODES[row["mode"]]} for row in select(
+        rows, kind="operations", mode=("once", "split"))]
+    parts.append(tables.markdown(tables.pivot(
+        bound, "policy", "asked", "share split where the prompt says (%)", text=share_text)))
     for policy, own in group_by(rows, "policy").items():
         for field in ("hardest", "level"):
             found = [{**row, "what": f"{row['method']}, {row['budget']} x"}
                      for row in mode_rows(own, field)]
-            names = {value: f"{'hardest ' if field == 'hardest' else 'level '}{value}"
-                     for value in group_by(found, field)}
+            names = {value: f"{field} {value} (n = {row[0]['problems']})"
+                     for value, row in group_by(found, field).items()}
             parts.append(tables.markdown(tables.pivot(found, "what", field, policy, names=names)))
     parts.append("Accuracy (%) with its 95% interval over seeds and problems, and differences in "
                  "points, at 1 and 4 times the tokens of the mode that writes most; a cheaper mode "
@@ -201,8 +228,8 @@ def text_of(rows: list[dict]) -> str:
 def figure_of(rows: list[dict]) -> Figure:
     """The share that is split against hardness, a line per policy."""
     figure, axes = style.canvas(3.8)
-    steps = select(rows, kind="steps", mode="")
-    for (policy, own), look in zip(group_by(steps, "policy").items(), style.LOOKS, strict=False):
+    free = select(rows, kind="operations", mode="")
+    for (policy, own), look in zip(group_by(free, "policy").items(), style.LOOKS, strict=False):
         cells, bars = sorted(group_by(own, "hardness").items()), []
         for _, cell in cells:
             shares = shares_by_seed(cell)

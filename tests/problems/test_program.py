@@ -1,5 +1,6 @@
 """program and synthesis: a second interpreter agrees, the simplest program is meant."""
 
+import itertools
 import re
 from collections import Counter
 from pathlib import Path
@@ -154,10 +155,10 @@ def test_passing_the_shown_examples_and_failing_the_hidden_ones_is_counted():
     assert passed == [[1, 1, 1], [1, 1, 0], [1, 1, 1], [1, 0, 0], [0, 0, 0], [0, 0, 0]]
     correct = [int(synthesis.verify(problem, text).correct) for text in texts]
     rows = false_pass_rows([{"passed": passed, "correct": correct}])
-    wrong = [1 - sum(correct[i] for i in (0, 1, 2, 3)) / 4, 1 - sum(correct[:3]) / 3,
-             1 - (correct[0] + correct[2]) / 2]
+    chosen = [[0, 1, 2, 3, 0, 1, 2, 0, 2], [0, 1, 2, 0, 2, 0, 2], [0, 2]]   # of each choice of k
+    wrong = [1 - sum(correct[i] for i in of) / len(of) for of in chosen]
     assert [row["accuracy"] for row in rows] == pytest.approx(wrong)
-    assert [row["count"] for row in rows] == [4, 3, 2]
+    assert [row["count"] for row in rows] == [9, 7, 2]
     assert correct[:2] == [1, 0]
 
 
@@ -177,3 +178,10 @@ def test_held_out_splits_have_several_short_programs_and_none_with_one_output():
         assert len(answers) >= 3
         for answer in answers:
             assert len({output(answer, value) for value in INPUTS}) > 2        # None may be one
+
+
+def test_no_program_is_meant_by_more_than_a_few_frozen_problems():
+    for kind, level in itertools.product(("test", "validation"), synthesis.LEVELS):
+        problems = load_frozen(f"synthesis-{kind}-p{level}", 500)
+        counts = Counter(problem.split_key for problem in problems)
+        assert max(counts.values()) == synthesis.MOST_ALIKE and len(counts) > 2

@@ -59,8 +59,10 @@ def made_rows(seed: int, policy: str = "RL") -> list[dict]:
                      "tokens": [[tokens] * 4] * 3})
     for hard, split in ((2, 1), (4, 3)):
         for way, count in (("once", 4 - split), ("split", split)):
-            rows.append({"kind": "steps", "policy": policy, "seed": seed, "mode": "", "level": 2,
-                         "hardness": hard, "way": way, "count": count, "right_steps": count})
+            rows.append({"kind": "operations", "policy": policy, "seed": seed, "mode": "",
+                         "level": 2, "operator": "*", "hardness": hard, "way": way,
+                         "count": count, "right_results": count})
+    rows.append({**rows[-1], "mode": "once", "count": 3})
     return rows
 
 
@@ -85,7 +87,10 @@ def test_tables_are_as_by_hand():
     text = splitting.text_of(rows)
     assert "| share split (%) | 2 | 4 |" in text
     assert "| RL | 25 (25 to 25) | 75 (75 to 75) |" in text
-    assert "| the same, by level | level 2 |" in text
+    assert "| RL | +50.0 [+50.0, +50.0] |" in text and "| RL, products | 25 (25" in text
+    assert "| share split, by level (%) | level 2 |" in text
+    assert "| share split where the prompt says (%) | never splitting |" in text
+    assert "| RL | hardest 4 (n = 3) |" in text
     assert "| RL, once | 100 | 100 |" in text
     assert "| as it chooses, 1 x | 100.0 [100, 100] |" in text
     assert "| choosing - never splitting, 1 x | +100.0 [+100.0, +100.0] |" in text
