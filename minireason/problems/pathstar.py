@@ -24,7 +24,7 @@ import numpy as np
 
 from minireason.core.errors import UserError, check_choice
 from minireason.problems import base
-from minireason.problems.base import Parsed, Problem, Verdict, plain_text
+from minireason.problems.base import Parsed, Problem, Verdict, number_tokens, plain_text
 
 NAME: str = "pathstar"
 LEVELS: tuple[int, ...] = (5,)        # levels with a frozen set: nodes of a path
@@ -34,7 +34,7 @@ LEVEL_NAME: str = "nodes of a path"
 STYLES: tuple[str, ...] = ("direct", "reverse", "cot")
 OPENER = {"cot": "<think>", "direct": "</think>", "reverse": "</think>"}
 NODES = 20                            # names of nodes: 0 to 19
-TOKENS = (*map(str, range(NODES)), *",;:>=()")
+TOKENS = (*number_tokens(2), *",;:>=()")
 answer_key, is_right, facts = base.answer_key, base.is_right, base.facts
 
 _NODE = "1?[0-9]"

@@ -1,27 +1,30 @@
 """`minireason planning`: is a plan better found by a search that is written down, and when?
 
-Every arm is a model from the same random weights that reads lines in its own styles, at equal
+Every arm is a model from the same random weights that reads exact lines in its own styles, at equal
 tokens. Mazes, as in Searchformer (Lehnert 2024, arXiv:2402.14083) and Dualformer (Su 2024,
-arXiv:2410.09918), and path-star graphs, which defeat next-token training (Bachmann and Nagarajan
-2024, arXiv:2403.06963):
+arXiv:2410.09918); path-star graphs, which defeat next-token training (Bachmann and Nagarajan 2024,
+arXiv:2403.06963); programs, run at once or state by state (Nye 2021, arXiv:2112.00114):
 
     plan          plans alone                  star           the path
     trace         the whole search, too        star_reversed  the path from its end
     dropped       with parts of it left out    star_thought   a thought that walks it backwards, too
                   in Dualformer's shares       star_mixed     half `star`, half `star_thought`
+    program       its output alone             program_trace  the states on the way, too
 
 A model answers fast (made to answer at once), slow (made to think) or auto (it opens as it likes),
-as far as it has learned to. `--rl ARM` continues with RL by the outcome, in which it opens freely.
+as far as it has learned to. `--rl ARM` continues with RL by the outcome and a small price per
+token, in which it opens freely.
 """
 
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import product
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from minireason.core.config import rng
+from minireason.core.config import rng, stream_seed
 from minireason.core.files import read_lines
 from minireason.core.runlog import RunLog
 from minireason.measure.estimates import share_interval
@@ -34,55 +37,11 @@ from minireason.sampling.complete import complete
 from minireason.sampling.sampler import Sampling
 from minireason.stages import think_budget
 from minireason.studies import shared
+from minireason.studies.planning_recipes import ARMS, MODES, RL, SIZES, Recipe
 from minireason.studies.planning_tables import write
 from minireason.training.batches import Row, encode_lines, rows_before
 from minireason.training.imitate import imitate
 from minireason.training.optim import make_optimizer
-from minireason.training.rollouts import Rewards
-
-DUALFORMER = {"cot": 0.45, "drop1": 1 / 6, "drop2": 1 / 6, "drop3": 1 / 6, "direct": 0.05}
-ARMS: dict[str, tuple[str, dict[str, float]]] = {    # name: (family, share of rows in each style)
-    "plan": ("maze", {"direct": 1}), "trace": ("maze", {"cot": 1}), "dropped": ("maze", DUALFORMER),
-    "star": ("pathstar", {"direct": 1}), "star_reversed": ("pathstar", {"reverse": 1}),
-    "star_thought": ("pathstar", {"cot": 1}),
-    "star_mixed": ("pathstar", {"direct": 0.5, "cot": 0.5})}
-MODES = {"fast": "direct", "slow": "cot", "auto": "auto"}      # mode: style whose opener is forced
-
-
-@dataclass(frozen=True, kw_only=True)
-class Recipe(shared.Recipe):
-    """Model, training and measurement of one family and size; equal for all its arms."""
-
-    max_len: int
-    levels: tuple[int, int]       # lowest and highest that is trained and measured
-    muon: bool = False            # of the blocks' matrices; else AdamW
-    weight_decay: float = 0.05
-
-
-_TINY = {"d_model": 16, "n_layers": 1, "n_heads": 1, "head_dim": 16, "d_ff": 32, "steps": 4,
-         "warmup": 2, "tokens_per_step": 300, "lr": 2e-3, "eval_n": 6, "save_every": 2}
-_SMALL = {"d_model": 96, "n_heads": 3, "head_dim": 32, "d_ff": 256, "warmup": 50, "lr": 2e-3,
-          "eval_n": 300}
-_STAR = {**_SMALL, "d_model": 64, "n_heads": 4, "head_dim": 16, "lr": 4e-3, "muon": True}
-_LARGE = {"d_model": 384, "n_heads": 6, "head_dim": 64, "d_ff": 1024, "warmup": 200, "lr": 1e-3,
-          "token_budget": 65_536}
-SIZES: dict[str, dict[str, Recipe]] = {
-    "smoke": {"maze": Recipe(**_TINY, max_len=128, levels=(4, 4)),
-              "pathstar": Recipe(**_TINY, max_len=80, levels=(5, 5))},
-    "cpu": {"maze": Recipe(**_SMALL, n_layers=4, max_len=224, levels=(4, 6), steps=6000,
-                           tokens_per_step=2400),
-            "pathstar": Recipe(**_STAR, n_layers=4, max_len=80, levels=(5, 5), steps=3000,
-                               tokens_per_step=3500)},
-    "gpu": {"maze": Recipe(**_LARGE, n_layers=8, max_len=512, levels=(4, 10), steps=20_000,
-                           tokens_per_step=65_536),
-            "pathstar": Recipe(**_LARGE, n_layers=6, max_len=80, levels=(5, 5), steps=10_000,
-                               tokens_per_step=16_384, muon=True)},
-}
-RL: dict[str, dict] = {               # size: settings of think_budget's reinforcement learning
-    "smoke": {"steps": 2, "prompts_per_step": 2, "group_size": 2},
-    "cpu": {"steps": 200, "prompts_per_step": 64, "group_size": 8, "lr": 3e-4},
-    "gpu": {"steps": 400, "prompts_per_step": 256, "group_size": 8, "lr": 3e-4},
-}
 
 
 @dataclass(frozen=True)
@@ -150,7 +109,8 @@ def measure(cfg: Config, log: RunLog, device: torch.device) -> dict:
             found = log.once(f"cells/{arm}/{cfg.split}.json",
                              partial(measured_rows, cell, folder, device, cfg.split))["rows"]
             log.say(f"{arm} {seed}: " + ", ".join(
-                f"{row['line']} {row['set']} {row['accuracy']:.1%}" for row in found))
+                f"{row['line']} {row['set']} {row['method']} {row['accuracy']:.1%}"
+                for row in found))
             rows += found
     return {"models": models, "measured": rows}
 
@@ -198,17 +158,16 @@ def train(cell: Cell, log: RunLog, model: Transformer, tokenizer: Tokenizer) -> 
     def rows_at(step: int) -> list[Row]:
         lines = lines_of_step(cell, step, before(step + 1) - before(step))
         return encode_lines(tokenizer, *lines)
-    imitate(log, model, tokenizer, recipe, rows_at, muon=recipe.muon)
+    imitate(log, model, tokenizer, recipe, rows_at, muon=True)
     examples = before(recipe.steps)
     return {"train_examples": examples, "train_tokens": round(examples * length)}
 
 
 def reinforce(cell: Cell, log: RunLog, model: Transformer, tokenizer: Tokenizer) -> dict:
-    """RL by outcome on the train split, from the weights of the arm; the opener is drawn, too."""
+    """RL by outcome and price on the train split, from the arm's weights; the opener is drawn."""
     low, high = cell.recipe.levels
     cfg = think_budget.Config(init="", critic="", family=cell.family.NAME, seed=cell.seed,
-                              min_level=low, max_level=high, rewards=Rewards(process=0.0),
-                              **RL[cell.size])
+                              min_level=low, max_level=high, **RL[cell.size])
     optimizer = make_optimizer(model, cfg.weight_decay)
     for step in log.steps(checkpoint.resume(log, model, optimizer), cfg.steps):
         log.record(step, **think_budget.reinforce(cfg, step, model, optimizer, tokenizer))
@@ -219,19 +178,21 @@ def reinforce(cell: Cell, log: RunLog, model: Transformer, tokenizer: Tokenizer)
 
 
 def measured_rows(cell: Cell, folder: Path, device: torch.device, split: str) -> dict:
-    """{"rows"}: greedy accuracy in every mode on every frozen set of the trained levels, a digit
-    per problem; tokens and share of thoughts per answer."""
+    """{"rows"}: accuracy in every mode, greedily and of one sample, on every frozen set of the
+    trained levels, a digit per problem; tokens and share of thoughts per answer."""
     model, tokenizer = checkpoint.load(folder, device)
     family, (low, high), rows = cell.family, cell.recipe.levels, []
     levels = tuple(level for level in family.LEVELS if low <= level <= high)
-    for name, problems in frozen_sets(family.NAME, split, cell.recipe.eval_n, levels).items():
-        for mode in cell.modes:
-            texts = [text for (text,) in complete(model, tokenizer, problems, MODES[mode],
-                                                  Sampling(temperature=0))]
+    sets = frozen_sets(family.NAME, split, cell.recipe.eval_n, levels)
+    hows = {"greedy": Sampling(temperature=0),
+            "sampled": Sampling(seed=stream_seed(cell.seed, "planning sampled"))}
+    for method, how in hows.items():
+        for (name, problems), mode in product(sets.items(), cell.modes):
+            texts = [text for (text,) in complete(model, tokenizer, problems, MODES[mode], how)]
             verdicts = list(map(family.verify, problems, texts))
             digits = "".join(str(int(verdict.correct)) for verdict in verdicts)
             rows.append({"line": f"{cell.arm}, {mode}", "family": family.NAME, "seed": cell.seed,
-                         "set": name, "method": "greedy", "n": 1, "digits": digits,
+                         "set": name, "method": method, "n": 1, "digits": digits,
                          "tokens": float(np.mean(list(map(len, tokenizer.encode_batch(texts))))),
                          "steps": float(np.mean([len(verdict.marks) for verdict in verdicts])),
                          "thinking": float(np.mean([text[:7] == "<think>" for text in texts])),

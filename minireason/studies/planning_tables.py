@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 
 from minireason.problems import FAMILIES
 from minireason.report import style, tables
-from minireason.report.runs import group_by, level_of
+from minireason.report.runs import group_by, level_of, select
 from minireason.report.seeds import margin_rows
 from minireason.studies import shared
 
@@ -15,7 +15,9 @@ MARGINS = (("trace, slow", "plan, fast"), ("dropped, slow", "plan, fast"),
            ("dropped, slow", "trace, slow"), ("dropped, auto", "plan, fast"),
            ("star_thought, slow", "star, fast"), ("star_reversed, fast", "star, fast"),
            ("star+rl, fast", "star, fast"), ("dropped+rl, auto", "dropped, auto"),
-           ("star_mixed+rl, auto", "star_mixed, auto"))
+           ("star_mixed+rl, auto", "star_mixed, auto"),
+           ("program_trace, slow", "program, fast"))
+METHODS = {"greedy": "greedy", "sampled": "one sample at T = 1"}
 
 CHANCES = {"pathstar": "Who guesses the first node of the two paths and looks up the rest: "
                        "50%.\n\n"}
@@ -29,9 +31,9 @@ def spent_text(rows: list[dict]) -> str:
 
 
 def accuracy_figure(rows: list[dict]) -> Figure:
-    """A panel per family: accuracy against tokens per answer, a colour per arm and mode, a point
-    per set, over the seeds."""
-    families = group_by(rows, "family")
+    """A panel per family: greedy accuracy against tokens per answer, a colour per arm and mode, a
+    point per set, over the seeds."""
+    families = group_by(select(rows, method="greedy"), "family")
     figure, panels = style.panels(len(families), 4.2 * len(families))
     for axes, (name, members) in zip(panels, families.items(), strict=True):
         for i, (line, own) in enumerate(group_by(members, "line").items()):
@@ -48,8 +50,8 @@ def accuracy_figure(rows: list[dict]) -> Figure:
 
 
 def family_text(rows: list[dict], models: list[dict]) -> str:
-    """Two tables of one family, accuracy with margins and cost, under a line that says what is
-    shown."""
+    """Tables of one family, accuracy with margins and cost, greedy and sampled, under a line that
+    says what is shown."""
     family = FAMILIES[rows[0]["family"]]
     names = {name: f"{family.LEVEL_SYMBOL} = {level_of(name)}" for name in group_by(rows, "set")}
     arms, read = {row["line"].partition(",")[0] for row in rows}, []
@@ -57,17 +59,22 @@ def family_text(rows: list[dict], models: list[dict]) -> str:
     for arm, members in group_by(own, "arm").items():
         tokens = np.mean([model["train_tokens"] for model in members]) / 1e6
         read.append(f"{arm} {tokens:.2f}M in {members[0]['train_examples']:,} examples")
-    margins = [{**row, "line": f"{row['line']}, points"}
-               for row in margin_rows(rows, "line", MARGINS)]
-    accuracy = tables.pivot(rows + margins, "line", "set", "arm", names=names)
-    cost = tables.pivot(rows, "line", "set", "arm", names=names, text=spent_text)
-    return (f"**{family.NAME}**: greedy accuracy in % (of a maze's plan: right and shortest), mean "
+    accuracy, cost = [], []
+    for method, words in METHODS.items():
+        drawn = select(rows, method=method)
+        margins = [{**row, "line": f"{row['line']}, points"}
+                   for row in margin_rows(drawn, "line", MARGINS)]
+        accuracy.append(tables.markdown(
+            tables.pivot(drawn + margins, "line", "set", words, names=names)))
+        cost.append(tables.markdown(
+            tables.pivot(drawn, "line", "set", words, names=names, text=spent_text)))
+    return (f"**{family.NAME}**: accuracy in % (of a maze's plan: right and shortest), mean "
             f"over seeds {', '.join(map(str, group_by(rows, 'seed')))} [95%, over seeds and "
             f"problems] (range over seeds); n = {rows[0]['problems']} frozen problems per set, "
             f"{own[0]['parameters'] / 1e6:.2f}M parameters. Tokens read: {', '.join(read)}.\n\n"
-            f"{CHANCES.get(family.NAME, '')}{tables.markdown(accuracy)}\n\nTokens per answer, "
+            + CHANCES.get(family.NAME, "") + "\n\n".join(accuracy) + "\n\nTokens per answer, "
             "steps of its thought, and the share of answers with a thought:\n\n"
-            f"{tables.markdown(cost)}\n\n")
+            + "\n\n".join(cost) + "\n\n")
 
 
 def write(result: dict, out: Path) -> None:

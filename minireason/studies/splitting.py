@@ -192,8 +192,8 @@ def mode_rows(rows: list[dict], field: str) -> list[dict]:
 def text_of(rows: list[dict]) -> str:
     """All tables: what is split, how each way does, and accuracy by mode at equal tokens."""
     free, parts = select(rows, kind="operations", mode=""), []
-    bins = {hard: words for hard, words in BINS.items() if select(free, hardness=hard)}
-    levels = {level: f"level {level}" for level in sorted(group_by(free, "level"))}
+    bins: dict[object, str] = {n: BINS[n] for n in BINS if select(free, hardness=n)}
+    levels: dict[object, str] = {n: f"level {n}" for n in sorted(group_by(free, "level"))}
     by_operator = [{**row, "what": f"{row['policy']}, {KINDS[row['operator']]}"} for row in free]
     for members, by, field, names, words in (
             (free, "policy", "hardness", bins, "share split (%)"),

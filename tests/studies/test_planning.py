@@ -45,9 +45,9 @@ def test_smoke_runs_resumes_and_is_the_same(smallest, tmp_path, monkeypatch, und
     assert json.loads((tmp_path / "a/result.json").read_text()) == result == study.run(cfg)
     assert [model["arm"] for model in result["models"]] == ["dropped", "star_mixed",
                                                             "star_mixed+rl"]
-    assert Counter(row["line"] for row in result["measured"]) == Counter(
-        f"{arm}, {mode}" for arm in ("dropped", "star_mixed", "star_mixed+rl")
-        for mode in ("fast", "slow", "auto"))
+    assert Counter((row["line"], row["method"]) for row in result["measured"]) == Counter(
+        (f"{arm}, {mode}", method) for arm in ("dropped", "star_mixed", "star_mixed+rl")
+        for mode in ("fast", "slow", "auto") for method in ("greedy", "sampled"))
     parent = json.loads((tmp_path / "a/cells/star_mixed+rl/config.json").read_text())
     assert parent["parents"]["init"] and result["models"][2]["train_tokens"] > 0
     study.run(Config(source=str(tmp_path / "a"), out=str(tmp_path / "drawn")))
@@ -64,8 +64,9 @@ def test_seeds_are_studies_of_their_own(smallest, tmp_path, monkeypatch, undrawn
                                       out=str(tmp_path / f"a/seeds/seeds={seed}")))
     monkeypatch.setattr(study, "trained_model", None)
     rows = study.run(cfg)["measured"]
-    assert [(row["seed"], row["set"]) for row in rows] == [(0, "pathstar-validation-l5"),
-                                                           (1, "pathstar-validation-l5")]
+    assert [(row["seed"], row["set"], row["method"]) for row in rows] == [
+        (seed, "pathstar-validation-l5", method) for seed in (0, 1)
+        for method in ("greedy", "sampled")]
 
 
 def test_arms_see_equal_problems_and_equal_tokens(monkeypatch):
@@ -102,7 +103,8 @@ def test_an_arm_answers_in_the_modes_that_it_has_learned():
     modes = {arm: Cell("smoke", 0, arm).modes for arm in study.ARMS}
     both = ["fast", "slow", "auto"]
     assert modes == {"plan": ["fast"], "trace": ["slow"], "dropped": both, "star": ["fast"],
-                     "star_reversed": ["fast"], "star_thought": ["slow"], "star_mixed": both}
+                     "star_reversed": ["fast"], "star_thought": ["slow"], "star_mixed": both,
+                     "program": ["fast"], "program_trace": ["slow"]}
     assert Cell("smoke", 0, "dropped+rl").modes == both
 
 
