@@ -64,15 +64,18 @@ SIZES: dict[str, dict[str, dict]] = {
 
 
 def _levels(lowest: int, highest: int, shown: tuple[int, ...], max_step: int, mixture: Mixture,
-            **pretrain: object) -> dict[str, dict]:
+            measured: tuple[int, ...] = (), **pretrain: object) -> dict[str, dict]:
     """Every stage between two levels; test-time methods are measured on the `shown` ones.
 
-    max_step: tokens of the longest step, with a little room.
+    max_step: tokens of the longest step, with a little room; measured: levels that policies are
+    measured on, if not on all that have a frozen set.
     """
-    settings: dict[str, dict] = {"pretrain": {"mixture": mixture, **pretrain}}
+    settings: dict[str, dict] = {name: {"eval_levels": measured} if measured else {}
+                                 for name in ("pretrain", "sft", "star", "rl", "flywheel")}
+    settings["pretrain"] |= {"mixture": mixture, **pretrain}
     for name in ("sft", "star", "critic", "outcome", "rl", "rl_critic", "flywheel",
                  "think_budget"):
-        settings[name] = {"min_level": lowest, "max_level": highest}
+        settings.setdefault(name, {}).update(min_level=lowest, max_level=highest)
     for name in ("testtime", "rl_testtime", "search"):
         settings[name] = {"levels": shown}
     settings["search"]["max_step"] = max_step
@@ -93,7 +96,7 @@ _PROGRAM = _levels(1, 6, (4, 6), 12, Mixture(facts_per_line=4, max_level=6, comm
 _SYNTHESIS = _levels(1, 3, (2, 3), 24, Mixture(facts=0.1, facts_per_line=1, max_level=3),
                      max_len=160)
 _DIGITS = _levels(1, 4, (3, 4), 24, Mixture(facts_per_line=2, max_level=4))
-_MAZE = _levels(4, 6, (5, 6), 12, Mixture(0.05, 0.1, 5, 4, 6, 6), max_len=224)
+_MAZE = _levels(4, 6, (5, 6), 12, Mixture(0.05, 0.1, 5, 4, 6, 6), (4, 5, 6), max_len=224)
 _MAZE["think_budget"]["omitted"] = 0.0
 _SHORT = {                            # rows are thrice as long as chain's
     "pretrain": {"steps": 1500, "rows_per_step": 32, "eval_n": 200}, "sft": {"eval_n": 200},
@@ -129,7 +132,7 @@ FAMILY_SIZES: dict[str, dict[str, dict[str, dict]]] = {
         "gpu": _levels(1, 6, (6,), 12, Mixture(max_level=6)),
     },
     "maze": {                     # the longest step is `12e7:f7e8d7;`
-        "smoke": _levels(4, 4, (4,), 12, Mixture(0.1, 0.1, 4, 4, 4, 4)),
+        "smoke": _levels(4, 4, (4,), 12, Mixture(0.1, 0.1, 4, 4, 4, 4), (4,)),
         "quickstart": {name: {**own, **_SHORT.get(name, {})}
                        for name, own in _longer(_MAZE).items()},
         "gpu": _LARGE_MAZE,

@@ -87,7 +87,8 @@ def test_a_family_walks_the_ladder_to_its_page(family, tmp_path, monkeypatch, un
     assert len(page) > 10_000 and family in page
 
 
-@pytest.mark.parametrize("family", ["instructions", pytest.param("decomposition", marks=LONG)])
+@pytest.mark.parametrize("family", ["instructions", *(
+    pytest.param(name, marks=LONG) for name in ("decomposition", "maze", "program", "synthesis"))])
 def test_a_family_killed_again_and_again_ends_the_same(family, tmp_path, run_with_deaths):
     tiny_ladder(tmp_path / "whole", family)
     assert run_with_deaths(lambda: tiny_ladder(tmp_path / "broken", family), 9) >= 2

@@ -17,6 +17,7 @@ from matplotlib import rc_context
 
 from minireason import pipeline
 from minireason.presets import SIZES
+from minireason.problems import FAMILIES
 from minireason.problems.corpus import Mixture
 from minireason.report import style
 from minireason.stages import (
@@ -51,15 +52,21 @@ def draw_nothing(path: Path, function, *arguments) -> Path:
 def tiny_ladder(root: Path, family: str, seed: int = 0, **settings: object) -> Path:
     """A run folder of a family with its policies up to RL, trained for a few steps."""
     own = {"family": family, "seed": seed, "device": "cpu", "token_budget": 512, "eval_n": 3}
+    if family == "maze":          # its prompts are longer, and its levels begin at 3
+        own |= {"eval_levels": (4,)}
+    low = max(1, FAMILIES[family].SAMPLED[0])
+    lines = dataclasses.replace(MIXTURE, min_level=low, max_level=low + 1,
+                                facts_per_line=max(low, MIXTURE.facts_per_line))
+    levels = {"min_level": low, "max_level": low + 1}
     at = {name: str(root / name) for name in ("pretrain", "sft", "star", "rl")}
     pretrain.run(pretrain.Config(
-        **own, out=at["pretrain"], mixture=MIXTURE, d_model=32, n_layers=1, n_heads=2, head_dim=16,
+        **own, out=at["pretrain"], mixture=lines, d_model=32, n_layers=1, n_heads=2, head_dim=16,
         d_ff=32, max_len=192, steps=30, rows_per_step=16, lr=1e-2, warmup=3))
-    sft.run(sft.Config(**own, init=at["pretrain"], out=at["sft"], max_level=2, steps=4))
+    sft.run(sft.Config(**own, init=at["pretrain"], out=at["sft"], **levels, steps=4))
     star.run(star.Config(**own, init=at["sft"], base=at["pretrain"], out=at["star"], rounds=1,
-                         problems=8, max_level=2, n=2, steps=2))
+                         problems=8, **levels, n=2, steps=2))
     rl.run(rl.Config(**own, init=at["star"], out=at["rl"], steps=2, prompts_per_step=2,
-                     group_size=2, max_level=2, eval_every=2, validation_n=2, **settings))
+                     group_size=2, **levels, eval_every=2, validation_n=2, **settings))
     return root
 
 
