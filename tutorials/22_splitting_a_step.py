@@ -217,11 +217,12 @@ assert SMALL or (accuracy["learned, c = 0.02"].min() > accuracy["a coin"][0] + 0
 #
 # <details><summary>Answers</summary>
 #
-# 1. From 0.048 on, where hardness 4 gives up. Hardness 5 goes before it, at 0.037, though its gain
-#    in right answers is about as large: its pieces are longer.
-# 2. It splits everything at 0 and at 0.02 (right 91.9%, 21.3 tokens) and nothing at 0.045 (59.9%,
-#    9.6). Without seeing how hard an operation is, it cannot spend less on the easy ones alone.
-# 3. From hardness 3 on at a tenth (72 against 79%), from 4 on at a fifth (64 against 61% at 3, 18
-#    against 55 at 4): every further statement is one more chance to err.
+# 1. From 0.039 on, where hardness 5 gives up; hardness 4 goes before it, at 0.033.
+# 2. It splits everything at 0 (right 92.5%, 21.4 tokens) and nothing at 0.02 and 0.045 (71.8%,
+#    9.5), though at 0.02 splitting the hard ones would pay. Without seeing how hard an operation
+#    is, it cannot spend on those alone.
+# 3. From hardness 4 on, at a tenth (40 against 75%) and at a fifth (36 against 56%); at hardness 3
+#    at once is as good or better (81 against 79%, 72 against 61%): every further statement is one
+#    more chance to err.
 #
 # </details>
