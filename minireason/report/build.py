@@ -40,7 +40,7 @@ BLOCKS = {   # block of RESULTS: what it shows of the studies beside `reference`
     "splitting": ("splitting",), "planning": ("planning",), "addition": ("reproduce/*",),
     **{f"law-{law}": (f"scale/{law}*",)
        for law in ("pretrain", "rl", "testtime", "exchange", "search")},
-    "countdown": ("countdown",), "studies": ("ablations",)}
+    "countdown": ("countdown",), "bench": ("bench",), "studies": ("ablations",)}
 RESULTS, FIGURES = Path("docs/RESULTS.md"), Path("docs/figures")    # beside the README
 CORPUS_LINES = 10                 # of the pretraining text, on the page
 MARKS = {"right": "✓", "wrong": "✗ wrong", "withdrawn": "↺ withdrawn by the policy"}

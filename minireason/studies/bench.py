@@ -19,13 +19,15 @@ from functools import partial
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Annotated
 from unittest import mock
 
 import torch
+import tyro
 
 from minireason.core.config import resolve_device, rng, to_dict
 from minireason.core.errors import UserError
-from minireason.core.files import write_atomic
+from minireason.core.files import read_json, write_atomic
 from minireason.export import write_folder
 from minireason.measure.evaluate import frozen_sets
 from minireason.model import checkpoint
@@ -61,14 +63,18 @@ class Config:
     peers: bool = False           # beside other samplers, a compiled step and TRL, too: on a CPU,
     #                               takes minutes; pip install 'minireason[bench]'
     out: str = ""                 # JSON file to write; the table goes beside it, as .md
+    source: Annotated[str, tyro.conf.arg(name="from")] = ""    # only write the table of this file
 
     def __post_init__(self):
-        if self.out and Path(self.out).suffix != ".json":
-            raise UserError(f"--out {self.out}: must end in .json")
+        for flag, path in (("out", self.out), ("from", self.source)):
+            if path and Path(path).suffix != ".json":
+                raise UserError(f"--{flag} {path}: must end in .json")
 
 
 def run(cfg: Config) -> dict:
     """Time both sides, print the table, write the JSON; returns its content."""
+    if cfg.source:
+        return written(read_json(Path(cfg.source)), cfg.source)
     device = resolve_device(cfg.device)
     if cfg.peers and device.type != "cpu":
         raise UserError("--peers: the other samplers run on a CPU here; give --device cpu")
@@ -114,10 +120,18 @@ def run(cfg: Config) -> dict:
         add_row(result, "training, compiled", other if isinstance(other, str) else compare(
             cfg.rounds, result["training"]["tokens"], step, other))
         add_row(result, "RL step, TRL", beside_trl(cfg, ours, tokenizer, problems))
-    print(speed_table(result))
     if cfg.out:
         shared.write_json(Path(cfg.out), result)
-        write_atomic(Path(cfg.out).with_suffix(".md"), speed_table(result) + "\n")
+    return written(result, cfg.out)
+
+
+def written(result: dict, path: str) -> dict:
+    """The result, its table printed and, where it has a file, kept beside that."""
+    with shared.readable(path):
+        table = speed_table(result)
+    print(table)
+    if path:
+        write_atomic(Path(path).with_suffix(".md"), table + "\n")
     return result
 
 

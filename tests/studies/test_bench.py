@@ -38,6 +38,12 @@ def test_result_holds_what_the_table_and_the_json_need(tmp_path, capsys):
     result = run(config(out=str(tmp_path / "bench.json")))
     assert json.loads((tmp_path / "bench.json").read_text()) == result
     assert (tmp_path / "bench.md").read_text() == speed_table(result) + "\n"
+    (tmp_path / "bench.md").unlink()
+    assert run(BenchConfig(source=str(tmp_path / "bench.json"))) == result
+    assert (tmp_path / "bench.md").read_text() == speed_table(result) + "\n"
+    (tmp_path / "other.json").write_text("{}")
+    with pytest.raises(UserError, match=r"other\.json"):
+        run(BenchConfig(source=str(tmp_path / "other.json")))
     assert result["torch"] == torch.__version__
     assert result["threads"] == torch.get_num_threads()
     assert result["largest logit difference"] < 1e-5             # the bound for fp32 exports
