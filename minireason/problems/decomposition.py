@@ -209,8 +209,7 @@ def ways_of(authors: Authors, operation: Operation) -> list[Outcome]:
 
     Its chance grows with hardness: by default 15, 55 and 80% where that is 3, 4 and 5.
     """
-    exact, rule = compute(*operation), None
-    wrong, carries = without_carries(*operation)
+    exact, rule, (wrong, carries) = compute(*operation), None, without_carries(*operation)
     if carries and wrong != exact and pieces_of(operation):
         rule = UNCARRIED[operation[1]][0], False, wrong
         authors = replace(authors, rule={3: authors.rare / 2, 4: (authors.rare + authors.rule) / 2}
