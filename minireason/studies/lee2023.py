@@ -69,6 +69,7 @@ class Config(shared.Study):
     styles: tuple[str, ...] = ("plain", "reverse", "simplified", "detailed")
     examples: tuple[int, ...] = (1000, 2000, 5000, 10_000)
     window: int = 0               # tokens per row, cut from all examples in turn; 0: one example
+    extra_steps: float = 0.0      # added to the recipe's, as a share of them: 3 makes four times
     split: str = "test"           # of the frozen set; validation: to choose a recipe
     eval_n: int = 500             # problems per model
     seeds: tuple[int, ...] = (0, 1, 2)
@@ -78,6 +79,8 @@ class Config(shared.Study):
         check_choice("size", self.size, SIZES)
         for style in self.styles:
             check_choice("styles", style, addition.STYLES)
+        if self.extra_steps < 0:
+            raise UserError(f"--extra-steps {self.extra_steps}: give 0 or more")
         if not (self.styles and self.examples and self.seeds) or min(self.examples) < 1:
             raise UserError("--styles, --examples and --seeds: give at least one of each, counts "
                             "above 0")
@@ -118,8 +121,8 @@ def trained(cfg: Config, log: RunLog, device: torch.device) -> dict:
     cut = 4 if addition.OPENER[style] == "<think>" else 1      # tokens per step, of a scratchpad
     row_tokens = cfg.window or sum(lengths) / n - 1
     before = partial(rows_before, recipe.tokens_per_step / cut / row_tokens)
-    steps = recipe.steps * cut * LONGER.get(style, {}).get(cfg.size, 1)
-    recipe = replace(recipe, steps=steps)
+    longer = LONGER.get(style, {}).get(cfg.size, 1) * (1 + cfg.extra_steps)
+    recipe = replace(recipe, steps=round(recipe.steps * cut * longer))
     text = [token for row, _ in rows for token in row]
     if len(text) <= cfg.window:
         raise UserError(f"--window {cfg.window}: {n} examples have {len(text)} tokens; give fewer")
@@ -141,7 +144,7 @@ def trained(cfg: Config, log: RunLog, device: torch.device) -> dict:
     graded, _ = grade(model, tokenizer, sets, style, Sampling(temperature=0, max_new=longest + 8))
     (verdicts,) = graded.values()
     return {"style": style, "examples": n, "seed": seed, "parameters": model.n_params,
-            "passes": round(before(steps) * row_tokens / (len(text) - n), 1),
+            "passes": round(before(recipe.steps) * row_tokens / (len(text) - n), 1),
             **accuracy_of(verdicts),
             "digits": "".join(str(int(verdict.correct)) for verdict in verdicts)}
 

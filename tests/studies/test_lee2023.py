@@ -128,10 +128,20 @@ def test_paper_size_is_the_papers():
 
 @pytest.mark.parametrize(("field", "value"), [
     ("size", "huge"), ("styles", ("plain", "fancy")), ("examples", (0,)),
-    ("styles", ()), ("seeds", ())])
+    ("styles", ()), ("seeds", ()), ("extra-steps", -1.0)])
 def test_bad_configuration_is_a_user_error(tiny, field, value):
     with pytest.raises(UserError, match=f"--{field}"):
-        dataclasses.replace(tiny, **{field: value})
+        dataclasses.replace(tiny, **{field.replace("-", "_"): value})
+
+
+def test_extra_steps_are_a_share_of_the_recipes(tiny, monkeypatch):
+    steps, whole = [], imitation.supervised_step
+    monkeypatch.setattr(imitation, "supervised_step",
+                        lambda *given: steps.append(1) or whole(*given))
+    (cell,) = run(dataclasses.replace(tiny, styles=("plain",), seeds=(0,)))["cells"]
+    (more,) = run(dataclasses.replace(tiny, styles=("plain",), seeds=(0,), extra_steps=1.5,
+                                      out=f"{tiny.out}-2"))["cells"]
+    assert len(steps) == 2 + 5 and more["passes"] > 2 * cell["passes"]
 
 
 def test_published_numbers_cover_the_table():
