@@ -40,6 +40,8 @@ class Batch:
         moved = {}
         for name, value in vars(self).items():
             if isinstance(value, Tensor):
+                if device.type == "cuda" and value.is_cpu:
+                    value = value.pin_memory()     # else the copy waits for all that is queued
                 moved[name] = value.to(device, non_blocking=True)
         return replace(self, **moved)
 
@@ -88,17 +90,17 @@ def rows_before(mean: float, step: int) -> int:
 
 
 def micro_batches(rows: list[Row], token_budget: int, pad: int,
-                  packed: bool = True) -> tuple[list[Batch], int]:
+                  packed: bool = True, mine: slice | None = None) -> tuple[list[Batch], int]:
     """This rank's rows in batches of at most `token_budget` tokens, and the GLOBAL token count.
 
     The count covers all rows of all ranks, so that every rank divides its summed loss by the same
-    number.
+    number. mine: this rank's rows, for a process that is none (ahead.py).
     """
     count = sum(len(tokens) - max(first, 1) - len(skipped) for tokens, first, *skipped in rows)
-    mine = sorted(parallel.share(rows), key=lambda row: len(row[0]))
+    own = sorted(rows[mine] if mine else parallel.share(rows), key=lambda row: len(row[0]))
     make = pack if packed else pad_right
-    parts = within_budget([len(row[0]) - 1 for row in mine], token_budget, packed)
-    return [make(mine[part], pad) for part in parts], count
+    parts = within_budget([len(row[0]) - 1 for row in own], token_budget, packed)
+    return [make(own[part], pad) for part in parts], count
 
 
 def within_budget(lengths: list[int], token_budget: int, packed: bool) -> Iterator[slice]:
