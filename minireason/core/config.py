@@ -23,7 +23,7 @@ from minireason import __version__
 from minireason.core import parallel
 from minireason.core.errors import UserError
 
-MAY_BE_ZERO = ("warmup", "mc_check", "decay")     # beside fields whose default is 0
+MAY_BE_ZERO = ("warmup", "mc_check", "decay", "workers")     # beside fields whose default is 0
 MOST = 10 ** 7                    # of whole numbers: what they count is held in memory, but for
 NOT_HELD = ("seed", "seeds", "steps", "save_every", "eval_every", "limit", "token_budget",
             "max_new", "warmup")  # these, below 2 ** 63
@@ -157,10 +157,11 @@ def resolve_device(name: str) -> torch.device:
 def portable(config, out: Path) -> dict:
     """A config as JSON that holds wherever its folder is moved: folders as seen from `out`.
 
-    Who shows the metrics is left out: a run may be resumed with another tracker, or none.
+    Who shows the metrics and who draws is left out: a run may be resumed with others, or none.
     """
     record = to_dict(config)
-    record.pop("track", None)
+    for name in ("track", "workers"):
+        record.pop(name, None)
     for name in PATHS:
         if record.get(name):
             record[name] = os.path.relpath(record[name], out)
@@ -169,10 +170,16 @@ def portable(config, out: Path) -> dict:
     return record
 
 
+def cores() -> int:
+    """Cores that this process may use."""
+    return (len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity")
+            else os.cpu_count() or 1)
+
+
 def machine() -> dict[str, object]:
     """What a time measured here depends on: cores, threads, torch version, GPU."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    found = {"cores": cores, "threads": torch.get_num_threads(), "torch": torch.__version__}
+    found: dict[str, object] = {"cores": cores(), "threads": torch.get_num_threads(),
+                                "torch": torch.__version__}
     if torch.cuda.is_available():
         found["GPU"] = torch.cuda.get_device_name()
     return found

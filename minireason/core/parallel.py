@@ -61,7 +61,12 @@ def all_sum(tensors: list[torch.Tensor]) -> None:
 
 def share(items: list) -> list:
     """This rank's every world_size-th item."""
-    return items[rank()::world_size()]
+    return items[own()]
+
+
+def own() -> slice:
+    """The places of this rank's items in any list of all of them."""
+    return slice(rank(), None, world_size())
 
 
 def gather(items: list) -> list:

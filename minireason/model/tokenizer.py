@@ -8,6 +8,7 @@ is one prediction; where every digit is a token (addition), carries must be lear
 import hashlib
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -18,6 +19,7 @@ from torch import Tensor
 from minireason.core.errors import UserError
 
 SPECIALS = ("<pad>", "<bos>", "<eos>", "<think>", "</think>", "<hint>", "<wrong>")
+UNKNOWN = "<unk>"
 STEP_ENDS = (";", "</think>", "<eos>")   # tokens after which a critic's value is taught and read
 OPENERS = (SPECIALS.index("<think>"), SPECIALS.index("</think>"))   # ids; specials come first
 
@@ -29,21 +31,13 @@ class Tokenizer:
         self.backend = backend
         ids = self.ids_of(*SPECIALS)
         self.pad, self.bos, self.eos, self.think, self.end_think, self.hint, _ = ids
+        self.words = _word_pattern(backend)
+        self.known = {word: i for word, i in backend.get_vocab().items() if word != UNKNOWN}
 
     @classmethod
     def build(cls, tokens: Sequence[str]) -> "Tokenizer":
         """One token per special token, number and symbol of a family (Family.TOKENS)."""
-        words = [*SPECIALS, *tokens, "<unk>"]
-        backend = Backend(models.WordLevel({word: i for i, word in enumerate(words)}, "<unk>"))
-        digits = max((len(token) for token in tokens if token.isdigit()), default=1)
-        cut = rf"[1-9]\d{{0,{digits - 1}}}|\d|[^\d]"
-        long = [re.escape(token) for token in tokens if len(token) > 1 and not token.isdigit()]
-        cut = "|".join([*sorted(long, key=len, reverse=True), cut])
-        backend.pre_tokenizer = pre_tokenizers.Split(Regex(cut), "isolated")
-        backend.decoder = decoders.Fuse()
-        backend.add_special_tokens(
-            [AddedToken(name, special=True, normalized=False) for name in (*SPECIALS, "<unk>")])
-        return cls(backend)
+        return cls(_backend_of(tokens))
 
     @classmethod
     def load(cls, path: Path | str) -> "Tokenizer":
@@ -79,7 +73,10 @@ class Tokenizer:
 
     def encode_batch(self, texts: list[str]) -> list[list[int]]:
         """Token ids of many texts at once."""
-        unknown = self.backend.token_to_id("<unk>")
+        if self.words:                # in a fourth of the backend's time
+            with suppress(KeyError):  # an unknown word: the backend says where
+                return [[*map(self.known.__getitem__, self.words.findall(text))] for text in texts]
+        unknown = self.backend.token_to_id(UNKNOWN)
         batch = [encoding.ids for encoding in self.backend.encode_batch_fast(texts)]
         for text, ids in zip(texts, batch, strict=True):
             pieces = re.split(r"</?\w+>", text) if unknown in ids else []
@@ -104,6 +101,37 @@ class Tokenizer:
                 raise UserError(f"tokenizer: lacks the token {token!r}")
             ids.append(index)
         return ids
+
+
+def _backend_of(tokens: Sequence[str]) -> Backend:
+    words = [*SPECIALS, *tokens, UNKNOWN]
+    backend = Backend(models.WordLevel({word: i for i, word in enumerate(words)}, UNKNOWN))
+    backend.pre_tokenizer = pre_tokenizers.Split(Regex(_cut(tokens)), "isolated")
+    backend.decoder = decoders.Fuse()
+    backend.add_special_tokens(
+        [AddedToken(name, special=True, normalized=False) for name in (*SPECIALS, UNKNOWN)])
+    return backend
+
+
+def _cut(tokens: Sequence[str]) -> str:
+    """The regular expression of one word that is not special: long tokens first, then numbers."""
+    digits = max((len(token) for token in tokens if token.isdigit()), default=1)
+    long = [re.escape(token) for token in tokens if len(token) > 1 and not token.isdigit()]
+    return "|".join([*sorted(long, key=len, reverse=True),
+                     rf"[1-9]\d{{0,{digits - 1}}}|\d|[^\d]"])
+
+
+def _word_pattern(backend: Backend) -> re.Pattern[str] | None:
+    """What cuts text as a backend of `build` does; None for another backend.
+
+    Special tokens are cut out first there: the same, unless another token could hold a part of one.
+    """
+    vocabulary = backend.get_vocab()
+    tokens = sorted(vocabulary, key=vocabulary.__getitem__)[len(SPECIALS):-1]
+    if (any("<" in token[:-1] + token[1:] for token in tokens)
+            or backend.to_str() != _backend_of(tokens).to_str()):
+        return None
+    return re.compile("|".join([*map(re.escape, (*SPECIALS, UNKNOWN)), _cut(tokens)]))
 
 
 def padded_rows(rows: Sequence[list[int]], pad: int, device: torch.device | str = "cpu") -> Tensor:

@@ -17,7 +17,7 @@ A family with neither function is written exactly.
 
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -158,7 +158,8 @@ def written(family: Family, problem: Problem, authors: Authors, generator: np.ra
         _, step, state, mistake = pick(found, generator)
         steps.append(step)
         mistakes.append(mistake)
-    own = replace(problem, steps=tuple(steps), answer=_answer(family, problem, state))
+    own = Problem(problem.prompt, _answer(family, problem, state), tuple(steps), problem.family,
+                  problem.level, problem.key, problem.split_key)
     style = getattr(family, "AUTHORS_STYLE", style) if style == "cot" else style
     return family.render(own, style), list(zip(steps, mistakes, strict=True))
 

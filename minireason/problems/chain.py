@@ -16,7 +16,9 @@ import math
 import re
 from collections import defaultdict
 from collections.abc import Callable, Iterator
+from functools import cache
 from itertools import product
+from typing import NamedTuple
 
 import numpy as np
 
@@ -43,10 +45,27 @@ _STEP = re.compile(rf"({NUMBER})([-+*/])({NUMBER})=({NUMBER})")
 _STEPS = rf"{NUMBER}[-+*/]{NUMBER}={NUMBER}(?:(?:;|<wrong>){NUMBER}[-+*/]{NUMBER}={NUMBER})*"
 _COMPLETION = re.compile(rf"(?:<think>({_STEPS}))?</think>({NUMBER})<eos>")
 
-_MOVES = defaultdict(lambda: defaultdict(list))     # value -> operator -> [(operand, result)]
+class Operation(NamedTuple):
+    """One operation on a value, and how it is written."""
+
+    operator: str
+    right: int
+    result: int
+    step: str                         # e.g. "23+4=27"
+    tail: str                         # e.g. "+4)"
+
+
+def operation_of(value: int, operator: str, right: int, result: int) -> Operation:
+    """The operation with its texts."""
+    return Operation(operator, right, result, f"{value}{operator}{right}={result}",
+                     f"{operator}{right})")
+
+
+_MOVES = defaultdict(lambda: defaultdict(list))     # value -> operator -> moves
 for _value, _operator, _right in product(range(HIGHEST + 1), "*+-/", range(2, 10)):
     if (_result := compute(_value, _operator, _right)) is not None:
-        _MOVES[_value][_operator].append((_right, _result))
+        _MOVES[_value][_operator].append(operation_of(_value, _operator, _right, _result))
+_CHOICES = {value: list(moves.values()) for value, moves in _MOVES.items()}
 
 
 def sample(rng: np.random.Generator, level: int) -> Problem:
@@ -54,13 +73,13 @@ def sample(rng: np.random.Generator, level: int) -> Problem:
     first_draw, *draws = rng.random(2 * level + 1).tolist()
     first = value = 1 + int(first_draw * 99)
     moves = []
-    for i in range(level):
-        operators = list(_MOVES[value])
-        operator = operators[int(draws[2 * i] * len(operators))]
-        choices = _MOVES[value][operator]
-        right, value = choices[int(draws[2 * i + 1] * len(choices))]
-        moves.append((operator, right))
-    return build(first, moves)
+    for i in range(0, 2 * level, 2):
+        operators = _CHOICES[value]
+        choices = operators[int(draws[i] * len(operators))]
+        move = choices[int(draws[i + 1] * len(choices))]
+        value = move.result
+        moves.append(move)
+    return problem_of(first, moves)
 
 
 def max_new(level: int) -> int:
@@ -74,18 +93,24 @@ def build(first: int, moves: list[tuple[str, int]], compute: Compute = compute,
 
     compute, name: of the family; modular.py has others.
     """
-    value, text, steps = first, str(first), []
+    value, written = first, []
     for operator, right in moves:
         result = compute(value, operator, right)
         if result is None:
             raise UserError(f"{value}{operator}{right} leaves the numbers that {name} has")
-        steps.append(f"{value}{operator}{right}={result}")
-        text = f"({text}{operator}{right})"
+        written.append(operation_of(value, operator, right, result))
         value = result
-    operator, right = moves[0]              # equal problems: a first sum may be written either way
-    head = sorted((first, right)) if operator in "+*" else (first, right)
-    key = f"{name} {head[0]}{operator}{head[1]}" + "".join(f" {o}{r}" for o, r in moves[1:])
-    return Problem(text + "=", str(value), tuple(steps), name, len(moves), key)
+    return problem_of(first, written, name)
+
+
+def problem_of(first: int, moves: list[Operation], name: str = NAME) -> Problem:
+    """The problem that starts at `first` and makes the moves."""
+    operator, right, *_ = moves[0]          # equal problems: a first sum may be written either way
+    low, high = (right, first) if operator in "+*" and right < first else (first, right)
+    tails = [move.tail for move in moves]
+    key = f"{name} {low}{operator}{high} {''.join(tails[1:]).replace(')', ' ')}".rstrip()
+    return Problem(f"{'(' * len(moves)}{first}{''.join(tails)}=", str(moves[-1].result),
+                   tuple([move.step for move in moves]), name, len(moves), key)
 
 
 def parse_moves(plain: str, operand: str = "[2-9]") -> tuple[int | None, list, str]:
@@ -180,6 +205,7 @@ def answer_of_state(problem: Problem, state: int) -> str:
     return str(state)
 
 
+@cache
 def _operation(step: str) -> tuple[int, str, int]:
     """(value, operator, operand) of a step, whatever its result."""
     operation = step.partition("=")[0]

@@ -11,9 +11,10 @@ lines of up to `common_level` steps are equally frequent, longer ones rarer with
 """
 
 import math
+from bisect import bisect
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import cast
 
@@ -59,7 +60,7 @@ class Mixture:
             raise UserError("mixture: a worked tail of 0 needs a common level of at least the "
                             "lowest level")
 
-    @property
+    @cached_property
     def authors(self) -> Authors:
         """Who writes the lines."""
         return Authors(self.rule, self.rare, self.slip)
@@ -69,6 +70,12 @@ class Mixture:
         beyond = np.arange(self.min_level, self.max_level + 1) - self.common_level
         weights = self.worked_tail ** np.maximum(0, beyond)
         return weights / weights.sum()
+
+    @cached_property
+    def worked_bounds(self) -> list[float]:
+        """(levels,) shares summed up to each level, as Generator.choice sums them."""
+        sums = self.worked_shares().cumsum()
+        return (sums / sums[-1]).tolist()
 
     @classmethod
     def of(cls, folder: str) -> "Mixture":
@@ -93,9 +100,11 @@ def _written_line(mixture: Mixture, family: Family,
         facts = [facts[i] for i in generator.permutation(len(facts))]
         return ";".join(fact for fact, _ in facts) + "<eos>", facts
     style = "direct" if kind < mixture.facts + mixture.direct else "cot"
-    levels = np.arange(mixture.min_level, mixture.max_level + 1)
-    shares = None if style == "direct" else mixture.worked_shares()
-    level = int(generator.choice(levels, p=shares))
+    if style == "direct":             # both as Generator.choice draws, without its checks
+        above = int(generator.integers(mixture.max_level - mixture.min_level + 1))
+    else:
+        above = bisect(mixture.worked_bounds, generator.random())
+    level = mixture.min_level + above
     problem = sample_split(family, generator, level, "train")
     if authors.exact:
         return problem.prompt + family.render(problem, style), []

@@ -3,14 +3,18 @@
 A decoding step of a small model is dozens of kernels that each run for microseconds; launched one
 by one they would wait for the host. So everything that changes from step to step lives on the
 device (lengths, position, who is still alive), one step is recorded once, and replaying it is a
-single call. N samples of a prompt read its keys from one place (Juravsky 2024, arXiv:2402.05099).
-The host never waits for the step just queued: it looks at a flag that is CHECK_EVERY steps old.
+single call, and kept for later calls of the same model and room. N samples of a prompt read its
+keys from one place (Juravsky 2024, arXiv:2402.05099). The host never waits for the step just
+queued: it looks at a flag that is CHECK_EVERY steps old.
 On a CPU the same step runs directly, through the kernels' emulator: that is how it is tested.
 """
 
 import copy
 import functools
 from collections.abc import Callable
+from dataclasses import replace
+from typing import NamedTuple
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -22,6 +26,8 @@ from minireason.model.transformer import KVCache, Transformer
 from minireason.sampling.sampler import Chunk, Samples, Sampling, draw_tokens, prefill
 
 CHECK_EVERY = 8                   # steps between two looks at whether any row is still alive
+KEPT = 2                          # decoders per model: of the last calls, for those like them
+_kept: WeakKeyDictionary[Transformer, dict[tuple, "GraphDecoder"]] = WeakKeyDictionary()
 
 
 def graph_decoder(model: Transformer, tokenizer: Tokenizer, prompts: list[list[int]],
@@ -33,22 +39,50 @@ def graph_decoder(model: Transformer, tokenizer: Tokenizer, prompts: list[list[i
     dtype = torch.bfloat16 if weight.is_cuda else weight.dtype
     impl, _ = choose_impl(model.attention_impl, weight.device, dtype, model.config.head_dim,
                           most, "decode")
-    return GraphDecoder(model, tokenizer, prompts, how, most, impl) if impl in KERNELS else None
+    if impl not in KERNELS:
+        return None
+    room, kept = room_for(prompts, how, most, model.config.max_len), _kept.setdefault(model, {})
+    recorded = replace(how, n=1, max_new=None, seed=0, chunk=1)           # what a step draws by
+    key = (impl, weight.device, weight.dtype, tokenizer.pad, tokenizer.eos, room, recorded)
+    decoder = kept.pop(key, None)
+    if decoder:
+        decoder.read_weights(model)
+    else:
+        while len(kept) >= KEPT:                                          # the longest unused
+            del kept[next(iter(kept))]
+        decoder = GraphDecoder(model, tokenizer, how, room, impl)
+    kept[key] = decoder
+    return decoder
+
+
+class Room(NamedTuple):
+    """What the buffers of a decoder hold."""
+
+    rows: int
+    prompts: int                  # of one chunk
+    longest: int                  # prompt
+    max_new: int
+
+
+def room_for(prompts: list[list[int]], how: Sampling, max_new: int, max_len: int) -> Room:
+    """Room for any chunk of these prompts; tokens in steps of 32, for calls that are alike."""
+    rows = min(how.chunk, len(prompts) * how.n)
+    longest, own = (min(max_len, -(-n // 32) * 32) for n in (max(map(len, prompts)), max_new))
+    return Room(rows, min(len(prompts), (rows - 1) // how.n + 2), longest, own)
 
 
 class GraphDecoder:
-    """Buffers that hold any chunk of these prompts, and one step over them as a graph."""
+    """Buffers for chunks, and one step over them as a graph."""
 
     NAME = "CUDA graph"
 
     @torch.inference_mode()
-    def __init__(self, model: Transformer, tokenizer: Tokenizer, prompts: list[list[int]],
-                 how: Sampling, max_new: int, impl: str):
+    def __init__(self, model: Transformer, tokenizer: Tokenizer, how: Sampling, room: Room,
+                 impl: str):
         self.model, self.how, self.pad = decoding_copy(model, impl), how, tokenizer.pad
-        rows = min(how.chunk, len(prompts) * how.n)
-        most = min(len(prompts), (rows - 1) // how.n + 2)                 # prompts of one chunk
-        self.cache = KVCache(model, rows, max_new)                    # own tokens only
-        self.prompts = KVCache(model, most, max(map(len, prompts)))       # each stored once
+        rows, max_new = room.rows, room.max_new
+        self.cache = KVCache(model, rows, max_new)                        # own tokens only
+        self.prompts = KVCache(model, room.prompts, room.longest)         # each stored once
         zeros = functools.partial(torch.zeros, device=self.cache.lens.device)
         self.source = zeros(rows, dtype=torch.long)                       # (B,) prompt of a row
         self.limits = zeros(rows, dtype=torch.long)                       # (B,) tokens at most
@@ -66,6 +100,12 @@ class GraphDecoder:
         self.autocast = functools.partial(torch.autocast, self.t.device.type, torch.bfloat16,
                                           self.t.is_cuda, cache_enabled=False)
         self.graph = self._record() if self.t.is_cuda else None
+
+    @torch.inference_mode()
+    def read_weights(self, model: Transformer) -> None:
+        """Copy the model's weights to where the graph reads them."""
+        for own, new in zip(self.model.parameters(), model.parameters(), strict=True):
+            own.copy_(new)
 
     def _record(self) -> torch.cuda.CUDAGraph:
         """One step as a graph. Warmed up on another stream first, as capturing demands; no row is

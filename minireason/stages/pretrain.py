@@ -8,12 +8,15 @@ model can beat. From `init` training continues with new lines and a learning rat
 falls anew.
 """
 
+from contextlib import closing
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 
+from minireason.core import parallel
 from minireason.core.config import TrainingConfig, rng, stream_seed
 from minireason.core.errors import UserError, check_choice
 from minireason.measure.evaluate import final_sets, finish_policy, grade
@@ -23,9 +26,16 @@ from minireason.model.transformer import ModelConfig, Transformer
 from minireason.problems import FAMILIES, authors
 from minireason.problems.corpus import Mixture, corpus_lines, entropy_lines, per_token
 from minireason.sampling.sampler import Sampling
-from minireason.training.batches import check_longest, encode_lines, pad_right
+from minireason.training.ahead import made_ahead, workers_for
+from minireason.training.batches import (
+    Batch,
+    check_longest,
+    encode_lines,
+    micro_batches,
+    pad_right,
+)
 from minireason.training.losses import gather_logprobs
-from minireason.training.optim import make_optimizer, schedule, supervised_step
+from minireason.training.optim import likelihood_step, make_optimizer, schedule
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +58,7 @@ class Config(TrainingConfig):
     warmup: int = 50              # steps
     save_every: int = 200         # steps between saved states
     compile: bool = False         # torch.compile; pays for itself on a GPU only
+    workers: int | None = None    # processes that draw ahead; None: 0 on a CPU, up to 8 for a GPU
 
     def __post_init__(self):
         check_choice("optimizer", self.optimizer, ("muon", "adamw"))
@@ -74,14 +85,14 @@ def run(cfg: Config) -> dict:
         model.compile(dynamic=True)
     log.start(model, device)
     optimizer = make_optimizer(model, cfg.weight_decay, muon=cfg.optimizer == "muon")
-    for step in log.steps(checkpoint.resume(log, model, optimizer), cfg.steps):
-        lines = corpus_lines(cfg.mixture, family, rng(cfg.seed, stream, step),
-                             cfg.rows_per_step)
-        rows = encode_lines(tokenizer, [""] * len(lines), lines)
-        lr = schedule(step, cfg.steps, cfg.lr, cfg.warmup)
-        log.record(step, **supervised_step(model, optimizer, rows, lr, cfg.token_budget,
-                                           tokenizer.pad))
-        checkpoint.save_state_every(log, cfg, step, model, optimizer)
+    start = checkpoint.resume(log, model, optimizer)
+    make = partial(step_data, cfg, tokenizer, stream, parallel.own())
+    with closing(made_ahead(make, range(start, cfg.steps),
+                            workers_for(device, cfg.workers))) as made:
+        for step, (batches, count) in zip(log.steps(start, cfg.steps), made, strict=True):
+            lr = schedule(step, cfg.steps, cfg.lr, cfg.warmup)
+            log.record(step, **likelihood_step(model, optimizer, batches, count, lr))
+            checkpoint.save_state_every(log, cfg, step, model, optimizer)
     direct, _ = grade(model, tokenizer, final_sets(cfg), "direct", Sampling(temperature=0))
     result: dict[str, Any] = {"parameters": model.n_params}
     err = not cfg.mixture.authors.exact
@@ -89,6 +100,15 @@ def run(cfg: Config) -> dict:
     if err and hasattr(family, "log_probability"):
         result |= text_losses(cfg, model, tokenizer)
     return finish_policy(log, cfg, model, tokenizer, limits, {"direct": direct}, None, **result)
+
+
+def step_data(cfg: Config, tokenizer: Tokenizer, stream: str, mine: slice,
+              step: int) -> tuple[list[Batch], int]:
+    """A step's micro-batches of the rows of one rank, `mine`, and its global token count."""
+    lines = corpus_lines(cfg.mixture, FAMILIES[cfg.family], rng(cfg.seed, stream, step),
+                         cfg.rows_per_step)
+    rows = encode_lines(tokenizer, [""] * len(lines), lines)
+    return micro_batches(rows, cfg.token_budget, tokenizer.pad, mine=mine)
 
 
 def limit_rows(cfg: Config) -> list[dict]:

@@ -6,8 +6,10 @@ form, rectangles padded on the right. Sorting by length keeps the rows of a batc
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from itertools import chain
 from typing import Self
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -38,6 +40,8 @@ class Batch:
         moved = {}
         for name, value in vars(self).items():
             if isinstance(value, Tensor):
+                if device.type == "cuda" and value.is_cpu:
+                    value = value.pin_memory()     # else the copy waits for all that is queued
                 moved[name] = value.to(device, non_blocking=True)
         return replace(self, **moved)
 
@@ -86,17 +90,17 @@ def rows_before(mean: float, step: int) -> int:
 
 
 def micro_batches(rows: list[Row], token_budget: int, pad: int,
-                  packed: bool = True) -> tuple[list[Batch], int]:
+                  packed: bool = True, mine: slice | None = None) -> tuple[list[Batch], int]:
     """This rank's rows in batches of at most `token_budget` tokens, and the GLOBAL token count.
 
     The count covers all rows of all ranks, so that every rank divides its summed loss by the same
-    number.
+    number. mine: this rank's rows, for a process that is none (ahead.py).
     """
     count = sum(len(tokens) - max(first, 1) - len(skipped) for tokens, first, *skipped in rows)
-    mine = sorted(parallel.share(rows), key=lambda row: len(row[0]))
+    own = sorted(rows[mine] if mine else parallel.share(rows), key=lambda row: len(row[0]))
     make = pack if packed else pad_right
-    parts = within_budget([len(row[0]) - 1 for row in mine], token_budget, packed)
-    return [make(mine[part], pad) for part in parts], count
+    parts = within_budget([len(row[0]) - 1 for row in own], token_budget, packed)
+    return [make(own[part], pad) for part in parts], count
 
 
 def within_budget(lengths: list[int], token_budget: int, packed: bool) -> Iterator[slice]:
@@ -123,17 +127,17 @@ def pad_right(rows: list[Row], pad: int) -> Batch:
 
 def pack(rows: list[Row], pad: int) -> Batch:
     """The same rows end to end, without padding; `pad` is unused."""
-    inputs, targets, mask, starts = [], [], [], [0]
-    for tokens, first, *skipped in rows:
-        counts = [float(i >= first) for i in range(len(tokens))]
-        for i in skipped:
-            counts[i] = 0.0
-        inputs += tokens[:-1]
-        targets += tokens[1:]
-        mask += counts[1:]
-        starts.append(len(inputs))
-    return Batch(torch.tensor(inputs), torch.tensor(targets), torch.tensor(mask),
-                 torch.tensor(starts, dtype=torch.int32), max(len(row[0]) for row in rows) - 1)
+    lengths = np.array([len(row[0]) for row in rows])
+    ends = lengths.cumsum()
+    starts = ends - lengths
+    tokens = np.fromiter(chain.from_iterable(row[0] for row in rows), np.int64, ends[-1])
+    counts = np.arange(len(tokens)) >= np.repeat(starts + [row[1] for row in rows], lengths)
+    counts[[start + i for start, row in zip(starts, rows, strict=True) for i in row[2:]]] = False
+    inputs, targets = np.delete(tokens, ends - 1), np.delete(tokens, starts)
+    cu_seqlens = np.append(0, np.cumsum(lengths - 1)).astype(np.int32)
+    return Batch(torch.from_numpy(inputs), torch.from_numpy(targets),
+                 torch.from_numpy(np.delete(counts, starts).astype(np.float32)),
+                 torch.from_numpy(cu_seqlens), int(lengths.max()) - 1)
 
 
 def pack_groups(groups: list[list[Row]], pad: int) -> Batch:

@@ -134,7 +134,12 @@ def autocast(device: torch.device) -> torch.autocast:
 def supervised_step(model: Transformer, optimizer: Optimizer, rows: list[Row],
                     lr: float, token_budget: int, pad: int) -> dict[str, float]:
     """One update on the negative log-likelihood of the rows' counted tokens; the step's metrics."""
-    batches, count = micro_batches(rows, token_budget, pad)
+    return likelihood_step(model, optimizer, *micro_batches(rows, token_budget, pad), lr)
+
+
+def likelihood_step(model: Transformer, optimizer: Optimizer, batches: list[Batch], count: int,
+                    lr: float) -> dict[str, float]:
+    """The same from the rows' micro-batches and their global count of tokens."""
     loss, grad_norm = train_step(model, optimizer, batches, lambda b: batch_nll(model, b, count),
                                  lr)
     return {"train/loss": loss, "train/grad_norm": grad_norm, "train/lr": lr, "train/tokens": count}

@@ -3,6 +3,7 @@
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tokenizers import normalizers
 
 from minireason.core.errors import UserError
 from minireason.model.tokenizer import SPECIALS, Tokenizer
@@ -43,6 +44,27 @@ def test_a_batch_is_its_members():
     tokenizer = WIDTHS[2]
     several = ["(2+3)=", "", "<bos>9<eos>"]
     assert tokenizer.encode_batch(several) == [tokenizer.encode(text) for text in several]
+
+
+@quick
+@given(st.lists(texts | st.sampled_from(("<unk>", "<wr", "think>", "</", "once"))).map("".join),
+       st.sampled_from(sorted(WIDTHS)))
+def test_text_is_cut_as_the_library_cuts_it(text, width):
+    tokenizer = WIDTHS[width]
+    assert tokenizer.words
+    try:
+        found = tokenizer.encode(text)
+    except UserError:
+        return
+    assert found == tokenizer.backend.encode(text).ids
+
+
+def test_another_tokenizer_is_left_to_the_library():
+    backend = Tokenizer.build(("1", "<w")).backend            # "<w" may be a part of "<wrong>"
+    assert Tokenizer(backend).words is None
+    other = Tokenizer.build(("1", "+"))
+    other.backend.normalizer = normalizers.Replace("2", "1")
+    assert Tokenizer(other.backend).encode("2+") == other.ids_of("1", "+")
 
 
 @quick

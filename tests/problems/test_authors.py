@@ -344,8 +344,9 @@ def all_chains(level: int) -> list:
     """Every problem of the level that `sample` may give."""
     chains = [(first, first, []) for first in range(1, 100)]
     for _ in range(level):
-        chains = [(first, result, [*moves, (operator, right)]) for first, value, moves in chains
-                  for operator, choices in chain._MOVES[value].items() for right, result in choices]
+        chains = [(first, move.result, [*moves, (operator, move.right)])
+                  for first, value, moves in chains
+                  for operator, choices in chain._MOVES[value].items() for move in choices]
     return [chain.build(first, moves) for first, _, moves in chains]
 
 

@@ -1,6 +1,10 @@
 """The GPU's decoding loop, run step by step on a CPU, draws what the plain sampler draws."""
 
+import copy
+import gc
 import shutil
+import weakref
+from dataclasses import replace
 
 import pytest
 import torch
@@ -11,7 +15,7 @@ from minireason.model.transformer import ModelConfig, Transformer
 from minireason.problems import chain
 from minireason.sampling import cuda_graph
 from minireason.sampling.complete import stream
-from minireason.sampling.cuda_graph import GraphDecoder
+from minireason.sampling.cuda_graph import GraphDecoder, room_for
 from minireason.sampling.sampler import Sampling, row_limits, split_into_chunks
 
 pytestmark = pytest.mark.skipif(shutil.which("g++") is None,
@@ -33,7 +37,7 @@ def model():
 
 def build(model, how: Sampling) -> GraphDecoder:
     longest = int(row_limits(PROMPTS, how, model.config.max_len).max())
-    return GraphDecoder(model, TOKENIZER, PROMPTS, how, longest, "emulated")
+    return GraphDecoder(model, TOKENIZER, how, room_for(PROMPTS, how, longest, 40), "emulated")
 
 
 def decode(model, how: Sampling, decoder: GraphDecoder | None = None):
@@ -60,8 +64,19 @@ def test_it_draws_what_the_plain_sampler_draws(model, how):
 
 def test_the_sampler_takes_it_where_the_kernels_run(model, monkeypatch):
     """`stream` chooses it by the model's attention, one decoder for all chunks."""
-    how, built = Sampling(n=3, max_new=8, chunk=4, seed=1), []
-    plain = list(stream(model, TOKENIZER, PROMPTS, how))
+    how, built = Sampling(n=3, max_new=8, chunk=4, seed=1), counted(monkeypatch)
+    plain = drawn(model, how)
+    monkeypatch.setattr(model, "attention_impl", "emulated")
+    assert drawn(model, how) == plain and len(built) == 1
+
+
+def drawn(model, how: Sampling, prompts=PROMPTS) -> list:
+    return [out.tokens.tolist() for out in stream(model, TOKENIZER, prompts, how)]
+
+
+def counted(monkeypatch) -> list:
+    """Of every decoder that is built from now on, what it was built with."""
+    built = []
 
     class Counted(GraphDecoder):
         def __init__(self, *given):
@@ -69,10 +84,37 @@ def test_the_sampler_takes_it_where_the_kernels_run(model, monkeypatch):
             super().__init__(*given)
 
     monkeypatch.setattr(cuda_graph, "GraphDecoder", Counted)
-    monkeypatch.setattr(model, "attention_impl", "emulated")
-    ours = list(stream(model, TOKENIZER, PROMPTS, how))
-    assert len(built) == 1
-    assert [a.tokens.tolist() for a in ours] == [b.tokens.tolist() for b in plain]
+    return built
+
+
+def test_a_decoder_is_kept_for_calls_like_it_and_reads_the_weights_of_each(model, monkeypatch):
+    """Other seeds, prompts and weights need no new one; other rows or temperatures do."""
+    model, built = copy.deepcopy(model), counted(monkeypatch)
+    how, longer = Sampling(n=3, max_new=8, seed=1), [[*row, 5] for row in PROMPTS]
+    calls = [(how, PROMPTS), (replace(how, seed=2, max_new=9), longer), (how, PROMPTS)]
+    plain, ours = [], []
+    for found, impl in ((plain, "reference"), (ours, "emulated")):
+        model.attention_impl = impl
+        for i, (sampling, prompts) in enumerate(calls):
+            with torch.no_grad():
+                model.blocks[0].out.weight.copy_(model.blocks[1].out.weight * i)
+            found.append(drawn(model, sampling, prompts))
+    assert plain == ours and plain[0] != plain[2] and len(built) == 1
+    greedy = replace(how, temperature=0)
+    for sampling, n in ((greedy, 2), (how, 2), (replace(how, n=4), 3), (how, 3), (greedy, 4)):
+        drawn(model, sampling)
+        assert len(built) == n                               # the two last used are kept
+
+
+def test_decoders_go_with_their_model(model, monkeypatch):
+    model = copy.deepcopy(model)
+    model.attention_impl = "emulated"
+    drawn(model, Sampling(max_new=4))
+    (decoder,) = map(weakref.ref, cuda_graph._kept[model].values())
+    assert decoder() is not None
+    del model
+    gc.collect()
+    assert decoder() is None
 
 
 def test_it_stops_soon_after_the_last_row_ends(model, monkeypatch):
