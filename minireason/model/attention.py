@@ -99,8 +99,8 @@ def self_attention(qkv: Tensor, q_gain: Tensor, k_gain: Tensor, cos: Tensor, sin
     continue; max_len counts both.
     """
     longest = qkv.shape[1] if cu_seqlens is None else max_len
-    head_dim, packed = q_gain.numel(), None
-    asked, (impl, _) = impl, choose_impl(impl, qkv.device, qkv.dtype, head_dim, longest)
+    head_dim, packed, kind = q_gain.numel(), None, "self" if cu_seqlens is None else "packed"
+    asked, (impl, _) = impl, choose_impl(impl, qkv.device, qkv.dtype, head_dim, longest, kind)
     by_native = impl == "by hand" and cache is None and native(qkv)
     if groups is not None and cu_seqlens is not None and not by_native:
         token, own, starts = repeat_prompts(cu_seqlens, groups)

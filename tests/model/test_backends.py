@@ -30,9 +30,10 @@ def test_auto_follows_the_measured_table(monkeypatch):
     monkeypatch.setattr(backends, "NVCC", True)
     monkeypatch.setattr(backends, "CROSSOVER", {"measured": None, "longest_row": {}})
     assert choose()[0] == "sdpa" and "not measured" in choose()[1]
-    table = {"self": {"bfloat16": {"64": 256}}, "decode": {}}
+    table = {"self": {"bfloat16": {"64": 256}}, "packed": {"bfloat16": {"64": 512}}, "decode": {}}
     monkeypatch.setattr(backends, "CROSSOVER", {"measured": "some GPU", "longest_row": table})
     assert choose()[0] == "cuda" and "some GPU" in choose()[1]
+    assert choose(max_len=512, kind="packed")[0] == "cuda"
     assert choose(max_len=257)[0] == "sdpa" and "beyond 256" in choose(max_len=257)[1]
     assert {choose(kind="decode")[0], choose(head_dim=32)[0], choose(torch.float32)[0]} == {"sdpa"}
     monkeypatch.setattr(backends, "NVCC", False)
@@ -42,8 +43,23 @@ def test_auto_follows_the_measured_table(monkeypatch):
 def test_the_shipped_table_names_every_kind():
     table = json.loads((Path(cuda_ext.__file__).parent / "crossover.json").read_text())
     assert set(table) == {"measured", "longest_row"}
-    assert set(table["longest_row"]) == {"self", "decode"}
+    assert set(table["longest_row"]) == {"self", "packed", "decode"}
     assert (table["measured"] is None) == (not any(table["longest_row"].values()))
+
+
+def test_auto_trains_packed_rows_with_what_won_on_them(monkeypatch):
+    """The shipped table, of one H100: heads of 64 win on packed rows and decoding only."""
+    monkeypatch.setattr(backends, "NVCC", True)
+
+    def choose(head_dim, max_len, kind):
+        return choose_impl("auto", GPU, torch.bfloat16, head_dim, max_len, kind)[0]
+
+    assert [choose(64, length, "packed") for length in (64, 256, 257)] == ["cuda", "cuda", "sdpa"]
+    assert [choose(32, length, "self") for length in (128, 129)] == ["cuda", "sdpa"]
+    assert choose(64, 64, "self") == "sdpa" and choose(64, 768, "decode") == "cuda"
+    config = ModelConfig(vocab_size=16, d_model=64, n_layers=1, n_heads=1, n_kv_heads=1,
+                         head_dim=64, d_ff=32, max_len=256)
+    assert Transformer(config).attention_choice(GPU)[0] == "cuda"
 
 
 @pytest.mark.parametrize(("name", "device", "head_dim", "words"), [
