@@ -81,7 +81,10 @@ template <int N> void cp_async_wait() {
     emulator::Thread &self = *emulator::current;
     while (self.groups.size() > size_t(N)) {
         size_t count = self.groups.front();
-        for (size_t i = 0; i < count && emulator::block->options.late; ++i) land(self.copies[i]);
+        for (size_t i = 0; i < count; ++i) {
+            if (emulator::block->options.late) land(self.copies[i]);
+            emulator::block->warps[self.warp].landed.push_back({self.copies[i].shared, self.lane});
+        }
         self.copies.erase(self.copies.begin(), self.copies.begin() + count);
         self.groups.erase(self.groups.begin());
     }
@@ -115,7 +118,12 @@ inline unsigned __ballot_sync(unsigned, int predicate) {
     return mine.out;
 }
 inline int __popc(unsigned x) { return __builtin_popcount(x); }
-inline void __syncwarp() { emulator::collective("syncwarp", nullptr, [](void **) {}); }
+inline void __syncwarp() {
+    emulator::collective("syncwarp", nullptr, [](void **) {
+        using namespace emulator;
+        if (!order_memory(block->warps[current->warp])) fail(OVERWRITTEN);
+    });
+}
 
 // Matrix m's row r is at the address that lane 8m + r gives; lane l receives row l / 4,
 // columns 2 (l % 4) and the next one, of each matrix (transposed: rows and columns exchanged).
@@ -126,6 +134,12 @@ template <bool TRANSPOSED> void load_matrices(uint32_t (&r)[4], const void *row)
     emulator::check_aligned(row, "ldmatrix");
     std::memcpy(mine.row, row, 16);
     mine.out = r;
+    emulator::Warp &warp = emulator::block->warps[emulator::current->warp];
+    for (const emulator::Landed &copy : warp.landed)
+        if (copy.to == row && copy.lane != emulator::current->lane)
+            emulator::fail("RACE: ldmatrix reads another lane's copy with no __syncwarp between");
+    warp.seen.emplace_back().from = row;
+    std::memcpy(warp.seen.back().bytes, row, 16);
     emulator::collective(TRANSPOSED ? "ldmatrix.trans" : "ldmatrix", &mine, [](void **slot) {
         for (int m = 0; m < 4; ++m)
             for (int lane = 0; lane < 32; ++lane) {
