@@ -2,6 +2,7 @@
 #pragma once
 
 struct float2 { float x, y; };
+struct float4 { float x, y, z, w; };
 struct uint4 { uint32_t x, y, z, w; };
 struct bf16 { uint16_t bits; };
 struct fp16 { uint16_t bits; };
@@ -53,6 +54,18 @@ inline uint4 load16(const void *p) {
 inline void store16(void *p, uint4 value) {
     emulator::check_aligned(p, "store16");
     std::memcpy(p, &value, 16);
+}
+inline float4 load_float4(const float *p) {
+    emulator::check_aligned(p, "load_float4");
+    return {p[0], p[1], p[2], p[3]};
+}
+inline void store_float4(float *p, float4 value) {
+    emulator::check_aligned(p, "store_float4");
+    p[0] = value.x, p[1] = value.y, p[2] = value.z, p[3] = value.w;
+}
+inline float2 load_float2(const float *p) {
+    emulator::check_aligned(p, "load_float2", 8);
+    return {p[0], p[1]};
 }
 inline float fast_exp2(float x) { return exp2f(x); }
 inline float rsqrtf(float x) { return 1.f / sqrtf(x); }

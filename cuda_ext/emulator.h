@@ -106,8 +106,8 @@ inline void yield(State state) {
     for (;;) yield(DONE);
 }
 
-inline void check_aligned(const void *p, const char *word) {
-    if (reinterpret_cast<uintptr_t>(p) % 16 != 0) fail(std::string("MISALIGNED ") + word);
+inline void check_aligned(const void *p, const char *word, int bytes = 16) {
+    if (reinterpret_cast<uintptr_t>(p) % bytes != 0) fail(std::string("MISALIGNED ") + word);
 }
 
 // The lanes' memory is put in order; false: somebody wrote, before this, what ldmatrix had read.

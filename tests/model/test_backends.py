@@ -9,7 +9,7 @@ import torch
 import cuda_ext
 from cuda_ext import calls
 from minireason.core.errors import UserError
-from minireason.model import backends
+from minireason.model import attention, backends
 from minireason.model.backends import choose_impl
 from minireason.model.transformer import ModelConfig, Transformer
 
@@ -60,6 +60,18 @@ def test_auto_trains_packed_rows_with_what_won_on_them(monkeypatch):
     config = ModelConfig(vocab_size=16, d_model=64, n_layers=1, n_heads=1, n_kv_heads=1,
                          head_dim=64, d_ff=32, max_len=256)
     assert Transformer(config).attention_choice(GPU)[0] == "cuda"
+
+
+def test_packed_rows_ask_for_the_choice_of_packed_rows(monkeypatch):
+    asked = []
+    monkeypatch.setattr(attention, "choose_impl",
+                        lambda *given: asked.append(given[4:]) or ("reference", ""))
+    given = (torch.randn(6, 3 * 32), *torch.ones(2, 32), *attention.rope_tables(6, 32, 10_000.0))
+    layout = {"n_heads": 1, "n_kv_heads": 1, "eps": 1e-6}
+    starts = torch.tensor([0, 2, 6], dtype=torch.int32)
+    attention.self_attention(*given, cu_seqlens=starts, max_len=4, **layout)
+    attention.self_attention(given[0][None], *given[1:], **layout)
+    assert asked == [(4, "packed"), (6, "self")]
 
 
 @pytest.mark.parametrize(("name", "device", "head_dim", "words"), [
