@@ -140,9 +140,9 @@ static __device__ __forceinline__ void one_query_tile(const DecodeCall &call,
     }
 }
 
-// grid (query tiles of a prompt with an average number of rows, Hkv, P); the blocks of a prompt with
-// more rows take further tiles. In a grid with room for all rows at every prompt, all but one block
-// in P would look through the rows only to find nothing to do.
+// grid (query tiles of a prompt with an average number of rows, Hkv, P); the blocks of a prompt
+// with more rows take further tiles. In a grid with room for all rows at every prompt, all but one
+// block in P would look through the rows only to find nothing to do.
 template <class T, int D>
 __global__ void __launch_bounds__(DECODE_THREADS) prompt_attention(DecodeCall call) {
     auto &shared = *shared_memory<PromptShared<T, D>>();
