@@ -20,7 +20,7 @@ from pathlib import Path
 from cuda_ext import build
 
 SITE = re.compile(r"__syncthreads\(\);|__syncwarp\(\);|cp_async_wait<\d>\(\);")
-TESTS = build.SOURCES.parent / "tests"
+TESTS = build.SOURCES.parent / "tests" / "cuda_ext"
 # Which tests run a kernel: a file, and what pytest -k selects in it (one head dimension is enough).
 DEPEND = "do_not_depend or float64_at_every_length and 64 or written_whole"
 SUITE = {

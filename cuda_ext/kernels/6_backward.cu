@@ -10,7 +10,8 @@
 // A warp owns 16 keys and works on transposed scores (16 keys x QUERIES):
 //     S^T = K Q^T    dP^T = V dO^T    dV += P^T dO    dK += dS^T Q    dQ += dS K
 // P^T and dS^T feed the next product from registers; only dQ, a sum over keys, needs dS in
-// shared memory, since it crosses warps.
+// shared memory, since it crosses warps. The next tile is always on its way: of queries while these
+// are used, of keys while the gradients of these are written, the first while delta is computed.
 #include "../grad_rows.h"
 
 constexpr int KEY_TILE = 64, BACK_THREADS = 128, WARPS = 4;
