@@ -62,9 +62,9 @@ def verdict(name: str, folder: Path) -> str:
     environment = {**os.environ, "PYTHONPATH": str(folder),
                    "MINIREASON_KERNEL_CACHE": str(folder / "cache")}
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-x", "-q", "--noconftest", "-p", "no:cacheprovider",
-         str(TESTS / file), "-k", expression], cwd=folder, env=environment, text=True,
-        capture_output=True)
+        [sys.executable, "-m", "pytest", "-n0", "-x", "-q", "--noconftest",
+         "-p", "no:cacheprovider", str(TESTS / file), "-k", expression],
+        cwd=folder, env=environment, text=True, capture_output=True)
     if done.returncode not in (0, 1):
         raise RuntimeError(f"the tests of {name} did not run:\n{done.stdout}{done.stderr}")
     failed = re.search(r"^_+ (test_\S+) _+$", done.stdout, re.M)
