@@ -4,21 +4,6 @@
 
 constexpr int DECODE_THREADS = 128, DECODE_WARPS = 4;
 
-// Eight neighbouring numbers as fp32.
-static __device__ __forceinline__ void load8(float (&x)[8], const float *from) {
-    for (int i = 0; i < 8; ++i) x[i] = from[i];
-}
-template <class T>
-static __device__ __forceinline__ void load8(float (&x)[8], const T *from) {
-    uint4 raw = load16(from);
-    uint32_t words[4] = {raw.x, raw.y, raw.z, raw.w};
-#pragma unroll
-    for (int w = 0; w < 4; ++w) {
-        float2 pair = unpack2<T>(words[w]);
-        x[2 * w] = pair.x, x[2 * w + 1] = pair.y;
-    }
-}
-
 // Own tokens of row b, or -1 where the row is idle; and how long its prompt is.
 static __device__ __forceinline__ int own_length(const DecodeCall &call, int b) {
     int64_t length = call.lens[b];

@@ -87,6 +87,15 @@ __device__ __forceinline__ uint4 load16(const void *p) {
 __device__ __forceinline__ void store16(void *p, uint4 value) {
     *reinterpret_cast<uint4 *>(p) = value;
 }
+__device__ __forceinline__ float4 load_float4(const float *p) {
+    return *reinterpret_cast<const float4 *>(p);
+}
+__device__ __forceinline__ void store_float4(float *p, float4 value) {
+    *reinterpret_cast<float4 *>(p) = value;
+}
+__device__ __forceinline__ float2 load_float2(const float *p) {
+    return *reinterpret_cast<const float2 *>(p);
+}
 // 2^x, two ulp; 2^-inf = 0.
 __device__ __forceinline__ float fast_exp2(float x) {
     float y;

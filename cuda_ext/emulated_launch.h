@@ -50,7 +50,7 @@ inline void run_block() {
         thread.copies.clear(), thread.groups.clear(), thread.uncommitted = 0;
         start_fiber(thread.fiber, &block->stacks[i * STACK_BYTES], STACK_BYTES, enter);
     }
-    for (auto &warp : block->warps) warp.arrived = 0;
+    for (auto &warp : block->warps) warp.arrived = 0, warp.seen.clear(), warp.landed.clear();
     int n_warps = int(block->warps.size()), n_threads = int(block->threads.size());
     for (;;) {
         for (int w = 0; w < n_warps; ++w) run_warp(block->options.up ? w : n_warps - 1 - w);
@@ -68,6 +68,8 @@ inline void run_block() {
             return;
         }
         for (auto &thread : block->threads) thread.state = READY;
+        for (auto &warp : block->warps)
+            if (!order_memory(warp)) block->error = OVERWRITTEN;
     }
 }
 

@@ -2,6 +2,7 @@
 #pragma once
 
 struct float2 { float x, y; };
+struct float4 { float x, y, z, w; };
 struct uint4 { uint32_t x, y, z, w; };
 struct bf16 { uint16_t bits; };
 struct fp16 { uint16_t bits; };
@@ -54,6 +55,18 @@ inline void store16(void *p, uint4 value) {
     emulator::check_aligned(p, "store16");
     std::memcpy(p, &value, 16);
 }
+inline float4 load_float4(const float *p) {
+    emulator::check_aligned(p, "load_float4");
+    return {p[0], p[1], p[2], p[3]};
+}
+inline void store_float4(float *p, float4 value) {
+    emulator::check_aligned(p, "store_float4");
+    p[0] = value.x, p[1] = value.y, p[2] = value.z, p[3] = value.w;
+}
+inline float2 load_float2(const float *p) {
+    emulator::check_aligned(p, "load_float2", 8);
+    return {p[0], p[1]};
+}
 inline float fast_exp2(float x) { return exp2f(x); }
 inline float rsqrtf(float x) { return 1.f / sqrtf(x); }
 template <class T> T *shared_memory() { return reinterpret_cast<T *>(emulator::block->shared); }
@@ -81,7 +94,10 @@ template <int N> void cp_async_wait() {
     emulator::Thread &self = *emulator::current;
     while (self.groups.size() > size_t(N)) {
         size_t count = self.groups.front();
-        for (size_t i = 0; i < count && emulator::block->options.late; ++i) land(self.copies[i]);
+        for (size_t i = 0; i < count; ++i) {
+            if (emulator::block->options.late) land(self.copies[i]);
+            emulator::block->warps[self.warp].landed.push_back({self.copies[i].shared, self.lane});
+        }
         self.copies.erase(self.copies.begin(), self.copies.begin() + count);
         self.groups.erase(self.groups.begin());
     }
@@ -115,7 +131,12 @@ inline unsigned __ballot_sync(unsigned, int predicate) {
     return mine.out;
 }
 inline int __popc(unsigned x) { return __builtin_popcount(x); }
-inline void __syncwarp() { emulator::collective("syncwarp", nullptr, [](void **) {}); }
+inline void __syncwarp() {
+    emulator::collective("syncwarp", nullptr, [](void **) {
+        using namespace emulator;
+        if (!order_memory(block->warps[current->warp])) fail(OVERWRITTEN);
+    });
+}
 
 // Matrix m's row r is at the address that lane 8m + r gives; lane l receives row l / 4,
 // columns 2 (l % 4) and the next one, of each matrix (transposed: rows and columns exchanged).
@@ -126,6 +147,12 @@ template <bool TRANSPOSED> void load_matrices(uint32_t (&r)[4], const void *row)
     emulator::check_aligned(row, "ldmatrix");
     std::memcpy(mine.row, row, 16);
     mine.out = r;
+    emulator::Warp &warp = emulator::block->warps[emulator::current->warp];
+    for (const emulator::Landed &copy : warp.landed)
+        if (copy.to == row && copy.lane != emulator::current->lane)
+            emulator::fail("RACE: ldmatrix reads another lane's copy with no __syncwarp between");
+    warp.seen.emplace_back().from = row;
+    std::memcpy(warp.seen.back().bytes, row, 16);
     emulator::collective(TRANSPOSED ? "ldmatrix.trans" : "ldmatrix", &mine, [](void **slot) {
         for (int m = 0; m < 4; ++m)
             for (int lane = 0; lane < 32; ++lane) {

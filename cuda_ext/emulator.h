@@ -4,6 +4,8 @@
 // least helpful order it can. One warp runs alone until a barrier stops it (max skew); shared
 // memory starts as NaN; an asynchronous copy lands either at once or only when it is waited for.
 // A missing barrier then gives a wrong number or NaN, every time.
+// Warp operations make lanes meet, but only a barrier or __syncwarp puts their memory in order: a
+// row that ldmatrix read may not change before one, nor may it read another lane's copy without.
 //   EMULATE_COPY=late|eager    when cp_async16 lands (default late)
 //   EMULATE_ORDER=up|down      which warp runs first (default up)
 //   EMULATE_THREADS=n          operating-system threads; blocks are spread over them
@@ -49,10 +51,21 @@ struct Thread {
     size_t uncommitted = 0;
 };
 
+struct Seen {                      // 16 bytes of shared memory, as ldmatrix read them
+    const void *from;
+    unsigned char bytes[16];
+};
+struct Landed {                    // a copy that a lane waited for
+    const void *to;
+    int lane;
+};
+
 struct Warp {
     const char *word = nullptr;    // the collective that its lanes are meeting in
     int arrived = 0;
     void *slot[32];                // each lane's operands, on that lane's stack
+    std::vector<Seen> seen;        // since the lanes' memory was last put in order
+    std::vector<Landed> landed;    // since then, too
 };
 
 struct Options {
@@ -93,9 +106,19 @@ inline void yield(State state) {
     for (;;) yield(DONE);
 }
 
-inline void check_aligned(const void *p, const char *word) {
-    if (reinterpret_cast<uintptr_t>(p) % 16 != 0) fail(std::string("MISALIGNED ") + word);
+inline void check_aligned(const void *p, const char *word, int bytes = 16) {
+    if (reinterpret_cast<uintptr_t>(p) % bytes != 0) fail(std::string("MISALIGNED ") + word);
 }
+
+// The lanes' memory is put in order; false: somebody wrote, before this, what ldmatrix had read.
+inline bool order_memory(Warp &warp) {
+    bool same = true;
+    for (const Seen &row : warp.seen) same = same && std::memcmp(row.from, row.bytes, 16) == 0;
+    warp.seen.clear(), warp.landed.clear();
+    return same;
+}
+constexpr const char *OVERWRITTEN =
+    "RACE: a row that ldmatrix read was written again with no __syncwarp between";
 
 // All 32 lanes meet; the last to arrive computes for everyone from the operands in the slots.
 template <class Compute> void collective(const char *word, void *operands, Compute compute) {

@@ -85,7 +85,8 @@ def training(scale: Scale, device: torch.device, impl: str) -> dict:
         synchronize(device)
         seconds.append(time.perf_counter() - start)
     middle = statistics.median(seconds[3:])
-    return {"ms": middle * 1e3, "tokens_per_second": count / middle,
+    return {"ms": middle * 1e3, "tokens_per_second": count / middle, "head_dim": scale.head_dim,
+            "longest_row": scale.max_len,
             "spread": (max(seconds[3:]) - min(seconds[3:])) / middle}
 
 

@@ -53,23 +53,27 @@ __device__ __forceinline__ void norm_rope_gradient(float (&c)[D / 8][4], float (
     squares += __shfl_xor_sync(ALL_LANES, squares, 2);
     float inverse = rsqrtf(squares / D + call.eps);
 #pragma unroll
-    for (int n = 0; n < N; ++n)
+    for (int n = 0; n < N; ++n) {
+        float2 co = load_float2(cos + n * 8), si = load_float2(sin + n * 8);
 #pragma unroll
         for (int e = 0; e < 2; ++e) {                                   // rotate back
-            float co = cos[n * 8 + e], si = sin[n * 8 + e];
+            float ce = e ? co.y : co.x, se = e ? si.y : si.x;
             float low = c[n][2 * half + e], high = c[n + N][2 * half + e];
-            c[n][2 * half + e] = low * co + high * si;
-            c[n + N][2 * half + e] = high * co - low * si;
+            c[n][2 * half + e] = low * ce + high * se;
+            c[n + N][2 * half + e] = high * ce - low * se;
         }
+    }
 #pragma unroll
-    for (int n = 0; n < D / 8; ++n)
+    for (int n = 0; n < D / 8; ++n) {
+        float2 gain = load_float2(rows.gain + n * 8 + t);
 #pragma unroll
         for (int e = 0; e < 2; ++e) {
             float &dy = c[n][2 * half + e];
             part[n][e] += valid ? dy * x[n][e] * inverse : 0.f;
-            dy *= rows.gain[n * 8 + t + e];
+            dy *= e ? gain.y : gain.x;
             pull += dy * x[n][e];
         }
+    }
     pull += __shfl_xor_sync(ALL_LANES, pull, 1);
     pull += __shfl_xor_sync(ALL_LANES, pull, 2);
     pull *= inverse * inverse / D;

@@ -20,7 +20,7 @@ from pathlib import Path
 from cuda_ext import build
 
 SITE = re.compile(r"__syncthreads\(\);|__syncwarp\(\);|cp_async_wait<\d>\(\);")
-TESTS = build.SOURCES.parent / "tests"
+TESTS = build.SOURCES.parent / "tests" / "cuda_ext"
 # Which tests run a kernel: a file, and what pytest -k selects in it (one head dimension is enough).
 DEPEND = "do_not_depend or float64_at_every_length and 64 or written_whole"
 SUITE = {
@@ -62,9 +62,9 @@ def verdict(name: str, folder: Path) -> str:
     environment = {**os.environ, "PYTHONPATH": str(folder),
                    "MINIREASON_KERNEL_CACHE": str(folder / "cache")}
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-x", "-q", "--noconftest", "-p", "no:cacheprovider",
-         str(TESTS / file), "-k", expression], cwd=folder, env=environment, text=True,
-        capture_output=True)
+        [sys.executable, "-m", "pytest", "-n0", "-x", "-q", "--noconftest",
+         "-p", "no:cacheprovider", str(TESTS / file), "-k", expression],
+        cwd=folder, env=environment, text=True, capture_output=True)
     if done.returncode not in (0, 1):
         raise RuntimeError(f"the tests of {name} did not run:\n{done.stdout}{done.stderr}")
     failed = re.search(r"^_+ (test_\S+) _+$", done.stdout, re.M)

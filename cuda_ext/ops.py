@@ -90,7 +90,7 @@ def norm_rope_bwd(grad, qkv, q_gain, k_gain, cos, sin, cu_seqlens, max_len, n_he
                           k_gain=k_gain, cos=cos, sin=sin, grad_out=grad, grad_qkv=grad_qkv,
                           grad_gain=grad_gain)
     invoke(lib, "norm_rope_grad", call, qkv)
-    return grad_qkv, grad_gain[:, 0].sum(0), grad_gain[:, 1].sum(0)
+    return grad_qkv, *(part.clone() for part in grad_gain.sum(0))
 
 
 def attn_rope(qkv, q_gain, k_gain, cos, sin, cu_seqlens, max_len, n_heads, n_kv_heads, eps, scale,
@@ -129,7 +129,7 @@ def attn_rope_bwd(grad, qkv, out, lse, q_gain, k_gain, cos, sin, cu_seqlens, max
                           grad_qkv=grad_qkv, grad_gain=grad_gain,
                           scratch=calls.gradient_scratch(lib, qkv, sizes))
     invoke(lib, "tensor_backward", call, qkv)
-    return grad_qkv, grad_gain[:, 0].sum(0), grad_gain[:, 1].sum(0)
+    return grad_qkv, *(part.clone() for part in grad_gain.sum(0))
 
 
 def decode_attn(qkv, q_gain, k_gain, cos, sin, cache_k, cache_v, lens, prompt_k, prompt_v,

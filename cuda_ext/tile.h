@@ -21,6 +21,33 @@ __device__ __forceinline__ Layout find_layout(const AttentionCall &call, int hea
             (call.n_heads + kv_head) * D, (call.n_heads + call.n_kv_heads + kv_head) * D};
 }
 
+// Eight neighbouring numbers as fp32, 16 bytes at a time.
+static __device__ __forceinline__ void load8(float (&x)[8], const float *from) {
+#pragma unroll
+    for (int i = 0; i < 8; i += 4) {
+        float4 four = load_float4(from + i);
+        x[i] = four.x, x[i + 1] = four.y, x[i + 2] = four.z, x[i + 3] = four.w;
+    }
+}
+template <class T>
+static __device__ __forceinline__ void load8(float (&x)[8], const T *from) {
+    uint4 raw = load16(from);
+    uint32_t words[4] = {raw.x, raw.y, raw.z, raw.w};
+#pragma unroll
+    for (int w = 0; w < 4; ++w) {
+        float2 pair = unpack2<T>(words[w]);
+        x[2 * w] = pair.x, x[2 * w + 1] = pair.y;
+    }
+}
+static __device__ __forceinline__ void store8(float *to, const float (&x)[8]) {
+    store_float4(to, {x[0], x[1], x[2], x[3]}), store_float4(to + 4, {x[4], x[5], x[6], x[7]});
+}
+template <class T>
+static __device__ __forceinline__ void store8(T *to, const float (&x)[8]) {
+    store16(to, {pack2<T>(x[0], x[1]), pack2<T>(x[2], x[3]), pack2<T>(x[4], x[5]),
+                 pack2<T>(x[6], x[7])});
+}
+
 // Start copying rows [first, first + ROWS) into a tile; rows past `length` become zeros.
 template <class T, int ROWS, int D, int THREADS>
 __device__ __forceinline__ void copy_tile(T *tile, const T *from, int64_t stride, int first,
@@ -35,47 +62,38 @@ __device__ __forceinline__ void copy_tile(T *tile, const T *from, int64_t stride
 }
 
 // x <- rotate(x / rms(x) * gain, position), row by row in place; the arithmetic is fp32.
-// THREADS / ROWS neighbouring lanes share a row; a lane holds both halves of its rotary pairs.
+// D / 16 neighbouring lanes share a row, eight rotary pairs each, so that a warp reads whole lines
+// of cos and sin. Shared memory serves eight lanes' 16 bytes at once: the rows of those eight lie
+// SPREAD apart, which puts them into different banks.
 template <class T, int ROWS, int D, int THREADS>
 __device__ __forceinline__ void norm_rope_tile(T *tile, const AttentionCall &call,
                                                const float *gain, int first_position) {
-    constexpr int LANES = THREADS / ROWS, PAIRS = D / 2 / LANES;
-    static_assert(PAIRS % 8 == 0, "a lane moves eight numbers at a time");
-    int r = threadIdx.x / LANES, start = threadIdx.x % LANES * PAIRS;
-    T *low = tile + r * PITCH<D> + start, *high = low + D / 2;
-    float squares = 0;
+    constexpr int LANES = D / 16, AT_ONCE = THREADS / LANES, SPREAD = LANES;
+    static_assert(ROWS % AT_ONCE == 0, "every lane takes part in the shuffles of every round");
+    int group = threadIdx.x / LANES, part = threadIdx.x % LANES * 8;
+    int first = group / 8 * 8 + group % (8 / SPREAD) * SPREAD + group % 8 / (8 / SPREAD);
+    float low_gain[8], high_gain[8];
+    load8(low_gain, gain + part), load8(high_gain, gain + D / 2 + part);
+#pragma unroll 1
+    for (int r = first; r < ROWS; r += AT_ONCE) {
+        int position = first_position + r < call.max_len ? first_position + r : call.max_len - 1;
+        T *low = tile + r * PITCH<D> + part, *high = low + D / 2;
+        float x[8], y[8], cos[8], sin[8], squares = 0;
+        load8(cos, call.cos + position * (D / 2) + part);
+        load8(sin, call.sin + position * (D / 2) + part);
+        load8(x, low), load8(y, high);
 #pragma unroll
-    for (int n = 0; n < PAIRS; n += 8) {
-        uint4 a = load16(low + n), b = load16(high + n);
-        uint32_t words[8] = {a.x, a.y, a.z, a.w, b.x, b.y, b.z, b.w};
+        for (int i = 0; i < 8; ++i) squares += x[i] * x[i] + y[i] * y[i];
 #pragma unroll
-        for (int w = 0; w < 8; ++w) {
-            float2 x = unpack2<T>(words[w]);
-            squares += x.x * x.x + x.y * x.y;
+        for (int mask = 1; mask < LANES; mask *= 2)
+            squares += __shfl_xor_sync(ALL_LANES, squares, mask);
+        float inverse = rsqrtf(squares / D + call.eps);
+#pragma unroll
+        for (int i = 0; i < 8; ++i) {
+            float a = x[i] * (inverse * low_gain[i]), b = y[i] * (inverse * high_gain[i]);
+            x[i] = a * cos[i] - b * sin[i], y[i] = b * cos[i] + a * sin[i];
         }
-    }
-#pragma unroll
-    for (int mask = 1; mask < LANES; mask *= 2)
-        squares += __shfl_xor_sync(ALL_LANES, squares, mask);
-    float inverse = rsqrtf(squares / D + call.eps);
-    int position = first_position + r < call.max_len ? first_position + r : call.max_len - 1;
-    const float *cos = call.cos + position * (D / 2) + start;
-    const float *sin = call.sin + position * (D / 2) + start;
-#pragma unroll (D > 64 ? 1 : D / 16)       // D = 128: no registers for two rounds at once
-    for (int n = 0; n < PAIRS; n += 8) {
-        uint4 a = load16(low + n), b = load16(high + n);
-        uint32_t first[4] = {a.x, a.y, a.z, a.w}, second[4] = {b.x, b.y, b.z, b.w};
-#pragma unroll
-        for (int w = 0; w < 4; ++w) {
-            int d = n + 2 * w;
-            float2 x = unpack2<T>(first[w]), y = unpack2<T>(second[w]);
-            x.x *= inverse * gain[start + d], x.y *= inverse * gain[start + d + 1];
-            y.x *= inverse * gain[D / 2 + start + d], y.y *= inverse * gain[D / 2 + start + d + 1];
-            first[w] = pack2<T>(x.x * cos[d] - y.x * sin[d], x.y * cos[d + 1] - y.y * sin[d + 1]);
-            second[w] = pack2<T>(y.x * cos[d] + x.x * sin[d], y.y * cos[d + 1] + x.y * sin[d + 1]);
-        }
-        store16(low + n, {first[0], first[1], first[2], first[3]});
-        store16(high + n, {second[0], second[1], second[2], second[3]});
+        store8(low, x), store8(high, y);
     }
 }
 

@@ -6,7 +6,8 @@
 //   cp_async16, cp_async_commit, cp_async_wait<N>    asynchronous copies, global -> shared
 //   ldmatrix_x4, ldmatrix_x4_trans                   four 8x8 tiles, shared -> registers
 //   mma_16x8x16                                      one tensor-core multiply-accumulate
-//   load16, store16, fast_exp2, shared_memory<T>, launch
+//   load16, store16, load_float4, store_float4, load_float2    one access, aligned to its size
+//   fast_exp2, shared_memory<T>, launch
 // No kernel contains inline PTX, lambdas marked __device__, or a library of templates.
 #pragma once
 #include <cmath>

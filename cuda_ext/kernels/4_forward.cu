@@ -81,6 +81,7 @@ static __device__ __forceinline__ void finish(const AttentionCall &call, T *stag
         if (lane % 4 == 0 && i < row.length)
             call.lse[head * call.n_tokens + row.start + i] = run.largest[half] * LN2 + logf(total);
     }
+    __syncwarp();              // every lane's ldmatrix of these rows is over
     put_rows<T, D>(staging, o, inverse[0], inverse[1]);
     __syncwarp();
     T *out = static_cast<T *>(call.out) + (row.start * call.n_heads + head) * D;

@@ -17,12 +17,13 @@ template <class T, int D> struct PromptShared {
     int rows[QUERY_ROWS], count;                          // rows of this prompt from `skip` on
 };
 
-// Warp 0: which rows continue prompt p? Those of rank skip.. go to shared.rows, in row order.
+// Warp 0: which rows continue prompt p? Those of rank skip.. go to shared.rows, in row order; what
+// comes after QUERY_ROWS of them is not looked at.
 template <class T, int D>
 static __device__ __forceinline__ void list_rows(const DecodeCall &call, PromptShared<T, D> &shared,
                                                  int p, int skip) {
     int lane = threadIdx.x % 32, count = 0;
-    for (int base = 0; base < call.n_rows; base += 32) {
+    for (int base = 0; base < call.n_rows && count < skip + QUERY_ROWS; base += 32) {
         int b = base + lane;
         bool match = b < call.n_rows && call.prompt_index[b] == p && own_length(call, b) >= 0;
         unsigned votes = __ballot_sync(ALL_LANES, match);
@@ -105,18 +106,14 @@ static __device__ __forceinline__ void attend_prompt(PromptShared<T, D> &shared,
     }
 }
 
-// grid (query tiles, Hkv, P): 16 of the N x group queries that continue one prompt.
+// The queries of ranks first.. that continue prompt p, and where their results go.
 template <class T, int D>
-__global__ void __launch_bounds__(DECODE_THREADS) prompt_attention(DecodeCall call) {
-    auto &shared = *shared_memory<PromptShared<T, D>>();
+static __device__ __forceinline__ void one_query_tile(const DecodeCall &call,
+                                                      PromptShared<T, D> &shared, int first,
+                                                      int queries) {
     int kv = blockIdx.y, p = blockIdx.z, group = call.n_heads / call.n_kv_heads;
-    int first = blockIdx.x * QUERY_ROWS, skip = first / group, warp = threadIdx.x / 32;
-    if (warp == 0) list_rows<T, D>(call, shared, p, skip);
-    __syncthreads();                                      // the list of rows is there
-    int queries = shared.count * group - first;           // of this tile on
-    if (queries <= 0) return;
-    int length = int(call.prompt_len[p]);
-    for (int m = warp; m < QUERY_ROWS; m += DECODE_WARPS) {
+    int skip = first / group, length = int(call.prompt_len[p]);
+    for (int m = threadIdx.x / 32; m < QUERY_ROWS; m += DECODE_WARPS) {
         int b = shared.rows[m < queries ? (first + m) / group - skip : 0];
         int head = kv * group + (first + m) % group;
         const T *q = static_cast<const T *>(call.qkv) +
@@ -131,7 +128,7 @@ __global__ void __launch_bounds__(DECODE_THREADS) prompt_attention(DecodeCall ca
     __syncthreads();                                      // every warp's sums are there
     for (int n = threadIdx.x; n < QUERY_ROWS * D; n += DECODE_THREADS) {
         int m = n / D, d = n % D;
-        if (m >= queries) return;
+        if (m >= queries) break;
         Softmax<1> all;
         for (int w = 0; w < DECODE_WARPS; ++w)
             all.merge(shared.largest[w][m], shared.total[w][m], &shared.sum[w][m][d]);
@@ -143,9 +140,28 @@ __global__ void __launch_bounds__(DECODE_THREADS) prompt_attention(DecodeCall ca
     }
 }
 
+// grid (query tiles of a prompt with an average number of rows, Hkv, P); the blocks of a prompt
+// with more rows take further tiles. In a grid with room for all rows at every prompt, all but one
+// block in P would look through the rows only to find nothing to do.
+template <class T, int D>
+__global__ void __launch_bounds__(DECODE_THREADS) prompt_attention(DecodeCall call) {
+    auto &shared = *shared_memory<PromptShared<T, D>>();
+    int group = call.n_heads / call.n_kv_heads;
+    for (int first = blockIdx.x * QUERY_ROWS;; first += gridDim.x * QUERY_ROWS) {
+        if (threadIdx.x < 32) list_rows<T, D>(call, shared, blockIdx.z, first / group);
+        __syncthreads();                                  // the list of rows is there
+        int queries = shared.count * group - first;       // of this tile on
+        if (queries <= 0) return;
+        one_query_tile<T, D>(call, shared, first, queries);
+        __syncthreads();                                  // nobody reads this tile any more
+    }
+}
+
 EXPORT int prompt_forward(const DecodeCall *call, void *stream) {
     int group = call->n_heads / call->n_kv_heads;
-    dim3 grid(ceil_div(call->n_rows * group, QUERY_ROWS), call->n_kv_heads, call->n_prompts);
+    if (call->n_prompts == 0) return 0;
+    int queries = ceil_div(call->n_rows, call->n_prompts) * group;        // of a prompt, on average
+    dim3 grid(ceil_div(queries, QUERY_ROWS), call->n_kv_heads, call->n_prompts);
     size_t bytes = sizeof(PromptShared<KERNEL_T, KERNEL_D>);
     return launch(prompt_attention<KERNEL_T, KERNEL_D>, grid, DECODE_THREADS, bytes, stream, *call);
 }

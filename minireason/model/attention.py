@@ -64,9 +64,13 @@ def attention_reference(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
 def padding(cu_seqlens: Tensor, n_tokens: int, max_len: int) -> tuple[Tensor, Tensor, Tensor]:
     """Where packed tokens stand in rows (B, max_len): row and position (N,), and the token (B,
-    max_len) of every place; behind a row's end that is some token of the rows after it."""
+    max_len) of every place; behind a row's end that is some token of the rows after it.
+
+    A token's row is the last to start at it or before. All starts are searched, not `[1:]`: before
+    torch 2.13, compiled for a GPU, searchsorted forgets a slice's offset (pytorch issue 182343).
+    """
     index = torch.arange(n_tokens, device=cu_seqlens.device)
-    row = torch.searchsorted(cu_seqlens[1:].contiguous(), index, right=True)
+    row = torch.searchsorted(cu_seqlens, index, right=True) - 1
     place = cu_seqlens[:-1, None] + torch.arange(max_len, device=cu_seqlens.device)
     return row, index - cu_seqlens[row], place.clamp_max(n_tokens - 1)
 
@@ -99,8 +103,8 @@ def self_attention(qkv: Tensor, q_gain: Tensor, k_gain: Tensor, cos: Tensor, sin
     continue; max_len counts both.
     """
     longest = qkv.shape[1] if cu_seqlens is None else max_len
-    head_dim, packed = q_gain.numel(), None
-    asked, (impl, _) = impl, choose_impl(impl, qkv.device, qkv.dtype, head_dim, longest)
+    head_dim, packed, kind = q_gain.numel(), None, "self" if cu_seqlens is None else "packed"
+    asked, (impl, _) = impl, choose_impl(impl, qkv.device, qkv.dtype, head_dim, longest, kind)
     by_native = impl == "by hand" and cache is None and native(qkv)
     if groups is not None and cu_seqlens is not None and not by_native:
         token, own, starts = repeat_prompts(cu_seqlens, groups)

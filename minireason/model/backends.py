@@ -24,7 +24,9 @@ NVCC = build.has_nvcc()
 
 def choose_impl(name: str, device: torch.device, dtype: torch.dtype, head_dim: int, max_len: int,
                 kind: str = "self") -> tuple[str, str]:
-    """(implementation, reason) for rows of at most max_len tokens; kind "self" or "decode".
+    """(implementation, reason) for rows of at most max_len tokens.
+
+    kind: "self" (padded rows), "packed" (rows end to end) or "decode" (one new token per row).
 
     UserError: unknown name, or `cuda` or `emulated` where they cannot run.
     """
@@ -48,8 +50,8 @@ def _fastest(device: torch.device, dtype: torch.dtype, head_dim: int, max_len: i
     number = str(dtype).removeprefix("torch.")
     longest = CROSSOVER["longest_row"][kind].get(number, {}).get(str(head_dim), 0)
     if max_len > longest:
-        return "sdpa", (f"measured faster than the CUDA kernels beyond {longest} tokens "
-                        f"({number}, head_dim {head_dim}, {CROSSOVER['measured']})")
+        return "sdpa", (f"beyond {longest} tokens the CUDA kernels were not measured faster "
+                        f"({kind}, {number}, head_dim {head_dim}, {CROSSOVER['measured']})")
     if not NVCC:
         return "sdpa", "the CUDA kernels would be faster, but nvcc is missing to build them"
     return "cuda", f"measured faster up to {longest} tokens ({CROSSOVER['measured']})"

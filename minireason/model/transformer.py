@@ -154,10 +154,10 @@ class Transformer(nn.Module):
         return sum(parameter.numel() for parameter in self.parameters())
 
     def attention_choice(self, device: torch.device) -> tuple[str, str]:
-        """Which attention runs on the device, and why."""
+        """Which attention trains on the device, where rows are packed, and why."""
         dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
         return choose_impl(self.attention_impl, device, dtype, self.config.head_dim,
-                           self.config.max_len)
+                           self.config.max_len, "packed")
 
     def layers_choice(self, device: torch.device) -> tuple[str, str]:
         """Whether C++ or PyTorch computes between the matrix products on the device, and why."""

@@ -73,14 +73,14 @@ def in_use(device_name: str) -> dict[str, str]:
     """What a run with --device device_name would use."""
     device, shape = resolve_device(device_name), ModelConfig()
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
-    impl, why = choose_impl(os.environ.get("MINIREASON_ATTENTION", "auto"), device, dtype,
-                            shape.head_dim, shape.max_len)
+    asked = os.environ.get("MINIREASON_ATTENTION", "auto"), device, dtype, shape.head_dim
+    impl, why = choose_impl(*asked, shape.max_len, "packed")
     lines = {"device": f"{device}{f' ({NOT_RUN})' if device.type == 'mps' else ''}",
              "numbers": "bf16 products, fp32 weights" if device.type == "cuda" else "fp32",
              "attention": f"{impl}: {why}", "sampler": "torch: the plain loop"}
     if device.type == "cpu":
         lines["sampler"] = ": ".join(decoder_choice(os.environ.get("MINIREASON_DECODE", "auto")))
-    elif impl == "cuda":
+    elif choose_impl(*asked, shape.max_len, "decode")[0] == "cuda":
         lines["sampler"] = "cuda graph: the kernels of cuda_ext, recorded once"
     return lines
 

@@ -33,6 +33,32 @@ template <bool REUSE> __global__ void refill(const float *in, float *out) {
     cp_async_wait<0>();
 }
 
+// A row that ldmatrix read is written again; ORDERED says whether __syncwarp stands between.
+template <bool ORDERED> __global__ void overwrite(float *out) {
+    float *shared = shared_memory<float>() + threadIdx.x / 32 * 128;
+    float *row = shared + threadIdx.x % 32 * 4;
+    for (int i = 0; i < 4; ++i) row[i] = float(i);
+    __syncthreads();
+    uint32_t r[4];
+    ldmatrix_x4(r, row);
+    if (ORDERED) __syncwarp();
+    shared[threadIdx.x % 32] = 9.f;
+    __syncthreads();
+    out[threadIdx.x] = shared[threadIdx.x % 32];
+}
+// Each lane waits for its own copy, then reads its neighbour's.
+template <bool ORDERED> __global__ void neighbour(const float *in, float *out) {
+    float *shared = shared_memory<float>() + threadIdx.x / 32 * 128;
+    int lane = threadIdx.x % 32;
+    cp_async16(shared + 4 * lane, in + 4 * lane, true);
+    cp_async_commit();
+    cp_async_wait<0>();
+    out[threadIdx.x] = __shfl_xor_sync(0xffffffffu, 9.f, 1);       // this orders no memory
+    if (ORDERED) __syncwarp();
+    uint32_t r[4];
+    ldmatrix_x4(r, shared + 4 * (lane ^ 1));
+}
+
 __global__ void some_threads_only(float *) {
     if (threadIdx.x < 32) __syncthreads();
 }
@@ -65,6 +91,10 @@ ONE(copy_sound, copy<true>, in, out)
 ONE(copy_faulty, copy<false>, in, out)
 ONE(refill_sound, refill<false>, in, out)
 ONE(refill_faulty, refill<true>, in, out)
+ONE(overwrite_sound, overwrite<true>, out)
+ONE(overwrite_faulty, overwrite<false>, out)
+ONE(neighbour_sound, neighbour<true>, in, out)
+ONE(neighbour_faulty, neighbour<false>, in, out)
 ONE(deadlock, some_threads_only, out)
 ONE(half_a_warp, some_lanes_only, out)
 ONE(diverged, lanes_diverge, out)

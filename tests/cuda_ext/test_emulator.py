@@ -53,6 +53,9 @@ def test_sound_kernels_give_their_result_in_every_mode(lib, mode):
     for name in ("copy_sound", "refill_sound"):
         out, error = launch(lib, name)
         assert not error and out.equal(torch.arange(1, 4 * THREADS + 1).float()), name
+    for name in ("overwrite_sound", "neighbour_sound"):
+        out, error = launch(lib, name)
+        assert not error and out[:THREADS].equal(torch.full((THREADS,), 9.0)), name
 
 
 def test_a_missing_barrier_shows_as_nan(lib, mode):
@@ -75,6 +78,8 @@ def test_a_copy_onto_data_in_use_shows_in_eager_mode(lib, monkeypatch):
     ("half_a_warp", "inside a warp operation"),
     ("diverged", "DIVERGED: lanes of one warp met in"),
     ("misalignment", "MISALIGNED ldmatrix"),
+    ("overwrite_faulty", "RACE: a row that ldmatrix read was written again with no __syncwarp"),
+    ("neighbour_faulty", "RACE: ldmatrix reads another lane's copy with no __syncwarp between"),
     ("unawaited", "UNAWAITED: the kernel ended with copies under way"),
 ])
 def test_the_emulator_names_the_fault(lib, mode, name, words):

@@ -9,7 +9,7 @@ import torch
 import cuda_ext
 from cuda_ext import calls
 from minireason.core.errors import UserError
-from minireason.model import backends
+from minireason.model import attention, backends
 from minireason.model.backends import choose_impl
 from minireason.model.transformer import ModelConfig, Transformer
 
@@ -30,9 +30,10 @@ def test_auto_follows_the_measured_table(monkeypatch):
     monkeypatch.setattr(backends, "NVCC", True)
     monkeypatch.setattr(backends, "CROSSOVER", {"measured": None, "longest_row": {}})
     assert choose()[0] == "sdpa" and "not measured" in choose()[1]
-    table = {"self": {"bfloat16": {"64": 256}}, "decode": {}}
+    table = {"self": {"bfloat16": {"64": 256}}, "packed": {"bfloat16": {"64": 512}}, "decode": {}}
     monkeypatch.setattr(backends, "CROSSOVER", {"measured": "some GPU", "longest_row": table})
     assert choose()[0] == "cuda" and "some GPU" in choose()[1]
+    assert choose(max_len=512, kind="packed")[0] == "cuda"
     assert choose(max_len=257)[0] == "sdpa" and "beyond 256" in choose(max_len=257)[1]
     assert {choose(kind="decode")[0], choose(head_dim=32)[0], choose(torch.float32)[0]} == {"sdpa"}
     monkeypatch.setattr(backends, "NVCC", False)
@@ -42,8 +43,35 @@ def test_auto_follows_the_measured_table(monkeypatch):
 def test_the_shipped_table_names_every_kind():
     table = json.loads((Path(cuda_ext.__file__).parent / "crossover.json").read_text())
     assert set(table) == {"measured", "longest_row"}
-    assert set(table["longest_row"]) == {"self", "decode"}
+    assert set(table["longest_row"]) == {"self", "packed", "decode"}
     assert (table["measured"] is None) == (not any(table["longest_row"].values()))
+
+
+def test_auto_trains_packed_rows_with_what_won_on_them(monkeypatch):
+    """The shipped table, of one H100: heads of 64 win on packed rows and decoding only."""
+    monkeypatch.setattr(backends, "NVCC", True)
+
+    def choose(head_dim, max_len, kind):
+        return choose_impl("auto", GPU, torch.bfloat16, head_dim, max_len, kind)[0]
+
+    assert [choose(64, length, "packed") for length in (64, 256, 257)] == ["cuda", "cuda", "sdpa"]
+    assert [choose(32, length, "self") for length in (128, 129)] == ["cuda", "sdpa"]
+    assert choose(64, 64, "self") == "sdpa" and choose(64, 768, "decode") == "cuda"
+    config = ModelConfig(vocab_size=16, d_model=64, n_layers=1, n_heads=1, n_kv_heads=1,
+                         head_dim=64, d_ff=32, max_len=256)
+    assert Transformer(config).attention_choice(GPU)[0] == "cuda"
+
+
+def test_packed_rows_ask_for_the_choice_of_packed_rows(monkeypatch):
+    asked = []
+    monkeypatch.setattr(attention, "choose_impl",
+                        lambda *given: asked.append(given[4:]) or ("reference", ""))
+    given = (torch.randn(6, 3 * 32), *torch.ones(2, 32), *attention.rope_tables(6, 32, 10_000.0))
+    layout = {"n_heads": 1, "n_kv_heads": 1, "eps": 1e-6}
+    starts = torch.tensor([0, 2, 6], dtype=torch.int32)
+    attention.self_attention(*given, cu_seqlens=starts, max_len=4, **layout)
+    attention.self_attention(given[0][None], *given[1:], **layout)
+    assert asked == [(4, "packed"), (6, "self")]
 
 
 @pytest.mark.parametrize(("name", "device", "head_dim", "words"), [
