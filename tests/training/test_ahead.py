@@ -105,12 +105,14 @@ def test_a_gpu_gets_workers_and_a_cpu_none(monkeypatch):
 def test_nothing_outlives_a_run_that_is_stopped(number, tmp_path):
     """Ctrl-C reaches the workers, too, and they leave the word to their parent."""
     log, errors = tmp_path / "out/metrics.jsonl", tmp_path / "errors"
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)   # the background ignores it
     with open(errors, "w") as file:
         run = subprocess.Popen(
             [sys.executable, "-m", "minireason", "pretrain", "--workers", "2", "--device", "cpu",
              "--rows-per-step", "2", "--out", str(log.parent)], stderr=file,
             start_new_session=True, cwd=Path(__file__).parents[2],
             env={**os.environ, "MINIREASON_LAYERS": "torch"})        # nothing to compile
+    signal.signal(signal.SIGINT, before)
     until(lambda: log.exists() and log.stat().st_size)
     if number == signal.SIGINT:
         os.killpg(run.pid, number)
