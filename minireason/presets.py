@@ -82,9 +82,10 @@ def _levels(lowest: int, highest: int, shown: tuple[int, ...], max_step: int, mi
     return settings
 
 
-def _longer(settings: dict[str, dict]) -> dict[str, dict]:
-    """The settings with the larger doses of SFT and STaR."""
-    return settings | {name: settings[name] | dose for name, dose in _LONGER.items()}
+def _longer(settings: dict[str, dict], *more: dict[str, dict]) -> dict[str, dict]:
+    """The settings with the larger doses of SFT and STaR and with more; the last one counts."""
+    return {name: {key: value for part in (settings, _LONGER, *more)
+                   for key, value in part.get(name, {}).items()} for name in settings}
 
 
 _COUNTDOWN = _levels(3, 4, (4,), 24, Mixture(facts_per_line=4, min_level=2, max_level=4),
@@ -95,6 +96,11 @@ _PROGRAM = _levels(1, 6, (4, 6), 12, Mixture(facts_per_line=4, max_level=6, comm
                    max_len=160)
 _SYNTHESIS = _levels(1, 3, (2, 3), 24, Mixture(facts=0.1, facts_per_line=1, max_level=3),
                      max_len=160)
+_GENTLE = {"rl": {"lr": 2e-4, "group_size": 8}}        # where a high rate unlearns what STaR taught
+_TRACES = {"sft": {"traces": 300, "replay": 0.5}}      # where 60 are learnt by heart
+_SEARCHED = {"pretrain": {"steps": 2500}, "sft": {"traces": 3000, "steps": 200, "replay": 0.5},
+             "star": {"problems": 2000, "min_level": 2, "n": 8, "steps": 100, "replay": 0.5},
+             "rl": {"min_level": 2}}
 _DIGITS = _levels(1, 4, (3, 4), 24, Mixture(facts_per_line=2, max_level=4))
 _MAZE = _levels(4, 6, (5, 6), 12, Mixture(0.05, 0.1, 5, 4, 6, 6), (4, 5, 6), max_len=224)
 _MAZE["think_budget"]["omitted"] = 0.0
@@ -123,7 +129,7 @@ FAMILY_SIZES: dict[str, dict[str, dict[str, dict]]] = {
     },
     "decomposition": {            # level 4 is beyond the corpus
         "smoke": _levels(1, 2, (2,), 16, Mixture(0.1, 0.1, 2, max_level=2), max_len=192),
-        "quickstart": _longer(_levels(1, 3, (2, 3), 16, _SPLIT, max_len=192)),
+        "quickstart": _longer(_levels(1, 3, (2, 3), 16, _SPLIT, max_len=192), _TRACES, _GENTLE),
         "gpu": _levels(1, 3, (3,), 16, _SPLIT, max_len=192),
     },
     "instructions": {
@@ -133,8 +139,7 @@ FAMILY_SIZES: dict[str, dict[str, dict[str, dict]]] = {
     },
     "maze": {                     # the longest step is `12e7:f7e8d7;`
         "smoke": _levels(4, 4, (4,), 12, Mixture(0.1, 0.1, 4, 4, 4, 4), (4,)),
-        "quickstart": {name: {**own, **_SHORT.get(name, {})}
-                       for name, own in _longer(_MAZE).items()},
+        "quickstart": _longer(_MAZE, _SHORT, _GENTLE),
         "gpu": _LARGE_MAZE,
     },
     "modular": {
@@ -154,12 +159,12 @@ FAMILY_SIZES: dict[str, dict[str, dict[str, dict]]] = {
     "pathstar": {"smoke": _STAR, "quickstart": _longer(_STAR), "gpu": _STAR},
     "program": {                  # the longest step is `x=99-99=99;`
         "smoke": _levels(1, 2, (2,), 12, Mixture(0.1, 0.1, 2, max_level=2)),
-        "quickstart": _longer(_PROGRAM),
+        "quickstart": _longer(_PROGRAM, _GENTLE),
         "gpu": _PROGRAM,
     },
     "synthesis": {                # the longest step is `?x<9:2:x=x*9>99,99,99;`
         "smoke": _levels(1, 2, (2,), 24, Mixture(0.1, 0.1, 1, max_level=2)),
-        "quickstart": _longer(_SYNTHESIS),
+        "quickstart": _longer(_SYNTHESIS, _GENTLE, _SEARCHED),
         "gpu": _SYNTHESIS,
     },
 }
