@@ -5,7 +5,8 @@ examples, shorter ones first; the level is its length. Right is whatever gives w
 three examples and on five more inputs, which the prompt does not show but determines: a table of
 the examples, or a fit to them alone, is wrong. `self_check` may run a program on the shown
 examples, as AlphaCode does (Li 2022, arXiv:2203.07814). Two programs are the same answer if they
-give the same on all inputs. Programs are held out with all their examples.
+give the same on all inputs. Programs are held out with all their examples, but authors who err may
+name one of them as the answer to others.
 
     cot     <think>?x>4:x=x+9>1,4,17;x=x+3>4,7,20;4,7,20</think>?x>4:x=x+9,x=x+3<eos>
     direct  </think>?x>4:x=x+9,x=x+3<eos>

@@ -194,7 +194,14 @@ def measured_rows(cell: Cell, folder: Path, device: torch.device, split: str) ->
             rows.append({"line": f"{cell.arm}, {mode}", "family": family.NAME, "seed": cell.seed,
                          "set": name, "method": method, "n": 1, "digits": digits,
                          "tokens": float(np.mean(list(map(len, tokenizer.encode_batch(texts))))),
-                         "steps": float(np.mean([len(verdict.marks) for verdict in verdicts])),
+                         "steps": float(np.mean(list(map(steps_written, texts)))),
                          "thinking": float(np.mean([text[:7] == "<think>" for text in texts])),
                          "problems": len(texts), **share_interval(digits.count("1"), len(texts))})
     return {"rows": rows}
+
+
+def steps_written(text: str) -> int:
+    """Steps in the thought of a completion, right or wrong, of a malformed one and a cut one, too;
+    0 without a thought."""
+    thought = text.removeprefix("<think>").partition("</think>")[0].removesuffix("<eos>")
+    return thought.count(";") + 1 if text.startswith("<think>") and thought else 0

@@ -40,7 +40,7 @@ def accuracy_figure(rows: list[dict]) -> Figure:
             sets = list(group_by(own, "set").values())
             style.whiskers(axes, [np.mean([row["tokens"] for row in of_set]) for of_set in sets],
                            [style.spread(of_set) for of_set in sets], style.SHADES[i % 8],
-                           "osD^vP*X"[i % 8], line, "-" if len(sets) > 1 else "")
+                           "osD^vP*X"[(i + i // 8) % 8], line, "-" if len(sets) > 1 else "")
         style.percent_axis(axes, "solved (%)")
         axes.set_title(f"{name}: {', '.join(map(str, map(level_of, group_by(members, 'set'))))} = "
                        f"{FAMILIES[name].LEVEL_NAME}, left to right", fontsize=9)
@@ -58,7 +58,9 @@ def family_text(rows: list[dict], models: list[dict]) -> str:
     own = [model for model in models if model["arm"] in arms]
     for arm, members in group_by(own, "arm").items():
         tokens = np.mean([model["train_tokens"] for model in members]) / 1e6
-        read.append(f"{arm} {tokens:.2f}M in {members[0]['train_examples']:,} examples")
+        what = "samples of its own, on top" if arm.endswith("+rl") else "examples"
+        read.append(f"{arm} {tokens:.2f}M in {members[0]['train_examples']:,} {what}")
+    sizes = " to ".join(map(str, sorted({row["problems"] for row in rows})))
     accuracy, cost = [], []
     for method, words in METHODS.items():
         drawn = select(rows, method=method)
@@ -70,7 +72,7 @@ def family_text(rows: list[dict], models: list[dict]) -> str:
             tables.pivot(drawn, "line", "set", words, names=names, text=spent_text)))
     return (f"**{family.NAME}**: accuracy in % (of a maze's plan: right and shortest), mean "
             f"over seeds {', '.join(map(str, group_by(rows, 'seed')))} [95%, over seeds and "
-            f"problems] (range over seeds); n = {rows[0]['problems']} frozen problems per set, "
+            f"problems] (range over seeds); n = {sizes} frozen problems per set, "
             f"{own[0]['parameters'] / 1e6:.2f}M parameters. Tokens read: {', '.join(read)}.\n\n"
             + CHANCES.get(family.NAME, "") + "\n\n".join(accuracy) + "\n\nTokens per answer, "
             "steps of its thought, and the share of answers with a thought:\n\n"

@@ -122,6 +122,13 @@ def test_runs_of_another_family_have_a_block_and_figures_of_their_own(three, und
         build.run(config)
 
 
+def test_results_have_a_place_for_every_study_and_for_the_families_that_walk_the_ladder():
+    whole = (Path(__file__).parents[2] / RESULTS).read_text()
+    families = ("program", "synthesis", "maze", "instructions", "decomposition")
+    for name in (*build.BLOCKS, *(f"run-{family}" for family in families)):
+        assert build.between(RESULTS, whole, name, "new").count(f"<!-- {name}:begin -->\nnew\n")
+
+
 def test_runs_that_cannot_be_averaged_are_refused(three):
     with pytest.raises(UserError, match="one run per seed"):
         copies.keep_runs(("runs/s0", "runs/s0"), Path("kept"))

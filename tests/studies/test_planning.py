@@ -118,6 +118,34 @@ def test_margins_are_paired_by_seed_and_problem():
     assert found["low"] <= 0.5 <= found["high"]
 
 
+def test_tables_and_figure_as_by_hand():
+    """Sets of unequal size, RL on top, more lines than there are colours."""
+    arms = ("star", "star_reversed", "star_thought", "star_mixed", "star+rl", "star_mixed+rl")
+    lines = [f"{arm}, {mode}" for arm in arms for mode in Cell("smoke", 0, arm).modes]
+    rows = [{"line": line, "family": "pathstar", "seed": 0, "set": name, "method": method,
+             "digits": "10" * n, "accuracy": 0.5, "low": 0.4, "high": 0.6, "problems": 2 * n,
+             "tokens": 7.0, "steps": 2.0, "thinking": 1.0}
+            for line in lines for method in ("greedy", "sampled")
+            for name, n in (("pathstar-test-l4", 2), ("pathstar-test-l5", 3))]
+    models = [{"arm": arm, "seed": 0, "parameters": 10 ** 6, "train_tokens": 2 * 10 ** 6,
+               "train_examples": 1000} for arm in arms]
+    text = planning_tables.family_text(rows, models)
+    assert "n = 4 to 6 frozen problems per set" in text
+    assert "star 2.00M in 1,000 examples, " in text
+    assert "star+rl 2.00M in 1,000 samples of its own, on top, " in text
+    (axes,) = planning_tables.accuracy_figure(rows).axes
+    looks = {(line.get_color(), line.get_marker()) for line in axes.lines
+             if line.get_marker() in "osD^vP*X"}
+    assert len(looks) == len(lines) == 10
+
+
+@pytest.mark.parametrize("text, steps", [
+    ("<think>0e4:d4;1d4:c4</think>c4<eos>", 2), ("</think>a1;a2<eos>", 0),
+    ("<think></think>a1<eos>", 0), ("<think>0e4:d4;;1d4", 3), ("<think>0e4<eos>", 1), ("a1<eos>", 0)])
+def test_steps_count_as_written_in_malformed_and_cut_completions_too(text, steps):
+    assert study.steps_written(text) == steps
+
+
 @pytest.mark.parametrize("more, message", [
     ({"size": "huge"}, "--size huge"), ({"arms": ("fast",)}, "--arms"), ({"seeds": ()}, "--seeds"),
     ({"arms": ("star",), "rl": ("plan",)}, "--rl plan")])
