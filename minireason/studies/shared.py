@@ -165,8 +165,13 @@ def made_with(name: str, cfg) -> dict:
 
 
 def write_json(path: Path, result: dict) -> None:
-    """The result, whole or not at all."""
-    write_atomic(path, json.dumps(result, indent=1) + "\n")
+    """The result, whole or not at all; each of its rows is a line, as some hold many numbers."""
+    text, rows = json.dumps(result, indent=1), result.get("rows")
+    if rows:
+        lines = ",\n  ".join(map(json.dumps, rows))
+        text = json.dumps({**result, "rows": []}, indent=1).replace(
+            '"rows": []', f'"rows": [\n  {lines}\n ]', 1)
+    write_atomic(path, f"{text}\n")
 
 
 def write_table(path: Path, result: dict, text: str) -> None:

@@ -1,5 +1,6 @@
 """What the studies share: commands that can be typed again, models of equal seeds."""
 
+import json
 from dataclasses import dataclass
 
 import pytest
@@ -153,3 +154,14 @@ def test_random_models_follow_their_seed():
 def test_rows_of_all_steps_are_as_many_as_their_mean_says():
     counts = [rows_before(10.6, step + 1) - rows_before(10.6, step) for step in range(100)]
     assert set(counts) == {10, 11} and sum(counts) == 1060 and rows_before(0.2, 7) == 7
+
+
+def test_a_row_of_many_numbers_is_one_line(tmp_path):
+    rows = [{"n": [1, 2]}, {"n": [[3], []], "what": '"rows": []'}]
+    result = {"command": "a", "rows": rows, "b": {}}
+    write_json(tmp_path / "a.json", result)
+    text = (tmp_path / "a.json").read_text()
+    assert json.loads(text) == result and text.count("\n") == 8
+    for other in ({"command": "a", "rows": []}, {"fits": [1]}):
+        write_json(tmp_path / "b.json", other)
+        assert json.loads((tmp_path / "b.json").read_text()) == other
