@@ -34,6 +34,7 @@ MEASURES = ("right", "obedient", "both")
 METHODS = {"greedy": "greedy", "sampled": "one sample at T = 1"}
 LENGTHS = ((-1, "unreadable"), (0, "0"), (2, "1 to 2"), (4, "3 to 4"), (99, "5 on"))
 """(most pieces of the thought that was written, in words); -1 where it does not parse."""
+OF_LENGTH = {"only", *instructions.COUNTED}       # instructions on the length itself
 
 
 @dataclass(frozen=True)
@@ -138,13 +139,18 @@ def slope_text(rows: list[dict], after: str, before: str, measure: str) -> str:
 
 
 def length_rows(rows: list[dict]) -> list[dict]:
-    """Every completion by the length of its thought: {policy, length, obeyed}."""
+    """Every completion by the length of its thought: {policy, length, obeyed}.
+
+    Left out are those that are told how long it should be: a long one would be long by disobeying.
+    """
     found = []
     for row in rows:
-        for length, obedient in zip(row["lengths"], row["obedient"], strict=True):
-            most, words = next(span for span in LENGTHS if length <= span[0])
-            found.append({"policy": row["policy"], "length": words, "most": most,
-                          "obeyed": obedient == "1"})
+        for length, obedient, names in zip(row["lengths"], row["obedient"], row["names"],
+                                           strict=True):
+            if OF_LENGTH.isdisjoint(names):
+                most, words = next(span for span in LENGTHS if length <= span[0])
+                found.append({"policy": row["policy"], "length": words, "most": most,
+                              "obeyed": obedient == "1"})
     return sorted(found, key=lambda row: row["most"])
 
 
@@ -187,7 +193,8 @@ def text_of(rows: list[dict]) -> str:
         parts.append(tables.markdown(tables.pivot(
             members, "policy", field, words, text=share_text)))
     parts.append("Obedient in percent (how many), one sample, all seeds, by the length of the "
-                 "thought that was written; then each instruction by itself.")
+                 "thought that was written, where no instruction is about it; then each "
+                 "instruction by itself.")
     return "\n\n".join(parts) + "\n"
 
 

@@ -119,15 +119,15 @@ def share_text(rows: list[dict]) -> str:
     return rows[0].get("text") or tables.range_text(shares_by_seed(rows))
 
 
-def rise_rows(rows: list[dict]) -> list[dict]:
-    """How much more is split from a bin to the next harder one: {policy, rise, text}."""
+def rise_rows(rows: list[dict], by: str = "policy") -> list[dict]:
+    """How much more is split from a bin to the next harder one: {by, rise, text}."""
     found = []
-    for policy, own in group_by(rows, "policy").items():
+    for policy, own in group_by(rows, by).items():
         for a, b in pairwise(sorted(group_by(own, "hardness"))):
             lower, upper = (np.array(shares_by_seed(select(own, hardness=hard))) for hard in (a, b))
             if len(lower) == len(upper):
                 rise = {key: value / 100 for key, value in mean_over_runs(upper - lower).items()}
-                found.append({"policy": policy, "rise": f"{a} to {b}",
+                found.append({by: policy, "rise": f"{a} to {b}",
                               "text": tables.points_text(rise)})
     return found
 
@@ -199,12 +199,15 @@ def text_of(rows: list[dict]) -> str:
             (free, "policy", "hardness", bins, "share split (%)"),
             (rise_rows(free), "policy", "rise", None, "rise from bin to bin (points)"),
             (by_operator, "what", "hardness", bins, "share split, by kind (%)"),
+            (rise_rows(by_operator, "what"), "what", "rise", None, "rise by kind (points)"),
             (free, "policy", "level", levels, "share split, by level (%)")):
         parts.append(tables.markdown(tables.pivot(members, by, field, words, names=names,
                                                   text=share_text)))
     parts.append("Of the operations that could be split, by their hardness (digits and carries): "
                  "how many samples at T = 1 split where the way is free; mean (range) over seeds. "
-                 "Rises: mean over seeds [95%, t over seeds].")
+                 "Rises: mean over seeds [95%, t over seeds]. Harder bins hold more products, the "
+                 "last one nothing else: who split products alone would rise over all kinds, too, "
+                 "but not within one.")
     ways = [{**row, "what": f"{row['policy']}, {row['way']}"} for row in free]
     parts.append(tables.markdown(tables.pivot(
         ways, "what", "hardness", "result exact (%)", names=bins, text=right_text)))
@@ -226,15 +229,20 @@ def text_of(rows: list[dict]) -> str:
 
 
 def figure_of(rows: list[dict]) -> Figure:
-    """The share that is split against hardness, a line per policy."""
-    figure, axes = style.canvas(3.8)
+    """The share that is split against hardness, a line per policy; of all kinds, of products."""
+    figure, panels = style.panels(2, 6.4, sharex=True)
     free = select(rows, kind="operations", mode="")
-    for (policy, own), look in zip(group_by(free, "policy").items(), style.LOOKS, strict=False):
-        cells, bars = sorted(group_by(own, "hardness").items()), []
-        for _, cell in cells:
-            shares = shares_by_seed(cell)
-            bars.append((np.mean(shares), min(shares), max(shares)))
-        style.whiskers(axes, [hard for hard, _ in cells], bars, *look, policy)
-    axes.set_xticks(list(BINS), list(BINS.values()))
-    return style.finish(figure, axes, "hardness of the operation: digits and carries",
-                        "operations that are split (%)", 2)
+    for axes, members, what in zip(panels, (free, select(free, operator="*")),
+                                   ("operations", "products"), strict=True):
+        for (policy, own), look in zip(group_by(members, "policy").items(), style.LOOKS,
+                                       strict=False):
+            cells, bars = sorted(group_by(own, "hardness").items()), []
+            for _, cell in cells:
+                shares = shares_by_seed(cell)
+                bars.append((np.mean(shares), min(shares), max(shares)))
+            style.whiskers(axes, [hard for hard, _ in cells], bars, *look, policy)
+        style.percent_axis(axes, f"{what} that are split (%)")
+    panels[-1].set_xticks(list(BINS), list(BINS.values()))
+    panels[-1].set_xlabel("hardness of the operation: digits and carries")
+    style.legend_below(figure, panels[-1], 2)
+    return figure

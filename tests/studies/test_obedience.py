@@ -58,7 +58,7 @@ def made_rows(seed: int, after: str = "1100") -> list[dict]:
         for level in (1, 2):
             for asked in (1, 2, "held"):
                 obedient = after if policy == "RL" and level == 2 else "1111"
-                names = [["plus"] if asked == 1 else ["only", "parity"]] * 4
+                names = [["plus"] if asked == 1 else ["plus", "parity"]] * 4
                 rows.append({
                     "policy": policy, "seed": seed, "method": "sampled", "level": level,
                     "asked": asked, "right": "1010", "obedient": obedient,
@@ -78,9 +78,10 @@ def test_tables_are_as_by_hand():
     assert "| policy | 0 | 1 to 2 | 3 to 4 | 5 on |" not in text
     assert "| pieces in the thought | 0 | 1 to 2 | 3 to 4 | 5 on |" in text
     assert "| RL | 100 (8) | 100 (8) | 50 (8) | 50 (8) |" in text
-    (row,) = [{"policy": "RL", "lengths": [-1, 0, 2, 9], "obedient": "0111"}]
+    row = {"policy": "RL", "lengths": [-1, 0, 2, 9, 0, 3, 3], "obedient": "0111101",
+           "names": [["plus"]] * 4 + [["only"], ["most", "plus"], ["stop"]]}
     assert [one["length"] for one in obedience.length_rows([row])] == [
-        "unreadable", "0", "1 to 2", "5 on"]
+        "unreadable", "0", "1 to 2", "5 on"]            # not where the length itself is asked for
     slope = obedience.slope_text(select(made_rows(0, "1000"), method="sampled"), "RL", "STaR",
                                  "obedient")
     assert slope == "-75.0"

@@ -141,7 +141,8 @@ def test_tables_and_figure_as_by_hand():
 
 @pytest.mark.parametrize("text, steps", [
     ("<think>0e4:d4;1d4:c4</think>c4<eos>", 2), ("</think>a1;a2<eos>", 0),
-    ("<think></think>a1<eos>", 0), ("<think>0e4:d4;;1d4", 3), ("<think>0e4<eos>", 1), ("a1<eos>", 0)])
+    ("<think></think>a1<eos>", 0), ("<think>0e4:d4;;1d4", 3), ("<think>0e4<eos>", 1),
+    ("a1<eos>", 0)])
 def test_steps_count_as_written_in_malformed_and_cut_completions_too(text, steps):
     assert study.steps_written(text) == steps
 

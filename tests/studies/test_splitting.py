@@ -94,9 +94,14 @@ def test_tables_are_as_by_hand():
     assert "| RL, once | 100 | 100 |" in text
     assert "| as it chooses, 1 x | 100.0 [100, 100] |" in text
     assert "| choosing - never splitting, 1 x | +100.0 [+100.0, +100.0] |" in text
-    (axes,) = splitting.figure_of(rows).axes
-    assert axes.get_legend_handles_labels()[1] == ["RL"]
-    assert np.allclose(axes.lines[0].get_ydata(), [25, 75])
+    rows += [{**row, "operator": "+", "count": 4, "right_results": 4} for row in rows
+             if row["kind"] == "operations" and row["hardness"] == 2 and row["way"] == "once"]
+    for axes, shares in zip(splitting.figure_of(rows).axes, ([12.5, 75], [25, 75]), strict=True):
+        assert axes.get_legend_handles_labels()[1] == ["RL"]
+        assert np.allclose(axes.lines[0].get_ydata(), shares)
+    text = splitting.text_of(rows)                   # sums: one bin, no rise
+    assert "| RL | +62.5 [+62.5, +62.5] |" in text and "| RL, sums | 0 (0 to 0) |  |" in text
+    assert "| RL, products | +50.0 [+50.0, +50.0] |" in text and "| RL, sums | +" not in text
 
 
 def test_a_run_of_another_family_is_refused(finished, tmp_path):
