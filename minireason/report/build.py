@@ -160,6 +160,11 @@ def write_readme(readme: Path, reference: Path) -> Path:
     if not folders:
         raise UserError(f"{reference}: holds no seed-* folders; make it with minireason report "
                         "--runs RUN...")
+    record, first = folders[0] / "config.json", next(iter(FAMILIES))
+    family = read_json(record)["config"].get("family", first) if record.exists() else first
+    if family != first:
+        raise UserError(f"{reference}: holds runs of {family}, of which the README does not "
+                        f"speak; give --readme with the --reference of {first} beside it")
     drawn = readme.parent / FIGURES
     for path, whole in texts.items():
         extent = "README" if path == readme else "all"

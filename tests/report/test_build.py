@@ -120,6 +120,10 @@ def test_runs_of_another_family_have_a_block_and_figures_of_their_own(three, und
     RESULTS.write_text(RESULTS.read_text().replace("run-modular:end", "run-modular"))
     with pytest.raises(UserError, match="run-modular:end"):
         build.run(config)
+    record = Path("kept/modular-quickstart/seed-0/config.json")
+    record.write_text(json.dumps({"config": {"family": "modular", "size": "quickstart"}}))
+    with pytest.raises(UserError, match=r"holds runs of modular, .* --reference of chain"):
+        build.run(build.Config(reference="kept/modular-quickstart", readme="README.md"))
 
 
 def test_results_have_a_place_for_every_study_and_for_the_families_that_walk_the_ladder():
