@@ -1,7 +1,10 @@
 """Files of problems: the frozen evaluation sets, sha256-checked, and JSONL files of a user."""
 
 import hashlib
+from functools import cache
 from pathlib import Path
+
+import numpy as np
 
 from minireason.core.errors import UserError
 from minireason.core.files import parsed, read_text
@@ -58,6 +61,21 @@ def frozen_path(name: str) -> Path:
 def load_frozen(name: str, n: int | None = None) -> list[Problem]:
     """The first n problems, or all, of a frozen evaluation set, in their fixed order."""
     return list(numbered_problems(frozen_path(name), n).values())
+
+
+@cache
+def alike(name: str, n: int) -> np.ndarray | None:
+    """(n,) numbers of the first n problems of a frozen set: equal for what is held out as one.
+
+    None if there is no such set of so many, as in the rows of another version.
+    """
+    numbers: dict[str, int] = {}
+    try:
+        keys = [problem.split_key or problem.key for problem in load_frozen(name, n)]
+    except UserError:
+        return None
+    found = np.array([numbers.setdefault(key, len(numbers)) for key in keys])
+    return found if len(found) == n else None
 
 
 def problem_of(record: object) -> Problem:

@@ -17,7 +17,7 @@ from minireason.core.config import PATHS
 from minireason.measure.estimates import expected_accuracy, two_way_interval
 from minireason.measure.samples import load_pools, values_field
 from minireason.problems import FAMILIES
-from minireason.problems.frozen import frozen_folder
+from minireason.problems.frozen import alike, frozen_folder
 from minireason.report.runs import differences, group_by, level_of, rows_of, rung_rows, select
 
 BAND = "band.json"
@@ -26,6 +26,13 @@ BAND = "band.json"
 def verdicts_of(rows: list[dict]) -> np.ndarray:
     """(S, P) 1 where a seed's policy answers a problem right, else 0; the rows have digits."""
     return np.array([[digit > "0" for digit in row["digits"]] for row in rows], dtype=float)
+
+
+def interval_of(rows: list[dict], others: list[dict] | None = None) -> dict[str, float]:
+    """two_way_interval of the rows of one frozen set, or of rows less others, a row per seed."""
+    right = verdicts_of(rows)
+    return two_way_interval(right, verdicts_of(others) if others else None,
+                            alike(rows[0]["set"], right.shape[1]))
 
 
 def gain_rows(runs: list[dict], method: str = "greedy") -> list[dict]:
@@ -40,7 +47,7 @@ def gain_rows(runs: list[dict], method: str = "greedy") -> list[dict]:
             if len(rows) == len(others) and all("digits" in row for row in rows + others):
                 found.append({"set": name, "method": f"{method} - {method}",
                               "rung": f"{after} - {before}",
-                              **two_way_interval(verdicts_of(rows), verdicts_of(others))})
+                              **interval_of(rows, others)})
     return found
 
 
@@ -56,7 +63,7 @@ def margin_rows(rows: list[dict], field: str, pairs: Iterable[tuple[str, str]]) 
         for name, members in group_by(own, "set").items():
             of_worse = [others[name, row["seed"]] for row in members]
             found.append({field: f"{better} - {worse}", "set": name, "method": "greedy - greedy",
-                          **two_way_interval(verdicts_of(members), verdicts_of(of_worse))})
+                          **interval_of(members, of_worse)})
     return found
 
 
@@ -80,7 +87,8 @@ def paired_rows(runs: list[dict], stage: str, name: str) -> list[dict]:
     for pair, rows in pairs.items() if all(one.get("pools") for one in measured) else ():
         a, b = ([accuracies(one, name, method, rows[0]["n"]) for one in measured]
                 for method in pair.split(" - "))
-        found.append({**rows[0], **two_way_interval(np.array(a), np.array(b))})
+        found.append({**rows[0], **two_way_interval(np.array(a), np.array(b),
+                                                    alike(name, len(a[0])))})
     return found
 
 

@@ -9,11 +9,10 @@ from functools import partial
 
 import numpy as np
 
-from minireason.measure.estimates import two_way_interval
 from minireason.report import runs as results
 from minireason.report import style
 from minireason.report.runs import group_by, level_of, rows_of, select, tagged
-from minireason.report.seeds import paired_rows, verdicts_of
+from minireason.report.seeds import interval_of, paired_rows
 
 
 def markdown(table: list[list[str]]) -> str:
@@ -40,7 +39,7 @@ def accuracy_text(rows: list[dict], digits: int = 0) -> str:
     if "low" in rows[0]:
         low, high = mean("low"), mean("high")
         if len(rows) > 1 and all("digits" in row for row in rows):
-            found = two_way_interval(verdicts_of(rows))
+            found = interval_of(rows)
             low, high = max(0.0, found["low"]), min(1.0, found["high"])
         text += f" [{100 * low:{sign}.{digits}f}, {100 * high:{sign}.{digits}f}]"
     if len(rows) > 1 and not difference:

@@ -10,6 +10,7 @@ from minireason.core.files import read_json
 from minireason.problems import decomposition
 from minireason.report.runs import group_by, select
 from minireason.studies import obedience, splitting
+from minireason.studies import splitting_tables as tables
 
 RUNGS = ["pretrained, step by step", "SFT", "STaR", "RL", "RL, price 0.01"]
 
@@ -49,6 +50,10 @@ def test_a_finished_study_is_only_written_again(finished, measured, tmp_path, mo
         assert (out / name).read_bytes() == (tmp_path / "again" / name).read_bytes()
 
 
+def blocks(count: int) -> list[int]:
+    return [count] * tables.BLOCKS
+
+
 def made_rows(seed: int, policy: str = "RL") -> list[dict]:
     """Choosing writes 20 tokens and is right, never splitting 10 and one time in four."""
     rows = []
@@ -61,30 +66,30 @@ def made_rows(seed: int, policy: str = "RL") -> list[dict]:
         for way, count in (("once", 4 - split), ("split", split)):
             rows.append({"kind": "operations", "policy": policy, "seed": seed, "mode": "",
                          "level": 2, "operator": "*", "hardness": hard, "way": way,
-                         "count": count, "right_results": count})
-    rows.append({**rows[-1], "mode": "once", "count": 3})
+                         "count": blocks(count), "right_results": count * tables.BLOCKS})
+    rows.append({**rows[-1], "mode": "once"})
     return rows
 
 
 def test_modes_vote_over_as_many_samples_as_fit():
     rows = select(made_rows(0), kind="answers")
-    assert [splitting.at_budget(rows, mode, 1)[1] for mode in ("", "once", "split")] == [2, 4, 1]
-    assert [splitting.at_budget(rows, mode, 4)[1] for mode in ("", "once", "split")] == [4, 4, 4]
-    assert splitting.at_budget(rows, "split", 1)[0] == pytest.approx([0.75] * 3)
-    assert splitting.at_budget(rows, "once", 1)[0] == pytest.approx([0] * 3)   # outvoted
-    assert splitting.at_budget(rows, "split", 4)[0] == pytest.approx([1] * 3)
+    assert [tables.at_budget(rows, mode, 1)[1] for mode in ("", "once", "split")] == [2, 4, 1]
+    assert [tables.at_budget(rows, mode, 4)[1] for mode in ("", "once", "split")] == [4, 4, 4]
+    assert tables.at_budget(rows, "split", 1)[0] == pytest.approx([0.75] * 3)
+    assert tables.at_budget(rows, "once", 1)[0] == pytest.approx([0] * 3)   # outvoted
+    assert tables.at_budget(rows, "split", 4)[0] == pytest.approx([1] * 3)
 
 
 def test_half_a_sample_more_is_half_of_what_it_changes():
     rows = [{**row, "tokens": [[10 if row["mode"] == "once" else 25] * 4] * 3}
             for row in select(made_rows(0), kind="answers")]
-    found, n = splitting.at_budget(rows, "once", 1)            # two: a quarter; three: outvoted
+    found, n = tables.at_budget(rows, "once", 1)            # two: a quarter; three: outvoted
     assert n == 2.5 and found == pytest.approx([0.125] * 3, abs=0.05)
 
 
 def test_tables_are_as_by_hand():
     rows = made_rows(0) + made_rows(1)
-    text = splitting.text_of(rows)
+    text = tables.text_of(rows)
     assert "| share split (%) | 2 | 4 |" in text
     assert "| RL | 25 (25 to 25) | 75 (75 to 75) |" in text
     assert "| RL | +50.0 [+50.0, +50.0] |" in text and "| RL, products | 25 (25" in text
@@ -94,12 +99,12 @@ def test_tables_are_as_by_hand():
     assert "| RL, once | 100 | 100 |" in text
     assert "| as it chooses, 1 x | 100.0 [100, 100] |" in text
     assert "| choosing - never splitting, 1 x | +100.0 [+100.0, +100.0] |" in text
-    rows += [{**row, "operator": "+", "count": 4, "right_results": 4} for row in rows
+    rows += [{**row, "operator": "+", "count": blocks(4)} for row in rows
              if row["kind"] == "operations" and row["hardness"] == 2 and row["way"] == "once"]
-    for axes, shares in zip(splitting.figure_of(rows).axes, ([12.5, 75], [25, 75]), strict=True):
+    for axes, shares in zip(tables.figure_of(rows).axes, ([12.5, 75], [25, 75]), strict=True):
         assert axes.get_legend_handles_labels()[1] == ["RL"]
         assert np.allclose(axes.lines[0].get_ydata(), shares)
-    text = splitting.text_of(rows)                   # sums: one bin, no rise
+    text = tables.text_of(rows)                   # sums: one bin, no rise
     assert "| RL | +62.5 [+62.5, +62.5] |" in text and "| RL, sums | 0 (0 to 0) |  |" in text
     assert "| RL, products | +50.0 [+50.0, +50.0] |" in text and "| RL, sums | +" not in text
 
