@@ -11,13 +11,16 @@ from minireason.report.runs import group_by, level_of, select
 from minireason.report.seeds import margin_rows
 from minireason.studies import shared
 
+VOTES = 16                     # fast answers that cost about as many tokens as one with a thought
 MARGINS = (("trace, slow", "plan, fast"), ("dropped, slow", "plan, fast"),
+           ("trace, slow", f"plan, fast x {VOTES}"), ("dropped, slow", f"plan, fast x {VOTES}"),
            ("dropped, slow", "trace, slow"), ("dropped, auto", "plan, fast"),
            ("star_thought, slow", "star, fast"), ("star_reversed, fast", "star, fast"),
            ("star+rl, fast", "star, fast"), ("dropped+rl, auto", "dropped, auto"),
            ("star_mixed+rl, auto", "star_mixed, auto"),
-           ("program_trace, slow", "program, fast"))
-METHODS = {"greedy": "greedy", "sampled": "one sample at T = 1"}
+           ("program_trace, slow", "program, fast"),
+           ("program_trace, slow", f"program, fast x {VOTES}"))
+METHODS = {"greedy": f"greedy; x {VOTES}: their vote", "sampled": "one sample at T = 1"}
 
 CHANCES = {"pathstar": "Who guesses the first node of the two paths and looks up the rest: "
                        "50%.\n\n"}

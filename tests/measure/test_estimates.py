@@ -119,6 +119,17 @@ def test_two_way_interval_by_hand():
         two_way_interval(same, same[:2])
 
 
+def test_problems_of_one_group_are_drawn_together():
+    """As if each group were one problem: three copies of a problem are worth no more than it."""
+    once = np.random.default_rng(6).random((3, 40))
+    thrice, groups = np.repeat(once, 3, axis=1), np.repeat(np.arange(40), 3)
+    assert two_way_interval(thrice, groups=groups) == pytest.approx(two_way_interval(once), abs=SUM)
+    assert two_way_interval(thrice, groups=np.arange(120)) == two_way_interval(thrice)
+    unequal = np.array([[1.0, 1.0, 1.0, 0.0]])             # of two programs, three and one
+    found = two_way_interval(unequal, groups=np.array([0, 0, 0, 1]))
+    assert (found["accuracy"], found["low"], found["high"]) == (0.75, 0, 1)
+
+
 def test_one_seed_gives_the_interval_over_problems():
     a, b = np.random.default_rng(4).random((2, 1, 200))
     _, low, high = paired_bootstrap(a[0], b[0])

@@ -10,7 +10,7 @@ from made_runs import add_verdicts, made_run
 
 from minireason.core import files
 from minireason.measure.estimates import two_way_interval
-from minireason.problems.frozen import frozen_folder
+from minireason.problems.frozen import alike, frozen_folder
 from minireason.report import build, copies, seeds, tables
 from minireason.report import runs as results
 
@@ -37,6 +37,17 @@ def test_intervals_cover_seeds_and_problems_together(three):
     alone = [{key: value for key, value in row.items() if key != "digits"} for row in rows]
     assert f"[{low}, {high}]" not in tables.accuracy_text(alone)
     assert "digits" in rows[0] and rows[0]["round"] == 3        # of the last round's own folder
+
+
+def test_problems_of_one_program_are_drawn_together():
+    numbers = alike("synthesis-test-p2", 232)
+    assert len(set(numbers)) == 58 and numbers.tolist() == alike("synthesis-test-p2", 232).tolist()
+    assert len(set(alike("chain-test-k8", 500))) == 500
+    assert alike("chain-test-k8", 501) is None and alike("of-another-version", 5) is None
+    rows = [{"set": "synthesis-test-p2", "digits": "".join(str(n % 2) for n in numbers)}] * 2
+    found = seeds.interval_of(rows)
+    assert found["high"] - found["low"] > 1.8 * (
+        seeds.interval_of([{**row, "set": "none"} for row in rows])["high"] - found["accuracy"])
 
 
 def test_gains_are_paired_by_seed_and_problem(three):

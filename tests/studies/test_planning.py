@@ -3,6 +3,7 @@
 import dataclasses
 import json
 from collections import Counter
+from itertools import product
 
 import pytest
 
@@ -47,7 +48,8 @@ def test_smoke_runs_resumes_and_is_the_same(smallest, tmp_path, monkeypatch, und
                                                             "star_mixed+rl"]
     assert Counter((row["line"], row["method"]) for row in result["measured"]) == Counter(
         (f"{arm}, {mode}", method) for arm in ("dropped", "star_mixed", "star_mixed+rl")
-        for mode in ("fast", "slow", "auto") for method in ("greedy", "sampled"))
+        for mode, method in (*product(("fast", "slow", "auto"), ("greedy", "sampled")),
+                             ("fast x 16", "greedy")))
     parent = json.loads((tmp_path / "a/cells/star_mixed+rl/config.json").read_text())
     assert parent["parents"]["init"] and result["models"][2]["train_tokens"] > 0
     study.run(Config(source=str(tmp_path / "a"), out=str(tmp_path / "drawn")))
@@ -66,7 +68,7 @@ def test_seeds_are_studies_of_their_own(smallest, tmp_path, monkeypatch, undrawn
     rows = study.run(cfg)["measured"]
     assert [(row["seed"], row["set"], row["method"]) for row in rows] == [
         (seed, "pathstar-validation-l5", method) for seed in (0, 1)
-        for method in ("greedy", "sampled")]
+        for method in ("greedy", "sampled", "greedy")]
 
 
 def test_arms_see_equal_problems_and_equal_tokens(monkeypatch):
@@ -106,6 +108,14 @@ def test_an_arm_answers_in_the_modes_that_it_has_learned():
                      "star_reversed": ["fast"], "star_thought": ["slow"], "star_mixed": both,
                      "program": ["fast"], "program_trace": ["slow"]}
     assert Cell("smoke", 0, "dropped+rl").modes == both
+
+
+def test_a_vote_is_the_answer_that_most_give():
+    problem = FAMILIES["maze"].read("5:a0>c0#e4=")
+    texts = ["</think>", "</think>a1b1b0c0<eos>", "</think>b0c0<eos>", "</think>b0c0<eos>"]
+    assert study.most_frequent(problem, texts) == "</think>b0c0<eos>"
+    assert study.most_frequent(problem, texts[:1] * 2) == "</think>"       # none is readable
+    assert study.most_frequent(problem, texts[:2]) == texts[1]
 
 
 def test_margins_are_paired_by_seed_and_problem():
