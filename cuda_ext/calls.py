@@ -47,7 +47,8 @@ def load(target: str, dtype: str, head_dim: int, archs: tuple[str, ...]) -> ctyp
     lib = ctypes.CDLL(str(build.library(target, dtype, head_dim, archs)))
     lib.error_text.restype = ctypes.c_char_p
     if dtype != "fp32":
-        lib.backward_tile_bytes.restype = lib.backward_work_bytes.restype = c_int64
+        for name in ("backward_tile_bytes", "backward_work_bytes", "prompt_tile_bytes"):
+            getattr(lib, name).restype = c_int64
     return lib
 
 
@@ -60,6 +61,11 @@ def device_facts(index: int) -> tuple[tuple[str, ...], int]:
 
 
 EMULATED_SHARED_BYTES = 227 * 1024      # what the emulator grants: an H100's limit
+
+
+def shared_bytes(x: Tensor) -> int:
+    """Bytes of shared memory that a block may have on x's device."""
+    return device_facts(x.device.index)[1] if x.device.type == "cuda" else EMULATED_SHARED_BYTES
 
 
 def library_of(x: Tensor, head_dim: int) -> ctypes.CDLL:
@@ -128,8 +134,6 @@ def gradient_scratch(lib: ctypes.CDLL, qkv: Tensor, sizes: dict) -> Tensor | Non
     """Global work space of the backward kernel, where its shared memory is too small."""
     group = sizes["n_heads"] // sizes["n_kv_heads"]
     work = lib.backward_work_bytes(group, sizes["max_len"])
-    limit = (device_facts(qkv.device.index)[1] if qkv.device.type == "cuda"
-             else EMULATED_SHARED_BYTES)
-    if lib.backward_tile_bytes() + work <= limit:
+    if lib.backward_tile_bytes() + work <= shared_bytes(qkv):
         return None
     return qkv.new_empty(sizes["n_rows"] * sizes["n_kv_heads"] * work // 4, dtype=torch.float32)

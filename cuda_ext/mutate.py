@@ -21,8 +21,8 @@ from cuda_ext import build
 
 SITE = re.compile(r"__syncthreads\(\);|__syncwarp\(\);|cp_async_wait<\d>\(\);")
 TESTS = build.SOURCES.parent / "tests" / "cuda_ext"
-# Which tests run a kernel: a file, and what pytest -k selects in it (one head dimension is enough).
-DEPEND = "do_not_depend or float64_at_every_length and 64 or written_whole"
+# Which tests run a kernel: a file, and what pytest -k selects in it.
+DEPEND = "do_not_depend or float64_at_every_length or written_whole"
 SUITE = {
     "2_tiled": ("test_cuda_ext.py", "teaching"),
     "3_online": ("test_cuda_ext.py", f"fp32 and ({DEPEND})"),

@@ -134,16 +134,19 @@ def attn_rope_bwd(grad, qkv, out, lse, q_gain, k_gain, cos, sin, cu_seqlens, max
 
 def decode_attn(qkv, q_gain, k_gain, cos, sin, cache_k, cache_v, lens, prompt_k, prompt_v,
                 prompt_len, prompt_index, n_heads, n_kv_heads, eps, scale, share):
-    """Append and attend; `share` splits the prompt off so that its rows read it once."""
+    """Append and attend; `share` splits the prompt off so that its rows read it once, where the
+    device has the shared memory for it (head_dim 128 takes more than the 99 KB of sm_86 and 89)."""
     rows, width = qkv.shape
     head_dim = width // (n_heads + 2 * n_kv_heads)
+    lib = library_of(qkv, head_dim)
     for cache in (cache_k, cache_v):
         if (cache.dtype != qkv.dtype or cache.shape[1] != n_kv_heads or cache.shape[3] != head_dim
                 or cache.stride()[2:] != (head_dim, 1) or cache.stride() != cache_k.stride()):
             raise calls.KernelError(f"cache {tuple(cache.shape)} {cache.dtype} must be (B, "
                                     f"{n_kv_heads}, S, {head_dim}) {qkv.dtype}, rows contiguous")
     out, partial_out, partial_lse = qkv.new_empty(rows, n_heads * head_dim), None, None
-    if share and prompt_k is not None and qkv.dtype != torch.float32:
+    if (share and prompt_k is not None and qkv.dtype != torch.float32
+            and lib.prompt_tile_bytes() <= calls.shared_bytes(qkv)):
         partial_out = qkv.new_empty(rows, n_heads, head_dim, dtype=torch.float32)
         partial_lse = qkv.new_empty(rows, n_heads, dtype=torch.float32)
     tensors = {"qkv": qkv, "q_gain": q_gain, "k_gain": k_gain, "cos": cos, "sin": sin,
@@ -156,7 +159,6 @@ def decode_attn(qkv, q_gain, k_gain, cos, sin, cache_k, cache_v, lens, prompt_k,
         n_rows=rows, n_heads=n_heads, n_kv_heads=n_kv_heads, head_dim=head_dim,
         capacity=cache_k.shape[2], n_prompts=0 if prompt_k is None else prompt_k.shape[0],
         prompt_max=0 if prompt_k is None else prompt_k.shape[2], scale=scale, eps=eps)
-    lib = library_of(qkv, head_dim)
     if partial_out is not None:
         invoke(lib, "prompt_forward", call, qkv)
     invoke(lib, "decode_forward", call, qkv)

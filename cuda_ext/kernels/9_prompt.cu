@@ -165,3 +165,6 @@ EXPORT int prompt_forward(const DecodeCall *call, void *stream) {
     size_t bytes = sizeof(PromptShared<KERNEL_T, KERNEL_D>);
     return launch(prompt_attention<KERNEL_T, KERNEL_D>, grid, DECODE_THREADS, bytes, stream, *call);
 }
+
+// Bytes of shared memory a block needs.
+EXPORT int64_t prompt_tile_bytes() { return sizeof(PromptShared<KERNEL_T, KERNEL_D>); }

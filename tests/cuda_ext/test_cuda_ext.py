@@ -81,6 +81,14 @@ def test_backward_works_in_shared_and_in_global_memory():
     assert seen == {True, False}
 
 
+def test_three_blocks_of_the_backward_pass_fit_a_multiprocessor():
+    """At D = 64 and T = 128: an H100's has 228 KB of shared memory, of which each block costs 1 KB
+    more than it asks for. The registers are bounded for three (BLOCKS in 6_backward.cu)."""
+    lib = calls.library_of(torch.zeros(1, dtype=torch.bfloat16, device=DEVICE), 64)
+    one = lib.backward_tile_bytes() + lib.backward_work_bytes(1, 128) + 1024
+    assert 3 * one <= 228 * 1024
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_large_logits_cost_no_more_than_in_plain_pytorch(dtype):
     """Logits 30 times those of unit normals: the softmax is nearly one-hot, and a gradient is a

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import cuda_ext.autograd  # noqa: F401  (registers torch.ops.minireason)
-from cuda_ext import ops, reference
+from cuda_ext import calls, ops, reference
 from cuda_ext.calls import KernelError
 from cuda_ext.reference import EPS, random_case
 
@@ -113,18 +113,18 @@ def test_a_call_that_the_kernels_cannot_serve_is_refused():
 PROMPTS, ROWS, CAPACITY, LONGEST = (37, 0, 130), 21, 40, 144
 
 
-def decode_case(seed: int, dtype, head_dim: int = 32, share: bool = True):
+def decode_case(seed: int, dtype, head_dim: int = 32, share: bool = True, rows: int = ROWS):
     """Arguments of decode_attn: 21 rows that continue 3 prompts, some of them idle, and a Case
     that holds every row's finished past, its new token, and nothing else."""
     rng = torch.Generator().manual_seed(seed)
-    index = torch.randint(len(PROMPTS), (ROWS,), generator=rng)
+    index = torch.randint(len(PROMPTS), (rows,), generator=rng)
     index[:17] = 2                                     # more than 16 rows of one prompt: two tiles
-    lens = torch.randint(CAPACITY, (ROWS,), generator=rng)
+    lens = torch.randint(CAPACITY, (rows,), generator=rng)
     lens[0], lens[1], lens[2] = 0, CAPACITY - 1, 33
     lens[3], lens[4] = -1, CAPACITY                                      # idle
     case = random_case(seed, dtype, head_dim, (LONGEST + CAPACITY,), device=DEVICE)
-    new = torch.randn(ROWS, 4 * head_dim, generator=rng)
-    caches = [torch.randn(ROWS, 1, CAPACITY, head_dim, generator=rng) for _ in range(2)]
+    new = torch.randn(rows, 4 * head_dim, generator=rng)
+    caches = [torch.randn(rows, 1, CAPACITY, head_dim, generator=rng) for _ in range(2)]
     prompts = [torch.randn(len(PROMPTS), 1, LONGEST, head_dim, generator=rng) for _ in range(2)]
     new, *caches, prompt_k, prompt_v = (t.to(DEVICE, dtype) for t in (new, *caches, *prompts))
     lengths = torch.tensor(PROMPTS)
@@ -168,6 +168,30 @@ def test_decoding_equals_float64(dtype, head_dim, share):
     got = OPS.decode_attn(*given).cpu().double()
     assert got.isfinite().all()
     assert (got - want).norm() <= reference.FORWARD[DTYPES[dtype]] * want.norm()
+
+
+def test_the_rows_of_a_prompt_are_found_wherever_they_stand():
+    """A warp looks at 32 rows at once: here a prompt's rows stand in three such groups, and take
+    more tiles than the grid has for an average prompt."""
+    given, case = decode_case(12, torch.bfloat16, rows=70)
+    given[11][40:66] = 2                               # like the first 17 and a few between
+    want = exact_decode(given, case)
+    assert (OPS.decode_attn(*given).cpu().double() - want).norm() <= 4e-3 * want.norm()
+
+
+@pytest.mark.skipif(DEVICE != "cpu", reason="emulator only")
+def test_a_prompt_is_read_by_every_row_where_sharing_it_takes_too_much_memory(monkeypatch):
+    """The 99 KB of a block on sm_86 and sm_89 are too few at head_dim 128."""
+    monkeypatch.setattr(calls, "EMULATED_SHARED_BYTES", 99 * 1024)
+    started, invoke = [], ops.invoke
+    monkeypatch.setattr(ops, "invoke", lambda *given: started.append(given[1]) or invoke(*given))
+    for head_dim, kernels in ((64, ["prompt_forward", "decode_forward"]),
+                              (128, ["decode_forward"])):
+        started.clear()
+        given, case = decode_case(11, torch.bfloat16, head_dim)
+        want = exact_decode(given, case)
+        assert (OPS.decode_attn(*given).double() - want).norm() <= 4e-3 * want.norm()
+        assert started == kernels
 
 
 @pytest.mark.parametrize(("copy", "order"), [("eager", "up"), ("late", "down"), ("eager", "down")])
