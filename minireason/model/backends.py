@@ -20,6 +20,8 @@ IMPLS = ("auto", "reference", "sdpa", *KERNELS)
 # Up to which row length the kernels beat SDPA, as cuda_ext/gpu_check.py measured it.
 CROSSOVER = json.loads((Path(build.__file__).parent / "crossover.json").read_text())
 NVCC = build.has_nvcc()
+OLDEST = 80                       # cp.async and bf16 products need an sm_80
+_refusals: dict[tuple[str, int], str] = {}     # of this process's GPU, by number and head_dim
 
 
 def choose_impl(name: str, device: torch.device, dtype: torch.dtype, head_dim: int, max_len: int,
@@ -54,7 +56,24 @@ def _fastest(device: torch.device, dtype: torch.dtype, head_dim: int, max_len: i
                         f"({kind}, {number}, head_dim {head_dim}, {CROSSOVER['measured']})")
     if not NVCC:
         return "sdpa", "the CUDA kernels would be faster, but nvcc is missing to build them"
+    key = number, head_dim
+    if key not in _refusals and not torch.compiler.is_compiling():     # which cannot trace a build
+        _refusals[key] = _refusal(device, dtype, head_dim)
+    if refusal := _refusals.get(key):
+        return "sdpa", f"the CUDA kernels do not run here: {refusal}"
     return "cuda", f"measured faster up to {longest} tokens ({CROSSOVER['measured']})"
+
+
+def _refusal(device: torch.device, dtype: torch.dtype, head_dim: int) -> str:
+    """Why the kernels, measured on another machine, cannot run on this GPU; empty if they can."""
+    arch, = calls.device_facts(device.index)[0]
+    if int(arch) < OLDEST:
+        return f"they need an sm_{OLDEST}, and this is an sm_{arch}"
+    try:
+        _build_kernels("cuda", device, dtype, head_dim)
+    except UserError as error:
+        return str(error)
+    return ""
 
 
 def _check_kernels_run(name: str, device: torch.device, dtype: torch.dtype, head_dim: int) -> None:

@@ -37,8 +37,9 @@ def graph_decoder(model: Transformer, tokenizer: Tokenizer, prompts: list[list[i
         return None
     weight, most = model.embedding.weight, int(limits.max())
     dtype = torch.bfloat16 if weight.is_cuda else weight.dtype
+    longest = min(model.config.max_len, most + max(map(len, prompts)))    # as it was measured
     impl, _ = choose_impl(model.attention_impl, weight.device, dtype, model.config.head_dim,
-                          most, "decode")
+                          longest, "decode")
     if impl not in KERNELS:
         return None
     room, kept = room_for(prompts, how, most, model.config.max_len), _kept.setdefault(model, {})

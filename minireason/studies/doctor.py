@@ -1,7 +1,7 @@
 """`minireason doctor`: what this machine has, what a run uses of it, and what would make it faster.
 
-It asks the same functions that a run asks, so it says what a run would say. The sampler's C++ is
-built if it has not been yet, as the first run would.
+It asks the same functions that a run asks, so it says what a run would say. The sampler's C++, or
+a GPU's attention kernels, are built if they have not been yet, as the first run would.
 """
 
 import importlib.util

@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -12,8 +13,17 @@ from minireason.core.errors import UserError
 from minireason.model import attention, backends
 from minireason.model.backends import choose_impl
 from minireason.model.transformer import ModelConfig, Transformer
+from minireason.sampling import cuda_graph
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
+REFUSAL = backends._refusal
+
+
+@pytest.fixture(autouse=True)
+def no_gpu_is_asked(monkeypatch):
+    """A GPU that these tests speak of can run the kernels; there need not be one."""
+    monkeypatch.setattr(backends, "_refusals", {})
+    monkeypatch.setattr(backends, "_refusal", lambda *given: "")
 
 
 def test_auto_says_what_it_takes_and_why():
@@ -38,6 +48,29 @@ def test_auto_follows_the_measured_table(monkeypatch):
     assert {choose(kind="decode")[0], choose(head_dim=32)[0], choose(torch.float32)[0]} == {"sdpa"}
     monkeypatch.setattr(backends, "NVCC", False)
     assert choose()[0] == "sdpa" and "nvcc" in choose()[1]
+
+
+@pytest.mark.parametrize(("arch", "words"), [("75", "need an sm_80, and this is an sm_75"),
+                                             ("120", "nvcc failed; or choose sdpa")])
+def test_auto_leaves_a_gpu_that_cannot_run_the_kernels_to_sdpa(arch, words, monkeypatch):
+    """Measured on another GPU: an older one, or an nvcc that fails, does not end a run; and is
+    asked once."""
+    asked = []
+
+    def fail(*given):
+        asked.append(given)
+        raise UserError("nvcc failed; or choose sdpa")
+
+    monkeypatch.setattr(backends, "NVCC", True)
+    monkeypatch.setattr(backends, "_refusal", REFUSAL)
+    monkeypatch.setattr(calls, "device_facts", lambda index: ((arch,), 64 * 1024))
+    monkeypatch.setattr(backends, "_build_kernels", fail)
+    for _ in range(2):
+        name, why = choose_impl("auto", GPU, torch.bfloat16, 64, 64, "packed")
+        assert name == "sdpa" and words in why
+    assert len(asked) == (arch == "120")
+    with pytest.raises(UserError, match="nvcc failed"):
+        choose_impl("cuda", GPU, torch.bfloat16, 64, 64, "packed")
 
 
 def test_the_shipped_table_names_every_kind():
@@ -72,6 +105,19 @@ def test_packed_rows_ask_for_the_choice_of_packed_rows(monkeypatch):
     attention.self_attention(*given, cu_seqlens=starts, max_len=4, **layout)
     attention.self_attention(given[0][None], *given[1:], **layout)
     assert asked == [(4, "packed"), (6, "self")]
+
+
+def test_sampling_asks_for_the_choice_of_prompt_and_completion(monkeypatch):
+    """Decoding was timed by the length of both, and no row outgrows the model."""
+    asked = []
+    monkeypatch.setattr(cuda_graph, "choose_impl",
+                        lambda *given: asked.append(given[4:]) or ("sdpa", ""))
+    for max_len in (32, 12):
+        model = Transformer(ModelConfig(vocab_size=16, d_model=32, n_layers=1, d_ff=32,
+                                        max_len=max_len))
+        limits = np.array([4, 7])
+        assert cuda_graph.graph_decoder(model, None, [[1] * 9, [1] * 5], None, limits) is None
+    assert asked == [(16, "decode"), (12, "decode")]
 
 
 @pytest.mark.parametrize(("name", "device", "head_dim", "words"), [
