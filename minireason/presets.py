@@ -111,7 +111,8 @@ _SHORT = {                            # rows are thrice as long as chain's
     "star": {"problems": 400, "eval_n": 200}, "critic": {"problems": 1200},
     "outcome": {"problems": 1200}, "rl_critic": {"problems": 1200},
     "testtime": {"problems": 100, "n": 32}, "rl_testtime": {"problems": 100, "n": 32},
-    "rl": {"steps": 120, "prompts_per_step": 32, "validation_n": 150, "eval_n": 200},
+    "rl": {"steps": 120, "prompts_per_step": 32, "lr": 5e-5, "group_size": 8,
+           "validation_n": 150, "eval_n": 200},
     "search": {"problems": 50}, "flywheel": {"problems": 400, "eval_n": 200}}
 _LARGE_MAZE = _levels(4, 10, (8, 10), 12, Mixture(0.05, 0.1, 8, 4, 10, 10), max_len=512)
 _STAR = _levels(5, 5, (5,), 8, Mixture(0.1, 0.3, 5, 5, 5, 5))
@@ -141,7 +142,7 @@ FAMILY_SIZES: dict[str, dict[str, dict[str, dict]]] = {
     },
     "maze": {                     # the longest step is `12e7:f7e8d7;`
         "smoke": _levels(4, 4, (4,), 12, Mixture(0.1, 0.1, 4, 4, 4, 4), (4,)),
-        "quickstart": _longer(_MAZE, _SHORT, _GENTLE),
+        "quickstart": _longer(_MAZE, _SHORT),
         "gpu": _LARGE_MAZE,
     },
     "modular": {
