@@ -34,7 +34,7 @@ class Config(shared.Study):
     size: str = "cpu"             # smoke: shows that it works | cpu: 0.03 to 2M parameters | gpu
     laws: tuple[str, ...] = LAWS  # the others keep the rows that they have
     seeds: tuple[int, ...] = (0, 1, 2)
-    workers: int = 1              # tasks at once, on Ray if more than one
+    workers: int = 1              # tasks at once; 0: one per GPU, or per core; 1: without Ray
     address: str = ""             # of a Ray cluster
     device: str = "auto"
 
