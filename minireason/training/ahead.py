@@ -9,8 +9,9 @@ import signal
 import threading
 from collections import deque
 from collections.abc import Callable, Generator
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
 from itertools import islice
 from multiprocessing import get_context, parent_process
 from typing import Any
@@ -23,13 +24,15 @@ from minireason.core.errors import UserError
 from minireason.training.batches import Batch
 
 AHEAD = 2                         # steps per worker that are made before they are asked for
+LEAVE = getattr(signal, "SIGUSR1", None)     # ends a worker that still starts; others ignore it
 Data = tuple[list[Batch], int]    # a step's micro-batches and its global token count
 
 
 def workers_for(device: torch.device, asked: int | None) -> int:
     """Worker processes: as asked for; else none for a CPU, and up to 8 of a rank's cores."""
     if asked is None and device.type == "cuda":
-        return max(0, min(8, cores() // parallel.world_size() - 1))
+        ranks_here = int(os.environ.get("LOCAL_WORLD_SIZE", parallel.world_size()))
+        return max(0, min(8, cores() // ranks_here - 1))
     return asked or 0
 
 
@@ -43,25 +46,45 @@ def made_ahead(make: Callable[[int], Data], steps: range,
     if not workers or not steps:
         yield from map(make, steps)
         return
-    pool = ProcessPoolExecutor(min(workers, len(steps)), get_context("spawn"), _start_worker)
-    later = iter(steps)
+    pool, later = None, iter(steps)
     try:
-        waiting = deque(pool.submit(_arrays, make, s) for s in islice(later, AHEAD * workers))
+        pool = ProcessPoolExecutor(min(workers, len(steps)), get_context("spawn"), _start_worker)
+        waiting = deque(_ask(pool, make, s) for s in islice(later, AHEAD * workers))
         while waiting:
             batches, count = waiting.popleft().result()
-            waiting.extend(pool.submit(_arrays, make, s) for s in islice(later, 1))
+            waiting.extend(_ask(pool, make, s) for s in islice(later, 1))
             yield [_batch(arrays) for arrays in batches], count
     except BrokenProcessPool:
         raise UserError("a worker process that draws ahead was killed or could not start; run the "
                         "same command again, with fewer --workers if memory is short; a script of "
                         "your own must begin its work under `if __name__ == '__main__':`") from None
+    except OSError as error:
+        raise UserError(f"worker processes that draw ahead cannot be started ({error}); with "
+                        "--workers 0 nothing runs beside this process") from None
     finally:
-        pool.shutdown(cancel_futures=True)
+        if pool:
+            for worker in [*(pool._processes or {})] if LEAVE else ():
+                with suppress(ProcessLookupError):
+                    os.kill(worker, LEAVE)
+            pool.shutdown(cancel_futures=True)
+
+
+def _ask(pool: ProcessPoolExecutor, make: Callable[[int], Data], step: int) -> Future:
+    """Have a step made. It may start a worker, which inherits that Ctrl-C waits: before
+    `_start_worker` it would answer with a traceback of its own."""
+    if not hasattr(signal, "pthread_sigmask"):                    # not a POSIX system
+        return pool.submit(_arrays, make, step)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        return pool.submit(_arrays, make, step)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _start_worker() -> None:
     """Ctrl-C is the parent's to answer, and a worker does not outlive it, however it ends."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for number in filter(None, (signal.SIGINT, LEAVE)):
+        signal.signal(number, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 
