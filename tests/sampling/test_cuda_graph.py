@@ -101,7 +101,9 @@ def test_a_decoder_is_kept_for_calls_like_it_and_reads_the_weights_of_each(model
             found.append(drawn(model, sampling, prompts))
     assert plain == ours and plain[0] != plain[2] and len(built) == 1
     greedy = replace(how, temperature=0)
-    for sampling, n in ((greedy, 2), (how, 2), (replace(how, n=4), 3), (how, 3), (greedy, 4)):
+    for sampling, n in ((greedy, 2), (how, 2), (replace(how, n=4), 3), (how, 3), (greedy, 4),
+                        (replace(how, top_k=2), 5), (how, 6), (replace(how, top_p=0.5), 7),
+                        (how, 7), (replace(how, stop=(5,)), 8)):
         drawn(model, sampling)
         assert len(built) == n                               # the two last used are kept
 
