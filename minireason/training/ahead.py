@@ -63,9 +63,10 @@ def made_ahead(make: Callable[[int], Data], steps: range,
                         "--workers 0 nothing runs beside this process") from None
     finally:
         if pool:
-            for worker in [*(pool._processes or {})] if LEAVE else ():
+            for worker in [*(pool._processes or {})]:
                 with suppress(ProcessLookupError):
-                    os.kill(worker, LEAVE)
+                    if LEAVE:
+                        os.kill(worker, LEAVE)
             pool.shutdown(cancel_futures=True)
 
 
