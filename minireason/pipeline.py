@@ -1,20 +1,26 @@
 """`minireason run`: every stage in order, from random weights to the report, in one folder.
 
-The ladder is stages.STAGES, its sizes are presets.py. If interrupted, run the same command again:
-it resumes where it stopped, and finished stages are not run again.
+The ladder is stages.STAGES, its sizes are presets.py. A stage needs its parents alone, so a second
+process runs one that is ready beside this one's. If interrupted, run the same command again: it
+resumes where it stopped, and finished stages are not run again.
 """
 
 import importlib
-from dataclasses import dataclass
+from concurrent.futures import Future
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
+import torch
+
 from minireason import stages
 from minireason.core import parallel
-from minireason.core.config import StageConfig, resolve_device
-from minireason.core.errors import check_choice
+from minireason.core.config import StageConfig, cores, resolve_device
+from minireason.core.errors import UserError, check_choice
 from minireason.core.locks import unlock_folder
 from minireason.core.runlog import RunLog
+from minireason.core.workers import end_workers, start_workers, submit
 from minireason.presets import SIZES, settings_of
 from minireason.problems import check_config
 from minireason.report import build as report
@@ -26,6 +32,7 @@ class Config(StageConfig):
 
     size: str = "quickstart"      # smoke (a minute: shows that it works) | quickstart | gpu
     out: str = ""                 # default: runs/<size>, or runs/<family>-<size>
+    jobs: int | None = None       # stages at once, 1 or 2; None: 2 on a CPU of two cores or more
 
 
 def plan_of(cfg: Config) -> list[tuple[str, partial[dict]]]:
@@ -57,16 +64,60 @@ def run(cfg: Config) -> dict:
     plan = plan_of(cfg)
     for _, run_stage in plan:         # all of them before the first one runs
         check_config(*run_stage.args)
-    parallel.init(resolve_device(cfg.device))   # before the folder is claimed, by one rank only
-    log = RunLog(str(folder(cfg)), "run", cfg, parents={})
-    results = {}
-    for number, (name, run_stage) in enumerate(plan, 1):
-        log.say(f"stage {number} of {len(plan)}: {name}")
-        results[name] = run_stage()
-        log.say(f"stage {number} of {len(plan)}: {name} done, "
-                f"{results[name]['seconds']:.0f} s in all")
+    device = parallel.init(resolve_device(cfg.device))   # before a rank claims the folder
+    log = RunLog(str(folder(cfg)), "run", replace(cfg, jobs=None), parents={})
+    results = run_stages(plan, log, jobs_of(cfg, device))
     if parallel.is_main():
         log.say(f"report: {report.run(report.Config(run=str(log.out)))}")
         unlock_folder(log.out)
     parallel.barrier()
     return results
+
+
+def jobs_of(cfg: Config, device: torch.device) -> int:
+    """Stages at once: as asked for, else 2 on a CPU of two cores or more; 1 under torchrun."""
+    if cfg.jobs is not None and cfg.jobs > 2:
+        raise UserError(f"--jobs {cfg.jobs}: one stage at a time, or two")
+    if parallel.world_size() > 1:
+        return 1
+    return cfg.jobs or (2 if device.type == "cpu" and cores() > 1 else 1)
+
+
+def run_stages(plan: list[tuple[str, partial[dict]]], log: RunLog, jobs: int) -> dict[str, dict]:
+    """{stage: result} in the plan's order; each is run when its parents are done.
+
+    With two jobs the second ready stage goes to a process of its own, which shows no progress bar;
+    both have half of the threads.
+    """
+    parents = {stage.name: {*stage.parents.values()} for stage in stages.STAGES}
+    waiting, results, pool = dict(plan), {}, None
+    beside: tuple[str, Future] | None = None
+
+    def done(name: str, result: dict) -> None:
+        results[name] = result
+        log.say(f"stage {name} done, {result['seconds']:.0f} s in all: {len(results)} of "
+                f"{len(plan)}")
+
+    try:
+        while waiting or beside:
+            ready = [name for name in waiting if parents[name] <= results.keys()]
+            if beside and (beside[1].done() or not ready):
+                done(beside[0], beside[1].result())
+                beside = None
+                continue
+            finished = [name for name in ready if (log.out / name / "result.json").exists()]
+            if jobs > 1 and len(ready) > 1 and not beside and not finished:
+                if pool is None:
+                    torch.set_num_threads(max(1, torch.get_num_threads() // 2))
+                    pool = start_workers(1)
+                beside = ready[1], submit(pool, waiting.pop(ready[1]))
+                log.say(f"stage {beside[0]}, in a second process")
+            name = (finished or ready)[0]
+            log.say(f"stage {name}")
+            done(name, waiting.pop(name)())
+    except BrokenProcessPool:
+        raise UserError("the second process was killed or could not start; run the same command "
+                        "again, with --jobs 1 if memory is short") from None
+    finally:
+        end_workers(pool)
+    return {name: results[name] for name, _ in plan}

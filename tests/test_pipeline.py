@@ -2,12 +2,14 @@
 
 import dataclasses
 import json
+import multiprocessing
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import torch
 from kill_run import PICTURES, differences, timeless, trial
 from tiny_run import draw_nothing, tiny_ladder, tiny_pipeline, tiny_size, tiny_stages
 
@@ -40,6 +42,40 @@ def test_two_runs_are_identical_though_one_is_killed(whole, tmp_path):
     assert timeless({"time/x": 1, "seconds": 2, "a": [{"time/y": 3, "b": 4}]}) == {"a": [{"b": 4}]}
 
 
+def test_two_stages_at_once_give_the_run_of_one(whole, tmp_path, monkeypatch, undrawn, capsys):
+    """Though the second process is killed once, and so is a stage in it."""
+    ask = pipeline.submit
+
+    def killed(pool, *task):
+        future = ask(pool, *task)
+        for process in pool._processes.values():
+            process.kill()
+        return future
+
+    monkeypatch.setattr(pipeline, "submit", killed)
+    with pytest.raises(UserError, match=r"second process was killed .* --jobs 1"):
+        tiny_pipeline(tmp_path / "both", jobs=2)
+    monkeypatch.setattr(pipeline, "submit", ask)
+    capsys.readouterr()
+    tiny_pipeline(tmp_path / "both", jobs=2)
+    assert differences(whole, tmp_path / "both") == []
+    assert "stage rl, in a second process" in capsys.readouterr().err
+    assert not multiprocessing.active_children()
+
+
+def test_jobs_are_two_on_a_cpu_that_has_the_cores(monkeypatch):
+    cpu, gpu = torch.device("cpu"), torch.device("cuda")
+    config = pipeline.Config(size="smoke")
+    monkeypatch.setattr(pipeline, "cores", lambda: 2)
+    assert pipeline.jobs_of(config, cpu) == 2 and pipeline.jobs_of(config, gpu) == 1
+    assert pipeline.jobs_of(dataclasses.replace(config, jobs=1), cpu) == 1
+    assert pipeline.jobs_of(dataclasses.replace(config, jobs=2), gpu) == 2
+    monkeypatch.setattr(pipeline, "cores", lambda: 1)
+    assert pipeline.jobs_of(config, cpu) == 1
+    with pytest.raises(UserError, match="--jobs 3"):
+        pipeline.jobs_of(dataclasses.replace(config, jobs=3), cpu)
+
+
 def test_a_finished_run_is_only_reported_again(whole, undrawn):
     page, kept = whole / "report.html", {}
     text = page.read_text()
@@ -66,7 +102,7 @@ def test_a_run_ends_with_a_policy_that_knows_nothing(tmp_path, monkeypatch, undr
     one_step = {name: {**tiny[name], "steps": 1} for name in ("pretrain", "sft")}
     monkeypatch.setitem(SIZES, "ignorant", tiny | one_step)
     results = pipeline.run(pipeline.Config(size="ignorant", out=str(tmp_path / "run"),
-                                           device="cpu"))
+                                           device="cpu", jobs=1))
     assert results["star"]["rounds"][0]["kept"] == results["flywheel"]["turns"][0]["kept"] == 0
     page = (tmp_path / "run" / "report.html").read_text()
     assert "<td>1</td><td>0</td><td>0.0</td><td>0.0</td><td>–</td>" in page    # STaR, round 1

@@ -44,7 +44,7 @@ def run(toys):
         patch.setitem(SIZES, "tiny", tiny_size())
         patch.setattr(style, "save", draw_nothing)
         assert cli.main(["run", "--family", "parity", "--size", "tiny", "--out", str(out),
-                         "--device", "cpu"]) == 0
+                         "--device", "cpu", "--jobs", "1"]) == 0
     return out
 
 

@@ -143,10 +143,10 @@ def tiny_size() -> dict[str, dict]:
                      "rows_per_step": 8}}
 
 
-def tiny_pipeline(out: Path | str) -> dict:
+def tiny_pipeline(out: Path | str, jobs: int = 1) -> dict:
     """`minireason run` with these configs as its smallest size."""
     SIZES["tiny"] = tiny_size()
-    return pipeline.run(pipeline.Config(size="tiny", out=str(out), device="cpu"))
+    return pipeline.run(pipeline.Config(size="tiny", out=str(out), device="cpu", jobs=jobs))
 
 
 def apart(out: str, parents: str, names: Sequence[str]) -> None:

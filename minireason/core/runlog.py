@@ -17,7 +17,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from minireason.core import files, flops, locks, parallel
+from minireason.core import files, flops, locks, parallel, workers
 from minireason.core.config import PATHS, made_with, portable, used
 from minireason.core.errors import UserError
 from minireason.core.track import Tracker
@@ -126,13 +126,14 @@ class RunLog:
         """Iterate start..stop-1 under a progress bar that shows rate and remaining time."""
         name = f"{self.stage} {title}".strip()
         yield from tqdm(range(start, stop), initial=start, total=stop, desc=f"{name:<18}",
-                        file=sys.stderr, disable=not parallel.is_main(), mininterval=0.5,
-                        dynamic_ncols=True)
+                        file=sys.stderr, disable=workers.beside or not parallel.is_main(),
+                        mininterval=0.5, dynamic_ncols=True)
 
     def say(self, text: str) -> None:
-        """One console line that does not break the bar."""
+        """One console line that does not break the bar, of this process or of the one beside it."""
         if parallel.is_main():
-            tqdm.write(f"[{self.stage}] {text}", file=sys.stderr)
+            clear = "\r\033[2K" * (workers.beside and sys.stderr.isatty())
+            tqdm.write(f"{clear}[{self.stage}] {text}", file=sys.stderr)
 
     def seconds(self) -> float:
         """Wall-clock seconds of this stage so far, interrupted processes included."""

@@ -5,15 +5,10 @@ they are the same bit for bit. The training process is then left with what only 
 """
 
 import os
-import signal
-import threading
 from collections import deque
 from collections.abc import Callable, Generator
-from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import suppress
 from itertools import islice
-from multiprocessing import get_context, parent_process
 from typing import Any
 
 import torch
@@ -21,10 +16,10 @@ import torch
 from minireason.core import parallel
 from minireason.core.config import cores
 from minireason.core.errors import UserError
+from minireason.core.workers import end_workers, start_workers, submit
 from minireason.training.batches import Batch
 
 AHEAD = 2                         # steps per worker that are made before they are asked for
-LEAVE = getattr(signal, "SIGUSR1", None)     # ends a worker that still starts; others ignore it
 Data = tuple[list[Batch], int]    # a step's micro-batches and its global token count
 
 
@@ -48,11 +43,11 @@ def made_ahead(make: Callable[[int], Data], steps: range,
         return
     pool, later = None, iter(steps)
     try:
-        pool = ProcessPoolExecutor(min(workers, len(steps)), get_context("spawn"), _start_worker)
-        waiting = deque(_ask(pool, make, s) for s in islice(later, AHEAD * workers))
+        pool = start_workers(min(workers, len(steps)))
+        waiting = deque(submit(pool, _arrays, make, s) for s in islice(later, AHEAD * workers))
         while waiting:
             batches, count = waiting.popleft().result()
-            waiting.extend(_ask(pool, make, s) for s in islice(later, 1))
+            waiting.extend(submit(pool, _arrays, make, s) for s in islice(later, 1))
             yield [_batch(arrays) for arrays in batches], count
     except BrokenProcessPool:
         raise UserError("a worker process that draws ahead was killed or could not start; run the "
@@ -62,38 +57,7 @@ def made_ahead(make: Callable[[int], Data], steps: range,
         raise UserError(f"worker processes that draw ahead cannot be started ({error}); with "
                         "--workers 0 nothing runs beside this process") from None
     finally:
-        if pool:
-            for worker in [*(pool._processes or {})]:
-                with suppress(ProcessLookupError):
-                    if LEAVE:
-                        os.kill(worker, LEAVE)
-            pool.shutdown(cancel_futures=True)
-
-
-def _ask(pool: ProcessPoolExecutor, make: Callable[[int], Data], step: int) -> Future:
-    """Have a step made. It may start a worker, which inherits that Ctrl-C waits: before
-    `_start_worker` it would answer with a traceback of its own."""
-    if not hasattr(signal, "pthread_sigmask"):                    # not a POSIX system
-        return pool.submit(_arrays, make, step)
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        return pool.submit(_arrays, make, step)
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-def _start_worker() -> None:
-    """Ctrl-C is the parent's to answer, and a worker does not outlive it, however it ends."""
-    for number in filter(None, (signal.SIGINT, LEAVE)):
-        signal.signal(number, signal.SIG_IGN)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-
-
-def _end_with_parent() -> None:
-    parent = parent_process()
-    if parent:
-        parent.join()
-        os._exit(1)
+        end_workers(pool)
 
 
 def _arrays(make: Callable[[int], Data], step: int) -> tuple[list[dict[str, Any]], int]:

@@ -15,14 +15,13 @@ import pytest
 import torch
 from tiny_run import MIXTURE, tiny_stages
 
-from minireason.core import config
+from minireason.core import config, workers
 from minireason.core.errors import UserError
 from minireason.model import checkpoint
 from minireason.model.tokenizer import Tokenizer
 from minireason.problems import chain
 from minireason.problems.corpus import corpus_lines
 from minireason.stages import pretrain
-from minireason.training import ahead
 from minireason.training.ahead import made_ahead, workers_for
 from minireason.training.batches import encode_lines, micro_batches
 
@@ -52,7 +51,7 @@ def test_workers_make_what_this_process_makes(rank, of, monkeypatch):
             return future
 
     if hasattr(signal, "pthread_sigmask"):
-        monkeypatch.setattr(ahead, "ProcessPoolExecutor", Struck)
+        monkeypatch.setattr(workers, "ProcessPoolExecutor", Struck)
     make, steps = step_data(rank, of), range(3, 10)                  # as after a resume at 3
     with closing(made_ahead(make, steps, 2)) as made:
         found = plain(made)
@@ -90,7 +89,6 @@ def write(path: Path, step: int):
     return [], 0
 
 
-@pytest.mark.skipif(not ahead.LEAVE, reason="NOT CHECKED: no such signal here")
 def test_workers_that_still_start_are_not_waited_for(tmp_path, monkeypatch):
     real = ProcessPoolExecutor.submit
 

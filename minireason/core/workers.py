@@ -1,0 +1,55 @@
+"""Worker processes: deaf to Ctrl-C, which is their parent's to answer, and gone when it is."""
+
+import os
+import signal
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future, ProcessPoolExecutor
+from multiprocessing import get_context, parent_process
+
+import torch
+
+beside = False                    # whether this process is a worker, beside one that shows progress
+
+
+def start_workers(n: int) -> ProcessPoolExecutor:
+    """A pool of n processes, each started by `submit` when it is needed."""
+    return ProcessPoolExecutor(n, get_context("spawn"), _begin, (torch.get_num_threads(),))
+
+
+def submit(pool: ProcessPoolExecutor, function: Callable, *arguments: object) -> Future:
+    """Have a worker call a picklable function.
+
+    It may start a worker, which inherits that Ctrl-C waits: before `_begin` it would answer with a
+    traceback of its own.
+    """
+    if not hasattr(signal, "pthread_sigmask"):                    # not a POSIX system
+        return pool.submit(function, *arguments)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        return pool.submit(function, *arguments)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def end_workers(pool: ProcessPoolExecutor | None) -> None:
+    """Kill the pool's processes, whatever they do, and wait until they are gone."""
+    if pool:
+        for process in [*(pool._processes or {}).values()]:
+            process.kill()
+        pool.shutdown(cancel_futures=True)
+
+
+def _begin(threads: int) -> None:
+    global beside
+    beside = True
+    torch.set_num_threads(threads)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    parent = parent_process()
+    if parent:
+        parent.join()
+        os._exit(1)
