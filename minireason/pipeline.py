@@ -93,16 +93,19 @@ def run_stages(plan: list[tuple[str, partial[dict]]], log: RunLog, jobs: int) ->
     waiting, results, pool = dict(plan), {}, None
     beside: tuple[str, Future] | None = None
 
-    def done(name: str, result: dict) -> None:
+    def begin(name: str, where: str = "") -> partial[dict]:
+        log.say(f"stage {len(plan) - len(waiting) + 1} of {len(plan)}: {name}{where}")
+        return waiting.pop(name)
+
+    def end(name: str, result: dict) -> None:
         results[name] = result
-        log.say(f"stage {name} done, {result['seconds']:.0f} s in all: {len(results)} of "
-                f"{len(plan)}")
+        log.say(f"{name} done, {result['seconds']:.0f} s in all")
 
     try:
         while waiting or beside:
             ready = [name for name in waiting if parents[name] <= results.keys()]
             if beside and (beside[1].done() or not ready):
-                done(beside[0], beside[1].result())
+                end(beside[0], beside[1].result())
                 beside = None
                 continue
             finished = [name for name in ready if (log.out / name / "result.json").exists()]
@@ -110,11 +113,9 @@ def run_stages(plan: list[tuple[str, partial[dict]]], log: RunLog, jobs: int) ->
                 if pool is None:
                     torch.set_num_threads(max(1, torch.get_num_threads() // 2))
                     pool = start_workers(1)
-                beside = ready[1], submit(pool, waiting.pop(ready[1]))
-                log.say(f"stage {beside[0]}, in a second process")
+                beside = ready[1], submit(pool, begin(ready[1], ", in a second process"))
             name = (finished or ready)[0]
-            log.say(f"stage {name}")
-            done(name, waiting.pop(name)())
+            end(name, begin(name)())
     except BrokenProcessPool:
         raise UserError("the second process was killed or could not start; run the same command "
                         "again, with --jobs 1 if memory is short") from None

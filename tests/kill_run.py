@@ -32,7 +32,7 @@ from minireason.model import checkpoint
 from minireason.stages import STAGES
 
 PICTURES = (".png", ".html")      # drawn from the rest, wall-clock times included
-STAGE = re.compile(r"\[run\] stage (\d+) of \d+: (\w+)$", re.MULTILINE)
+STAGE = re.compile(r"\[run\] stage (\d+) of \d+: (\w+)(?:, in a second process)?$", re.MULTILINE)
 
 
 def timeless(value):

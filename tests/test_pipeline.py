@@ -59,7 +59,7 @@ def test_two_stages_at_once_give_the_run_of_one(whole, tmp_path, monkeypatch, un
     capsys.readouterr()
     tiny_pipeline(tmp_path / "both", jobs=2)
     assert differences(whole, tmp_path / "both") == []
-    assert "stage rl, in a second process" in capsys.readouterr().err
+    assert ", in a second process\n" in capsys.readouterr().err
     assert not multiprocessing.active_children()
 
 
