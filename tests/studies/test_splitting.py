@@ -95,10 +95,10 @@ def test_tables_are_as_by_hand():
     assert "| RL | +50.0 [+50.0, +50.0] |" in text and "| RL, products | 25 (25" in text
     assert "| share split, by level (%) | level 2 |" in text
     assert "| share split where the prompt says (%) | never splitting |" in text
-    assert "| RL | hardest 4 (n = 3) |" in text
+    assert "| accuracy (%) | 4 (n = 3) |" in text
     assert "| RL, once | 100 | 100 |" in text
-    assert "| as it chooses, 1 x | 100.0 [100, 100] |" in text
-    assert "| choosing - never splitting, 1 x | +100.0 [+100.0, +100.0] |" in text
+    assert "| RL, as it chooses, 2.0 samples | 100.0 [100, 100] |" in text
+    assert "| RL, choosing - never splitting, 1 x | +100.0 [+100.0, +100.0] |" in text
     rows += [{**row, "operator": "+", "count": blocks(4)} for row in rows
              if row["kind"] == "operations" and row["hardness"] == 2 and row["way"] == "once"]
     for axes, shares in zip(tables.figure_of(rows).axes, ([12.5, 75], [25, 75]), strict=True):
