@@ -34,7 +34,7 @@ SIZES: dict[str, dict[str, Recipe]] = {
     "smoke": {"maze": Recipe(**_TINY, max_len=128, levels=(4, 4)),
               "pathstar": Recipe(**_TINY, max_len=80, levels=(5, 5)),
               "program": Recipe(**_TINY, max_len=160, levels=(1, 1))},
-    "cpu": {"maze": Recipe(**_SMALL, n_layers=4, max_len=224, levels=(4, 6), steps=3000,
+    "cpu": {"maze": Recipe(**_SMALL, n_layers=4, max_len=384, levels=(4, 8), steps=3000,
                            tokens_per_step=2400),
             "pathstar": Recipe(**_STAR, n_layers=4, max_len=80, levels=(5, 5), steps=3000,
                                tokens_per_step=3500),
