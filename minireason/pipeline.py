@@ -87,10 +87,10 @@ def run_stages(plan: list[tuple[str, partial[dict]]], log: RunLog, jobs: int) ->
     """{stage: result} in the plan's order; each is run when its parents are done.
 
     With two jobs the second ready stage goes to a process of its own, which shows no progress bar;
-    both have half of the threads.
+    every stage has half of the threads then, as their number changes how sums are rounded.
     """
     parents = {stage.name: {*stage.parents.values()} for stage in stages.STAGES}
-    waiting, results, pool = dict(plan), {}, None
+    waiting, results, pool, threads = dict(plan), {}, None, torch.get_num_threads()
     beside: tuple[str, Future] | None = None
 
     def begin(name: str, where: str = "") -> partial[dict]:
@@ -101,6 +101,7 @@ def run_stages(plan: list[tuple[str, partial[dict]]], log: RunLog, jobs: int) ->
         results[name] = result
         log.say(f"{name} done, {result['seconds']:.0f} s in all")
 
+    torch.set_num_threads(max(1, threads // jobs))
     try:
         while waiting or beside:
             ready = [name for name in waiting if parents[name] <= results.keys()]
@@ -110,9 +111,7 @@ def run_stages(plan: list[tuple[str, partial[dict]]], log: RunLog, jobs: int) ->
                 continue
             finished = [name for name in ready if (log.out / name / "result.json").exists()]
             if jobs > 1 and len(ready) > 1 and not beside and not finished:
-                if pool is None:
-                    torch.set_num_threads(max(1, torch.get_num_threads() // 2))
-                    pool = start_workers(1)
+                pool = pool or start_workers(1)
                 beside = ready[1], submit(pool, begin(ready[1], ", in a second process"))
             name = (finished or ready)[0]
             end(name, begin(name)())
@@ -121,4 +120,5 @@ def run_stages(plan: list[tuple[str, partial[dict]]], log: RunLog, jobs: int) ->
                         "again, with --jobs 1 if memory is short") from None
     finally:
         end_workers(pool)
+        torch.set_num_threads(threads)
     return {name: results[name] for name, _ in plan}
