@@ -29,7 +29,7 @@ class Config(shared.Study):
     """What is split before and after every rung, and accuracy beside never and always splitting."""
 
     runs: tuple[str, ...] = ()    # finished runs of the family, one per seed
-    prices: tuple[float, ...] = (0.002,)   # per token, an arm of RL each
+    prices: tuple[float, ...] = (0.002, 0.01)   # per token, an arm of RL each
     problems: int = 500           # per level, at most
     n: int = 16                   # samples of each, in each mode
 
