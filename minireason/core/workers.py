@@ -8,6 +8,7 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from multiprocessing import get_context, parent_process
 
 import torch
+from tqdm import tqdm
 
 beside = False                    # whether this process is a worker, beside one that shows progress
 
@@ -44,6 +45,7 @@ def _begin(threads: int) -> None:
     global beside
     beside = True
     torch.set_num_threads(threads)
+    tqdm.set_lock(threading.RLock())          # its own is a semaphore, which a killed process leaks
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
