@@ -128,7 +128,8 @@ def main(argv: list[str] | None = None) -> int:
         print(f"minireason: error: {text}", file=sys.stderr)
         return 2
     except KeyboardInterrupt as error:
-        again = "; run the same command again to resume" if getattr(config, "out", "") else ""
+        resumes = hasattr(config, "out") and arguments[0] not in ("bench", "eval")
+        again = "; run the same command again to resume" if resumes else ""
         with contextlib.suppress(OSError):        # the terminal may be gone
             print(f"minireason: interrupted{again}", file=sys.stderr)
         return 128 + (error.args or (signal.SIGINT,))[0]

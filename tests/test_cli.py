@@ -235,6 +235,19 @@ def test_the_end_of_the_terminal_itself_is_no_error(monkeypatch):
     assert main(["chat"]) == 129
 
 
+@pytest.mark.parametrize(("command", "again"), [
+    ("run", True), ("obedience --runs x", True), ("eval --checkpoint x --problems y", False),
+    ("chat", False)])
+def test_an_interrupted_command_says_whether_it_resumes(command, again, monkeypatch, capsys):
+    def interrupt(_):
+        raise KeyboardInterrupt
+
+    real = cli.read_command
+    monkeypatch.setattr(cli, "read_command", lambda words: (interrupt, real(words)[1]))
+    assert main(command.split()) == 130
+    assert ("run the same command again to resume" in capsys.readouterr().err) == again
+
+
 @pytest.mark.parametrize("bug", [KeyError("foo"), RuntimeError("no"), ZeroDivisionError()])
 def test_a_bug_is_not_hidden_from_tests(monkeypatch, bug):
     def fail(config):
