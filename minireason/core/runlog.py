@@ -126,14 +126,13 @@ class RunLog:
         """Iterate start..stop-1 under a progress bar that shows rate and remaining time."""
         name = f"{self.stage} {title}".strip()
         yield from tqdm(range(start, stop), initial=start, total=stop, desc=f"{name:<18}",
-                        file=sys.stderr, disable=workers.beside or not parallel.is_main(),
+                        file=sys.stderr, disable=workers.is_worker() or not parallel.is_main(),
                         mininterval=0.5, dynamic_ncols=True)
 
     def say(self, text: str) -> None:
-        """One console line that does not break the bar, of this process or of the one beside it."""
+        """One console line that does not break the bar, of whichever process."""
         if parallel.is_main():
-            clear = "\r\033[2K" * (workers.beside and sys.stderr.isatty())
-            tqdm.write(f"{clear}[{self.stage}] {text}", file=sys.stderr)
+            tqdm.write(f"{workers.line_start()}[{self.stage}] {text}", file=sys.stderr)
 
     def seconds(self) -> float:
         """Wall-clock seconds of this stage so far, interrupted processes included."""

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -10,7 +11,15 @@ from multiprocessing import get_context, parent_process
 import torch
 from tqdm import tqdm
 
-beside = False                    # whether this process is a worker, beside one that shows progress
+
+def is_worker() -> bool:
+    """Whether this process is one, beside another that shows its progress."""
+    return parent_process() is not None
+
+
+def line_start() -> str:
+    """What a worker's line on a terminal begins with: it takes the place of the parent's bar."""
+    return "\r\033[2K" * (is_worker() and sys.stderr.isatty())
 
 
 def start_workers(n: int) -> ProcessPoolExecutor:
@@ -42,8 +51,6 @@ def end_workers(pool: ProcessPoolExecutor | None) -> None:
 
 
 def _begin(threads: int) -> None:
-    global beside
-    beside = True
     torch.set_num_threads(threads)
     tqdm.set_lock(threading.RLock())          # its own is a semaphore, which a killed process leaks
     signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -32,7 +32,7 @@ def interval_of(rows: list[dict], others: list[dict] | None = None) -> dict[str,
     """two_way_interval of the rows of one frozen set, or of rows less others, a row per seed."""
     right = verdicts_of(rows)
     return two_way_interval(right, verdicts_of(others) if others else None,
-                            alike(rows[0]["set"], right.shape[1]))
+                            alike(rows[0].get("set", ""), right.shape[1]))
 
 
 def gain_rows(runs: list[dict], method: str = "greedy") -> list[dict]:
