@@ -101,6 +101,11 @@ def run_stages(plan: list[tuple[str, partial[dict]]], log: RunLog, jobs: int) ->
         results[name] = result
         log.say(f"{name} done, {result['seconds']:.0f} s in all")
 
+    def say_failure(future: Future) -> None:
+        error = None if future.cancelled() else future.exception()
+        if error and not isinstance(error, BrokenProcessPool):
+            log.say(f"the second process failed ({error}); the run ends with this stage")
+
     torch.set_num_threads(max(1, threads // jobs))
     try:
         while waiting or beside:
@@ -111,8 +116,14 @@ def run_stages(plan: list[tuple[str, partial[dict]]], log: RunLog, jobs: int) ->
                 continue
             finished = [name for name in ready if (log.out / name / "result.json").exists()]
             if jobs > 1 and len(ready) > 1 and not beside and not finished:
-                pool = pool or start_workers(1)
-                beside = ready[1], submit(pool, begin(ready[1], ", in a second process"))
+                stage = begin(ready[1], ", in a second process")
+                try:
+                    pool = pool or start_workers(1)
+                    beside = ready[1], submit(pool, stage)
+                except OSError as error:
+                    raise UserError(f"the second process cannot be started ({error}); with "
+                                    "--jobs 1 nothing runs beside this one") from None
+                beside[1].add_done_callback(say_failure)
             name = (finished or ready)[0]
             end(name, begin(name)())
     except BrokenProcessPool:

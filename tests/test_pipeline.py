@@ -3,9 +3,11 @@
 import dataclasses
 import json
 import multiprocessing
+import os
 import shutil
 import subprocess
 import sys
+from concurrent.futures import Future
 from pathlib import Path
 
 import pytest
@@ -61,6 +63,20 @@ def test_two_stages_at_once_give_the_run_of_one(whole, tmp_path, monkeypatch, un
     assert differences(whole, tmp_path / "both") == []
     assert ", in a second process\n" in capsys.readouterr().err
     assert not multiprocessing.active_children()
+
+
+def test_a_second_process_that_fails_is_said_at_once(tmp_path, monkeypatch, undrawn, capsys):
+    """And one that cannot be started as this run's error, not as one of standard output."""
+    monkeypatch.setattr(pipeline, "submit", lambda *_: os.close(-1))
+    with pytest.raises(UserError, match=r"cannot be started \(.*descriptor\); with --jobs 1"):
+        tiny_pipeline(tmp_path, jobs=2)
+    failed: Future = Future()
+    failed.set_exception(ValueError("seven"))
+    monkeypatch.setattr(pipeline, "submit", lambda *_: failed)
+    with pytest.raises(ValueError, match="seven"):
+        tiny_pipeline(tmp_path, jobs=2)
+    said = capsys.readouterr().err
+    assert " done, " in said.partition("the second process failed (seven)")[2]
 
 
 def test_jobs_are_two_on_a_cpu_that_has_the_cores(monkeypatch):
