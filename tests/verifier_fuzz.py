@@ -101,12 +101,14 @@ def mutated(dice: random.Random, text: str, texts: list[str], answers: list[str]
     for _ in range(dice.choice((0, 1, 1, 1, 2, 3))):
         kind, spot = dice.randrange(11), dice.randrange(len(text) + 1)
         numbers = [match.span() for match in re.finditer("[0-9]+", text)]
+        letters = [match.span() for match in re.finditer("[a-t](?![a-z]*>)", text)]
         head, close, tail = text.partition("</think>")
         steps = head.split(";")
         i, j = dice.randrange(len(steps)), dice.randrange(len(steps))
-        if kind < 2:                                          # another digit, another number
-            start, end = dice.choice(numbers or [(0, 0)])
+        if kind < 2:                                          # another digit, number, letter
+            start, end = dice.choice(numbers or letters or [(0, 0)])
             new = str(dice.randrange(10 ** dice.randint(1, 2)))
+            new = new if numbers else dice.choice("abcdefghijklmnopqrstuv")
             new = new if dice.random() < 0.95 else new.translate(STRANGE)
             text = text[:start] + new + text[end if dice.random() < 0.7 else start + 1:]
         elif kind < 4:                                        # a few characters

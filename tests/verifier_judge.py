@@ -448,16 +448,16 @@ def judge_maze(problem: Problem, thought: str | None, answer: str) -> Verdict:
 
 def judge_pathstar(problem: Problem, thought: str | None, answer: str) -> Verdict:
     edges, ends = problem.prompt[:-1].split(":")
-    listed_edges, (centre, end) = edges.split(","), ends.split(">")
+    listed_edges, (centre, end) = edges.split(","), ends
     steps = [] if thought is None else thought.split(";")
     turned = answer[:1] == "(" and answer[-1:] == ")"
-    nodes = (answer[1:-1] if turned else answer).split(",")
-    if any(number(node) is None or int(node) > 19 for node in steps + nodes):
+    nodes = [*(answer[1:-1] if turned else answer)]
+    if not nodes or any(len(node) != 1 or not "a" <= node <= "t" for node in steps + nodes):
         return REFUSED
     nodes = nodes[::-1] if turned else nodes
-    walked = all(f"{a}>{b}" in listed_edges for a, b in pairwise(nodes))
+    walked = all(a + b in listed_edges for a, b in pairwise(nodes))
     right = walked and nodes[0] == centre and nodes[-1] == end
-    marks = [step == end if i == 0 else f"{step}>{steps[i - 1]}" in listed_edges
+    marks = [step == end if i == 0 else step + steps[i - 1] in listed_edges
              for i, step in enumerate(steps)]
     whole = right and all(marks) and len(steps) == len(listed_edges) / 2 + 1
     return Verdict(right, whole, True, tuple(marks))

@@ -173,8 +173,8 @@ def looked_up(problem, style):
     Where two edges fit it takes either, which counts as one half.
     """
     edges = problem.prompt.partition(":")[0]
-    pairs = [tuple(edge.split(">")) for edge in edges.split(",")]
-    path = problem.answer.split(",")
+    pairs = [tuple(edge) for edge in edges.split(",")]
+    path = problem.answer
     if style == "reverse":
         path, pairs = path[::-1], [pair[::-1] for pair in pairs]
     found = []

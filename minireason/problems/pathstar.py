@@ -1,18 +1,19 @@
-"""pathstar: `7>11,16>5,...:16>14=`, the path from the centre of a star of paths to one of its ends.
+"""pathstar: `gl,pf,...:po=`, the path from the centre of a star of paths to one of its ends.
 
-Two paths of n nodes, level n, start at the centre; the prompt lists their edges shuffled, then
-centre and end. The first node after the centre is hard, as only the end tells which path it is on;
-every other node is one look at an edge. Trained to predict the next token, a model learns those
-looks, which leave nothing that would teach it the first node, and stays at one half; trained on the
-reversed path, which is unique from the end on, it solves the task (Bachmann and Nagarajan 2024,
-arXiv:2403.06963). A thought can walk that way first:
+Two paths of n nodes, level n, start at the centre; the prompt lists their edges shuffled, `gl` for
+the one from g to l, then centre and end. The first node after the centre is hard, as only the end
+tells which path it is on; every other node is one look at an edge. Trained to predict the next
+token, a model learns those looks, which leave nothing that would teach it the first node, and stays
+at one half; trained on the reversed path, which is unique from the end on, it solves the task
+(Bachmann and Nagarajan 2024, arXiv:2403.06963). A thought can walk that way first:
 
-    direct   </think>16,5,18,11,14<eos>
-    reverse  </think>(14,11,18,5,16)<eos>
-    cot      <think>14;11;18;5;16</think>16,5,18,11,14<eos>
+    direct   </think>pfslo<eos>
+    reverse  </think>(olsfp)<eos>
+    cot      <think>o;l;s;f;p</think>pfslo<eos>
 
-A step is one node, so that each is looked up by the one before it: of a thought of edges,
-`11>14;18>11`, whose look-up stands three tokens back, a small model learned nothing (docs/LOG.md).
+A node is one letter, a step one node, and what an edge is looked up by stands right before what is
+looked up: with marks between them, `7>11,16>5` and `16,5,18`, a small model hardly ever learned to
+look up at all (docs/LOG.md).
 
 Solutions are written exactly: this family has no fallible authors (authors.py).
 """
@@ -24,7 +25,7 @@ import numpy as np
 
 from minireason.core.errors import UserError, check_choice
 from minireason.problems import base
-from minireason.problems.base import Parsed, Problem, Verdict, number_tokens, plain_text
+from minireason.problems.base import Parsed, Problem, Verdict, plain_text
 
 NAME: str = "pathstar"
 LEVELS: tuple[int, ...] = (5,)        # levels with a frozen set: nodes of a path
@@ -33,24 +34,23 @@ LEVEL_SYMBOL: str = "l"
 LEVEL_NAME: str = "nodes of a path"
 STYLES: tuple[str, ...] = ("direct", "reverse", "cot")
 OPENER = {"cot": "<think>", "direct": "</think>", "reverse": "</think>"}
-NODES = 20                            # names of nodes: 0 to 19
-TOKENS = (*number_tokens(2), *",;:>=()")
+NODES = "abcdefghijklmnopqrst"
+TOKENS = (*NODES, *",;:=()")
 answer_key, is_right, facts = base.answer_key, base.is_right, base.facts
 
-_NODE = "1?[0-9]"
-_PATH = f"{_NODE}(?:,{_NODE})*"
-_EDGE = f"{_NODE}>{_NODE}"
-_COMPLETION = re.compile(rf"(?:<think>({_NODE}(?:;{_NODE})*))?</think>(?:({_PATH})|\(({_PATH})\))"
+_NODE = f"[{NODES}]"
+_EDGE = _NODE * 2
+_COMPLETION = re.compile(rf"(?:<think>({_NODE}(?:;{_NODE})*))?</think>(?:({_NODE}+)|\(({_NODE}+)\))"
                          "<eos>")
-_PROMPT = re.compile(f"({_EDGE}(?:,{_EDGE})*):({_NODE})>({_NODE})=?")
+_PROMPT = re.compile(f"({_EDGE}(?:,{_EDGE})*):({_NODE})({_NODE})=?")
 
 
 def sample(rng: np.random.Generator, level: int) -> Problem:
     """Random names for the nodes, edges in random order, one of the two ends."""
-    centre, *rest = rng.permutation(NODES)[:2 * level - 1].tolist()
+    centre, *rest = rng.permutation([*NODES])[:2 * level - 1].tolist()
     paths = [centre, *rest[:level - 1]], [centre, *rest[level - 1:]]
-    edges = [f"{a}>{b}" for path in paths for a, b in pairwise(path)]
-    return read(f"{','.join(rng.permutation(edges).tolist())}:{centre}>{paths[0][-1]}")
+    edges = [a + b for path in paths for a, b in pairwise(path)]
+    return read(f"{','.join(rng.permutation(edges).tolist())}:{centre}{paths[0][-1]}")
 
 
 def max_new(level: int) -> int:
@@ -59,30 +59,29 @@ def max_new(level: int) -> int:
 
 
 def read(text: str) -> Problem:
-    """A problem from typed text such as `7>11,16>5,5>7,16>9,9>2,2>6:16>11`."""
+    """A problem from typed text such as `gl,pf,fg,pa,ab,bc:pl`."""
     match = _PROMPT.fullmatch(plain_text(text))
     edges, centre, end = match.groups() if match else ("", "", "")
-    parts = [edge.split(">") for edge in edges.split(",")] if match else []
-    before = {head: tail for tail, *heads in parts for head in heads}
-    paths = {last: path_to(last, before) for last in {*before} - {tail for tail, *_ in parts}}
+    parts = edges.split(",") if match else []
+    before = {head: tail for tail, head in parts}
+    paths = {last: path_to(last, before) for last in {*before} - {tail for tail, _ in parts}}
     lengths = {len(path) for path in paths.values()}
     star = len(before) == len(parts) == sum(lengths) * 2 - 2 and len(paths) == 2 and end in paths
     if not star or len(lengths) > 1 or {path[0] for path in paths.values()} != {centre} or (
             not SAMPLED[0] <= max(lengths) <= SAMPLED[1]):
         raise UserError(f"cannot read {text[:80]!r}: write the edges of two paths of 3 to 10 nodes "
                         "from one centre, then the centre and one of the ends, such as "
-                        "7>11,16>5,5>7,16>9,9>2,2>6:16>11")
+                        "gl,pf,fg,pa,ab,bc:pl")
     path = paths[end]
-    key = f"{NAME} {','.join(sorted(edges.split(',')))}:{end}"
-    return Problem(f"{edges}:{centre}>{end}=", ",".join(path), tuple(path[::-1]), NAME, len(path),
-                   key)
+    key = f"{NAME} {','.join(sorted(parts))}:{end}"
+    return Problem(f"{edges}:{centre}{end}=", path, tuple(path[::-1]), NAME, len(path), key)
 
 
-def path_to(node: str, before: dict[str, str]) -> list[str]:
+def path_to(node: str, before: dict[str, str]) -> str:
     """The nodes that lead to a node, each the one before; of a cycle each once."""
-    path = [node]
+    path = node
     while path[0] in before and before[path[0]] not in path:
-        path.insert(0, before[path[0]])
+        path = before[path[0]] + path
     return path
 
 
@@ -91,7 +90,7 @@ def render(problem: Problem, style: str) -> str:
     check_choice("style", style, OPENER)
     answer = problem.answer
     if style == "reverse":
-        answer = f"({','.join(answer.split(',')[::-1])})"
+        answer = f"({answer[::-1]})"
     thought = f"<think>{';'.join(problem.steps)}" if style == "cot" else ""
     return f"{thought}</think>{answer}<eos>"
 
@@ -101,17 +100,16 @@ def parse(completion: str) -> Parsed:
     match = _COMPLETION.fullmatch(completion)
     if match is None:
         return None
-    answer = match[2] or ",".join(match[3].split(",")[::-1])
-    return tuple(match[1].split(";")) if match[1] else (), answer
+    return tuple(match[1].split(";")) if match[1] else (), match[2] or match[3][::-1]
 
 
 def check_steps(problem: Problem, steps: tuple[str, ...]) -> list[bool]:
     """For each step: is it the end that is asked for, then the node before the step's before it?"""
     edges, _, asked = problem.prompt[:-1].partition(":")
-    edges, wanted, marks = edges.split(","), {asked.partition(">")[2]}, []
+    wanted, marks = {asked[1:]}, []
     for step in steps:
         marks.append(step in wanted)
-        wanted = {edge.partition(">")[0] for edge in edges if edge.endswith(f">{step}")}
+        wanted = {edge[0] for edge in edges.split(",") if edge[1:] == step}
     return marks
 
 

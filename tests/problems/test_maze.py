@@ -235,11 +235,11 @@ def test_a_star_says_nothing_of_its_first_node_but_by_its_end():
     for i in range(400):
         problem = pathstar.sample(rng(i, "stars"), 5)
         edges, ends = problem.prompt[:-1].split(":")
-        pairs = [edge.split(">") for edge in edges.split(",")]
+        pairs = [*map(tuple, edges.split(","))]
         heads = [head for _, head in pairs]
-        path = problem.answer.split(",")
+        path = problem.answer
         assert len(pairs) == 8 and len({*heads}) == 8 and len(path) == 5 == len({*path})
-        assert ends == f"{path[0]}>{path[-1]}"
+        assert ends == path[0] + path[-1]
         assert Counter(tail for tail, _ in pairs)[path[0]] == 2
         own, _ = [at for at, (tail, head) in enumerate(pairs) if tail == path[0]]
         firsts[pairs[own][1] == path[1]] += 1
@@ -248,18 +248,17 @@ def test_a_star_says_nothing_of_its_first_node_but_by_its_end():
 
 
 def test_one_wrong_node_is_counted_once():
-    problem = pathstar.read("7>11,16>5,5>7,16>9,9>2,2>6:16>11")
-    assert problem.steps == ("11", "7", "5", "16") and problem.answer == "16,5,7,11"
-    assert pathstar.check_steps(problem, ("11", "2", "9", "16")) == [True, False, True, True]
-    assert pathstar.check_steps(problem, ("7", "5", "16", "16")) == [False, True, True, False]
-    assert not pathstar.verify(problem, "<think>11;7;5</think>16,5,7,11<eos>").steps_valid
+    problem = pathstar.read("gl,pf,fg,pa,ab,bc:pl")
+    assert problem.steps == ("l", "g", "f", "p") and problem.answer == "pfgl"
+    assert pathstar.check_steps(problem, ("l", "b", "a", "p")) == [True, False, True, True]
+    assert pathstar.check_steps(problem, ("g", "f", "p", "p")) == [False, True, True, False]
+    assert not pathstar.verify(problem, "<think>l;g;f</think>pfgl<eos>").steps_valid
 
 
 @pytest.mark.parametrize("text", [
-    "1>2,2>3,1>4,4>5:1>6", "1>2,2>1,1>4,4>5:1>2", "1>2:1>2", "1>2,2>3,1>4:1>3",
-    "1>2,2>3,1>4,4>3:1>3", "1>2,2>3,1>4,4>5,7>8,8>7:1>5", "1>2,2>3,2>4,4>5:1>5",
-    "1>2,1>2,2>3,1>4,4>5:1>5", "1>2,2>3,1>4,4>5:4>5", "1>2,1>4:1>4", "1>1,1>2:1>2", ":1>2",
-    "1>2,2>3,1>4,4>5,1>6,6>7:1>7", "1>2,2>20,1>4,4>5:1>20"])
+    "ab,bc,ad,de:af", "ab,ba,ad,de:ab", "ab:ab", "ab,bc,ad:ac", "ab,bc,ad,dc:ac",
+    "ab,bc,ad,de,gh,hg:ae", "ab,bc,bd,de:ae", "ab,ab,bc,ad,de:ae", "ab,bc,ad,de:de", "ab,ad:ad",
+    "aa,ab:ab", ":ab", "ab,bc,ad,de,af,fg:ag", "ab,bu,ad,de:au"])
 def test_what_is_no_star_is_refused(text):
     with pytest.raises(UserError, match="cannot read"):
         pathstar.read(text)
