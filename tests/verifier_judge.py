@@ -452,14 +452,17 @@ def judge_pathstar(problem: Problem, thought: str | None, answer: str) -> Verdic
     steps = [] if thought is None else thought.split(";")
     turned = answer[:1] == "(" and answer[-1:] == ")"
     nodes = [*(answer[1:-1] if turned else answer)]
-    if not nodes or any(len(node) != 1 or not "a" <= node <= "t" for node in steps + nodes):
+    known = "abcdefghijklmnopqrst"
+    if not nodes or {*nodes, *"".join(steps)} - {*known} or any(len(step) != 2 for step in steps):
         return REFUSED
     nodes = nodes[::-1] if turned else nodes
     walked = all(a + b in listed_edges for a, b in pairwise(nodes))
     right = walked and nodes[0] == centre and nodes[-1] == end
-    marks = [step == end if i == 0 else step + steps[i - 1] in listed_edges
-             for i, step in enumerate(steps)]
-    whole = right and all(marks) and len(steps) == len(listed_edges) / 2 + 1
+    marks, here = [], end
+    for at, to in steps:
+        marks.append(at == here and to + at in listed_edges)
+        here = to
+    whole = right and all(marks) and len(steps) == len(listed_edges) / 2
     return Verdict(right, whole, True, tuple(marks))
 # ---- a second interpreter: recursive, on the text itself -----------------------------------------
 

@@ -9,11 +9,11 @@ at one half; trained on the reversed path, which is unique from the end on, it s
 
     direct   </think>pfslo<eos>
     reverse  </think>(olsfp)<eos>
-    cot      <think>o;l;s;f;p</think>pfslo<eos>
+    cot      <think>ol;ls;sf;fp</think>pfslo<eos>
 
-A node is one letter, a step one node, and what an edge is looked up by stands right before what is
-looked up: with marks between them, `7>11,16>5` and `16,5,18`, a small model hardly ever learned to
-look up at all (docs/LOG.md).
+A step of the thought is one edge, walked backwards. Everywhere a node stands right before the one
+that is looked up by it: with a mark between them, `o;l;s` or `16,5,18`, small models mostly never
+learned to look up (docs/LOG.md).
 
 Solutions are written exactly: this family has no fallible authors (authors.py).
 """
@@ -40,14 +40,17 @@ answer_key, is_right, facts = base.answer_key, base.is_right, base.facts
 
 _NODE = f"[{NODES}]"
 _EDGE = _NODE * 2
-_COMPLETION = re.compile(rf"(?:<think>({_NODE}(?:;{_NODE})*))?</think>(?:({_NODE}+)|\(({_NODE}+)\))"
+_COMPLETION = re.compile(rf"(?:<think>({_EDGE}(?:;{_EDGE})*))?</think>(?:({_NODE}+)|\(({_NODE}+)\))"
                          "<eos>")
 _PROMPT = re.compile(f"({_EDGE}(?:,{_EDGE})*):({_NODE})({_NODE})=?")
 
 
 def sample(rng: np.random.Generator, level: int) -> Problem:
-    """Random names for the nodes, edges in random order, one of the two ends."""
-    centre, *rest = rng.permutation([*NODES])[:2 * level - 1].tolist()
+    """Random names for the nodes, of 2 * level + 2, edges in random order, one of the two ends.
+
+    With more names than that to tell apart, looking up is learned late or not at all.
+    """
+    centre, *rest = rng.permutation([*NODES[:2 * level + 2]])[:2 * level - 1].tolist()
     paths = [centre, *rest[:level - 1]], [centre, *rest[level - 1:]]
     edges = [a + b for path in paths for a, b in pairwise(path)]
     return read(f"{','.join(rng.permutation(edges).tolist())}:{centre}{paths[0][-1]}")
@@ -74,7 +77,8 @@ def read(text: str) -> Problem:
                         "gl,pf,fg,pa,ab,bc:pl")
     path = paths[end]
     key = f"{NAME} {','.join(sorted(parts))}:{end}"
-    return Problem(f"{edges}:{centre}{end}=", path, tuple(path[::-1]), NAME, len(path), key)
+    steps = tuple(map("".join, pairwise(path[::-1])))
+    return Problem(f"{edges}:{centre}{end}=", path, steps, NAME, len(path), key)
 
 
 def path_to(node: str, before: dict[str, str]) -> str:
@@ -104,13 +108,11 @@ def parse(completion: str) -> Parsed:
 
 
 def check_steps(problem: Problem, steps: tuple[str, ...]) -> list[bool]:
-    """For each step: is it the end that is asked for, then the node before the step's before it?"""
+    """For each step: is it an edge backwards, from the end asked for or where the last one went?"""
     edges, _, asked = problem.prompt[:-1].partition(":")
-    wanted, marks = {asked[1:]}, []
-    for step in steps:
-        marks.append(step in wanted)
-        wanted = {edge[0] for edge in edges.split(",") if edge[1:] == step}
-    return marks
+    froms = [asked[1:], *(step[1:] for step in steps)]
+    return [step[:1] == here and step[::-1] in edges.split(",")
+            for step, here in zip(steps, froms, strict=False)]
 
 
 def verify(problem: Problem, completion: str) -> Verdict:

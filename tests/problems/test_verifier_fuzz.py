@@ -104,7 +104,7 @@ PLANTED = {
     "the answer unread backwards": ("pathstar", pathstar, "_COMPLETION", loosened(
         pathstar._COMPLETION, r"|\(", r"|\(?")),
     "any node of the graph": ("pathstar", pathstar, "check_steps", lambda problem, steps: [
-        step in problem.prompt for step in steps]),
+        {*step} <= {*problem.prompt} for step in steps]),
     "steps from the truth alone": ("pathstar", pathstar, "check_steps", lambda problem, steps: [
         step in problem.steps for step in steps]),
     "the other way is as good": ("decomposition", decomposition, "given", lambda problem: (
