@@ -181,6 +181,9 @@ def fuzz(name: str, n: int, seed: int = 0) -> tuple[Counter, list[str]]:
 def main(arguments: list[str]) -> int:
     numbers = [int(word) for word in arguments if word.isdigit()]
     failed = 0
+    if any(not word.isdigit() and word not in LEVELS for word in arguments):
+        print(f"{__doc__}\nFamilies: {', '.join(LEVELS)}")
+        return 2
     for name in [word for word in arguments if word in LEVELS] or list(LEVELS):
         start = time.perf_counter()
         counts, examples = fuzz(name, numbers[0] if numbers else 1_000_000)
