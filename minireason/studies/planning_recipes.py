@@ -27,7 +27,7 @@ _TINY = {"d_model": 16, "n_layers": 1, "n_heads": 1, "head_dim": 16, "d_ff": 32,
          "warmup": 2, "tokens_per_step": 300, "lr": 2e-3, "eval_n": 6, "save_every": 2}
 _SMALL = {"d_model": 96, "n_heads": 3, "head_dim": 32, "d_ff": 256, "warmup": 50, "lr": 2e-3,
           "eval_n": 300}
-_STAR = {**_SMALL, "d_model": 64, "n_heads": 4, "head_dim": 16, "lr": 4e-3}
+_STAR = {**_SMALL, "d_model": 64, "n_heads": 4, "head_dim": 16}
 _LARGE = {"d_model": 384, "n_heads": 6, "head_dim": 64, "d_ff": 1024, "warmup": 200, "lr": 1e-3,
           "token_budget": 65_536}
 SIZES: dict[str, dict[str, Recipe]] = {
