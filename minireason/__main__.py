@@ -5,6 +5,7 @@ It imports the rest inside of `start`, so that Ctrl-C during the imports is answ
 
 import io
 import os
+import re
 import sys
 import traceback
 
@@ -20,6 +21,7 @@ def start() -> int | str:
         for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
             if getattr(sys, name) is None:          # closed by the caller; in this order, the
                 setattr(sys, name, open(os.devnull, mode))   # lowest free number is its own
+                os.set_inheritable(getattr(sys, name).fileno(), True)      # as a worker's, too
         for stream in (sys.stdin, sys.stdout, sys.stderr):   # bytes that are no text: escaped
             if isinstance(stream, io.TextIOWrapper):
                 stream.reconfigure(errors="backslashreplace")
@@ -44,10 +46,12 @@ def start() -> int | str:
     except Exception as error:
         if os.environ.get(TRACEBACK):
             raise
-        place = traceback.extract_tb(error.__traceback__)[-1]
+        frame = traceback.extract_tb(error.__traceback__)[-1]
+        place = [(frame.filename, frame.lineno),
+                 *re.findall(r'File "(.+)", line (\d+)', str(error.__cause__))][-1]   # a worker's
         text = " ".join(f"{type(error).__name__}: {error}".split())[:300]
-        print(f"minireason: error: {text} ({os.path.basename(place.filename)}, line "
-              f"{place.lineno}): a bug of ours; please report it with what {TRACEBACK}=1 shows",
+        print(f"minireason: error: {text} ({os.path.basename(place[0])}, line "
+              f"{place[1]}): a bug of ours; please report it with what {TRACEBACK}=1 shows",
               file=sys.stderr)
         return 1
 

@@ -20,7 +20,7 @@ from minireason.core.config import StageConfig, cores, resolve_device
 from minireason.core.errors import UserError, check_choice
 from minireason.core.locks import unlock_folder
 from minireason.core.runlog import RunLog
-from minireason.core.workers import end_workers, start_workers, submit
+from minireason.core.workers import UNGUARDED, end_workers, start_workers, submit
 from minireason.presets import SIZES, settings_of
 from minireason.problems import check_config
 from minireason.report import build as report
@@ -102,8 +102,7 @@ def run_stages(plan: list[tuple[str, partial[dict]]], log: RunLog, jobs: int) ->
         log.say(f"{name} done, {result['seconds']:.0f} s in all")
 
     def say_failure(future: Future) -> None:
-        error = None if future.cancelled() else future.exception()
-        if error and not isinstance(error, BrokenProcessPool):
+        if beside and (error := future.exception()):       # not of one that is ended here
             log.say(f"the second process failed ({error}); the run ends with this stage")
 
     torch.set_num_threads(max(1, threads // jobs))
@@ -128,8 +127,9 @@ def run_stages(plan: list[tuple[str, partial[dict]]], log: RunLog, jobs: int) ->
             end(name, begin(name)())
     except BrokenProcessPool:
         raise UserError("the second process was killed or could not start; run the same command "
-                        "again, with --jobs 1 if memory is short") from None
+                        "again, with --jobs 1 if memory is short; " + UNGUARDED) from None
     finally:
+        beside = None
         end_workers(pool)
         torch.set_num_threads(threads)
     return {name: results[name] for name, _ in plan}

@@ -37,6 +37,15 @@ def test_a_bug_is_one_line_that_says_so_and_the_traceback_is_to_be_had(ends_with
         with pytest.raises(type(bug)):
             ends_with(bug)
         monkeypatch.delenv(__main__.TRACEBACK)
+    bug.__cause__ = Exception('Traceback:\n  File "/a/b.py", line 2\n  File "/a/far.py", line 7')
+    assert "(far.py, line 7)" in ends_with(bug)[1]                   # of a worker process
+
+
+def test_a_worker_inherits_what_stands_for_a_closed_stream(ends_with, monkeypatch):
+    monkeypatch.setattr(sys, "stderr", None)
+    assert ends_with(0)[0] == 0
+    with sys.stderr as stream:
+        assert os.get_inheritable(stream.fileno())
 
 
 def test_exit_codes_pass_through(ends_with):

@@ -8,7 +8,10 @@ import shutil
 import subprocess
 import sys
 from concurrent.futures import Future
+from concurrent.futures.process import BrokenProcessPool
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -77,6 +80,24 @@ def test_a_second_process_that_fails_is_said_at_once(tmp_path, monkeypatch, undr
         tiny_pipeline(tmp_path, jobs=2)
     said = capsys.readouterr().err
     assert " done, " in said.partition("the second process failed (seven)")[2]
+
+
+def test_a_second_process_that_is_killed_is_said_before_the_other_stage_ends(tmp_path, monkeypatch):
+    events, future = [], Future()
+    log = SimpleNamespace(out=tmp_path, say=events.append)
+
+    def stage(name):
+        if name == "critic":
+            future.set_exception(BrokenProcessPool("terminated"))
+            events.append("critic goes on")
+        return {"seconds": 0}
+
+    monkeypatch.setattr(pipeline, "submit", lambda *_: future)
+    names = "pretrain", "sft", "star", "critic", "outcome"
+    plan = [(name, partial(stage, name)) for name in names]
+    with pytest.raises(UserError, match="was killed or could not start"):
+        pipeline.run_stages(plan, log, 2)
+    assert "second process failed (terminated)" in events[events.index("critic goes on") - 1]
 
 
 def test_jobs_are_two_on_a_cpu_that_has_the_cores(monkeypatch):

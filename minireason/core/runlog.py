@@ -130,9 +130,9 @@ class RunLog:
                         mininterval=0.5, dynamic_ncols=True)
 
     def say(self, text: str) -> None:
-        """One console line that does not break the bar, of whichever process."""
+        """One console line that does not break the bar, in one write, of whichever process."""
         if parallel.is_main():
-            tqdm.write(f"{workers.line_start()}[{self.stage}] {text}", file=sys.stderr)
+            tqdm.write(f"{workers.line_start(self.stage)} {text}\n", file=sys.stderr, end="")
 
     def seconds(self) -> float:
         """Wall-clock seconds of this stage so far, interrupted processes included."""

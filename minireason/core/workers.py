@@ -1,15 +1,20 @@
-"""Worker processes: deaf to Ctrl-C, which is their parent's to answer, and gone when it is."""
+"""Worker processes: deaf to signals, which are their parent's to answer, and gone when it is."""
 
 import os
 import signal
 import sys
 import threading
 from collections.abc import Callable
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import BrokenExecutor, Future, ProcessPoolExecutor
+from contextlib import suppress
 from multiprocessing import get_context, parent_process
 
 import torch
 from tqdm import tqdm
+
+SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP")
+           if hasattr(signal, name)]
+UNGUARDED = "a script of your own must begin its work under `if __name__ == '__main__':`"
 
 
 def is_worker() -> bool:
@@ -17,9 +22,10 @@ def is_worker() -> bool:
     return parent_process() is not None
 
 
-def line_start() -> str:
-    """What a worker's line on a terminal begins with: it takes the place of the parent's bar."""
-    return "\r\033[2K" * (is_worker() and sys.stderr.isatty())
+def line_start(stage: str) -> str:
+    """What a line begins with; a worker's on a terminal takes the place of the parent's bar."""
+    clear = "\r\033[2K" * (is_worker() and sys.stderr.isatty())
+    return f"{clear}[{stage}{', second process' * is_worker()}]"
 
 
 def start_workers(n: int) -> ProcessPoolExecutor:
@@ -28,18 +34,23 @@ def start_workers(n: int) -> ProcessPoolExecutor:
 
 
 def submit(pool: ProcessPoolExecutor, function: Callable, *arguments: object) -> Future:
-    """Have a worker call a picklable function.
+    """Have a worker call a picklable function; OSError if the system gives it no thread.
 
-    It may start a worker, which inherits that Ctrl-C waits: before `_begin` it would answer with a
-    traceback of its own.
+    It may start a worker, which inherits that signals wait: before `_begin` it would answer with a
+    traceback of its own, as to a parent that leaves it half started.
     """
-    if not hasattr(signal, "pthread_sigmask"):                    # not a POSIX system
-        return pool.submit(function, *arguments)
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    before = None
+    if hasattr(signal, "pthread_sigmask"):                        # a POSIX system
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     try:
         return pool.submit(function, *arguments)
+    except RuntimeError as error:
+        if isinstance(error, BrokenExecutor):
+            raise
+        raise OSError(str(error)) from None
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        if before is not None:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def end_workers(pool: ProcessPoolExecutor | None) -> None:
@@ -47,13 +58,15 @@ def end_workers(pool: ProcessPoolExecutor | None) -> None:
     if pool:
         for process in [*(pool._processes or {}).values()]:
             process.kill()
-        pool.shutdown(cancel_futures=True)
+        with suppress(RuntimeError):          # its thread never started
+            pool.shutdown(cancel_futures=True)
 
 
 def _begin(threads: int) -> None:
     torch.set_num_threads(threads)
     tqdm.set_lock(threading.RLock())          # its own is a semaphore, which a killed process leaks
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 

@@ -16,7 +16,7 @@ import torch
 from minireason.core import parallel
 from minireason.core.config import cores
 from minireason.core.errors import UserError
-from minireason.core.workers import end_workers, start_workers, submit
+from minireason.core.workers import UNGUARDED, end_workers, start_workers, submit
 from minireason.training.batches import Batch
 
 AHEAD = 2                         # steps per worker that are made before they are asked for
@@ -51,8 +51,8 @@ def made_ahead(make: Callable[[int], Data], steps: range,
             yield [_batch(arrays) for arrays in batches], count
     except BrokenProcessPool:
         raise UserError("a worker process that draws ahead was killed or could not start; run the "
-                        "same command again, with fewer --workers if memory is short; a script of "
-                        "your own must begin its work under `if __name__ == '__main__':`") from None
+                        "same command again, with fewer --workers if memory is short; "
+                        + UNGUARDED) from None
     except OSError as error:
         raise UserError(f"worker processes that draw ahead cannot be started ({error}); with "
                         "--workers 0 nothing runs beside this process") from None

@@ -1,8 +1,10 @@
 """The output folder: what it refuses, what it cuts back, and what stops a run."""
 
 import dataclasses
+import io
 import json
 import os
+import sys
 from dataclasses import dataclass
 
 import numpy as np
@@ -167,6 +169,18 @@ def test_steps_count_from_the_resume_point(tmp_path, capsys):
     assert list(log.steps(3, 6)) == [3, 4, 5]
     shown = capsys.readouterr().err
     assert "6/6" in shown and "it/s" in shown              # total progress and rate
+
+
+def test_a_line_of_a_second_process_says_so_and_is_one_write(tmp_path, monkeypatch):
+    """In two, a line of the other process could come between."""
+    log, written, stream = RunLog(str(tmp_path), "critic", Config(), {}), [], io.StringIO()
+    monkeypatch.setattr(stream, "write", written.append)
+    monkeypatch.setattr(sys, "stderr", stream)
+    log.say("one\ntwo")
+    monkeypatch.setattr(runlog.workers, "is_worker", lambda: True)
+    log.say("three")
+    assert [text for text in written if text] == ["[critic] one\ntwo\n",
+                                                  "[critic, second process] three\n"]
 
 
 def test_the_config_on_disk_is_the_dataclass(tmp_path):

@@ -5,11 +5,13 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import closing
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -82,6 +84,21 @@ def test_a_worker_that_cannot_be_started_is_said(monkeypatch):
     monkeypatch.setattr(ProcessPoolExecutor, "submit", lambda *_: os.close(-1))
     with pytest.raises(UserError, match=r"cannot be started \(.*Bad file descriptor\)"):
         list(made_ahead(step_data(0, 1), range(3), 1))
+
+
+def test_a_thread_that_the_system_refuses_is_said(monkeypatch):
+    def refuse_thread(_thread):
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", refuse_thread)
+    with pytest.raises(UserError, match=r"cannot be started \(can't start new thread\)"):
+        list(made_ahead(step_data(0, 1), range(3), 1))
+
+
+def test_a_signal_waits_until_a_worker_is_started():
+    pool = SimpleNamespace(submit=lambda *_: signal.pthread_sigmask(signal.SIG_BLOCK, ()))
+    assert set(workers.SIGNALS) <= workers.submit(pool, print)      # pyright: ignore
+    assert signal.SIGTERM in workers.SIGNALS and signal.SIGTERM not in pool.submit()
 
 
 def write(path: Path, step: int):
