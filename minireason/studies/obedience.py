@@ -211,5 +211,6 @@ def figure_of(rows: list[dict]) -> Figure:
             style.whiskers(axes, list(group_by(own, "level")), bars, *look, policy)
         style.percent_axis(axes, f"{measure} (%)")
     panels[-1].set_xlabel("level k (operations)")
+    panels[-1].set_xticks(list(group_by(rows, "level")))
     style.legend_below(figure, panels[-1], 2)
     return figure
