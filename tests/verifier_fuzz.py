@@ -32,6 +32,7 @@ LEVELS = {"chain": (1, 9), "addition": (1, 8), "countdown": (2, 5),
           "synthesis": (1, 4)}
 PER_PROBLEM = 25                      # mutants per problem
 
+
 def writings(answer: str) -> list[str]:
     """The right answer written in ways of all kinds."""
     return [answer, answer[::-1], f"${answer[::-1]}$", f"0{answer}", f"({answer})",
@@ -80,9 +81,13 @@ def strolls(dice: random.Random, prompt: str, answer: str) -> list[str]:
         ways.append(way)
     back = answer[-4:-2] or name(start)
     return [*ways, answer + back + answer[-2:]]
+
+
 def otherwise(problem: Problem) -> list[str]:
     """Prompts of the same question that ask for something else, so that their solutions disobey."""
-    bare = problem.prompt.rpartition(":")[2]
+    edges, _, bare = problem.prompt.rpartition(":")
+    if problem.family == "pathstar":
+        return [f"{edges}:{bare[0]}{end}" for end in {*edges[1::3]} - {*edges[::3], bare[1]}]
     if problem.family == "decomposition":
         return [f"once:{bare}", f"split:{bare}"]
     if problem.family != "instructions":

@@ -464,6 +464,8 @@ def judge_pathstar(problem: Problem, thought: str | None, answer: str) -> Verdic
         here = to
     whole = right and all(marks) and len(steps) == len(listed_edges) / 2
     return Verdict(right, whole, True, tuple(marks))
+
+
 # ---- a second interpreter: recursive, on the text itself -----------------------------------------
 
 class Ended(Exception):

@@ -69,8 +69,9 @@ def read(text: str) -> Problem:
     before = {head: tail for tail, head in parts}
     paths = {last: path_to(last, before) for last in {*before} - {tail for tail, _ in parts}}
     lengths = {len(path) for path in paths.values()}
-    star = len(before) == len(parts) == sum(lengths) * 2 - 2 and len(paths) == 2 and end in paths
-    if not star or len(lengths) > 1 or {path[0] for path in paths.values()} != {centre} or (
+    nodes = {*"".join(paths.values())}         # of the ends' paths, which must share but one node
+    star = len(nodes) - 1 == len(before) == len(parts) == sum(lengths) * 2 - 2 and end in paths
+    if not star or len(paths) != 2 or {path[0] for path in paths.values()} != {centre} or (
             not SAMPLED[0] <= max(lengths) <= SAMPLED[1]):
         raise UserError(f"cannot read {text[:80]!r}: write the edges of two paths of 3 to 10 nodes "
                         "from one centre, then the centre and one of the ends, such as "

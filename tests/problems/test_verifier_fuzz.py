@@ -3,6 +3,7 @@
 import re
 from dataclasses import replace
 from functools import partial
+from itertools import pairwise
 
 import pytest
 from verifier_fuzz import LEVELS, fuzz
@@ -10,6 +11,7 @@ from verifier_fuzz import LEVELS, fuzz
 from minireason.problems import (
     addition,
     arithmetic,
+    base,
     chain,
     countdown,
     decomposition,
@@ -103,6 +105,9 @@ PLANTED = {
     "traces with gaps": ("maze", maze, "DIGITS", ""),
     "the answer unread backwards": ("pathstar", pathstar, "_COMPLETION", loosened(
         pathstar._COMPLETION, r"|\(", r"|\(?")),
+    "either end is right": ("pathstar", base, "is_right", lambda problem, answer: {
+        a + b for a, b in pairwise(answer)} <= {*re.findall("[a-t]{2}", problem.prompt)}
+        and len(answer) == len(problem.answer)),
     "any node of the graph": ("pathstar", pathstar, "check_steps", lambda problem, steps: [
         {*step} <= {*problem.prompt} for step in steps]),
     "steps from the truth alone": ("pathstar", pathstar, "check_steps", lambda problem, steps: [
