@@ -2,8 +2,9 @@
 
 import dataclasses
 import json
+import re
 from collections import Counter
-from itertools import product
+from itertools import chain, product
 
 import pytest
 
@@ -118,6 +119,24 @@ def test_a_vote_is_the_answer_that_most_give():
     assert study.most_frequent(problem, texts[:2]) == texts[1]
 
 
+def test_every_mode_is_asked_for_and_a_vote_pays_for_all_its_tokens(monkeypatch):
+    asked = []
+
+    def drawn(model, tokenizer, problems, style, how):
+        asked.append((style, how.temperature))
+        return [["</think>(a)<eos>", *[FAMILIES["pathstar"].render(one, "direct")] * (how.n - 1)]
+                for one in problems]
+
+    monkeypatch.setattr(study, "complete", drawn)
+    monkeypatch.setattr(study.checkpoint, "load", lambda folder, device: (
+        None, Tokenizer.build(FAMILIES["pathstar"].TOKENS)))
+    rows = study.measured_rows(Cell("smoke", 0, "star_mixed"), None, None, "validation")["rows"]
+    assert asked == [(style, t) for t in (0, 1) for style in ("direct", "cot", "auto")] + [
+        ("direct", 1)]
+    assert [(row["accuracy"], row["tokens"]) for row in rows] == [(0, 5)] * 6 + [(1, 5 + 15 * 7)]
+    assert {row["set"] for row in rows} == {"pathstar-validation-l5"}
+
+
 def test_margins_are_paired_by_seed_and_problem():
     lines = {"trace, slow": ("1111", "1110"), "plan, fast": ("0011", "0010")}
     rows = [{"line": line, "set": "maze-test-n6", "seed": seed, "digits": digits}
@@ -126,6 +145,10 @@ def test_margins_are_paired_by_seed_and_problem():
                            planning_tables.MARGINS)
     assert found["line"] == "trace, slow - plan, fast" and found["accuracy"] == 0.5
     assert found["low"] <= 0.5 <= found["high"]
+    lines = [f"{arm}, {mode}{vote}" for arm in (*study.ARMS, "star+rl", "dropped+rl",
+                                                "star_mixed+rl")
+             for mode in Cell("smoke", 0, arm).modes for vote in ("", f" x {study.VOTES}")]
+    assert set(lines) >= {*chain(*planning_tables.MARGINS)}
 
 
 def test_tables_and_figure_as_by_hand():
@@ -133,8 +156,9 @@ def test_tables_and_figure_as_by_hand():
     arms = ("star", "star_reversed", "star_thought", "star_mixed", "star+rl", "star_mixed+rl")
     lines = [f"{arm}, {mode}" for arm in arms for mode in Cell("smoke", 0, arm).modes]
     rows = [{"line": line, "family": "pathstar", "seed": 0, "set": name, "method": method,
-             "digits": "10" * n, "accuracy": 0.5, "low": 0.4, "high": 0.6, "problems": 2 * n,
-             "tokens": 7.0, "steps": 2.0, "thinking": 1.0}
+             "digits": "11" * n if (line[5:12], method) == ("thought", "sampled") else "10" * n,
+             "accuracy": 0.5, "low": 0.4, "high": 0.6, "problems": 2 * n,
+             "tokens": 9.0 if method == "sampled" else 7.0, "steps": 2.0, "thinking": 0.5}
             for line in lines for method in ("greedy", "sampled")
             for name, n in (("pathstar-test-l4", 2), ("pathstar-test-l5", 3))]
     models = [{"arm": arm, "seed": 0, "parameters": 10 ** 6, "train_tokens": 2 * 10 ** 6,
@@ -143,7 +167,11 @@ def test_tables_and_figure_as_by_hand():
     assert "n = 4 to 6 frozen problems per set" in text
     assert "star 2.00M in 1,000 examples, " in text
     assert "star+rl 2.00M in 1,000 samples of its own, on top, " in text
+    assert re.findall(r"(?m)^\| star_thought, slow - star, fast, points \| (\S+)", text) == [
+        "+0.0", "+50.0"]                                 # greedy, then sampled
+    assert "| star, fast | 7, 2.0, 50% | 7, 2.0, 50% |" in text
     (axes,) = planning_tables.accuracy_figure(rows).axes
+    assert [*axes.lines[0].get_xdata()] == [7, 7]
     looks = {(line.get_color(), line.get_marker()) for line in axes.lines
              if line.get_marker() in "osD^vP*X"}
     assert len(looks) == len(lines) == 10

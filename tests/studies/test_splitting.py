@@ -7,8 +7,10 @@ from tiny_run import tiny_ladder
 from minireason import cli
 from minireason.core.errors import UserError
 from minireason.core.files import read_json
+from minireason.measure.estimates import two_way_interval
 from minireason.problems import decomposition
 from minireason.report.runs import group_by, select
+from minireason.report.tables import points_text
 from minireason.studies import obedience, splitting
 from minireason.studies import splitting_tables as tables
 
@@ -87,6 +89,22 @@ def test_half_a_sample_more_is_half_of_what_it_changes():
     assert n == 2.5 and found == pytest.approx([0.125] * 3, abs=0.05)
 
 
+def test_a_block_counts_for_as_much_as_it_moves_the_share():
+    """Made heavier by a millionth; and rises have intervals over these blocks and the seeds."""
+    counts = np.random.default_rng(0).integers(1, 9, (2, 2, 2, tables.BLOCKS))
+    rows = [{"policy": "RL", "seed": seed, "hardness": hard, "way": way, "count": [*own[seed, i]]}
+            for seed in (0, 1) for hard, own in zip((2, 3), counts, strict=True)
+            for i, way in enumerate(("split", "once"))]
+    found, own = [tables.shares(select(rows, hardness=hard)) for hard in (2, 3)], counts[0, 0]
+    for block in range(tables.BLOCKS):
+        split, once = (own * (1 + 1e-6 * (np.arange(tables.BLOCKS) == block))).sum(axis=1)
+        share = own[0].sum() / own.sum()
+        moved = 1e6 * tables.BLOCKS * (split / (split + once) - share)
+        assert found[0][0, block] == pytest.approx(share + moved, abs=1e-3)
+    (rise,) = tables.rise_rows(rows)
+    assert rise["text"] == points_text(two_way_interval(found[1], found[0]))
+
+
 def test_tables_are_as_by_hand():
     rows = made_rows(0) + made_rows(1)
     text = tables.text_of(rows)
@@ -99,6 +117,7 @@ def test_tables_are_as_by_hand():
     assert "| RL, once | 100 | 100 |" in text
     assert "| RL, as it chooses, 2.0 samples | 100.0 [100, 100] |" in text
     assert "| RL, choosing - never splitting, 1 x | +100.0 [+100.0, +100.0] |" in text
+    assert "| RL, choosing - always splitting, 4 x | +0.0 [+0.0, +0.0] |" in text
     rows += [{**row, "operator": "+", "count": blocks(4)} for row in rows
              if row["kind"] == "operations" and row["hardness"] == 2 and row["way"] == "once"]
     for axes, shares in zip(tables.figure_of(rows).axes, ([12.5, 75], [25, 75]), strict=True):
