@@ -1,5 +1,7 @@
 """Obedience: every rung and arm is measured once, and the tables follow from rows by hand."""
 
+import re
+
 import numpy as np
 import pytest
 from tiny_run import tiny_ladder
@@ -7,6 +9,8 @@ from tiny_run import tiny_ladder
 from minireason import cli
 from minireason.core.errors import UserError
 from minireason.core.files import read_json
+from minireason.measure.evaluate import frozen_sets
+from minireason.problems import instructions
 from minireason.report.runs import group_by, select
 from minireason.studies import obedience
 
@@ -41,6 +45,32 @@ def test_every_rung_and_the_arm_are_measured_on_every_kind(finished, measured):
                     assert len(names) == len(digits) == (1 if row["asked"] == 1 else 2)
 
 
+def test_rows_are_as_by_hand(monkeypatch):
+    """Greedily all is done that is asked, in a sample the answer never stands twice."""
+    asked = set()
+
+    def drawn(policy, tokenizer, problems, style, how):
+        asked.update(problem.prompt for problem in problems)
+        ideal = [instructions.render(problem, style) for problem in problems]
+        return [[re.sub(",[a-z0-9]+<eos>", "<eos>", text) if how.temperature else text]
+                for text in ideal]
+
+    monkeypatch.setattr(obedience, "complete", drawn)
+    rows = obedience.rows_of_policy({"split": "validation", "problems": 20, "seed": 0}, None, None)
+    for kind in ("validation", "held-validation"):
+        for problems in frozen_sets(instructions.NAME, kind, 20).values():
+            assert asked >= {problem.prompt for problem in problems}
+    for row in rows:
+        twice = ["twice" in names and row["method"] == "sampled" for names in row["names"]]
+        assert set(row["right"]) == {"1"} and row["obedient"] == "".join(str(1 - x) for x in twice)
+        for names, digits in zip(row["names"], row["obeyed"], strict=True):
+            assert digits == "".join(str(1 - (name == "twice" and row["method"] == "sampled"))
+                                     for name in names)
+            assert names == [kind for kind in instructions.KINDS if kind in names]
+    told = select(rows, level=4, method="greedy")
+    assert max(length for row in told for length in row["lengths"]) == 5      # `begin` is a piece
+
+
 def test_a_finished_study_is_only_written_again(finished, measured, tmp_path, monkeypatch):
     monkeypatch.setattr(obedience, "complete", None)             # would fail
     out = finished.parent / "o"
@@ -64,7 +94,7 @@ def made_rows(seed: int, after: str = "1100") -> list[dict]:
                     "asked": asked, "right": "1010", "obedient": obedient,
                     "lengths": [0, 1, 3, 7], "names": names,
                     "obeyed": [digit * len(names[0]) for digit in obedient]})
-    return rows + [{**row, "method": "greedy"} for row in rows]
+    return rows + [{**row, "method": "greedy", "right": "1111"} for row in rows]
 
 
 def test_tables_are_as_by_hand():
@@ -78,6 +108,7 @@ def test_tables_are_as_by_hand():
     assert "| policy | 0 | 1 to 2 | 3 to 4 | 5 on |" not in text
     assert "| pieces in the thought | 0 | 1 to 2 | 3 to 4 | 5 on |" in text
     assert "| RL | 100 (8) | 100 (8) | 50 (8) | 50 (8) |" in text
+    assert "| obeyed | plus | parity |" in text and "| RL | 75 (32) | 75 (16) |" in text
     row = {"policy": "RL", "lengths": [-1, 0, 2, 9, 0, 3, 3], "obedient": "0111101",
            "names": [["plus"]] * 4 + [["only"], ["most", "plus"], ["stop"]]}
     assert [one["length"] for one in obedience.length_rows([row])] == [
@@ -89,6 +120,7 @@ def test_tables_are_as_by_hand():
     assert np.array_equal(both, [[1, 0, 0, 0]] * 2)
     upper, lower = obedience.figure_of(rows).axes
     assert upper.get_legend_handles_labels()[1] == RUNGS and "right" in lower.get_ylabel()
+    assert np.allclose(lower.lines[0].get_ydata(), 50)           # of samples, not greedily
 
 
 def test_runs_of_another_family_or_seed_are_refused(finished, tmp_path):

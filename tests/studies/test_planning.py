@@ -133,7 +133,8 @@ def test_every_mode_is_asked_for_and_a_vote_pays_for_all_its_tokens(monkeypatch)
     rows = study.measured_rows(Cell("smoke", 0, "star_mixed"), None, None, "validation")["rows"]
     assert asked == [(style, t) for t in (0, 1) for style in ("direct", "cot", "auto")] + [
         ("direct", 1)]
-    assert [(row["accuracy"], row["tokens"]) for row in rows] == [(0, 5)] * 6 + [(1, 5 + 15 * 7)]
+    assert [(row["accuracy"], row["tokens"], row["thinking"]) for row in rows] == [
+        (0, 5, 0)] * 6 + [(1, 5 + 15 * 7, 0)]
     assert {row["set"] for row in rows} == {"pathstar-validation-l5"}
 
 

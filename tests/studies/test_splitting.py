@@ -1,5 +1,7 @@
 """Splitting: shares by hardness, and accuracy of three modes at equal tokens, from rows."""
 
+import re
+
 import numpy as np
 import pytest
 from tiny_run import tiny_ladder
@@ -8,6 +10,7 @@ from minireason import cli
 from minireason.core.errors import UserError
 from minireason.core.files import read_json
 from minireason.measure.estimates import two_way_interval
+from minireason.model.tokenizer import Tokenizer
 from minireason.problems import decomposition
 from minireason.report.runs import group_by, select
 from minireason.report.tables import points_text
@@ -40,6 +43,27 @@ def test_every_policy_is_asked_the_same_questions_in_every_mode(finished, measur
             assert {len(digits) for row in cells for digits in row["right"]} == {4}
     bare = splitting.questions("test", 3)
     assert len(set(bare)) == len(bare) == 12 and not any(":" in one for one in bare)
+
+
+def test_rows_are_as_by_hand(monkeypatch):
+    """Of each: solved; the last result one off; the last step missing. 47*8 is hard, -12 is not."""
+    def drawn(policy, tokenizer, problems, style, how):
+        (ideal,) = [decomposition.render(problem, style) for problem in problems]
+        assert how.n == 3
+        cut = re.sub(";[^;]*</think>", "</think>", ideal)
+        return [[ideal, ideal.replace("=364<", "=363<"), cut]]
+
+    monkeypatch.setattr(splitting, "complete", drawn)
+    monkeypatch.setattr(splitting, "questions", lambda split, n: ["((47*8)-12)="])
+    rows = splitting.rows_of_policy({"split": "test", "problems": 1, "n": 3, "seed": 0}, None,
+                                    Tokenizer.build(decomposition.TOKENS))
+    for mode, begun, lengths in (("once", 2, [24, 24, 13]), ("split", 3, [52, 52, 42])):
+        (answers,) = select(rows, kind="answers", mode=mode)
+        assert (answers["hardest"], answers["right"], answers["tokens"]) == (4, ["111"], [lengths])
+        found = {row["operator"]: (row["way"], row["hardness"], sum(row["count"]),
+                                   row["right_results"])
+                 for row in select(rows, kind="operations", mode=mode)}
+        assert found == {"*": (mode, 4, 3, 3), "-": (mode, 2, begun, 1)}
 
 
 def test_a_finished_study_is_only_written_again(finished, measured, tmp_path, monkeypatch):
