@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from itertools import product
 from pathlib import Path
 
 from minireason.core.config import PATHS, from_dict, resolve_device
@@ -17,6 +18,8 @@ from minireason.model.transformer import Transformer
 from minireason.report.runs import tagged
 from minireason.stages import STAGES, rl
 from minireason.studies import shared
+
+RUNGS = ("pretrain", "sft", "star", "rl")      # stages of a run whose policies are studied
 
 
 def config_of(run: Path | str, name: str):
@@ -34,27 +37,29 @@ def config_of(run: Path | str, name: str):
     return from_dict(importlib.import_module(stage.module).Config, settings)
 
 
-def check_seeds(runs: tuple[str, ...]) -> None:
-    """UserError unless the runs are of different seeds and their policies were measured alike."""
+def check_runs(runs: tuple[str, ...], family: str) -> None:
+    """UserError unless the runs are of the family and of different seeds, hold their policies up to
+    RL, and measured these alike."""
     found = [config_of(run, "rl") for run in runs]
+    for run, own in zip(runs, found, strict=True):
+        if own.family != family:
+            raise UserError(f"{run}: is a run of {own.family}, not of {family}")
     seeds, kinds = [own.seed for own in found], {(own.split, own.eval_n) for own in found}
     if len(set(seeds)) < len(seeds) or len(kinds) > 1:
         raise UserError(f"--runs: seeds {seeds}, measured on {sorted(kinds)}; give one run per "
                         "seed, all of one recipe")
+    for run, name in product(runs, RUNGS):
+        checkpoint.weights_hash(Path(run) / name)
 
 
-def policies_of(run: Path, arms: Path, others: dict[str, dict[str, float]],
-                family: str) -> dict[str, Path]:
+def policies_of(run: Path, arms: Path, others: dict[str, dict[str, float]]) -> dict[str, Path]:
     """{label: folder} of a run's policies up to RL, and of its RL again with other rewards.
 
     others: {label: what it changes of the run's own Rewards}; such an arm is trained below `arms`
-    unless it is there. UserError if the run is not of the family.
+    unless it is there.
     """
     own = config_of(run, "rl")
-    if own.family != family:
-        raise UserError(f"{run}: is a run of {own.family}, not of {family}")
-    names = ("pretrain", "sft", "star", "rl")
-    found = {stage.label: run / stage.name for stage in STAGES if stage.name in names}
+    found = {stage.label: run / stage.name for stage in STAGES if stage.name in RUNGS}
     for label, rewards in others.items():
         found[label] = arms / folder_name(label)
         rl.run(replace(own, out=str(found[label]), rewards=replace(own.rewards, **rewards)))
@@ -91,12 +96,12 @@ def study_ladders(cfg: shared.Study, name: str, runs: tuple[str, ...], family: s
     seed and number of problems; its rows are kept, and tagged with policy and seed.
     """
     def make(_: Path) -> list[dict]:
-        check_seeds(runs)
+        check_runs(runs, family)
         rows = []
         for run in map(Path, runs):
             own, arms = config_of(run, "rl"), run / name
             told = {"split": own.split, "seed": own.seed, "problems": own.eval_n, **about}
-            for label, policy in policies_of(run, arms, others, family).items():
+            for label, policy in policies_of(run, arms, others).items():
                 found = measured_once(policy, arms / f"{folder_name(label)}.json", told,
                                       partial(rows_of_policy, told))
                 rows += tagged(found, policy=label, seed=own.seed)

@@ -1,6 +1,7 @@
 """Obedience: every rung and arm is measured once, and the tables follow from rows by hand."""
 
 import re
+import shutil
 
 import numpy as np
 import pytest
@@ -127,3 +128,14 @@ def test_runs_of_another_family_or_seed_are_refused(finished, tmp_path):
     for runs, words in (((), "give --runs"), ((str(finished),) * 2, "one run per seed")):
         with pytest.raises(UserError, match=words):
             obedience.run(obedience.Config(runs=runs, out=str(tmp_path)))
+
+
+def test_an_unfinished_run_is_refused_before_any_arm_is_trained(finished, tmp_path, monkeypatch):
+    monkeypatch.setattr(obedience.ladders.rl, "run", None)       # would fail
+    other = shutil.copytree(finished, tmp_path / "other")
+    record = (other / "rl/config.json").read_text()
+    (other / "rl/config.json").write_text(record.replace('"seed": 0', '"seed": 1'))
+    (other / "star/model.safetensors").unlink()
+    cfg = obedience.Config(runs=(str(finished), str(other)), out=str(tmp_path / "o"))
+    with pytest.raises(UserError, match=r"star/model\.safetensors: cannot read"):
+        obedience.run(cfg)
