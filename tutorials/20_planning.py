@@ -160,10 +160,11 @@ for n, own in mazes.items():
 #
 # ## A star of paths
 #
-# Two paths of five nodes start at one node. The prompt lists their edges, shuffled, `hd` for the one
-# from h to d, then the centre and one end; the answer is the path to that end, or in parentheses
-# the same path from its end (Bachmann and Nagarajan 2024, arXiv:2403.06963). A predictor that only looks up edges gets every node *but the first*: its edge
-# starts at the centre like the other path's, and which is right depends on the far end.
+# Two paths of five nodes start at one node. The prompt lists their edges, shuffled, `hd` for the
+# one from h to d, then the centre and one end; the answer is the path to that end, or in
+# parentheses the same path from its end (Bachmann and Nagarajan 2024, arXiv:2403.06963). A
+# predictor that only looks up edges gets every node *but the first*: its edge starts at the centre
+# like the other path's, and which is right depends on the far end.
 
 
 # %%
