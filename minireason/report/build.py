@@ -37,7 +37,7 @@ from minireason.report import runs as results
 BLOCKS = {   # block of RESULTS: what it shows of the studies beside `reference`, folders or files
     "controls": ("controls",), "thoughts": ("thoughts",), "nothing": ("from_nothing",),
     "budgets": ("budgets",), "internalize": ("internalize",), "obedience": ("obedience",),
-    "splitting": ("splitting",), "planning": ("planning",), "path-star": ("path-star",),
+    "splitting": ("splitting",), "planning": ("planning",), "stars": ("stars",),
     "programs": ("programs",), "addition": ("reproduce/*",),
     **{f"law-{law}": (f"scale/{law}*",)
        for law in ("pretrain", "rl", "testtime", "exchange", "search")},
