@@ -218,10 +218,10 @@ assert SMALL or (curves["at most 3, w = 0"][:, -1].min()
 # <details><summary>Answers</summary>
 #
 # 1. The gradient is zero and p stays where imitation left it: 68 to 70% in five seeds.
-# 2. To obedience: 86% after these 100 steps, 98% after 1,000. It is then right 19% and 8% of the
-#    time, on the way to the 6.5% of obeying: a verifier that wants both gets both only where both
-#    can be had.
-# 3. 58 to 78% over five seeds, 32 to 83 over twenty, against 61 to 63 with a baseline. Where all
+# 2. To obedience: about 90% after these 100 steps, 99% after 1,000. It is then right 19% and 11% of
+#    the time, on the way to the 10% of obeying: a verifier that wants both gets both only where
+#    both can be had.
+# 3. 59 to 77% over five seeds, 34 to 83 over twenty, against 62 to 64 with a baseline. Where all
 #    rewards are 1, REINFORCE pays for whatever was drawn, so z goes wherever chance leads; the mean
 #    subtracted, nothing moves it but differences.
 #
