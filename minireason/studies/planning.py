@@ -180,8 +180,8 @@ def reinforce(cell: Cell, log: RunLog, model: Transformer, tokenizer: Tokenizer)
 
 def measured_rows(cell: Cell, folder: Path, device: torch.device, split: str) -> dict:
     """{"rows"}: accuracy in every mode, greedily and of one sample, and of a vote of fast answers,
-    which costs about as much as a thought, on every frozen set of the trained levels, a digit per
-    problem; tokens and share of thoughts per answer."""
+    which costs about as much as a maze's thought, on every frozen set of the trained levels, a
+    digit per problem; tokens and share of thoughts per answer."""
     model, tokenizer = checkpoint.load(folder, device)
     family, (low, high), rows = cell.family, cell.recipe.levels, []
     levels = tuple(level for level in family.LEVELS if low <= level <= high)
