@@ -11,7 +11,7 @@ from minireason.report.runs import group_by, level_of, select
 from minireason.report.seeds import margin_rows
 from minireason.studies import shared
 
-VOTES = 16                     # fast answers that cost about as many tokens as a maze with a thought
+VOTES = 16                     # fast answers that cost about as much as a thought in a maze
 MARGINS = (("trace, slow", "plan, fast"), ("dropped, slow", "plan, fast"),
            ("trace, slow", f"plan, fast x {VOTES}"), ("dropped, slow", f"plan, fast x {VOTES}"),
            ("dropped, slow", "trace, slow"), ("dropped, auto", "plan, fast"),
