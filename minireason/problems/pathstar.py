@@ -111,9 +111,9 @@ def parse(completion: str) -> Parsed:
 def check_steps(problem: Problem, steps: tuple[str, ...]) -> list[bool]:
     """For each step: is it an edge backwards, from the end asked for or where the last one went?"""
     edges, _, asked = problem.prompt[:-1].partition(":")
-    froms = [asked[1:], *(step[1:] for step in steps)]
+    starts = [asked[1:], *(step[1:] for step in steps)]
     return [step[:1] == here and step[::-1] in edges.split(",")
-            for step, here in zip(steps, froms, strict=False)]
+            for step, here in zip(steps, starts, strict=False)]
 
 
 def verify(problem: Problem, completion: str) -> Verdict:

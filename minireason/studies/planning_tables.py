@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from minireason.problems import FAMILIES
@@ -35,21 +36,38 @@ def spent_text(rows: list[dict]) -> str:
 
 def accuracy_figure(rows: list[dict]) -> Figure:
     """A panel per family: greedy accuracy against tokens per answer, a colour per arm and mode, a
-    point per set, over the seeds."""
+    point per set, over the seeds; of a family with one set a row per arm and mode."""
     families = group_by(select(rows, method="greedy"), "family")
     figure, panels = style.panels(len(families), 4.2 * len(families))
     for axes, (name, members) in zip(panels, families.items(), strict=True):
-        for i, (line, own) in enumerate(group_by(members, "line").items()):
+        lines, levels = group_by(members, "line"), map(level_of, group_by(members, "set"))
+        level = f"{', '.join(map(str, levels))} = {FAMILIES[name].LEVEL_NAME}"
+        if len(group_by(members, "set")) == 1:
+            axes.set_title(f"{name}, {level}", fontsize=9)
+            draw_rows(axes, lines)
+            continue
+        for i, (line, own) in enumerate(lines.items()):
             sets = list(group_by(own, "set").values())
             style.whiskers(axes, [np.mean([row["tokens"] for row in of_set]) for of_set in sets],
                            [style.spread(of_set) for of_set in sets], style.SHADES[i % 8],
                            "osD^vP*X"[(i + i // 8) % 8], line, "-" if len(sets) > 1 else "")
         style.percent_axis(axes, "solved (%)")
-        axes.set_title(f"{name}: {', '.join(map(str, map(level_of, group_by(members, 'set'))))} = "
-                       f"{FAMILIES[name].LEVEL_NAME}, left to right", fontsize=9)
+        axes.set_title(f"{name}: {level}, left to right", fontsize=9)
         axes.set_xlabel("tokens per answer")
         axes.legend(fontsize=7, ncols=3, loc="upper center", bbox_to_anchor=(0.5, -0.17))
     return figure
+
+
+def draw_rows(axes: Axes, lines: dict[str, list[dict]]) -> None:
+    """Share solved, mean and range over seeds, with the tokens per answer beside the name."""
+    mean, low, high = np.array([style.spread(own) for own in lines.values()]).T
+    axes.errorbar(mean, range(len(lines)), xerr=np.maximum(0, [mean - low, high - mean]),
+                  color=style.BLUE, marker="o", linestyle="", elinewidth=1, capsize=2)
+    axes.set_yticks(range(len(lines)), [
+        f"{line} ({np.mean([row['tokens'] for row in own]):.0f})" for line, own in lines.items()])
+    axes.set_ylim(len(lines) - 0.5, -0.5)
+    axes.set_xlim(-2, 102)
+    axes.set_xlabel("solved (%); in brackets: tokens per answer")
 
 
 def family_text(rows: list[dict], models: list[dict]) -> str:
