@@ -35,7 +35,7 @@ LEVEL_NAME: str = "nodes of a path"
 STYLES: tuple[str, ...] = ("direct", "reverse", "cot")
 OPENER = {"cot": "<think>", "direct": "</think>", "reverse": "</think>"}
 NODES = "abcdefghijklmnopqrst"
-TOKENS = (*NODES, *",;:=()")
+TOKENS: tuple[str, ...] = (*NODES, *",;:=()")
 answer_key, is_right, facts = base.answer_key, base.is_right, base.facts
 
 _NODE = f"[{NODES}]"
