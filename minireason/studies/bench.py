@@ -6,8 +6,8 @@ neither side allowed to stop early. Ours packs the lines end to end, transformer
 the lines' own tokens are counted. A third row is our step beside itself with its layers in PyTorch.
 `--peers` adds what else is installed of the samplers in peers.py, transformers' step compiled, and
 a step of reinforcement learning beside TRL's GRPOTrainer.
-The sides take turns, so that whatever else the machine does meets both; the ratio is that of the
-medians, its spread the quartiles of the rounds' own ratios; CPU time stands beside wall time.
+The sides take turns, so that whatever else the machine does meets both; the ratio is the
+median of the rounds' own, its spread their quartiles; CPU time stands beside wall time.
 """
 
 import copy

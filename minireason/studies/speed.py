@@ -33,18 +33,17 @@ def compare(rounds: int, tokens: int, ours: Callable[[], object],
 
 
 def summary(tokens: int, seconds: dict[str, list[np.ndarray]]) -> dict:
-    """Medians and ratios of {"ours", "theirs"}: (2,) seconds of every turn, as of `now`.
+    """Medians of {"ours", "theirs"}: (2,) seconds of every turn, as of `now`, and of their ratios.
 
     ratio and its quartiles over the turns are of wall time, processor_ratio is of CPU time.
     """
-    (mine, spent), (other, theirs) = (np.median(seconds[side], axis=0).tolist()
-                                      for side in ("ours", "theirs"))
-    ratios = sorted(np.divide(seconds["theirs"], seconds["ours"])[:, 0].tolist())
+    mine, other = (np.median(seconds[side], axis=0)[0].item() for side in ("ours", "theirs"))
+    ratios, spent = np.sort(np.divide(seconds["theirs"], seconds["ours"]), axis=0).T.tolist()
     return {"tokens": tokens, "seconds": {"ours": mine, "theirs": other},
             "tokens_per_sec": {"ours": tokens / mine, "theirs": tokens / other},
-            "ratio": other / mine,
+            "ratio": float(np.median(ratios)),
             "ratio_quartiles": [ratios[len(ratios) // 4], ratios[3 * len(ratios) // 4]],
-            "processor_ratio": theirs / spent}
+            "processor_ratio": float(np.median(spent))}
 
 
 def speed_table(result: dict) -> str:

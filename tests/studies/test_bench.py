@@ -53,9 +53,8 @@ def test_result_holds_what_the_table_and_the_json_need(tmp_path, capsys):
     assert ("layers" in result) == (choose_layers("auto")[0] == "native")
     for name in filter(result.get, ("sampling", "training", "layers")):
         row = result[name]
-        assert row["ratio"] == row["seconds"]["theirs"] / row["seconds"]["ours"] > 0
         low, high = row["ratio_quartiles"]
-        assert 0 < low <= high
+        assert 0 < low <= row["ratio"] <= high
     printed = capsys.readouterr().out
     assert "sampling" in printed and "training" in printed and torch.__version__ in printed
 
@@ -83,10 +82,10 @@ def test_sides_take_turns():
     assert result["tokens"] == 10
 
 
-def test_ratios_are_of_medians_and_of_wall_time_and_cpu_time_apart():
+def test_ratios_are_medians_of_the_rounds_and_of_wall_time_and_cpu_time_apart():
     ours, theirs = [(1, 2), (3, 9), (2, 2)], [(4, 5), (6, 5), (8, 9)]
     row = summary(12, {"ours": [*map(np.array, ours)], "theirs": [*map(np.array, theirs)]})
-    assert row["ratio"] == 6 / 2 and row["processor_ratio"] == 5 / 2
+    assert row["ratio"] == 4 and row["processor_ratio"] == 5 / 2
     assert row["ratio_quartiles"] == [2, 4] and row["tokens_per_sec"] == {"ours": 6, "theirs": 2}
     start = np.array([time.perf_counter(), time.process_time()])
     assert (speed.now() >= start).all()
