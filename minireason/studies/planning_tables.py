@@ -23,8 +23,8 @@ MARGINS = (("trace, slow", "plan, fast"), ("dropped, slow", "plan, fast"),
            ("program_trace, slow", f"program, fast x {VOTES}"))
 METHODS = {"greedy": f"greedy; x {VOTES}: their vote", "sampled": "one sample at T = 1"}
 
-CHANCES = {"pathstar": "Who guesses the first node of the two paths and looks up the rest: "
-                       "50%.\n\n"}
+NOTES = {"pathstar": "Who guesses the first node of the two paths and looks up the rest: 50%.\n\n",
+         "maze": "Right is a plan that leads to the goal and is as short as one can be.\n\n"}
 
 
 def spent_text(rows: list[dict]) -> str:
@@ -91,11 +91,11 @@ def family_text(rows: list[dict], models: list[dict]) -> str:
             tables.pivot(drawn + margins, "line", "set", words, names=names)))
         cost.append(tables.markdown(
             tables.pivot(drawn, "line", "set", words, names=names, text=spent_text)))
-    return (f"**{family.NAME}**: accuracy in % (of a maze's plan: right and shortest), mean "
-            f"over seeds {', '.join(map(str, group_by(rows, 'seed')))} [95%, over seeds and "
+    return (f"**{family.NAME}**: accuracy in %, mean over seeds "
+            f"{', '.join(map(str, group_by(rows, 'seed')))} [95%, over seeds and "
             f"problems] (range over seeds); n = {sizes} frozen problems per set, "
             f"{own[0]['parameters'] / 1e6:.2f}M parameters. Tokens read: {', '.join(read)}.\n\n"
-            + CHANCES.get(family.NAME, "") + "\n\n".join(accuracy) + "\n\nTokens per answer, "
+            + NOTES.get(family.NAME, "") + "\n\n".join(accuracy) + "\n\nTokens per answer, "
             "steps of its thought, and the share of answers with a thought:\n\n"
             + "\n\n".join(cost) + "\n\n")
 
