@@ -59,8 +59,9 @@ def run(cfg: Config) -> dict:
 def rows_of_policy(about: dict, policy: Transformer, tokenizer: Tokenizer) -> list[dict]:
     """One row per method, frozen set, and kind of prompt.
 
-    right and obedient hold a digit per problem; lengths its thought's pieces; asked its
-    instructions, and obeyed which of them it followed, as "10".
+    right and obedient hold a digit per problem; obeyed is {instruction: [how often it was
+    followed, asked]}; lengths [pieces in the thought, how many obedient, how many], without the
+    prompts that say how long it should be: there a long thought would be long by disobeying.
     """
     held = "held" if about["split"] == "test" else "held-validation"
     sets = {(kind, level_of(name)): problems for kind in (about["split"], held)
@@ -74,19 +75,28 @@ def rows_of_policy(about: dict, policy: Transformer, tokenizer: Tokenizer) -> li
         for (kind, level), problems in sets.items():
             cells: dict[object, dict] = {}
             for problem in problems:
-                (text, verdict), names = next(judged), list(
-                    instructions.task_of(problem.prompt).asked)
+                (text, verdict), names = next(judged), instructions.task_of(problem.prompt).asked
                 asked = "held" if kind == held else len(names)
                 row = cells.setdefault(asked, {
                     "method": method, "level": level, "asked": asked, "right": "", "obedient": "",
-                    "lengths": [], "names": [], "obeyed": []})
+                    "lengths": {}, "obeyed": {}})
                 row["right"] += str(int(verdict.correct))
                 row["obedient"] += str(int(verdict.obedient))
-                row["lengths"].append(len(verdict.marks) if instructions.parse(text) else -1)
-                row["names"].append(names)
-                row["obeyed"].append("".join(str(int(one)) for one in verdict.obeyed))
-            rows += cells.values()
+                for name, obeyed in zip(names, verdict.obeyed, strict=True):
+                    add_to(row["obeyed"], name, obeyed)
+                if OF_LENGTH.isdisjoint(names):
+                    pieces = len(verdict.marks) if instructions.parse(text) else -1
+                    add_to(row["lengths"], pieces, verdict.obedient)
+            rows += [{**row, "lengths": [[n, *row["lengths"][n]] for n in sorted(row["lengths"])]}
+                     for row in cells.values()]
     return rows
+
+
+def add_to(counts: dict, key: object, obeyed: bool) -> None:
+    """One more of `key` in {key: [how many were obeyed, how many]}."""
+    found = counts.setdefault(key, [0, 0])
+    found[0] += int(obeyed)
+    found[1] += 1
 
 
 # ---- tables and picture, from rows alone ---------------------------------------------------------
@@ -139,31 +149,26 @@ def slope_text(rows: list[dict], after: str, before: str, measure: str) -> str:
 
 
 def length_rows(rows: list[dict]) -> list[dict]:
-    """Every completion by the length of its thought: {policy, length, obeyed}.
-
-    Left out are those that are told how long it should be: a long one would be long by disobeying.
-    """
+    """Completions by the length of their thoughts: {policy, length, obeyed, of}."""
     found = []
     for row in rows:
-        for length, obedient, names in zip(row["lengths"], row["obedient"], row["names"],
-                                           strict=True):
-            if OF_LENGTH.isdisjoint(names):
-                most, words = next(span for span in LENGTHS if length <= span[0])
-                found.append({"policy": row["policy"], "length": words, "most": most,
-                              "obeyed": obedient == "1"})
+        for pieces, obeyed, of in row["lengths"]:
+            most, words = next(span for span in LENGTHS if pieces <= span[0])
+            found.append({"policy": row["policy"], "length": words, "most": most,
+                          "obeyed": obeyed, "of": of})
     return sorted(found, key=lambda row: row["most"])
 
 
 def instruction_rows(rows: list[dict]) -> list[dict]:
-    """Every instruction of every prompt: {policy, instruction, obeyed}."""
-    return [{"policy": row["policy"], "instruction": name, "obeyed": digit == "1"}
-            for row in rows for names, digits in zip(row["names"], row["obeyed"], strict=True)
-            for name, digit in zip(names, digits, strict=True)]
+    """Each instruction, whatever else was asked: {policy, instruction, obeyed, of}."""
+    return [{"policy": row["policy"], "instruction": name, "obeyed": obeyed, "of": of}
+            for row in rows for name, (obeyed, of) in row["obeyed"].items()]
 
 
 def share_text(rows: list[dict]) -> str:
     """`83 (1204)`: how many of them obey, in percent, and how many there are."""
-    return f"{100 * np.mean([row['obeyed'] for row in rows]):.0f} ({len(rows)})"
+    obeyed, of = (sum(row[field] for row in rows) for field in ("obeyed", "of"))
+    return f"{100 * obeyed / of:.0f} ({of})"
 
 
 def text_of(rows: list[dict]) -> str:

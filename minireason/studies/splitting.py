@@ -58,9 +58,9 @@ def questions(split: str, n: int) -> list[str]:
 def rows_of_policy(about: dict, policy: Transformer, tokenizer: Tokenizer) -> list[dict]:
     """Answers by mode, level and hardest operation; operations by operator, hardness and way.
 
-    A row of the first kind holds of each problem the samples' verdicts, answers and tokens. One of
-    the second counts operations that could be split, by blocks of problems, and, in all, those
-    whose result is exact.
+    A row of the first kind holds of each problem the samples' verdicts as digits and their answers
+    as letters, equal ones the same, and the tokens of all together. One of the second counts
+    operations that could be split, by blocks of problems, and, in all, those whose result is exact.
     """
     rows, asked = [], questions(about["split"], about["problems"])
     for mode in MODES:
@@ -76,10 +76,11 @@ def rows_of_policy(about: dict, policy: Transformer, tokenizer: Tokenizer) -> li
             where = problem.level, min(max(hard, default=2), max(BINS))
             row = cells.setdefault(where, {
                 "kind": "answers", "mode": mode, "level": where[0], "hardest": where[1],
-                "right": [], "answers": [], "tokens": []})
+                "right": [], "answers": [], "tokens": 0})
             row["right"].append("".join(str(int(verdict.correct)) for verdict in verdicts))
-            row["answers"].append(answer_ids(answer_keys(problem, own)).tolist())
-            row["tokens"].append([len(ids) - 1 for ids in tokenizer.encode_batch(own)])
+            ids = answer_ids(answer_keys(problem, own))
+            row["answers"].append("".join(chr(ord("a") + one) for one in ids))
+            row["tokens"] += sum(len(ids) - 1 for ids in tokenizer.encode_batch(own))
             for text in own:
                 taken, end = decomposition.walk(problem, (decomposition.parse(text) or ((),))[0])
                 for number, steps in groupby(taken, key=lambda step: step.number):
@@ -90,7 +91,8 @@ def rows_of_policy(about: dict, policy: Transformer, tokenizer: Tokenizer) -> li
                         counts[where][i % BLOCKS] += 1
                         exact[where] += number < end.done and all(
                             step.right for step in (first, *others))
-        rows += cells.values()
+        rows += [{**row, "right": " ".join(row["right"]), "answers": " ".join(row["answers"])}
+                 for row in cells.values()]
         rows += [{"kind": "operations", "mode": mode, **dict(zip(
             ("level", "operator", "hardness", "way"), where, strict=True)),
             "count": count, "right_results": exact[where]}

@@ -55,14 +55,15 @@ def right_text(rows: list[dict]) -> str:
 
 
 def pools_of(rows: list[dict]) -> list[Pool]:
-    """The samples of every problem."""
+    """The samples of every problem, each with the mean tokens of its row."""
     found = []
     for row in rows:
-        for right, answers, tokens in zip(row["right"], row["answers"], row["tokens"],
-                                          strict=True):
+        samples = [*zip(row["right"].split(), row["answers"].split(" "), strict=True)]
+        mean = row["tokens"] / sum(len(right) for right, _ in samples)
+        for right, answers in samples:
             correct = np.array([digit == "1" for digit in right], dtype=float)
-            found.append(Pool(correct, np.array(answers), np.ones(len(correct)),
-                              np.array(tokens)))
+            ids = np.array([ord(letter) - ord("a") for letter in answers])
+            found.append(Pool(correct, ids, np.ones(len(ids)), np.full(len(ids), mean)))
     return found
 
 

@@ -2,6 +2,8 @@
 
 import re
 import shutil
+from collections import Counter
+from itertools import chain
 
 import numpy as np
 import pytest
@@ -40,15 +42,16 @@ def test_every_rung_and_the_arm_are_measured_on_every_kind(finished, measured):
             assert sum(len(row["right"]) for row in select(cells, asked="held")) == 5 * 3
             assert sum(len(row["right"]) for row in select(cells, asked=(1, 2))) == 5 * 3
             for row in cells:
-                sizes = {len(row[field]) for field in ("right", "obedient", "lengths", "names")}
-                assert sizes == {len(row["obeyed"])}
-                for names, digits in zip(row["names"], row["obeyed"], strict=True):
-                    assert len(names) == len(digits) == (1 if row["asked"] == 1 else 2)
+                problems = len(row["right"])
+                assert len(row["obedient"]) == problems
+                assert sum(of for _, of in row["obeyed"].values()) == problems * (
+                    1 if row["asked"] == 1 else 2)
+                assert sum(of for _, _, of in row["lengths"]) <= problems
 
 
 def test_rows_are_as_by_hand(monkeypatch):
     """Greedily all is done that is asked, in a sample the answer never stands twice."""
-    asked = set()
+    asked, named, free = set(), Counter(), 0
 
     def drawn(policy, tokenizer, problems, style, how):
         asked.update(problem.prompt for problem in problems)
@@ -61,15 +64,20 @@ def test_rows_are_as_by_hand(monkeypatch):
     for kind in ("validation", "held-validation"):
         for problems in frozen_sets(instructions.NAME, kind, 20).values():
             assert asked >= {problem.prompt for problem in problems}
+            told = [re.findall("[a-z]+", problem.prompt.partition(":")[0]) for problem in problems]
+            named.update(chain(*told))
+            free += sum({"only", "most", "stop"}.isdisjoint(names) for names in told)
     for row in rows:
-        twice = ["twice" in names and row["method"] == "sampled" for names in row["names"]]
-        assert set(row["right"]) == {"1"} and row["obedient"] == "".join(str(1 - x) for x in twice)
-        for names, digits in zip(row["names"], row["obeyed"], strict=True):
-            assert digits == "".join(str(1 - (name == "twice" and row["method"] == "sampled"))
-                                     for name in names)
-            assert names == [kind for kind in instructions.KINDS if kind in names]
+        sampled, doubled = row["method"] == "sampled", row["obeyed"].get("twice", (0, 0))[1]
+        assert set(row["right"]) == {"1"} and row["obedient"].count("0") == sampled * doubled
+        for name, (obeyed, of) in row["obeyed"].items():
+            assert name in instructions.KINDS and obeyed == of * (not (sampled and name == "twice"))
+    greedy = select(rows, method="greedy")
+    assert named == sum((Counter({name: of for name, (_, of) in row["obeyed"].items()})
+                         for row in greedy), Counter())
+    assert free == sum(of for row in greedy for _, _, of in row["lengths"])
     told = select(rows, level=4, method="greedy")
-    assert max(length for row in told for length in row["lengths"]) == 5      # `begin` is a piece
+    assert max(pieces for row in told for pieces, _, _ in row["lengths"]) == 5  # `begin` is a piece
 
 
 def test_a_finished_study_is_only_written_again(finished, measured, tmp_path, monkeypatch):
@@ -89,12 +97,13 @@ def made_rows(seed: int, after: str = "1100") -> list[dict]:
         for level in (1, 2):
             for asked in (1, 2, "held"):
                 obedient = after if policy == "RL" and level == 2 else "1111"
-                names = [["plus"] if asked == 1 else ["plus", "parity"]] * 4
+                names, followed = ("plus", "parity")[:1 if asked == 1 else 2], obedient.count("1")
                 rows.append({
                     "policy": policy, "seed": seed, "method": "sampled", "level": level,
                     "asked": asked, "right": "1010", "obedient": obedient,
-                    "lengths": [0, 1, 3, 7], "names": names,
-                    "obeyed": [digit * len(names[0]) for digit in obedient]})
+                    "lengths": [[pieces, int(digit), 1] for pieces, digit in
+                                zip((0, 1, 3, 7), obedient, strict=True)],
+                    "obeyed": {name: [followed, 4] for name in names}})
     return rows + [{**row, "method": "greedy", "right": "1111"} for row in rows]
 
 
@@ -110,10 +119,9 @@ def test_tables_are_as_by_hand():
     assert "| pieces in the thought | 0 | 1 to 2 | 3 to 4 | 5 on |" in text
     assert "| RL | 100 (8) | 100 (8) | 50 (8) | 50 (8) |" in text
     assert "| obeyed | plus | parity |" in text and "| RL | 75 (32) | 75 (16) |" in text
-    row = {"policy": "RL", "lengths": [-1, 0, 2, 9, 0, 3, 3], "obedient": "0111101",
-           "names": [["plus"]] * 4 + [["only"], ["most", "plus"], ["stop"]]}
-    assert [one["length"] for one in obedience.length_rows([row])] == [
-        "unreadable", "0", "1 to 2", "5 on"]            # not where the length itself is asked for
+    row = {"policy": "RL", "lengths": [[-1, 0, 2], [0, 1, 1], [2, 1, 1], [9, 1, 4]]}
+    assert [(one["length"], one["obeyed"], one["of"]) for one in obedience.length_rows([row])] == [
+        ("unreadable", 0, 2), ("0", 1, 1), ("1 to 2", 1, 1), ("5 on", 1, 4)]
     slope = obedience.slope_text(select(made_rows(0, "1000"), method="sampled"), "RL", "STaR",
                                  "obedient")
     assert slope == "-75.0"

@@ -39,8 +39,9 @@ def test_every_policy_is_asked_the_same_questions_in_every_mode(finished, measur
     for own in group_by(answers, "policy").values():
         for mode in decomposition.MODES:
             cells = select(own, mode=mode)
-            assert sum(len(row["right"]) for row in cells) == 4 * 3
-            assert {len(digits) for row in cells for digits in row["right"]} == {4}
+            digits = [one for row in cells for one in row["right"].split()]
+            assert len(digits) == 4 * 3 and {len(one) for one in digits} == {4}
+            assert [len(one) for row in cells for one in row["answers"].split()] == [4] * 4 * 3
     bare = splitting.questions("test", 3)
     assert len(set(bare)) == len(bare) == 12 and not any(":" in one for one in bare)
 
@@ -57,9 +58,9 @@ def test_rows_are_as_by_hand(monkeypatch):
     monkeypatch.setattr(splitting, "questions", lambda split, n: ["((47*8)-12)="])
     rows = splitting.rows_of_policy({"split": "test", "problems": 1, "n": 3, "seed": 0}, None,
                                     Tokenizer.build(decomposition.TOKENS))
-    for mode, begun, lengths in (("once", 2, [24, 24, 13]), ("split", 3, [52, 52, 42])):
+    for mode, begun, lengths in (("once", 2, 24 + 24 + 13), ("split", 3, 52 + 52 + 42)):
         (answers,) = select(rows, kind="answers", mode=mode)
-        assert (answers["hardest"], answers["right"], answers["tokens"]) == (4, ["111"], [lengths])
+        assert (answers["hardest"], answers["right"], answers["tokens"]) == (4, "111", lengths)
         found = {row["operator"]: (row["way"], row["hardness"], sum(row["count"]),
                                    row["right_results"])
                  for row in select(rows, kind="operations", mode=mode)}
@@ -84,10 +85,10 @@ def made_rows(seed: int, policy: str = "RL") -> list[dict]:
     """Choosing writes 20 tokens and is right, never splitting 10 and one time in four."""
     rows = []
     for mode, digits, tokens in (("", "1111", 20), ("once", "1000", 10), ("split", "1110", 40)):
-        ids = [int(digit) for digit in digits]
+        answers = digits.translate(str.maketrans("01", "ab"))
         rows.append({"kind": "answers", "policy": policy, "seed": seed, "mode": mode, "level": 2,
-                     "hardest": 4, "right": [digits] * 3, "answers": [ids] * 3,
-                     "tokens": [[tokens] * 4] * 3})
+                     "hardest": 4, "right": " ".join([digits] * 3),
+                     "answers": " ".join([answers] * 3), "tokens": tokens * 4 * 3})
     for hard, split in ((2, 1), (4, 3)):
         for way, count in (("once", 4 - split), ("split", split)):
             rows.append({"kind": "operations", "policy": policy, "seed": seed, "mode": "",
@@ -107,7 +108,7 @@ def test_modes_vote_over_as_many_samples_as_fit():
 
 
 def test_half_a_sample_more_is_half_of_what_it_changes():
-    rows = [{**row, "tokens": [[10 if row["mode"] == "once" else 25] * 4] * 3}
+    rows = [{**row, "tokens": (10 if row["mode"] == "once" else 25) * 4 * 3}
             for row in select(made_rows(0), kind="answers")]
     found, n = tables.at_budget(rows, "once", 1)            # two: a quarter; three: outvoted
     assert n == 2.5 and found == pytest.approx([0.125] * 3, abs=0.05)
