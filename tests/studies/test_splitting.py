@@ -47,24 +47,26 @@ def test_every_policy_is_asked_the_same_questions_in_every_mode(finished, measur
 
 
 def test_rows_are_as_by_hand(monkeypatch):
-    """Of each: solved; the last result one off; the last step missing. 47*8 is hard, -12 is not."""
+    """Asked twice, of each: solved; the last result one off; the last step missing and the answer
+    wrong. 47*8 is hard, -12 is not."""
     def drawn(policy, tokenizer, problems, style, how):
-        (ideal,) = [decomposition.render(problem, style) for problem in problems]
+        ideal, _ = [decomposition.render(problem, style) for problem in problems]
         assert how.n == 3
         cut = re.sub(";[^;]*</think>", "</think>", ideal)
-        return [[ideal, ideal.replace("=364<", "=363<"), cut]]
+        return [[ideal, ideal.replace("=364<", "=363<"), cut.replace(">364", ">36")]] * 2
 
     monkeypatch.setattr(splitting, "complete", drawn)
-    monkeypatch.setattr(splitting, "questions", lambda split, n: ["((47*8)-12)="])
+    monkeypatch.setattr(splitting, "questions", lambda split, n: ["((47*8)-12)="] * 2)
     rows = splitting.rows_of_policy({"split": "test", "problems": 1, "n": 3, "seed": 0}, None,
                                     Tokenizer.build(decomposition.TOKENS))
-    for mode, begun, lengths in (("once", 2, 24 + 24 + 13), ("split", 3, 52 + 52 + 42)):
+    for mode, begun, lengths in (("once", 4, 24 + 24 + 12), ("split", 6, 52 + 52 + 41)):
         (answers,) = select(rows, kind="answers", mode=mode)
-        assert (answers["hardest"], answers["right"], answers["tokens"]) == (4, "111", lengths)
+        assert (answers["hardest"], answers["tokens"]) == (4, 2 * lengths)
+        assert (answers["right"], answers["answers"]) == ("110 110", "aab aab")
         found = {row["operator"]: (row["way"], row["hardness"], sum(row["count"]),
                                    row["right_results"])
                  for row in select(rows, kind="operations", mode=mode)}
-        assert found == {"*": (mode, 4, 3, 3), "-": (mode, 2, begun, 1)}
+        assert found == {"*": (mode, 4, 6, 6), "-": (mode, 2, begun, 2)}
 
 
 def test_a_finished_study_is_only_written_again(finished, measured, tmp_path, monkeypatch):
