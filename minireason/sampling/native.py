@@ -27,7 +27,8 @@ from minireason.sampling.prefixes import Prefixes, known_of, memory_of
 from minireason.sampling.sampler import Chunk, Samples, Sampling
 
 SOURCE = Path(__file__).with_name("native.cpp")
-BLOCK = 16                        # rows a thread decodes at a time
+BLOCK, LARGE_BLOCK = 16, 48       # rows a thread decodes at a time; of a large model
+LARGE = 2_500_000                 # numbers in its matrices: read from memory for every block
 ROWS_A_THREAD = 16                # fewer than twice as many are not worth a second thread
 
 
@@ -123,6 +124,8 @@ class NativeDecoder:
                 pack(of_shape(block.down.weight, c.d_model, c.d_ff)),
                 of_shape(block.q_gain * c.head_dim ** -0.5, c.head_dim),
                 of_shape(block.k_gain, c.head_dim)))
+        numbers = sum(tensor.numel() for layer in self.layers for tensor in layer)
+        self.block = BLOCK if numbers < LARGE else LARGE_BLOCK
         unembedding = (model.embedding if model.unembedding is None else model.unembedding).weight
         columns = [of_shape(unembedding * model.final_norm, c.vocab_size, c.d_model)]
         head = getattr(model, "value", None)      # a critic's, read behind the vocabulary
@@ -211,7 +214,7 @@ class NativeDecoder:
             n_kv_heads=c.n_kv_heads, head_dim=c.head_dim, d_ff=c.d_ff, vocab_size=c.vocab_size,
             max_len=c.max_len, prompts=len(prompts), longest=max(sizes, default=0), rows=rows,
             max_new=max_new, n_ends=len(ends), top_k=how.top_k, threads=threads,
-            block=min(BLOCK, -(-max(rows, starts[-1]) // threads)),
+            block=min(self.block, -(-max(rows, starts[-1]) // threads)),
             value_columns=bool({"values", "row_values"} & results.keys()),
             norm_eps=c.norm_eps, temperature=how.temperature, top_p=how.top_p)
         whole = len(chunk.source) == len(chunk.limits) == rows

@@ -138,6 +138,10 @@ def test_threads_and_blocks_change_not_one_bit(threads, block, monkeypatch):
     monkeypatch.setattr(native, "BLOCK", block)
     out = run(model, prompts, how)
     assert out.tokens.equal(whole.tokens) and out.logprobs.equal(whole.logprobs)
+    monkeypatch.setattr(native, "LARGE", 1)                  # blocks of a large model
+    assert native.native_decoder(model, ENDLESS, how).block == 48
+    out = run(model, prompts, how)
+    assert out.tokens.equal(whole.tokens) and out.logprobs.equal(whole.logprobs)
     alone = run(model, prompts[:1], how)
     width = alone.tokens.shape[1]
     assert alone.tokens.equal(whole.tokens[:9, :width])
