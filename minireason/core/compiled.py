@@ -36,16 +36,20 @@ def load(name: str, source: Path, symbols: tuple[str, ...], *more_flags: str) ->
 
 
 def choose(variable: str, asked: str, what: str,
-           library: Callable[[], ctypes.CDLL]) -> tuple[str, str]:
-    """("native" or "torch", why) for what an environment variable asks; `auto`: native if built."""
-    if asked not in ("auto", "native", "torch"):
-        raise UserError(f"{variable}={asked}: no such {what}; have auto, native, torch")
+           library: Callable[[], ctypes.CDLL], *kinds: str) -> tuple[str, str]:
+    """(Who computes, why) for what an environment variable asks; `auto`: native if built.
+
+    kinds: of native code, further ones that may be asked for.
+    """
+    names = ("auto", "native", *kinds, "torch")
+    if asked not in names:
+        raise UserError(f"{variable}={asked}: no such {what}; have {', '.join(names)}")
     if asked == "torch":
         return asked, "asked for"
     try:
         library()
     except (build.BuildError, OSError) as error:
-        if asked == "native":
-            raise UserError(f"{variable}=native: {error}") from None
+        if asked != "auto":
+            raise UserError(f"{variable}={asked}: {error}") from None
         return "torch", f"slower; the C++ was not built: {error}"
-    return "native", "asked for" if asked == "native" else "fastest on a CPU"
+    return ("native", "fastest on a CPU") if asked == "auto" else (asked, "asked for")

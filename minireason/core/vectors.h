@@ -10,6 +10,7 @@
 #include <cmath>
 #include <cstdint>
 #include <cstdlib>
+#include <cstring>
 #include <exception>
 #include <limits>
 #include <memory>
@@ -17,6 +18,9 @@
 #include <thread>
 #include <utility>
 #include <vector>
+#if defined(__AVX512BF16__)
+#include <immintrin.h>
+#endif
 
 #if defined(__AVX512F__)
 constexpr int W = 16, TILE = 12;    // numbers in a vector; rows of a tile: 24 of 32 registers
@@ -30,10 +34,13 @@ constexpr float LOWEST = -std::numeric_limits<float>::infinity();
 typedef float Vec __attribute__((vector_size(4 * W)));
 typedef float Loose __attribute__((vector_size(4 * W), aligned(4), may_alias));
 typedef int32_t Ints __attribute__((vector_size(4 * W)));
+typedef int32_t LooseInts __attribute__((vector_size(4 * W), aligned(4), may_alias));
 using Int = int64_t;
+using Pair = uint32_t;              // two bfloat16 numbers, the first in the lower half
 
 static inline Int round_up(Int n, Int to) { return (n + to - 1) / to * to; }
 static inline Vec load(const float* p) { return *reinterpret_cast<const Loose*>(p); }
+static inline Ints load(const Pair* p) { return *reinterpret_cast<const LooseInts*>(p); }
 static inline void store(float* p, Vec v) { *reinterpret_cast<Loose*>(p) = v; }
 
 // e^x to a few 1e-7 of itself, x cut to -87..88: 2^n times a polynomial of the rest (Cephes, expf).
@@ -51,25 +58,51 @@ static inline Vec exp_of(Vec x) {
     return y * reinterpret_cast<Vec>((__builtin_convertvector(n, Ints) + 127) << 23);
 }
 
+// Pairs of n numbers, each the nearest bfloat16 (of two, the even one); 0 behind the last.
+static inline void to_pairs(const float* x, Int n, Pair* pairs) {
+    for (Int i = 0; i < n; i += 2) {
+        Pair bits[2] = {};
+        std::memcpy(bits, x + i, 4 * std::min<Int>(2, n - i));
+        for (Pair& one : bits) one += 0x7fff + (one >> 16 & 1);
+        pairs[i / 2] = bits[0] >> 16 | (bits[1] & 0xffff0000);
+    }
+}
+
+// sum + x times a line's numbers; of pairs, the sum of both products.
+static inline Vec added(Vec sum, float x, Vec line) { return sum + x * line; }
+static inline Vec added(Vec sum, Pair x, Ints line) {
+#if defined(__AVX512BF16__)
+    return (Vec)_mm512_dpbf16_ps((__m512)sum, (__m512bh)_mm512_set1_epi32(x), (__m512bh)line);
+#else
+    Ints two = Ints{} + int32_t(x), upper = Ints{} + int32_t(0xffff0000);
+    sum += reinterpret_cast<Vec>(two << 16) * reinterpret_cast<Vec>(line << 16);
+    return sum + reinterpret_cast<Vec>(two & upper) * reinterpret_cast<Vec>(line & upper);
+#endif
+}
+
+template <class Number = float>
 struct Rows {                       // number i of row r lies at p[r * next + i * across]
-    const float* p;
+    const Number* p;
     Int next, across = 1;
 };
+template <class Number = float>
 struct Lines {                      // columns c.. of line i lie at p[c / PANEL * panel + i * next]
-    const float* p;
+    const Number* p;
     Int next, panel;
 };
 
 // y (R, C W) = x (R, k) times the first C vectors of k lines, or y + that.
-template <int R, int C>
-static void tile(Rows x, const float* lines, Int next, Int k, float* y, Int ldy, bool add) {
+template <class Number, int R, int C>
+static void tile(Rows<Number> x, const Number* lines, Int next, Int k, float* y, Int ldy,
+                 bool add) {
     Vec sum[R][C] = {};
     for (Int i = 0; i < k; i++) {
-        Vec line[C];
+        decltype(load(lines)) line[C];
         for (int c = 0; c < C; c++) line[c] = load(lines + i * next + c * W);
 #pragma GCC unroll 12
         for (int r = 0; r < R; r++)
-            for (int c = 0; c < C; c++) sum[r][c] += x.p[r * x.next + i * x.across] * line[c];
+            for (int c = 0; c < C; c++)
+                sum[r][c] = added(sum[r][c], x.p[r * x.next + i * x.across], line[c]);
     }
 #pragma GCC unroll 12
     for (int r = 0; r < R; r++)
@@ -79,21 +112,22 @@ static void tile(Rows x, const float* lines, Int next, Int k, float* y, Int ldy,
         }
 }
 
-template <int... R>
+template <class Number, int... R>
 static auto tile_of(Int rows, bool half, std::integer_sequence<int, R...>) {
-    static constexpr decltype(&tile<1, 1>) all[][TILE] = {{tile<R + 1, 2>...},
-                                                          {tile<R + 1, 1>...}};
+    static constexpr decltype(&tile<Number, 1, 1>) all[][TILE] = {{tile<Number, R + 1, 2>...},
+                                                                  {tile<Number, R + 1, 1>...}};
     return all[half][rows - 1];
 }
 
 // y (rows, n) = x (rows, k) times lines (k, n), or y + that; n is rounded up to W.
-static inline void multiply(Rows x, Int rows, Lines lines, Int k, Int n, float* y, Int ldy,
-                            bool add = false) {
+template <class Number = float>
+static inline void multiply(Rows<Number> x, Int rows, Lines<Number> lines, Int k, Int n, float* y,
+                            Int ldy, bool add = false) {
     Int tiles = (rows + TILE - 1) / TILE;
     for (Int c = 0; c < n; c += PANEL, lines.p += lines.panel)
         for (Int i = 0; i < tiles; i++) {
             Int from = rows * i / tiles, to = rows * (i + 1) / tiles;
-            tile_of(to - from, n - c <= W, std::make_integer_sequence<int, TILE>())(
+            tile_of<Number>(to - from, n - c <= W, std::make_integer_sequence<int, TILE>())(
                 {x.p + from * x.next, x.next, x.across}, lines.p, lines.next, k, y + from * ldy + c,
                 ldy, add);
         }

@@ -266,8 +266,8 @@ private:
         for (Int from = 0, to; from < seen + n; from = to) {      // keys, the prompt's first
             to = std::min(from < seen ? seen : seen + n, from + TILE);
             Int skip = std::max<Int>(0, from - seen);             // queries before these keys
-            Rows weights{&scores[skip * room + from], 1, room};
-            Rows d_weights{&d_scores[skip * room + from], 1, room};
+            Rows<> weights{&scores[skip * room + from], 1, room};
+            Rows<> d_weights{&d_scores[skip * room + from], 1, room};
             multiply(weights, to - from, {&d_out[skip * DP], DP, PANEL}, n - skip, D,
                      &dv[from * DP], DP, true);
             multiply(d_weights, to - from, {&q[skip * DP], DP, PANEL}, n - skip, D,

@@ -15,13 +15,14 @@
 #include <numeric>
 
 struct Layer {                      // matrices in panels, the norms' gains in them
-    const float *qkv, *out, *gate_up, *down;
+    const void *qkv, *out, *gate_up, *down;    // of float, or of pairs of lines in bfloat16
     const float *q_gain, *k_gain;   // (D,); q's / sqrt(D)
 };
 
 struct Job {                        // mirrored by native.py
     const Layer* layers;
-    const float *embedding, *unembedding;      // (V, d_model); panels
+    const float* embedding;                    // (V, d_model)
+    const void* unembedding;                   // panels
     const float *cos, *sin;                    // (max_len, D / 2)
     const Int *prompt_tokens, *prompt_starts;  // all prompts end to end; (P + 1,)
     const Int *source, *limits;                // (B,) prompt of a row; tokens that it may draw
@@ -40,6 +41,7 @@ struct Job {                        // mirrored by native.py
                                                // they stand: that column before each token
     Int n_layers, d_model, n_heads, n_kv_heads, head_dim, d_ff, vocab_size;
     Int max_len, prompts, longest, rows, max_new, n_ends, top_k, threads, block, value_columns;
+    Int bf16;                                  // whether the panels are
     double norm_eps, temperature, top_p;
 };
 
@@ -83,7 +85,8 @@ public:
           qkv(buffer(j.block * wide)), attended(buffer(j.block * j.n_heads * D)),
           gates(buffer(j.block * 2 * ff)), logits(buffer(j.block * V)),
           scores(buffer(group * span)), mixed(buffer(group * DP)), sums(buffer(group)),
-          chances(buffer(V)), own(buffer(j.block * cache_size(room))) {}
+          chances(buffer(V)), pairs(j.bf16 * j.block * std::max({width, ff, j.n_heads * D}) / 2),
+          own(buffer(j.block * cache_size(room))) {}
 
     Int cache_size(Int tokens) const { return j.n_layers * j.n_kv_heads * tokens * (D + DP); }
 
@@ -142,6 +145,7 @@ private:
     const Job& j;
     const Int D, DP, width, wide, ff, V, prompt_room, room, group, span, kept;
     Buffer x, unit, qkv, attended, gates, logits, scores, mixed, sums, chances, own;
+    std::vector<Pair> pairs;
     std::vector<Token> batch;
 
     float* cache_of(Int place) { return &own[place * cache_size(room)]; }
@@ -222,9 +226,18 @@ private:
     }
 
     // y (n, ldy) = the batch's rows times a weight matrix of ldy columns
-    void product(const float* from, Int ldx, const float* matrix, Int k, float* y, Int ldy,
+    void product(const float* from, Int ldx, const void* matrix, Int k, float* y, Int ldy,
                  bool add = false) {
-        multiply({from, ldx}, batch.size(), {matrix, PANEL, k * PANEL}, k, ldy, y, ldy, add);
+        Int n = batch.size(), half = (k + 1) / 2;
+        if (j.bf16) {
+            for (Int b = 0; b < n; b++) to_pairs(from + b * ldx, k, &pairs[b * half]);
+            multiply<Pair>({pairs.data(), half}, n,
+                           {static_cast<const Pair*>(matrix), PANEL, half * PANEL}, half, ldy, y,
+                           ldy, add);
+        } else {
+            multiply({from, ldx}, n, {static_cast<const float*>(matrix), PANEL, k * PANEL}, k, ldy,
+                     y, ldy, add);
+        }
     }
 
     const float* normed() {         // RMSNorm of x, its gain left to the next matrix

@@ -2,7 +2,8 @@
 
 PyTorch leaves a small model's time between the matrix products: dozens of operations per token,
 each walking over memory. native.cpp keeps a token's numbers near the core from the embedding to
-the draw. Only the form of the weights is made here: panels of columns, RMSNorm's gains in them.
+the draw. Only the form of the weights is made here: panels of columns, RMSNorm's gains in them;
+where MINIREASON_DECODE is bf16, rounded to bfloat16, as the vectors that they multiply then are.
 """
 
 import copy
@@ -34,7 +35,7 @@ ROWS_A_THREAD = 16                # fewer than twice as many are not worth a sec
 
 @functools.cache
 def choose_decoder(asked: str) -> str:
-    """"native" or "torch" for MINIREASON_DECODE; says which and why, once per process."""
+    """"native", "bf16" or "torch" for MINIREASON_DECODE; says which and why, once per process."""
     name, why = decoder_choice(asked)
     tqdm.write(f"[sampler] decoding on the CPU by {name}: {why}", file=sys.stderr)
     return name
@@ -42,7 +43,7 @@ def choose_decoder(asked: str) -> str:
 
 def decoder_choice(asked: str) -> tuple[str, str]:
     """Who decodes on a CPU for MINIREASON_DECODE, and why; UserError if it cannot."""
-    return choose("MINIREASON_DECODE", asked, "decoder", library)
+    return choose("MINIREASON_DECODE", asked, "decoder", library, "bf16")
 
 
 @functools.cache
@@ -60,7 +61,7 @@ class Job(ctypes.Structure):
     OPTIONAL = ("known", "fresh", "drawn", "likelihoods", "values", "row_values")
     INTEGERS = ("n_layers", "d_model", "n_heads", "n_kv_heads", "head_dim", "d_ff", "vocab_size",
                 "max_len", "prompts", "longest", "rows", "max_new", "n_ends", "top_k", "threads",
-                "block", "value_columns")
+                "block", "value_columns", "bf16")
     NUMBERS = ("norm_eps", "temperature", "top_p")
     _fields_ = [*((name, ctypes.c_void_p) for name in POINTERS + OPTIONAL),
                 *((name, ctypes.c_int64) for name in INTEGERS),
@@ -73,6 +74,12 @@ def panels(matrix: Tensor, width: int) -> Tensor:
     return padded.unflatten(0, (-1, width)).transpose(1, 2).contiguous()
 
 
+def paired(lines: Tensor) -> Tensor:
+    """(out / width, in, width) -> (out / width, in / 2, width) of pairs of lines in bfloat16."""
+    halves = F.pad(lines, (0, 0, 0, lines.shape[1] % 2)).to(torch.bfloat16)
+    return halves.unflatten(1, (-1, 2)).transpose(2, 3).contiguous().view(torch.int32)[..., 0]
+
+
 def native_decoder(model: Transformer, tokenizer: Tokenizer,
                    how: Sampling) -> "NativeDecoder | None":
     """A decoder for all chunks of a call, or None where PyTorch is to decode."""
@@ -83,7 +90,8 @@ def native_decoder(model: Transformer, tokenizer: Tokenizer,
     memory = memory_of(model)
     if memory is None:
         return NativeDecoder(model, tokenizer, how)
-    memory.decoder = memory.decoder or NativeDecoder(model, tokenizer, how, memory)
+    if memory.decoder is None or memory.decoder.bf16 != (choose_decoder(asked) == "bf16"):
+        memory.decoder = NativeDecoder(model, tokenizer, how, memory)
     decoder = copy.copy(memory.decoder)       # of one call, for a generator may wait in another
     decoder.how = how
     return decoder
@@ -111,7 +119,13 @@ class NativeDecoder:
         self.config, self.how, self.memory = model.config, how, memory
         self.pad, self.eos = tokenizer.pad, tokenizer.eos
         self.drawn: np.ndarray | None = None      # (B, T, size): the last chunk's keys and values
-        c, pack = model.config, functools.partial(panels, width=library().panel_width())
+        self.bf16 = os.environ.get("MINIREASON_DECODE") == "bf16"
+        c, width = model.config, library().panel_width()
+
+        def pack(matrix: Tensor) -> Tensor:
+            lines = panels(matrix, width)
+            return paired(lines) if self.bf16 else lines
+
         wide = (c.n_heads + 2 * c.n_kv_heads) * c.head_dim
         self.layers = []          # six tensors each, in the order of native.cpp's Layer
         for block in model.blocks:
@@ -215,7 +229,7 @@ class NativeDecoder:
             max_len=c.max_len, prompts=len(prompts), longest=max(sizes, default=0), rows=rows,
             max_new=max_new, n_ends=len(ends), top_k=how.top_k, threads=threads,
             block=min(self.block, -(-max(rows, starts[-1]) // threads)),
-            value_columns=bool({"values", "row_values"} & results.keys()),
+            bf16=self.bf16, value_columns=bool({"values", "row_values"} & results.keys()),
             norm_eps=c.norm_eps, temperature=how.temperature, top_p=how.top_p)
         whole = len(chunk.source) == len(chunk.limits) == rows
         fault = library().decode_rows(ctypes.byref(job)) if whole else 2

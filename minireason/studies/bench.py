@@ -3,7 +3,8 @@
 Both sides hold the same weights (through export), run on the same threads and do the same work:
 one optimizer step on the lines of one quickstart step, and N samples for each of P prompts with
 neither side allowed to stop early. Ours packs the lines end to end, transformers pads them; only
-the lines' own tokens are counted. A third row is our step beside itself with its layers in PyTorch.
+the lines' own tokens are counted. Further rows are our step beside itself with its layers in
+PyTorch, and our sampler beside itself in bfloat16, with what that changes of the draws.
 `--peers` adds what else is installed of the samplers in peers.py, transformers' step compiled, and
 a step of reinforcement learning beside TRL's GRPOTrainer.
 The sides take turns, so that whatever else the machine does meets both; the ratio is the
@@ -36,7 +37,8 @@ from minireason.model.transformer import Transformer
 from minireason.problems import FAMILIES, Problem, chain
 from minireason.problems.corpus import corpus_lines
 from minireason.sampling.complete import prompt_ids, stream
-from minireason.sampling.sampler import Sampling
+from minireason.sampling.native import native_decoder
+from minireason.sampling.sampler import Samples, Sampling
 from minireason.stages import pretrain
 from minireason.studies import peers, shared, trl_peer
 from minireason.studies.peers import load_theirs, logit_gap, their_sampler, their_step
@@ -92,7 +94,7 @@ def run(cfg: Config) -> dict:
     if cfg.max_new > room:
         raise UserError(f"--max-new {cfg.max_new}: after the longest prompt a model of max_len "
                         f"{ours.config.max_len} has room for {room} tokens; lower it")
-    step = our_step(ours, packed, count)
+    step, sample = our_step(ours, packed, count), our_sampler(ours, tokenizer, prompts, cfg)
     result = {
         "torch": torch.__version__, "transformers": version("transformers"),
         "versions": {name: version(name) for name in ("ctranslate2", "onnxruntime-genai", "trl")
@@ -103,8 +105,7 @@ def run(cfg: Config) -> dict:
         "largest logit difference": logit_gap(ours, theirs, padded[0]),
         "sampling": {"prompts": len(prompts), "n": cfg.n, "max_new": cfg.max_new,
             "longest prompt": max(map(len, prompts)),
-            **compare(cfg.rounds, len(prompts) * cfg.n * cfg.max_new,
-                      our_sampler(ours, tokenizer, prompts, cfg),
+            **compare(cfg.rounds, len(prompts) * cfg.n * cfg.max_new, sample,
                       their_sampler(theirs, tokenizer, prompts, cfg.n, cfg.max_new))},
         "training": {
             "micro_batches": {"ours": [list(batch.inputs.shape) for batch in packed],
@@ -114,6 +115,10 @@ def run(cfg: Config) -> dict:
     if ours.layers_choice(device)[0] == "native":
         in_torch = mock.patch.dict(os.environ, MINIREASON_LAYERS="torch")(step)
         result["layers"] = compare(cfg.rounds, result["training"]["tokens"], step, in_torch)
+    if native_decoder(ours, tokenizer, Sampling()):
+        in_bf16 = mock.patch.dict(os.environ, MINIREASON_DECODE="bf16")(sample)
+        result["bf16"] = {**compare(cfg.rounds, result["sampling"]["tokens"], sample, in_bf16),
+                          "change": rounding(sample(), in_bf16())}
     if cfg.peers:
         result |= beside_samplers(cfg, ours, tokenizer, prompts)
         other = peers.compiled_step(theirs, padded, count)
@@ -172,14 +177,29 @@ def endless(tokenizer: Tokenizer) -> Tokenizer:
 
 
 def our_sampler(model: Transformer, tokenizer: Tokenizer, prompts: list[list[int]],
-                cfg: Config) -> Callable[[], object]:
+                cfg: Config) -> Callable[[], list[Samples]]:
     """N samples per prompt at T = 1; no token ends a row."""
     tokenizer, how = endless(tokenizer), Sampling(n=cfg.n, max_new=cfg.max_new, seed=cfg.seed)
 
-    def draw_all() -> None:
+    def draw_all() -> list[Samples]:
         chunks = list(stream(model, tokenizer, prompts, how))
         assert sum(int(c.mask.sum()) for c in chunks) == len(prompts) * cfg.n * cfg.max_new
+        return chunks
     return draw_all
+
+
+def rounding(exact: list[Samples], rounded: list[Samples]) -> dict[str, float]:
+    """{"parted": share of rows of which a token differs, "logprob": mean difference up to there}.
+
+    Both draw with the same random numbers, so that a row parts where rounding moves a bound.
+    """
+    gaps, parted = [], []
+    for one, other in zip(exact, rounded, strict=True):
+        same = (one.tokens == other.tokens).cumprod(dim=1) == 1
+        parted.append(~same[:, -1])
+        gaps.append((one.logprobs - other.logprobs).abs()[same])
+    return {"parted": torch.cat(parted).float().mean().item(),
+            "logprob": torch.cat(gaps).mean().item()}
 
 
 def beside_samplers(cfg: Config, ours: Transformer, tokenizer: Tokenizer,

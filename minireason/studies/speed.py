@@ -9,7 +9,7 @@ import torch
 from minireason.report import tables
 
 NAMES = {"sampling": "sampling, transformers", "training": "training, transformers",
-         "layers": "training, our layers in PyTorch"}
+         "layers": "training, our layers in PyTorch", "bf16": "sampling, ours in bfloat16"}
 
 
 def now() -> np.ndarray:
@@ -61,5 +61,8 @@ def speed_table(result: dict) -> str:
     return ("{parameters:,} parameters, {threads} thread(s) on {device}, {rounds} rounds; samples "
             "are {prompts} x {n} of {max_new} tokens; torch {torch}, transformers {transformers}"
             .format(**result, **result["sampling"]) + f"{versions}\n\n{tables.markdown(table)}\n"
+            + ("\nin bfloat16 log p of a drawn token changes by {logprob:.1e} in the mean; of "
+               "{parted:.1%} of the samples a token is another\n".format(**result["bf16"]["change"])
+               if "bf16" in result else "")
             + "".join(f"\nleft out: {name}, {why}" for name, why in
                       result.get("left_out", {}).items())).rstrip("\n")

@@ -6,13 +6,14 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 
 from cuda_ext import build
 from minireason.core.errors import UserError
 from minireason.model.transformer import ModelConfig, Transformer
 from minireason.sampling import native
 from minireason.sampling.complete import stream
-from minireason.sampling.native import NativeDecoder, choose_decoder, native_decoder, panels
+from minireason.sampling.native import NativeDecoder, choose_decoder, native_decoder, paired, panels
 from minireason.sampling.sampler import (
     Chunk,
     Sampling,
@@ -82,6 +83,42 @@ def test_logprobs_and_draws_equal_whole_rows(shape, tied):
         torch.testing.assert_close(out.logprobs[b, :n], logprobs, **CLOSE)
 
 
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@torch.inference_mode()
+def test_in_bf16_every_product_is_of_rounded_numbers(shape, monkeypatch):
+    """Where the norms' gains, which are rounded with the weights, are 1; all else is float32."""
+    monkeypatch.setenv("MINIREASON_DECODE", "bf16")
+    model, how, linear = build_model(shape), Sampling(n=7, max_new=37, seed=1), F.linear
+    for name, gain in model.named_parameters():
+        if name.endswith("_norm"):
+            gain.fill_(1)
+    out = run(model, prompts_of(shape[0]), how)
+    model.attention_impl = "reference"
+    monkeypatch.setattr(F, "linear", lambda x, weight, _=None: linear(
+        x.bfloat16().float(), weight.bfloat16().float()))
+    gaps = []
+    for b, (tokens, mask) in enumerate(zip(out.tokens, out.mask, strict=True)):
+        prompt, tokens = prompts_of(shape[0])[b // 7], tokens[mask]
+        logits = model(torch.cat((torch.tensor(prompt), tokens))[None])[0, len(prompt) - 1:-1]
+        expected = logits.log_softmax(-1).gather(1, tokens[:, None])[:, 0]
+        gaps += (out.logprobs[b, mask] - expected).abs().tolist()
+    assert np.median(gaps) < 1e-5 and max(gaps) < 0.03       # a number at a tie goes either way
+
+
+def test_bf16_is_what_is_computed_where_it_is_asked_for(monkeypatch):
+    model, how = build_model(SHAPES[2]), Sampling(n=9, max_new=30, seed=1)
+    whole = run(model, prompts_of(65), how)
+    monkeypatch.setenv("MINIREASON_DECODE", "bf16")
+    out = run(model, prompts_of(65), how)
+    same = out.tokens[:, 0] == whole.tokens[:, 0]
+    gaps = (out.logprobs[:, 0] - whole.logprobs[:, 0]).abs()[same]
+    assert len(gaps) > 40 and 1e-4 < gaps.max() < 0.1
+    numbers = torch.randn(3, 7, 4)
+    pairs = paired(numbers).contiguous().view(torch.bfloat16).view(3, 4, 4, 2)
+    assert pairs[:, 1, :, 1].float().equal(numbers[:, 3].bfloat16().float())
+    assert (pairs[:, 3, :, 1] == 0).all()                    # behind an odd number of lines
+
+
 @pytest.mark.parametrize("how", [
     Sampling(n=5, max_new=9, seed=2, temperature=0.7), Sampling(n=5, max_new=9, seed=3, top_k=4),
     Sampling(n=5, max_new=9, seed=4, top_p=0.8), Sampling(n=2, max_new=9, temperature=0),
@@ -139,7 +176,7 @@ def test_threads_and_blocks_change_not_one_bit(threads, block, monkeypatch):
     out = run(model, prompts, how)
     assert out.tokens.equal(whole.tokens) and out.logprobs.equal(whole.logprobs)
     monkeypatch.setattr(native, "LARGE", 1)                  # blocks of a large model
-    assert native.native_decoder(model, ENDLESS, how).block == 48
+    assert native_decoder(model, ENDING, how).block == 48
     out = run(model, prompts, how)
     assert out.tokens.equal(whole.tokens) and out.logprobs.equal(whole.logprobs)
     alone = run(model, prompts[:1], how)
@@ -192,14 +229,15 @@ def test_without_a_compiler_pytorch_decodes_and_says_so_once(no_compiler, monkey
 
 def test_a_decoder_asked_for_is_taken_or_refused(no_compiler, monkeypatch):
     model, how = build_model(SHAPES[0]), Sampling(n=2, max_new=3)
-    for asked, error in (("native", "no-such-compiler not found"), ("fast", "no such decoder")):
+    for asked, error in (("native", "no-such-compiler not found"), ("fast", "no such decoder"),
+                         ("bf16", "DECODE=bf16: no-such-compiler not found")):
         monkeypatch.setenv("MINIREASON_DECODE", asked)
         with pytest.raises(UserError, match=error):
             native_decoder(model, ENDING, how)
     monkeypatch.delenv("CXX")
     for function in (choose_decoder, native.library):
         function.cache_clear()
-    for asked, found in (("native", True), ("auto", True), ("torch", False)):
+    for asked, found in (("native", True), ("auto", True), ("bf16", True), ("torch", False)):
         monkeypatch.setenv("MINIREASON_DECODE", asked)
         assert (native_decoder(model, ENDING, how) is not None) == found
     monkeypatch.setenv("MINIREASON_DECODE", "native")

@@ -17,7 +17,8 @@ from minireason.model.native_layers import choose_layers
 from minireason.model.tokenizer import Tokenizer
 from minireason.problems import chain
 from minireason.sampling.complete import stream
-from minireason.sampling.sampler import Sampling
+from minireason.sampling.native import choose_decoder
+from minireason.sampling.sampler import Samples, Sampling
 from minireason.stages import rl
 from minireason.stages.pretrain import Config as PretrainConfig
 from minireason.studies import bench, peers, speed, trl_peer
@@ -51,12 +52,29 @@ def test_result_holds_what_the_table_and_the_json_need(tmp_path, capsys):
     places = sum(b * t for b, t in result["training"]["micro_batches"]["theirs"])
     assert places / 2 < result["training"]["tokens"] <= places    # padding is not counted
     assert ("layers" in result) == (choose_layers("auto")[0] == "native")
-    for name in filter(result.get, ("sampling", "training", "layers")):
+    decoded = choose_decoder("auto") == "native"
+    assert ("bf16" in result) == decoded
+    if decoded:
+        assert 0 < result["bf16"]["change"]["logprob"] < 0.01
+        assert 0 <= result["bf16"]["change"]["parted"] <= 1
+    for name in filter(result.get, ("sampling", "training", "layers", "bf16")):
         row = result[name]
         low, high = row["ratio_quartiles"]
         assert 0 < low <= row["ratio"] <= high
     printed = capsys.readouterr().out
+    assert decoded == ("sampling, ours in bfloat16" in printed)
     assert "sampling" in printed and "training" in printed and torch.__version__ in printed
+
+
+def test_rounding_is_counted_up_to_where_a_row_parts():
+    def chunk(*rows):
+        tokens, logprobs = zip(*rows, strict=True)
+        return Samples(0, torch.tensor(tokens), torch.ones(len(rows), 3, dtype=torch.bool),
+                       torch.tensor(logprobs))
+
+    exact = chunk(([1, 2, 3], [-1.0, -2, -3]), ([4, 5, 6], [-1.0, -1, -1]))
+    rounded = chunk(([1, 2, 3], [-1.0, -2, -4]), ([4, 9, 6], [-3.0, -9, -9]))
+    assert bench.rounding([exact], [rounded]) == {"parted": 0.5, "logprob": 0.75}
 
 
 def test_both_sides_take_the_same_training_step():
