@@ -344,6 +344,8 @@ def test_prompts_are_new_train_problems_of_the_levels(policy, tiny):
     assert {split_of(p) for p in problems} == {"train"}
     assert {p.level for p in problems} == {1, 2}
     assert len({p.key for p in problems}) > 20
+    groups, _ = groups_of_step(replace(cfg, min_level=2), 0, *policy)
+    assert {group[0].problem.level for group in groups} == {2}
 
 
 def test_redraws_replace_silent_groups_and_are_bounded(policy, tiny):

@@ -138,6 +138,25 @@ def test_every_mode_is_asked_for_and_a_vote_pays_for_all_its_tokens(monkeypatch)
     assert {row["set"] for row in rows} == {"pathstar-validation-l5"}
 
 
+def test_the_trained_levels_are_measured_with_draws_of_the_seeds_own(smallest, monkeypatch):
+    maze, drawn_with = FAMILIES["maze"], []
+
+    def drawn(model, tokenizer, problems, style, how):
+        drawn_with.append(how)
+        return [[maze.render(one, "direct")] * how.n for one in problems]
+
+    monkeypatch.setattr(study, "complete", drawn)
+    monkeypatch.setattr(study.checkpoint, "load", lambda folder, device: (
+        None, Tokenizer.build(maze.TOKENS)))
+    monkeypatch.setitem(study.SIZES["smoke"], "maze", dataclasses.replace(
+        study.SIZES["smoke"]["maze"], levels=(5, 6)))
+    rows = study.measured_rows(Cell("smoke", 0, "plan"), None, None, "test")["rows"]
+    assert {row["set"] for row in rows} == {"maze-test-n5", "maze-test-n6"}
+    study.measured_rows(Cell("smoke", 1, "plan"), None, None, "test")
+    zero, one = ({how.seed for how in drawn_with[i:i + 6] if how.temperature} for i in (0, 6))
+    assert len(zero) == len(one) == 1 and zero != one
+
+
 def test_margins_are_paired_by_seed_and_problem():
     lines = {"trace, slow": ("1111", "1110"), "plan, fast": ("0011", "0010")}
     rows = [{"line": line, "set": "maze-test-n6", "seed": seed, "digits": digits}

@@ -10,6 +10,7 @@ from minireason import cli
 from minireason.core.errors import UserError
 from minireason.core.files import read_json
 from minireason.measure.estimates import two_way_interval
+from minireason.measure.evaluate import frozen_sets
 from minireason.model.tokenizer import Tokenizer
 from minireason.problems import decomposition
 from minireason.report.runs import group_by, select
@@ -44,6 +45,11 @@ def test_every_policy_is_asked_the_same_questions_in_every_mode(finished, measur
             assert [len(one) for row in cells for one in row["answers"].split()] == [4] * 4 * 3
     bare = splitting.questions("test", 3)
     assert len(set(bare)) == len(bare) == 12 and not any(":" in one for one in bare)
+    sets = frozen_sets("decomposition", "test", 10 ** 6).values()
+    for first, problems in zip(range(0, 12, 3), sets, strict=True):      # the first of every level
+        found = [problem.prompt.rpartition(":")[2] for problem in problems]
+        places = [found.index(one) for one in bare[first:first + 3]]
+        assert places == sorted(places) and len({*found[:places[-1] + 1]}) == 3
 
 
 def test_rows_are_as_by_hand(monkeypatch):
