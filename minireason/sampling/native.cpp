@@ -400,7 +400,7 @@ static double numbers(const Job& j) {
     double D = j.head_dim + PANEL, V = j.vocab_size + 2 * PANEL, rows = double(j.threads) * j.block;
     double tokens = j.longest + j.max_new + 2.0 * PANEL, heads = j.n_heads + 2.0 * j.n_kv_heads;
     double cache = 2 * D * tokens * j.n_layers * j.n_kv_heads;
-    return rows * (2 * j.d_model + 2 * heads * D + 2 * j.d_ff + V + 8 * PANEL + cache)
+    return rows * (3 * j.d_model + 3 * heads * D + 3 * j.d_ff + V + 9 * PANEL + cache)
         + j.threads * (j.n_heads * (tokens + D) + V) + j.prompts * (cache + V);
 }
 
@@ -415,7 +415,8 @@ static bool sound(const Job& j) {
                      j.vocab_size, j.max_len, j.prompts, j.longest, j.rows, j.max_new, j.n_ends,
                      j.threads, j.block})
         if (!within(size, 1, Int(1) << 31)) return false;
-    if (j.n_heads % j.n_kv_heads || j.head_dim % 2 || j.prompt_starts[0] != 0) return false;
+    if (!within(j.bf16, 0, 2) || j.n_heads % j.n_kv_heads || j.head_dim % 2) return false;
+    if (j.prompt_starts[0] != 0) return false;
     bool reads = j.values != nullptr;                       // and draws nothing
     if (j.value_columns != (reads || j.row_values) || j.longest + !reads > j.max_len) return false;
     if (j.threads > j.rows || j.block > std::max(j.rows, j.prompt_starts[j.prompts])) return false;
