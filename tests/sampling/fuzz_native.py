@@ -4,8 +4,8 @@
 
 A job of random shapes, prompts, limits, threads and ways to sample must draw with the sanitizers
 what the ordinary build draws, with a memory of what it read as without one (in bfloat16, where a
-last bit may move a draw, only their number is compared), and the same job with one lie in it must be
-refused. Then faults are
+last bit may move a draw, only their number is compared), and the same job with one lie in it must
+be refused. Then faults are
 put into the source, each of which must be found. The exit status is 0 if all of that holds, 77
 where the compiler comes without the sanitizers.
 """
