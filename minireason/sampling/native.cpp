@@ -214,9 +214,10 @@ private:
         for (Int l = 0; l < j.n_layers; l++) {
             const Layer& layer = j.layers[l];
             product(normed(), width, layer.qkv, j.d_model, qkv.get(), wide);
-            for (Int b = 0; b < n; b++) append(l, b);
-            for (Int b = 0; b < n; b++)
+            for (Int b = 0; b < n; b++) {           // while its keys are near the core
+                append(l, b);
                 for (Int h = 0; h < j.n_kv_heads; h++) attend(l, b, h);
+            }
             product(attended.get(), j.n_heads * D, layer.out, j.n_heads * D, x.get(), width, true);
             product(normed(), width, layer.gate_up, j.d_model, gates.get(), 2 * ff);
             for (Int b = 0; b < n; b++) swiglu(&gates[b * 2 * ff]);

@@ -16,7 +16,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from tqdm import tqdm
 
@@ -24,6 +23,7 @@ from minireason.core.compiled import choose, load
 from minireason.core.errors import UserError
 from minireason.model.tokenizer import Tokenizer, padded_rows
 from minireason.model.transformer import Transformer
+from minireason.sampling.panels import of_shape, paired, panels
 from minireason.sampling.prefixes import Prefixes, known_of, memory_of
 from minireason.sampling.sampler import Chunk, Samples, Sampling
 
@@ -68,18 +68,6 @@ class Job(ctypes.Structure):
                 *((name, ctypes.c_double) for name in NUMBERS)]
 
 
-def panels(matrix: Tensor, width: int) -> Tensor:
-    """(out, in) -> (out / width, in, width), filled up with zeros: how native.cpp reads it."""
-    padded = F.pad(matrix, (0, 0, 0, -len(matrix) % width))
-    return padded.unflatten(0, (-1, width)).transpose(1, 2).contiguous()
-
-
-def paired(lines: Tensor) -> Tensor:
-    """(out / width, in, width) -> (out / width, in / 2, width) of pairs of lines in bfloat16."""
-    halves = F.pad(lines, (0, 0, 0, lines.shape[1] % 2)).to(torch.bfloat16)
-    return halves.unflatten(1, (-1, 2)).transpose(2, 3).contiguous().view(torch.int32)[..., 0]
-
-
 def native_decoder(model: Transformer, tokenizer: Tokenizer,
                    how: Sampling) -> "NativeDecoder | None":
     """A decoder for all chunks of a call, or None where PyTorch is to decode."""
@@ -95,14 +83,6 @@ def native_decoder(model: Transformer, tokenizer: Tokenizer,
     decoder = copy.copy(memory.decoder)       # of one call, for a generator may wait in another
     decoder.how = how
     return decoder
-
-
-def of_shape(weights: Tensor, *shape: int) -> Tensor:
-    """The weights, contiguous; UserError if native.cpp would find others where it reads them."""
-    if weights.shape != shape or weights.dtype != torch.float32:
-        raise UserError(f"the sampler was given a model with weights of shape {(*weights.shape,)}, "
-                        f"{weights.dtype}, where its config says {shape}, torch.float32")
-    return weights.contiguous()
 
 
 class NativeDecoder:

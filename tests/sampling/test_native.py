@@ -13,7 +13,8 @@ from minireason.core.errors import UserError
 from minireason.model.transformer import ModelConfig, Transformer
 from minireason.sampling import native
 from minireason.sampling.complete import stream
-from minireason.sampling.native import NativeDecoder, choose_decoder, native_decoder, paired, panels
+from minireason.sampling.native import NativeDecoder, choose_decoder, native_decoder
+from minireason.sampling.panels import paired, panels
 from minireason.sampling.sampler import (
     Chunk,
     Sampling,
