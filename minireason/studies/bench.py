@@ -188,18 +188,20 @@ def our_sampler(model: Transformer, tokenizer: Tokenizer, prompts: list[list[int
     return draw_all
 
 
-def rounding(exact: list[Samples], rounded: list[Samples]) -> dict[str, float]:
+def rounding(exact: list[Samples], rounded: list[Samples]) -> dict[str, float | None]:
     """{"parted": share of rows of which a token differs, "logprob": mean difference up to there}.
 
-    Both draw with the same random numbers, so that a row parts where rounding moves a bound.
+    Both draw with the same random numbers, so that a row parts where rounding moves a bound. The
+    difference is None if all part at their first token.
     """
     gaps, parted = [], []
     for one, other in zip(exact, rounded, strict=True):
         same = (one.tokens == other.tokens).cumprod(dim=1) == 1
         parted.append(~same[:, -1])
         gaps.append((one.logprobs - other.logprobs).abs()[same])
+    common = torch.cat(gaps)
     return {"parted": torch.cat(parted).float().mean().item(),
-            "logprob": torch.cat(gaps).mean().item()}
+            "logprob": common.mean().item() if len(common) else None}
 
 
 def beside_samplers(cfg: Config, ours: Transformer, tokenizer: Tokenizer,

@@ -61,8 +61,12 @@ def speed_table(result: dict) -> str:
     return ("{parameters:,} parameters, {threads} thread(s) on {device}, {rounds} rounds; samples "
             "are {prompts} x {n} of {max_new} tokens; torch {torch}, transformers {transformers}"
             .format(**result, **result["sampling"]) + f"{versions}\n\n{tables.markdown(table)}\n"
-            + ("\nin bfloat16 log p of a drawn token changes by {logprob:.1e} in the mean; of "
-               "{parted:.1%} of the samples a token is another\n".format(**result["bf16"]["change"])
-               if "bf16" in result else "")
+            + (f"\n{rounding_text(**result['bf16']['change'])}\n" if "bf16" in result else "")
             + "".join(f"\nleft out: {name}, {why}" for name, why in
                       result.get("left_out", {}).items())).rstrip("\n")
+
+
+def rounding_text(parted: float, logprob: float | None) -> str:
+    """What bfloat16 changes of the samples."""
+    text = f"in bfloat16 a token is another in {parted:.1%} of the samples"
+    return text if logprob is None else f"{text}; up to there log p changes by {logprob:.1e} each"

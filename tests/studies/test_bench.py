@@ -74,7 +74,13 @@ def test_rounding_is_counted_up_to_where_a_row_parts():
 
     exact = chunk(([1, 2, 3], [-1.0, -2, -3]), ([4, 5, 6], [-1.0, -1, -1]))
     rounded = chunk(([1, 2, 3], [-1.0, -2, -4]), ([4, 9, 6], [-3.0, -9, -9]))
-    assert bench.rounding([exact], [rounded]) == {"parted": 0.5, "logprob": 0.75}
+    found = bench.rounding([exact], [rounded])
+    assert found == {"parted": 0.5, "logprob": 0.75}
+    assert speed.rounding_text(**found).endswith("50.0% of the samples; up to there log p changes "
+                                                 "by 7.5e-01 each")
+    apart = bench.rounding([exact], [chunk(([9, 2, 3], [0.0, 0, 0]), ([9, 5, 6], [0.0, 0, 0]))])
+    assert apart == {"parted": 1.0, "logprob": None}
+    assert speed.rounding_text(**apart).endswith("100.0% of the samples")
 
 
 def test_both_sides_take_the_same_training_step():
