@@ -115,7 +115,8 @@ def run(cfg: Config) -> dict:
     if ours.layers_choice(device)[0] == "native":
         in_torch = mock.patch.dict(os.environ, MINIREASON_LAYERS="torch")(step)
         result["layers"] = compare(cfg.rounds, result["training"]["tokens"], step, in_torch)
-    if native_decoder(ours, tokenizer, Sampling()):
+    decoder = native_decoder(ours, tokenizer, Sampling())
+    if decoder and not decoder.bf16:
         in_bf16 = mock.patch.dict(os.environ, MINIREASON_DECODE="bf16")(sample)
         result["bf16"] = {**compare(cfg.rounds, result["sampling"]["tokens"], sample, in_bf16),
                           "change": rounding(sample(), in_bf16())}

@@ -1,7 +1,9 @@
 """What studies of finished runs share: the runs' settings, their policies and other arms of them,
 and measurements that are kept."""
 
+import hashlib
 import importlib
+import inspect
 import os
 from collections.abc import Callable
 from dataclasses import replace
@@ -93,8 +95,11 @@ def study_ladders(cfg: shared.Study, name: str, runs: tuple[str, ...], family: s
     """`study_rows` of the policies of finished runs, and of the arms `others` in RUN/<name>.
 
     rows_of_policy(about, policy, tokenizer) is told what `about` says beside the run's own split,
-    seed and number of problems; its rows are kept, and tagged with policy and seed.
+    seed and number of problems; its rows are kept, and tagged with policy and seed. They are made
+    again if its file is another, too: rows in a form of before are none that text_of can read.
     """
+    code = hashlib.sha256(Path(inspect.getfile(rows_of_policy)).read_bytes()).hexdigest()
+
     def make(_: Path) -> list[dict]:
         check_runs(runs, family)
         rows = []
@@ -102,8 +107,8 @@ def study_ladders(cfg: shared.Study, name: str, runs: tuple[str, ...], family: s
             own, arms = config_of(run, "rl"), run / name
             told = {"split": own.split, "seed": own.seed, "problems": own.eval_n, **about}
             for label, policy in policies_of(run, arms, others).items():
-                found = measured_once(policy, arms / f"{folder_name(label)}.json", told,
-                                      partial(rows_of_policy, told))
+                found = measured_once(policy, arms / f"{folder_name(label)}.json",
+                                      told | {"code": code}, partial(rows_of_policy, told))
                 rows += tagged(found, policy=label, seed=own.seed)
         return rows
 

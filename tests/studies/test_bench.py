@@ -35,7 +35,7 @@ def config(**more) -> BenchConfig:
                        **more)
 
 
-def test_result_holds_what_the_table_and_the_json_need(tmp_path, capsys):
+def test_result_holds_what_the_table_and_the_json_need(tmp_path, capsys, monkeypatch):
     result = run(config(out=str(tmp_path / "bench.json")))
     assert json.loads((tmp_path / "bench.json").read_text()) == result
     assert (tmp_path / "bench.md").read_text() == speed_table(result) + "\n"
@@ -64,6 +64,9 @@ def test_result_holds_what_the_table_and_the_json_need(tmp_path, capsys):
     printed = capsys.readouterr().out
     assert decoded == ("sampling, ours in bfloat16" in printed)
     assert "sampling" in printed and "training" in printed and torch.__version__ in printed
+    if decoded:
+        monkeypatch.setenv("MINIREASON_DECODE", "bf16")          # nothing is beside itself
+        assert "bf16" not in run(config())
 
 
 def test_rounding_is_counted_up_to_where_a_row_parts():

@@ -11,7 +11,7 @@ from tiny_run import tiny_ladder
 
 from minireason import cli
 from minireason.core.errors import UserError
-from minireason.core.files import read_json
+from minireason.core.files import read_checked, read_json, write_checked
 from minireason.measure.evaluate import frozen_sets
 from minireason.problems import instructions
 from minireason.report.runs import group_by, select
@@ -88,6 +88,18 @@ def test_a_finished_study_is_only_written_again(finished, measured, tmp_path, mo
     assert cli.main(["obedience", "--from", str(out), "--out", str(tmp_path / "again")]) == 0
     for name in ("obedience.json", "obedience.md", "obedience.png"):
         assert (out / name).read_bytes() == (tmp_path / "again" / name).read_bytes()
+
+
+def test_kept_rows_of_an_older_form_are_made_again(finished, measured):
+    path = finished / "obedience/SFT.json"
+    kept = read_checked(path)
+    for about in ({}, {"code": "of before"}):
+        kept["about"].pop("code", None)
+        write_checked(path, kept | {"about": kept["about"] | about,
+                                    "rows": [{**row, "lengths": [0]} for row in kept["rows"]]})
+        assert obedience.run(obedience.Config(runs=(str(finished),), weights=(1.0,), out=str(
+            finished.parent / "o"))) == measured
+        kept = read_checked(path)
 
 
 def made_rows(seed: int, after: str = "1100") -> list[dict]:
