@@ -58,12 +58,13 @@ static inline Vec exp_of(Vec x) {
     return y * reinterpret_cast<Vec>((__builtin_convertvector(n, Ints) + 127) << 23);
 }
 
-// Pairs of n numbers, each the nearest bfloat16 (of two, the even one); 0 behind the last.
+// Pairs of n numbers, each the nearest bfloat16 (of two, the even one; NaN stays); 0 behind the last.
 static inline void to_pairs(const float* x, Int n, Pair* pairs) {
     for (Int i = 0; i < n; i += 2) {
         Pair bits[2] = {};
         std::memcpy(bits, x + i, 4 * std::min<Int>(2, n - i));
-        for (Pair& one : bits) one += 0x7fff + (one >> 16 & 1);
+        for (Pair& one : bits)
+            if ((one & 0x7fffffff) <= 0x7f800000) one += 0x7fff + (one >> 16 & 1);
         pairs[i / 2] = bits[0] >> 16 | (bits[1] & 0xffff0000);
     }
 }

@@ -120,6 +120,13 @@ def test_bf16_is_what_is_computed_where_it_is_asked_for(monkeypatch):
     assert (pairs[:, 3, :, 1] == 0).all()                    # behind an odd number of lines
 
 
+def test_bf16_keeps_what_is_no_number(monkeypatch):
+    monkeypatch.setenv("MINIREASON_DECODE", "bf16")
+    model = build_model(SHAPES[0], tied=False)
+    model.embedding.weight.data.view(torch.int32).fill_(0x7fffffff)     # a NaN, as a GPU writes it
+    assert run(model, prompts_of(37), Sampling(max_new=2)).logprobs.isnan().all()
+
+
 @pytest.mark.parametrize("how", [
     Sampling(n=5, max_new=9, seed=2, temperature=0.7), Sampling(n=5, max_new=9, seed=3, top_k=4),
     Sampling(n=5, max_new=9, seed=4, top_p=0.8), Sampling(n=2, max_new=9, temperature=0),
