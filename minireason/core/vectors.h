@@ -58,7 +58,7 @@ static inline Vec exp_of(Vec x) {
     return y * reinterpret_cast<Vec>((__builtin_convertvector(n, Ints) + 127) << 23);
 }
 
-// Pairs of n numbers, each the nearest bfloat16 (of two, the even one; NaN stays); 0 behind the last.
+// Pairs of n numbers, each the nearest bfloat16 (of two, the even one; NaN stays), 0 behind them.
 static inline void to_pairs(const float* x, Int n, Pair* pairs) {
     for (Int i = 0; i < n; i += 2) {
         Pair bits[2] = {};

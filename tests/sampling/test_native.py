@@ -15,6 +15,7 @@ from minireason.sampling import native
 from minireason.sampling.complete import stream
 from minireason.sampling.native import NativeDecoder, choose_decoder, native_decoder
 from minireason.sampling.panels import paired, panels
+from minireason.sampling.prefixes import remembered
 from minireason.sampling.sampler import (
     Chunk,
     Sampling,
@@ -125,6 +126,14 @@ def test_bf16_keeps_what_is_no_number(monkeypatch):
     model = build_model(SHAPES[0], tied=False)
     model.embedding.weight.data.view(torch.int32).fill_(0x7fffffff)     # a NaN, as a GPU writes it
     assert run(model, prompts_of(37), Sampling(max_new=2)).logprobs.isnan().all()
+
+
+def test_a_memory_does_not_keep_a_decoder_of_another_kind(monkeypatch):
+    model = build_model(SHAPES[0])
+    with remembered():
+        for asked in ("native", "bf16", "native"):
+            monkeypatch.setenv("MINIREASON_DECODE", asked)
+            assert native_decoder(model, ENDING, Sampling()).bf16 == (asked == "bf16")
 
 
 @pytest.mark.parametrize("how", [
