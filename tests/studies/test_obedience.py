@@ -51,7 +51,7 @@ def test_every_rung_and_the_arm_are_measured_on_every_kind(finished, measured):
 
 def test_rows_are_as_by_hand(monkeypatch):
     """Greedily all is done that is asked, in a sample the answer never stands twice."""
-    asked, named, free = set(), Counter(), 0
+    asked, named, free, obeyed_free = set(), Counter(), 0, 0
 
     def drawn(policy, tokenizer, problems, style, how):
         asked.update(problem.prompt for problem in problems)
@@ -67,6 +67,8 @@ def test_rows_are_as_by_hand(monkeypatch):
             told = [re.findall("[a-z]+", problem.prompt.partition(":")[0]) for problem in problems]
             named.update(chain(*told))
             free += sum({"only", "most", "stop"}.isdisjoint(names) for names in told)
+            obeyed_free += sum({"only", "most", "stop", "twice"}.isdisjoint(names)
+                               for names in told)
     for row in rows:
         sampled, doubled = row["method"] == "sampled", row["obeyed"].get("twice", (0, 0))[1]
         assert set(row["right"]) == {"1"} and row["obedient"].count("0") == sampled * doubled
@@ -76,6 +78,8 @@ def test_rows_are_as_by_hand(monkeypatch):
     assert named == sum((Counter({name: of for name, (_, of) in row["obeyed"].items()})
                          for row in greedy), Counter())
     assert free == sum(of for row in greedy for _, _, of in row["lengths"])
+    assert obeyed_free < free and obeyed_free == sum(
+        obeyed for row in select(rows, method="sampled") for _, obeyed, _ in row["lengths"])
     told = select(rows, level=4, method="greedy")
     assert max(pieces for row in told for pieces, _, _ in row["lengths"]) == 5  # `begin` is a piece
 
