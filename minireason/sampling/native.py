@@ -29,7 +29,7 @@ from minireason.sampling.sampler import Chunk, Samples, Sampling
 
 SOURCE = Path(__file__).with_name("native.cpp")
 BLOCK, LARGE_BLOCK = 16, 48       # rows a thread decodes at a time; of a large model
-LARGE = 2_500_000                 # numbers in its matrices: read from memory for every block
+LARGE = 10_000_000                # bytes of its matrices: read from memory for every block
 ROWS_A_THREAD = 16                # fewer than twice as many are not worth a second thread
 
 
@@ -118,8 +118,8 @@ class NativeDecoder:
                 pack(of_shape(block.down.weight, c.d_model, c.d_ff)),
                 of_shape(block.q_gain * c.head_dim ** -0.5, c.head_dim),
                 of_shape(block.k_gain, c.head_dim)))
-        numbers = sum(tensor.numel() for layer in self.layers for tensor in layer)
-        self.block = BLOCK if numbers < LARGE else LARGE_BLOCK
+        size = sum(tensor.nbytes for layer in self.layers for tensor in layer)
+        self.block = BLOCK if size < LARGE else LARGE_BLOCK
         unembedding = (model.embedding if model.unembedding is None else model.unembedding).weight
         columns = [of_shape(unembedding * model.final_norm, c.vocab_size, c.d_model)]
         head = getattr(model, "value", None)      # a critic's, read behind the vocabulary

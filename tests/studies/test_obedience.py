@@ -80,6 +80,11 @@ def test_rows_are_as_by_hand(monkeypatch):
     assert free == sum(of for row in greedy for _, _, of in row["lengths"])
     assert obeyed_free < free and obeyed_free == sum(
         obeyed for row in select(rows, method="sampled") for _, obeyed, _ in row["lengths"])
+    monkeypatch.setattr(obedience, "complete", lambda policy, tokenizer, problems, style, how: [
+        ["<eos>"] for _ in problems])
+    for row in obedience.rows_of_policy({"split": "validation", "problems": 2, "seed": 0}, None,
+                                        None):
+        assert {pieces for pieces, _, _ in row["lengths"]} <= {-1}           # unreadable
     told = select(rows, level=4, method="greedy")
     assert max(pieces for row in told for pieces, _, _ in row["lengths"]) == 5  # `begin` is a piece
 
