@@ -35,32 +35,28 @@ def spent_text(rows: list[dict]) -> str:
 
 
 def accuracy_figure(rows: list[dict]) -> Figure:
-    """A panel per family: greedy accuracy against tokens per answer, a colour per arm and mode, a
-    point per set, over the seeds. Against the level where an arm's answers are all of one length;
-    of a family with one set a row per arm and mode."""
+    """A panel per family: greedy accuracy against level, a colour per arm and mode, over the seeds,
+    with the tokens per answer beside its name; of a family with one set a row per arm and mode."""
     families = group_by(select(rows, method="greedy"), "family")
     figure, panels = style.panels(len(families), 4.2 * len(families))
     for axes, (name, members) in zip(panels, families.items(), strict=True):
         lines, levels = group_by(members, "line"), list(map(level_of, group_by(members, "set")))
-        level = f"{', '.join(map(str, levels))} = {FAMILIES[name].LEVEL_NAME}"
-        by_level = any(len({round(row["tokens"]) for row in own}) == 1 for own in lines.values())
-        if len(group_by(members, "set")) == 1:
-            axes.set_title(f"{name}, {level}", fontsize=9)
+        if len(levels) == 1:
+            axes.set_title(f"{name}, {levels[0]} = {FAMILIES[name].LEVEL_NAME}", fontsize=9)
             draw_rows(axes, lines)
             continue
         for i, (line, own) in enumerate(lines.items()):
             sets = list(group_by(own, "set").values())
             spent = [np.mean([row["tokens"] for row in of_set]) for of_set in sets]
             ends = dict.fromkeys(f"{tokens:.0f}" for tokens in (min(spent), max(spent)))
-            label = f"{line} ({' to '.join(ends)})" if by_level else line
-            style.whiskers(axes, levels if by_level else spent,
-                           [style.spread(of_set) for of_set in sets], style.SHADES[i % 8],
-                           "osD^vP*X"[(i + i // 8) % 8], label, "-" if len(sets) > 1 else "")
+            style.whiskers(axes, levels, [style.spread(of_set) for of_set in sets],
+                           style.SHADES[i % 8], "osD^vP*X"[(i + i // 8) % 8],
+                           f"{line} ({' to '.join(ends)})")
         style.percent_axis(axes, "solved (%)")
-        axes.set_title(name if by_level else f"{name}: {level}, left to right", fontsize=9)
-        axes.set_xlabel(f"{FAMILIES[name].LEVEL_NAME}; in brackets: tokens per answer" if by_level
-                        else "tokens per answer")
-        axes.legend(fontsize=7, ncols=3, loc="upper center", bbox_to_anchor=(0.5, -0.17))
+        axes.set_title(name, fontsize=9)
+        axes.set_xlabel(f"{FAMILIES[name].LEVEL_NAME}; in brackets: tokens per answer")
+        axes.set_xticks(levels)
+        axes.legend(fontsize=7, ncols=2, loc="upper center", bbox_to_anchor=(0.5, -0.17))
     return figure
 
 
