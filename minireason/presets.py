@@ -98,8 +98,8 @@ _SYNTHESIS = _levels(1, 3, (2, 3), 24, Mixture(facts=0.1, facts_per_line=1, max_
                      max_len=160)
 _GENTLE = {"rl": {"lr": 2e-4, "group_size": 8}}        # where a high rate unlearns what STaR taught
 _TRACES = {"sft": {"traces": 300, "replay": 0.5}}      # where 60 are learnt by heart
-_SEARCHED = {"pretrain": {"steps": 2500}, "sft": {"traces": 2000, "steps": 150, "replay": 0.5},
-             "star": {"problems": 3000, "min_level": 2, "n": 8, "steps": 150, "replay": 0.5},
+_SEARCHED = {"pretrain": {"steps": 2500}, "sft": {"traces": 3000, "steps": 200, "replay": 0.5},
+             "star": {"problems": 3000, "min_level": 2, "n": 32, "steps": 400, "replay": 0.5},
              "critic": {"problems": 1200}, "outcome": {"problems": 1200},
              "testtime": {"problems": 250}, "rl": {"min_level": 2},
              "rl_critic": {"problems": 1200}, "rl_testtime": {"problems": 250}}
