@@ -35,8 +35,9 @@ def spent_text(rows: list[dict]) -> str:
 
 
 def accuracy_figure(rows: list[dict]) -> Figure:
-    """A panel per family: greedy accuracy against level, a colour per arm and mode, over the seeds,
-    with the tokens per answer beside its name; of a family with one set a row per arm and mode."""
+    """A panel per family: greedy accuracy against level, over the seeds, a colour per arm, a marker
+    and a dash per mode, with the tokens per answer beside the name; of a family with one set a row
+    per arm and mode."""
     families = group_by(select(rows, method="greedy"), "family")
     figure, panels = style.panels(len(families), 4.2 * len(families))
     for axes, (name, members) in zip(panels, families.items(), strict=True):
@@ -45,13 +46,17 @@ def accuracy_figure(rows: list[dict]) -> Figure:
             axes.set_title(f"{name}, {levels[0]} = {FAMILIES[name].LEVEL_NAME}", fontsize=9)
             draw_rows(axes, lines)
             continue
-        for i, (line, own) in enumerate(lines.items()):
+        arms, modes = (list(dict.fromkeys(parts))
+                       for parts in zip(*(line.split(", ") for line in lines), strict=True))
+        for line, own in lines.items():
+            arm, mode = line.split(", ")
             sets = list(group_by(own, "set").values())
             spent = [np.mean([row["tokens"] for row in of_set]) for of_set in sets]
             ends = dict.fromkeys(f"{tokens:.0f}" for tokens in (min(spent), max(spent)))
             style.whiskers(axes, levels, [style.spread(of_set) for of_set in sets],
-                           style.SHADES[i % 8], "osD^vP*X"[(i + i // 8) % 8],
-                           f"{line} ({' to '.join(ends)})")
+                           style.LOOKS[arms.index(arm) % 7][0], "osD^"[modes.index(mode)],
+                           f"{line} ({' to '.join(ends)})",
+                           ("-", ":", "--", "-.")[modes.index(mode)])
         style.percent_axis(axes, "solved (%)")
         axes.set_title(name, fontsize=9)
         axes.set_xlabel(f"{FAMILIES[name].LEVEL_NAME}; in brackets: tokens per answer")
