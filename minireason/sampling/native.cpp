@@ -205,6 +205,16 @@ private:
             }
     }
 
+    // The tokens that a cache has seen, in all layers, into an equally large one.
+    void copy(const Cache& from, const Cache& to) const {
+        for (Int block = 0; block < j.n_layers * j.n_kv_heads; block++) {
+            const float *k = from.k + block * room * D, *v = from.v + block * room * DP;
+            std::copy_n(k, round_up(from.seen, PANEL) * D, to.k + (k - from.k));
+            for (Int i = 0; i < DP; i += PANEL, v += PANEL * room)
+                std::copy_n(v, from.seen * PANEL, to.v + (v - from.v));
+        }
+    }
+
     void step() {                   // all tokens of the batch through the model, to `logits`
         Int n = batch.size();
         for (Int b = 0; b < n; b++) {
@@ -322,9 +332,9 @@ private:
         }
         for (Int s = 0; s < j.block && mine.empty(); s++) {
             if (waiting[s].size() < 1 + size_t(s > place)) continue;      // its own next one is its
-            std::copy_n(cache_of(s), cache_size(room), cache_of(place));
             mine.push_back(std::move(waiting[s].front()));
             waiting[s].erase(waiting[s].begin());
+            copy(at(cache_of(s), room, mine[0].t - 1), at(cache_of(place), room, 0));
         }
         return mine.empty() ? nullptr : &mine.back();
     }
