@@ -84,7 +84,8 @@ public:
           x(buffer(j.block * width)), unit(buffer(j.block * width)),
           qkv(buffer(j.block * wide)), attended(buffer(j.block * j.n_heads * D)),
           gates(buffer(j.block * 2 * ff)), logits(buffer(j.block * V)),
-          scores(buffer(group * span)), mixed(buffer(group * DP)), sums(buffer(group)),
+          scores(buffer(j.block * j.n_heads * span)), mixed(buffer(j.block * j.n_heads * DP)),
+          sums(buffer(j.block * j.n_heads)),
           chances(buffer(V)), pairs(j.bf16 * j.block * std::max({width, ff, j.n_heads * D}) / 2),
           own(buffer(j.block * cache_size(room))) {}
 
@@ -116,28 +117,29 @@ public:
     // Decode rows next, next + 1, ... until none is left, from all prompts' caches and logits.
     void decode(std::atomic<Int>& next, float* caches, const float* first) {
         std::vector<std::vector<Path>> waiting(j.block);    // of each place, which has a cache
-        std::vector<Path> live;
-        std::vector<Int> places;
+        std::vector<std::pair<Int, Path>> live;             // at which places
         for (;;) {
             live.clear();
-            places.clear();
             for (Int s = 0; s < j.block; s++)
                 if (Path* path = next_path(next, first, waiting, s)) {
-                    live.push_back(std::move(*path));
-                    places.push_back(s);
+                    live.push_back({s, std::move(*path)});
                     waiting[s].pop_back();
                 }
             if (live.empty()) return;
+            auto prompt_of = [&](const Path& path) { return j.source[path.rows[0]]; };
+            std::sort(live.begin(), live.end(), [&](const auto& a, const auto& b) {
+                return prompt_of(a.second) < prompt_of(b.second);       // see over_prompts
+            });
             batch.clear();
-            for (size_t i = 0; i < live.size(); i++) {
-                Int p = j.source[live[i].rows[0]], n = j.prompt_starts[p + 1] - j.prompt_starts[p];
-                batch.push_back({live[i].token,
+            for (const auto& [place, path] : live) {
+                Int p = prompt_of(path), n = j.prompt_starts[p + 1] - j.prompt_starts[p];
+                batch.push_back({path.token,
                                  at(caches + p * cache_size(prompt_room), prompt_room, n),
-                                 at(cache_of(places[i]), room, live[i].t)});
+                                 at(cache_of(place), room, path.t)});
             }
             step();
             for (size_t i = 0; i < live.size(); i++)
-                draw(live[i], &logits[i * V], batch[i].own, waiting[places[i]]);
+                draw(live[i].second, &logits[i * V], batch[i].own, waiting[live[i].first]);
         }
     }
 
@@ -224,10 +226,12 @@ private:
         for (Int l = 0; l < j.n_layers; l++) {
             const Layer& layer = j.layers[l];
             product(normed(), width, layer.qkv, j.d_model, qkv.get(), wide);
-            for (Int b = 0; b < n; b++) {           // while its keys are near the core
-                append(l, b);
-                for (Int h = 0; h < j.n_kv_heads; h++) attend(l, b, h);
-            }
+            for (Int b = 0; b < n; b++) rotate(l, b);
+            over_prompts(l, false);
+            for (Int b = 0; b < n; b++) attend(l, b);
+            over_prompts(l, true);
+            for (Int i = 0; i < n * j.n_heads; i++)
+                for (Int d = 0; d < D; d++) attended[i * D + d] = mixed[i * DP + d] / sums[i];
             product(attended.get(), j.n_heads * D, layer.out, j.n_heads * D, x.get(), width, true);
             product(normed(), width, layer.gate_up, j.d_model, gates.get(), 2 * ff);
             for (Int b = 0; b < n; b++) swiglu(&gates[b * 2 * ff]);
@@ -267,10 +271,9 @@ private:
         }
     }
 
-    // QK-norm and rotation of token b's q and k, in place; then k and v into its own cache.
-    void append(Int l, Int b) {
-        const Cache& c = batch[b].own;
-        Int place = c.seen - 1, position = batch[b].prompt.seen + place, half = D / 2;
+    // QK-norm and rotation of token b's q and k, in place.
+    void rotate(Int l, Int b) {
+        Int position = batch[b].prompt.seen + batch[b].own.seen - 1, half = D / 2;
         const float *cos = j.cos + position * half, *sin = j.sin + position * half;
         float *head = &qkv[b * wide], *k = head + j.n_heads * D, *v = k + j.n_kv_heads * D;
         for (; head < v; head += D) {
@@ -284,32 +287,51 @@ private:
                 head[half + i] = second * cos[i] + first * sin[i];
             }
         }
-        put(c, l, k);
     }
 
-    // The query heads of token b that share KV head h, over the prompt and over the row's own past.
-    void attend(Int l, Int b, Int h) {
-        const float* q = &qkv[b * wide + h * group * D];
-        float* out = &attended[(b * j.n_heads + h * group) * D];
-        Int n = 0, begin = 0, block = l * j.n_kv_heads + h;
-        for (const Cache& c : {batch[b].prompt, batch[b].own}) {
-            multiply({q, D}, group, {c.k + block * c.room * D, PANEL, D * PANEL}, D, c.seen,
-                     &scores[n], span);
-            begin = n;
-            n += round_up(c.seen, W);
-            for (Int g = 0; g < group; g++)                 // behind the last key
-                std::fill(&scores[g * span + begin + c.seen], &scores[g * span + n], LOWEST);
+    // Scores of the batch's queries over the keys of their prompts, or what these say of its values on
+    // top of `mixed`. Neighbours that share a prompt are one product per query head, a token without
+    // such a neighbour one per KV head.
+    void over_prompts(Int l, bool values) {
+        for (Int b = 0, to, n = batch.size(); b < n; b = to) {
+            const Cache& c = batch[b].prompt;
+            for (to = b + 1; to < n && batch[to].prompt.k == c.k;) to++;
+            bool many = to - b > 1;
+            Int rows = many ? to - b : group, apart = many ? j.n_heads : 1;
+            for (Int head = 0; head < (c.seen ? j.n_heads : 0); head += many ? 1 : group) {
+                Int block = (l * j.n_kv_heads + head / group) * c.room, at = b * j.n_heads + head;
+                if (values)
+                    multiply({&scores[at * span], apart * span}, rows,
+                             {c.v + block * DP, PANEL, c.room * PANEL}, c.seen, D, &mixed[at * DP],
+                             apart * DP, true);
+                else
+                    multiply({&qkv[b * wide + head * D], many ? wide : D}, rows,
+                             {c.k + block * D, PANEL, D * PANEL}, D, c.seen, &scores[at * span],
+                             apart * span);
+            }
         }
-        std::fill_n(mixed.get(), group * DP, 0.0f);
-        for (Int g = 0; g < group; g++) sums[g] = softmax(&scores[g * span], n);
-        n = 0;
-        for (const Cache& c : {batch[b].prompt, batch[b].own}) {
-            multiply({&scores[n], span}, group, {c.v + block * c.room * DP, PANEL, c.room * PANEL},
-                     c.seen, D, mixed.get(), DP, true);
-            n += round_up(c.seen, W);
+    }
+
+    // Token b's k and v into its own cache, which its query heads then read; the softmax over it and
+    // the prompt.
+    void attend(Int l, Int b) {
+        const Cache& c = batch[b].own;
+        Int prompt = batch[b].prompt.seen, begin = round_up(prompt, W);
+        Int n = begin + round_up(c.seen, W);
+        put(c, l, &qkv[b * wide + j.n_heads * D]);
+        for (Int h = 0; h < j.n_kv_heads; h++) {
+            Int block = (l * j.n_kv_heads + h) * c.room, at = b * j.n_heads + h * group;
+            float* s = &scores[at * span];
+            multiply({&qkv[b * wide + h * group * D], D}, group,
+                     {c.k + block * D, PANEL, D * PANEL}, D, c.seen, s + begin, span);
+            for (Int g = 0; g < group; g++) {               // LOWEST behind the last key
+                std::fill(s + g * span + prompt, s + g * span + begin, LOWEST);
+                std::fill(s + g * span + begin + c.seen, s + g * span + n, LOWEST);
+                sums[at + g] = softmax(s + g * span, n);
+            }
+            multiply({s + begin, span}, group, {c.v + block * DP, PANEL, c.room * PANEL}, c.seen,
+                     D, &mixed[at * DP], DP);
         }
-        for (Int g = 0; g < group; g++)
-            for (Int i = 0; i < D; i++) out[g * D + i] = mixed[g * DP + i] / sums[g];
     }
 
     // What goes on at a place: its deepest path, else rows of a new prompt, else a path that waits
@@ -411,8 +433,8 @@ static double numbers(const Job& j) {
     double D = j.head_dim + PANEL, V = j.vocab_size + 2 * PANEL, rows = double(j.threads) * j.block;
     double tokens = j.longest + j.max_new + 2.0 * PANEL, heads = j.n_heads + 2.0 * j.n_kv_heads;
     double cache = 2 * D * tokens * j.n_layers * j.n_kv_heads;
-    return rows * (3 * j.d_model + 3 * heads * D + 3 * j.d_ff + V + 9 * PANEL + cache)
-        + j.threads * (j.n_heads * (tokens + D) + V) + j.prompts * (cache + V);
+    return rows * (3 * j.d_model + heads * (4 * D + tokens) + 3 * j.d_ff + V + 9 * PANEL + cache)
+        + j.threads * V + j.prompts * (cache + V);
 }
 
 // Whether every index that the job leads to lies inside its arrays.
