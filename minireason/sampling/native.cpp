@@ -5,7 +5,8 @@
 // caches it reads and where it stands, so prefill and decoding are one step. Rows of a prompt that
 // drew the same tokens so far are one path: the model runs once for all of them. Where they part, one
 // goes on and the others wait, and find in the same cache what they share with it. A thread decodes
-// `block` paths at a time, few enough that what they cached stays near the core.
+// `block` paths at a time, few enough that what they cached stays near the core, and of few prompts:
+// all queries over the keys of one are one product.
 // A row's sums run in one order whoever shares its block: neither threads nor other rows change it.
 
 #include "vectors.h"
@@ -289,9 +290,9 @@ private:
         }
     }
 
-    // Scores of the batch's queries over the keys of their prompts, or what these say of its values on
-    // top of `mixed`. Neighbours that share a prompt are one product per query head, a token without
-    // such a neighbour one per KV head.
+    // Scores of the batch's queries over the keys of their prompts, or what these pick of the values,
+    // on top of `mixed`. Neighbours that share a prompt are one product per query head, a token
+    // without such a neighbour one per KV head.
     void over_prompts(Int l, bool values) {
         for (Int b = 0, to, n = batch.size(); b < n; b = to) {
             const Cache& c = batch[b].prompt;
@@ -312,8 +313,7 @@ private:
         }
     }
 
-    // Token b's k and v into its own cache, which its query heads then read; the softmax over it and
-    // the prompt.
+    // Token b's k and v into its own cache, which its query heads then read; softmax over both caches.
     void attend(Int l, Int b) {
         const Cache& c = batch[b].own;
         Int prompt = batch[b].prompt.seen, begin = round_up(prompt, W);
@@ -334,11 +334,17 @@ private:
         }
     }
 
-    // What goes on at a place: its deepest path, else rows of a new prompt, else a path that waits
-    // elsewhere, whose cache is copied. A deeper path overwrites nothing that those before it share.
+    // What goes on at a place: its deepest path, else a path that waits elsewhere, whose cache is
+    // copied, else rows of a new prompt. A deeper path overwrites nothing that those before it share.
     Path* next_path(std::atomic<Int>& next, const float* first,
                     std::vector<std::vector<Path>>& waiting, Int place) {
         std::vector<Path>& mine = waiting[place];
+        for (Int s = 0; s < j.block && mine.empty(); s++) {
+            if (waiting[s].size() < 1 + size_t(s > place)) continue;      // its own next one is its
+            mine.push_back(std::move(waiting[s].front()));
+            waiting[s].erase(waiting[s].begin());
+            copy(at(cache_of(s), room, mine[0].t - 1), at(cache_of(place), room, 0));
+        }
         while (mine.empty()) {
             Int from = next, to = from;
             do {
@@ -351,12 +357,6 @@ private:
             std::iota(path.rows.begin(), path.rows.end(), from);
             std::copy_n(first + j.source[from] * V, V, logits.get());
             draw(path, logits.get(), at(cache_of(place), room, 0), mine);
-        }
-        for (Int s = 0; s < j.block && mine.empty(); s++) {
-            if (waiting[s].size() < 1 + size_t(s > place)) continue;      // its own next one is its
-            mine.push_back(std::move(waiting[s].front()));
-            waiting[s].erase(waiting[s].begin());
-            copy(at(cache_of(s), room, mine[0].t - 1), at(cache_of(place), room, 0));
         }
         return mine.empty() ? nullptr : &mine.back();
     }
