@@ -34,7 +34,7 @@ except build.BuildError:
 # The bound that DESIGN sets for float32 logits; a planted error shows as 1e-2 and more.
 CLOSE = {"rtol": 0.0, "atol": 1e-5}
 ENDING = SimpleNamespace(pad=0, eos=3)
-LENGTHS = [4, 21, 1, 7, 40]       # shorter and longer than a thread's block and a panel
+LENGTHS = [4, 21, 1, 7, 21, 40]   # shorter and longer than a thread's block and a panel, two equal
 # vocab, d_model, layers, heads, KV heads, head_dim, d_ff: nothing is a multiple of a panel's width
 SHAPES = [(37, 20, 2, 4, 2, 8, 30), (37, 24, 1, 3, 3, 24, 17), (65, 33, 3, 4, 1, 40, 40),
           (16, 32, 2, 2, 2, 32, 64), (20, 16, 1, 16, 1, 64, 8)]
@@ -70,10 +70,10 @@ def test_logprobs_and_draws_equal_whole_rows(shape, tied):
     model, how = build_model(shape, tied), Sampling(n=7, max_new=37, seed=1)
     prompts = prompts_of(shape[0])
     out = run(model, prompts, how)
-    u = torch.from_numpy(uniforms(1, np.arange(35), 37))
+    u = torch.from_numpy(uniforms(1, np.arange(42), 37))
     lengths = out.mask.sum(1)
     assert len(set(lengths.tolist())) > 3 and lengths.max() == out.tokens.shape[1]
-    for b in range(35):
+    for b in range(42):
         prompt, n = prompts[b // 7], int(lengths[b])
         tokens = out.tokens[b, :n]
         assert ENDING.eos not in tokens[:-1]
@@ -200,6 +200,17 @@ def test_threads_and_blocks_change_not_one_bit(threads, block, monkeypatch):
     width = alone.tokens.shape[1]
     assert alone.tokens.equal(whole.tokens[:9, :width])
     assert alone.logprobs.equal(whole.logprobs[:9, :width])
+
+
+def test_paths_that_part_late_find_all_that_they_share(monkeypatch):
+    model, how = build_model(SHAPES[2]), Sampling(n=16, max_new=60, temperature=0.05, seed=1)
+    whole = run(model, prompts_of(65, [3, 5]), how, SimpleNamespace(pad=0, eos=-1))
+    rows = whole.tokens.view(2, 16, 60)
+    shared = (rows[:, 1:] == rows[:, :-1]).cumprod(2).sum(2)
+    assert ((shared > 32) & (shared < 60)).any()
+    monkeypatch.setattr(native, "BLOCK", 1)                  # no other place, so no copies
+    out = run(model, prompts_of(65, [3, 5]), how, SimpleNamespace(pad=0, eos=-1))
+    assert out.tokens.equal(whole.tokens) and out.logprobs.equal(whole.logprobs)
 
 
 def test_a_panel_holds_columns_side_by_side():
