@@ -6,7 +6,7 @@
 // drew the same tokens so far are one path: the model runs once for all of them. Where they part, one
 // goes on and the others wait, and find in the same cache what they share with it. A thread decodes
 // `block` paths at a time, few enough that what they cached stays near the core, and of few prompts:
-// all queries over the keys of one are one product.
+// what a head asks of one prompt's keys is one product.
 // A row's sums run in one order whoever shares its block: neither threads nor other rows change it.
 
 #include "vectors.h"
@@ -211,9 +211,9 @@ private:
     // The tokens that a cache has seen, in all layers, into an equally large one.
     void copy(const Cache& from, const Cache& to) const {
         for (Int block = 0; block < j.n_layers * j.n_kv_heads; block++) {
-            const float *k = from.k + block * room * D, *v = from.v + block * room * DP;
+            const float *k = from.k + block * from.room * D, *v = from.v + block * from.room * DP;
             std::copy_n(k, round_up(from.seen, PANEL) * D, to.k + (k - from.k));
-            for (Int i = 0; i < DP; i += PANEL, v += PANEL * room)
+            for (Int i = 0; i < DP; i += PANEL, v += PANEL * from.room)
                 std::copy_n(v, from.seen * PANEL, to.v + (v - from.v));
         }
     }

@@ -28,7 +28,7 @@ from minireason.sampling.prefixes import Prefixes, known_of, memory_of
 from minireason.sampling.sampler import Chunk, Samples, Sampling
 
 SOURCE = Path(__file__).with_name("native.cpp")
-BLOCK, LARGE_BLOCK = 16, 48       # rows a thread decodes at a time; of a large model
+BLOCK, LARGE_BLOCK = 16, 48       # paths a thread decodes at a time; of a large model
 LARGE = 10_000_000                # bytes of its matrices: read from memory for every block
 ROWS_A_THREAD = 16                # fewer than twice as many are not worth a second thread
 

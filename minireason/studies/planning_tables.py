@@ -35,9 +35,9 @@ def spent_text(rows: list[dict]) -> str:
 
 
 def accuracy_figure(rows: list[dict]) -> Figure:
-    """A panel per family: greedy accuracy against level, over the seeds, a colour per arm, a marker
-    and a dash per mode, with the tokens per answer beside the name; of a family with one set a row
-    per arm and mode."""
+    """A panel per family: greedy accuracy against level, over the seeds, a colour and a
+    marker per arm, a dash per mode, with the tokens per answer beside the name; of a family with
+    one set a row per arm and mode."""
     families = group_by(select(rows, method="greedy"), "family")
     figure, panels = style.panels(len(families), 4.2 * len(families))
     for axes, (name, members) in zip(panels, families.items(), strict=True):
@@ -54,14 +54,14 @@ def accuracy_figure(rows: list[dict]) -> Figure:
             spent = [np.mean([row["tokens"] for row in of_set]) for of_set in sets]
             ends = dict.fromkeys(f"{tokens:.0f}" for tokens in (min(spent), max(spent)))
             style.whiskers(axes, levels, [style.spread(of_set) for of_set in sets],
-                           style.LOOKS[arms.index(arm) % 7][0], "osD^"[modes.index(mode)],
+                           *style.LOOKS[arms.index(arm)],
                            f"{line} ({' to '.join(ends)})",
                            ("-", ":", "--", "-.")[modes.index(mode)])
         style.percent_axis(axes, "solved (%)")
         axes.set_title(name, fontsize=9)
         axes.set_xlabel(f"{FAMILIES[name].LEVEL_NAME}; in brackets: tokens per answer")
         axes.set_xticks(levels)
-        axes.legend(fontsize=7, ncols=2, loc="upper center", bbox_to_anchor=(0.5, -0.17))
+        axes.legend(fontsize=7, ncols=2, handlelength=4, loc="upper center", bbox_to_anchor=(0.5, -0.17))
     return figure
 
 

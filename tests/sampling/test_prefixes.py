@@ -162,7 +162,7 @@ def test_rows_that_share_a_beginning_draw_what_each_draws_alone(how, monkeypatch
         native.library()
     except build.BuildError:
         pytest.skip("NOT CHECKED: needs g++")
-    model, prompts = build_model(SHAPES[1]), prompts_of(37)
+    model, prompts = build_model(SHAPES[1]), prompts_of(37, [4, 21, 1, 7, 40])
     monkeypatch.setenv("MINIREASON_DECODE", "torch")
     expected, = stream(model, ENDING, prompts, how)
     monkeypatch.setenv("MINIREASON_DECODE", "native")

@@ -196,8 +196,8 @@ def test_tables_and_figure_as_by_hand():
     longer = [{**row, "tokens": 8.0} if row["set"].endswith("5") else row for row in rows]
     (other,) = planning_tables.accuracy_figure(longer).axes
     assert other.get_legend().texts[0].get_text() == "star, fast (7 to 8)"
-    looks = {(line.get_color(), line.get_marker()) for line in axes.lines
-             if line.get_marker() in "osD^vP*X"}
+    looks = {(line.get_color(), line.get_marker(), line.get_linestyle()) for line in axes.lines
+             if line.get_marker() in "osD^vPX"}
     assert len(looks) == len(lines) == 10
 
 
