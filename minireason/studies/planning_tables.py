@@ -61,7 +61,8 @@ def accuracy_figure(rows: list[dict]) -> Figure:
         axes.set_title(name, fontsize=9)
         axes.set_xlabel(f"{FAMILIES[name].LEVEL_NAME}; in brackets: tokens per answer")
         axes.set_xticks(levels)
-        axes.legend(fontsize=7, ncols=2, handlelength=4, loc="upper center", bbox_to_anchor=(0.5, -0.17))
+        axes.legend(fontsize=7, ncols=2, handlelength=4, loc="upper center",
+                    bbox_to_anchor=(0.5, -0.17))
     return figure
 
 
